@@ -1,0 +1,1 @@
+"""robustflow: conditional normalizing flows in imaging, with swappable couplings and measured robustness."""
