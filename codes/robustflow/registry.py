@@ -1,0 +1,96 @@
+"""Named building blocks: one registry per kind, each entry a class and the options that configure it.
+
+A third party adds an entry in a module of its own, named under ``plugins:`` in the YAML file::
+
+    class TanhOptions(Options):
+        type: Literal["tanh"] = "tanh"
+        eps: float = Field(1e-3, gt=0, description="Smallest slope.")
+
+    @ELEMENTWISE.register("tanh", TanhOptions)
+    class Tanh(Elementwise): ...
+
+Built-in entries are registered the same way, by the package the registry names; it is imported at first use.
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class Options(BaseModel):
+    """Base of every options class: frozen, strictly typed, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) for each value of ``root`` (all options) that cannot go with this entry."""
+        yield from ()
+
+
+class Registry:
+    """The entries of one kind, by name.
+
+    Args:
+        kind: What an entry is called in messages, e.g. "coupling".
+        builtins: Module whose import registers the built-in entries.
+        key: The option that holds an entry's name, ``type`` or ``mode``.
+    """
+
+    def __init__(self, kind: str, builtins: str, key: str = "type") -> None:
+        self.kind = kind
+        self.key = key
+        self._builtins = builtins
+        self._entries: dict[str, tuple[Callable[..., Any], type[Options]]] = {}
+
+    def register(self, name: str, options: type[Options]) -> Callable[[T], T]:
+        """Return a decorator that files a class (or factory) under ``name``. ValueError if the name is taken."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} '{name}' is registered twice")
+
+        def decorate(entry: T) -> T:
+            self._entries[name] = (entry, options)  # type: ignore[assignment]
+            return entry
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """Names of all entries, sorted."""
+        importlib.import_module(self._builtins)
+        return sorted(self._entries)
+
+    def options_class(self, name: Any) -> type[Options]:
+        """Options class of an entry. ValueError with the known names and the nearest one if there is none."""
+        names = self.names()
+        if isinstance(name, str) and name in self._entries:
+            return self._entries[name][1]
+        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"unknown {self.kind} {name!r}, known: {', '.join(names)}{hint}")
+
+    def parse(self, value: Any) -> Options:
+        """Options of the entry that ``value`` names: its name alone, or a mapping with the name under ``key``."""
+        if isinstance(value, Options):
+            return value
+        if isinstance(value, str) and self.key == "type":
+            value = {self.key: value}
+        if not isinstance(value, Mapping) or self.key not in value:
+            raise ValueError(f"expected a mapping with '{self.key}' (one of {', '.join(self.names())}), got {value!r}")
+        return self.options_class(value[self.key]).model_validate(dict(value))
+
+    def build(self, options: Options, **context: Any) -> Any:
+        """Call the entry that ``options`` names with its options (less the name) and ``context`` as arguments."""
+        name = getattr(options, self.key)
+        self.options_class(name)
+        values = {field: getattr(options, field) for field in type(options).model_fields if field != self.key}
+        return self._entries[name][0](**values, **context)
+
+
+ELEMENTWISE = Registry("coupling", "robustflow.bijections.elementwise")
+ENCODERS = Registry("encoder", "robustflow.encoders")
+TASKS = Registry("model", "robustflow.tasks")
+DATASETS = Registry("dataset mode", "robustflow.data", key="mode")
