@@ -1,0 +1,91 @@
+"""``python -m robustflow.options``: reference of all keys; with a YAML file: its resolved options."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from robustflow.options.command_line import load_or_exit
+from robustflow.options.load import dump
+from robustflow.options.schema import DatasetOptions, Key, field_hint, keys, registry_of
+from robustflow.options.yaml_tree import show
+
+_TYPES = {int: "integer", float: "number", bool: "true/false", str: "text", NoneType: "null"}
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def reference() -> str:
+    """Markdown: one table of the keys of every run, and one for each registered entry's own."""
+    sections: dict[str, list[Key]] = {"": []}
+    shared = list(keys(DatasetOptions, "datasets.*."))
+    names = {key.path for key in shared if key.path != "datasets.*.mode"}
+    for key in keys():
+        if key.entry == "" or key.path not in names:
+            sections.setdefault(key.entry, []).append(key)
+    return "\n".join(
+        [
+            "# Options\n",
+            *_table(sections.pop("")),
+            "\n## Every dataset\n",
+            *_table(key for key in shared if key.path in names),
+            *(line for name, found in sections.items() for line in (f"\n## {name}\n", *_table(found))),
+        ]
+    )
+
+
+def plain_type(hint: Any) -> str:
+    """A type in plain words: "integer ≥ 1", "list of number", "text or null"."""
+    registry, origin, parts = registry_of(hint), get_origin(hint), get_args(hint)
+    if registry is not None:
+        return f"{registry.kind}: {', '.join(registry.names())}"
+    if origin is Annotated:
+        return plain_type(parts[0]) + ",".join(_bounds(parts[1:]))
+    if origin in (Union, UnionType):
+        return " or ".join(plain_type(part) for part in parts)
+    if origin is Literal:
+        return " or ".join(str(part) for part in parts)
+    if origin is tuple:
+        return f"list of {plain_type(parts[0])}"
+    if origin is dict:
+        return f"mapping, name to {plain_type(parts[1])}"
+    return _TYPES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            yield from _bounds(item.metadata)
+        for name, sign in _BOUNDS.items():
+            bound = getattr(item, name, None)
+            if bound is not None:
+                yield f" {sign} {bound:g}"
+
+
+def _table(found: Iterable[Key]) -> list[str]:
+    return ["| Key | Type | Default | Meaning |", "|---|---|---|---|", *map(_row, found)]
+
+
+def _row(key: Key) -> str:
+    default = "required" if key.field.is_required() else show(key.field.get_default())
+    cells = (
+        f"`{key.path}`",
+        plain_type(field_hint(key.field)),
+        default,
+        key.field.description or f"Selects {key.entry}.",
+    )
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def main() -> None:
+    """Print the reference or, with a file, its resolved options."""
+    parser = argparse.ArgumentParser(prog="python -m robustflow.options", description=__doc__)
+    parser.add_argument("opt", nargs="?", metavar="FILE", help="YAML file; without it all keys are listed")
+    parser.add_argument("--override", metavar="TEXT", help="key.path=value, several separated by '|'")
+    namespace = parser.parse_args()
+    print(reference() if namespace.opt is None else dump(load_or_exit(namespace)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Command line of train.py and test.py."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from robustflow.options.load import Assignment, load
+from robustflow.options.schema import RunOptions
+from robustflow.options.yaml_tree import OptionsError
+
+_TRAINING = """examples:
+  python train.py -opt confs/demo.yml
+  python train.py -opt confs/demo.yml --override "train.niter=200|network_G.flow.coupling=rq_spline"
+  python train.py -opt confs/demo.yml --resume auto"""
+
+_TESTING = """examples:
+  python test.py -opt confs/demo.yml
+  python test.py -opt confs/demo.yml --weights weights.safetensors --override "val.heats=[0, 0.8]|val.n_sample=5"
+  python test.py -opt confs/demo.yml --input photos/ --output upscaled/"""
+
+_KEYS = {"resume": "path.resume_state", "weights": "path.pretrain_model_G"}
+
+
+def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
+    """Read the arguments of a training or of a test; None reads those of the process."""
+    parser = argparse.ArgumentParser(
+        prog="test.py" if testing else "train.py",
+        description="Test a trained model." if testing else "Train a model.",
+        epilog=(_TESTING if testing else _TRAINING) + "\n\nAll keys: python -m robustflow.options",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-opt", "--opt", metavar="FILE", required=True, help="YAML file with the options of the run")
+    parser.add_argument(
+        "--override",
+        metavar="TEXT",
+        help="options that win over the file: key.path=value, several separated by '|'; "
+        "values are YAML, null means the default, quote a value that holds '|'",
+    )
+    if testing:
+        _add_testing(parser)
+    else:
+        parser.add_argument(
+            "--resume",
+            metavar="auto|FILE",
+            help="continue a run: auto takes its newest checkpoint, FILE is a .state file (sets path.resume_state)",
+        )
+    return parser.parse_args(argv)
+
+
+def _add_testing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights file or experiment folder (sets path.pretrain_model_G)"
+    )
+    parser.add_argument("--input", metavar="DIR_OR_FILE", help="own low-resolution images, in place of the datasets")
+    parser.add_argument("--output", metavar="DIR", help="folder for the results; default: <path.results>/<name>")
+
+
+def load_or_exit(namespace: argparse.Namespace) -> RunOptions:
+    """Load the options that the arguments name; report mistakes on stderr and exit with status 2."""
+    given = [(flag, key) for flag, key in _KEYS.items() if getattr(namespace, flag, None) is not None]
+    assignments = [Assignment(key, getattr(namespace, flag), f"--{flag}") for flag, key in given]
+    try:
+        return load(namespace.opt, namespace.override, *assignments)
+    except OptionsError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None

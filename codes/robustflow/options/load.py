@@ -1,0 +1,267 @@
+"""Options from a YAML file and the command line, every mistake reported at once with file, line and key.
+
+``base: common/sr4x.yml`` (or a list of files), at the top level and relative to the file's own folder,
+inherits: bases first, then the file, then the overrides ``"train.niter=200|network_G.flow.coupling=rq_spline"``.
+Mappings merge key by key, every other value replaces the one before it, except that
+
+1. a mapping that names another ``type`` than the mapping before it replaces it wholly, so that nothing of
+   ``coupling: {type: affine, eps: 0.1}`` is left after ``coupling: {type: rq_spline}``; a mapping without
+   ``type`` after the name ``affine`` (also a default one) means ``{type: affine, ...}``;
+2. ``key: null`` removes what came before: back to the default.
+
+Numbers and booleans follow YAML 1.2: ``2e-4`` and ``1e5`` are numbers, ``no`` and ``on`` are text.
+Anchors, aliases and the merge key ``<<: *anchor`` work inside a file.
+"""
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from robustflow.files import write_atomically
+from robustflow.options.schema import RunOptions, keys, named_defaults, options_class_at
+from robustflow.options.yaml_tree import Dumper, KeyPath, Mistake, Node, OptionsError, Reader, show
+
+_WORDING = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "literal_error": "{expected}",
+    "greater_than": "a value above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "a value below {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "at least {min_length} value(s)",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+}
+
+
+class Assignment(NamedTuple):
+    """A value set outside the files: dotted key, value, and the flag it came from."""
+
+    key: str
+    value: Any
+    source: str
+
+
+def load(path: str | Path, overrides: str | None = None, *assignments: Assignment) -> RunOptions:
+    """Read, merge and check the options of a run.
+
+    Args:
+        path: YAML file.
+        overrides: ``key.path=value`` entries separated by ``|``, values in YAML; quote a value that holds ``|``.
+        assignments: Values that win over all others, taken as they are.
+
+    Raises:
+        OptionsError: with all mistakes.
+    """
+    mistakes: list[Mistake] = []
+    tree = _read_file(Path(path), mistakes, ())
+    for assignment in [*_parse_overrides(overrides or "", mistakes), *assignments]:
+        tree = _merge(tree, _branch(assignment))
+    tree = _merge(_defaults(named_defaults()), tree)
+    mistakes += _import_plugins(tree)
+    options, found = _validate(tree)
+    mistakes += found
+    if options is not None:
+        for key, message in options.contradictions(options):
+            mistakes.append(Mistake(_find(tree, tuple(key.split(".")))[1].source, (key,), message))
+    if options is None or mistakes:
+        raise OptionsError(str(path), *mistakes)
+    return options
+
+
+def dump(options: RunOptions) -> str:
+    """YAML text of all options, defaults included, in the schema's order; ``load`` gives them back."""
+    return yaml.dump(options.model_dump(), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def save(options: RunOptions, path: str | Path) -> None:
+    """Write ``dump(options)`` to a file that is at any moment either the old one or complete."""
+    write_atomically(path, dump(options).encode())
+
+
+def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], asked: str = "") -> Node:
+    """Tree of a file with its bases merged in; ``asked`` is the place that names the file."""
+    if path.resolve() in [seen.resolve() for seen in chain]:
+        message = f"files inherit from each other: {' -> '.join(map(str, (*chain, path)))}"
+        raise OptionsError(str(chain[0]), Mistake(asked, ("base",), message))
+    tree = Reader(str(path), mistakes).read(_text(path, asked))
+    if not isinstance(tree.value, dict):
+        came = "an empty file" if tree.value is None else show(_plain(tree))
+        message = f"expected keys such as 'name: my_run' (`python -m robustflow.options` lists them), got {came}"
+        raise OptionsError(str(path), Mistake(str(path), (), message))
+    merged, base = Node({}, str(path)), tree.value.pop("base", Node((), str(path)))
+    for node in base.value if isinstance(base.value, tuple) else (base,):
+        if isinstance(node.value, str):
+            below = _read_file(path.parent / node.value, mistakes, (*chain, path), node.source)
+            merged = _merge(merged, below)
+        elif node.value is not None:
+            message = f"expected a file name or a list of them, got {show(_plain(node))}"
+            mistakes.append(Mistake(node.source, ("base",), message))
+    return _merge(merged, tree)
+
+
+def _text(path: Path, asked: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.y*ml")], n=1)
+        where = "the folder of the file that names it" if asked else f"the working directory, {Path.cwd()}"
+        hint = f"did you mean {path.parent / near[0]}?" if near else f"give a path relative to {where}"
+        raise OptionsError(str(path), Mistake(asked, (), f"no such file: {path}; {hint}")) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text, {error.reason}"
+        raise OptionsError(str(path), Mistake(asked, (), f"cannot read {path}: {reason}")) from error
+
+
+def _merge(below: Node, above: Node) -> Node:
+    """``above`` over ``below``, by the rules of this module."""
+    if isinstance(above.value, dict) and isinstance(below.value, str) and "type" not in above.value:
+        return Node({"type": below, **above.value}, above.source)
+    if not isinstance(above.value, dict) or not isinstance(below.value, dict) or _other_type(below, above):
+        return above
+    merged = dict(below.value)
+    for key, node in above.value.items():
+        if key not in merged:
+            merged[key] = node
+        elif node.value is None:
+            del merged[key]
+        else:
+            merged[key] = _merge(merged[key], node)
+    return Node(merged, above.source)
+
+
+def _other_type(below: Node, above: Node) -> bool:
+    names = [node.value["type"].value for node in (below, above) if "type" in node.value]
+    return len(names) == 2 and names[0] != names[1]
+
+
+def _defaults(names: dict[str, Any]) -> Node:
+    children = {k: _defaults(v) if isinstance(v, dict) else Node(v, "default") for k, v in names.items()}
+    return Node(children, "default")
+
+
+def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]:
+    # A quote opens where YAML would open one, so the apostrophe of `name=it's` is text.
+    quoted = r"""(?<=[=\[{,:\s])(?:"(?:\\.|[^"\\])*"|'(?:''|[^'])*')"""
+    for entry in filter(str.strip, re.findall(rf"(?:{quoted}|[^|])+", text)):
+        key, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals or not value or not all(key.split(".")):
+            message = f"expected key.path=value (null: back to the default), got {entry.strip()!r}"
+            mistakes.append(Mistake("--override", (), message))
+            continue
+        try:
+            node = Reader("--override", mistakes).read(value, tuple(key.split(".")))
+            yield Assignment(key, node.value, "--override")
+        except OptionsError as error:
+            mistakes += error.mistakes
+
+
+def _branch(assignment: Assignment) -> Node:
+    node = Node(assignment.value, assignment.source)
+    for key in reversed(assignment.key.split(".")):
+        node = Node({key: node}, assignment.source)
+    return node
+
+
+def _plain(node: Node, nulls: bool = True) -> Any:
+    """The values alone; with ``nulls=False`` less the keys that are null."""
+    if isinstance(node.value, dict):
+        kept = {key: value for key, value in node.value.items() if nulls or value.value is not None}
+        return {key: _plain(value, nulls) for key, value in kept.items()}
+    return tuple(_plain(item, nulls) for item in node.value) if isinstance(node.value, tuple) else node.value
+
+
+def _find(tree: Node, path: KeyPath) -> tuple[KeyPath, Node]:
+    """The part of ``path`` that was written, and the node there."""
+    for depth, key in enumerate(path):
+        children = dict(enumerate(tree.value)) if isinstance(tree.value, tuple) else tree.value
+        if not isinstance(children, dict) or key not in children:
+            return path[:depth], tree
+        tree = children[key]
+    return path, tree
+
+
+def _import_plugins(tree: Node) -> Iterator[Mistake]:
+    path, plugins = _find(tree, ("plugins",))
+    nodes = plugins.value if path and isinstance(plugins.value, tuple) else ()
+    for node in (node for node in nodes if isinstance(node.value, str)):
+        try:
+            if not all(part.isidentifier() for part in node.value.split(".")):
+                raise ImportError("expected a module name such as my_package.my_module")
+            importlib.import_module(node.value)
+        except ImportError as error:
+            yield Mistake(node.source, ("plugins",), f"cannot import {node.value!r}: {error}")
+
+
+def _validate(tree: Node) -> tuple[RunOptions | None, list[Mistake]]:
+    options, found = _attempt(tree, _plain(tree, nulls=False))
+    # A null removes its key before the check, but under an unknown name it is a mistake all the same.
+    for path, details in _attempt(tree, _plain(tree))[1].items():
+        if details[0]["type"] == "extra_forbidden":
+            found.setdefault(path, details)
+    for path in [path for path, details in found.items() if details[0]["type"] == "too_short"]:
+        # Pydantic does not count the wrong items of a list, which are reported by themselves.
+        if any(other[:-1] == path for other in found):
+            del found[path]
+    return options, [Mistake(_find(tree, path)[1].source, path, _message(tree, path, found[path])) for path in found]
+
+
+def _attempt(tree: Node, values: Any) -> tuple[RunOptions | None, dict[KeyPath, list[Any]]]:
+    found: dict[KeyPath, list[Any]] = {}
+    try:
+        return RunOptions.model_validate(values), found
+    except ValidationError as error:
+        for path, detail in _details(error):
+            # Below what was written stand pydantic's names for the members of a union: not keys.
+            written = _find(tree, path)[0]
+            found.setdefault(path if detail["type"] == "missing" else written, []).append(detail)
+    return None, found
+
+
+def _details(error: ValidationError, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """All errors with full key paths, also those of registry entries, which validate their own options."""
+    for detail in error.errors(include_url=False):
+        path, cause = (*prefix, *detail["loc"]), detail.get("ctx", {}).get("error")
+        if isinstance(cause, ValidationError):
+            yield from _details(cause, path)
+        else:
+            yield path, detail
+
+
+def _message(tree: Node, path: KeyPath, details: list[Any]) -> str:
+    kind, came = details[0]["type"], f", got {show(details[0]['input'])}"
+    if kind == "extra_forbidden":
+        return _unknown(tree, path)
+    if kind == "missing":
+        return "required, but not given"
+    if all(detail["type"] in _WORDING for detail in details):
+        return "expected " + " or ".join(_WORDING[d["type"]].format(**d.get("ctx", {})) for d in details) + came
+    text = str(details[0].get("ctx", {}).get("error", details[0]["msg"])).replace("Input should be", "expected")
+    return text if not text.startswith("expected") or ", got" in text else text + came
+
+
+def _unknown(tree: Node, path: KeyPath) -> str:
+    key, cls = str(path[-1]), options_class_at(_plain(tree), path[:-1])
+    known = {name.lower(): name for name in cls.model_fields} if cls is not None else {}
+    parts = [entry.path.split(".") for entry in keys()]
+    elsewhere = list(dict.fromkeys(".".join(part[: part.index(key) + 1]) for part in parts if key in part))
+    near = difflib.get_close_matches(key.lower(), known, n=1)
+    if path == ("base",):
+        return "belongs in a file, at its top level"
+    if elsewhere:
+        return f"unknown key here; known as {' and '.join(elsewhere[:3])}"
+    if near:
+        return f"unknown key; did you mean '{known[near[0]]}'?"
+    return f"unknown key; known here: {', '.join(known.values())}" if known else "unknown key"

@@ -1,0 +1,292 @@
+"""Every option: key name (that of the SRFlow and BasicSR families), type, unit, default and meaning."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
+from pydantic.fields import FieldInfo
+
+from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, TASKS, Options, Registry
+
+
+def _integral(value: Any) -> Any:
+    """Let `1e5` count as an integer, as YAML files write iteration counts."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _one_or_many(value: Any) -> Any:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _name(value: str) -> str:
+    if re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", value) is None or ".." in value.split("/"):
+        raise ValueError("expected letters, digits, '_', '-', '+', '.', with '/' between folders")
+    return value
+
+
+def _dataset_name(key: str) -> str:
+    if key not in ("train", "val") and not key.startswith("test"):
+        near = difflib.get_close_matches(key.lower(), ["train", "val", "test"], n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"expected train, val or a name that begins with test, got {key!r}{hint}")
+    return key
+
+
+def _relative_steps(value: tuple[float, ...]) -> tuple[float, ...]:
+    if any(not 0 < step < 1 for step in value) or list(value) != sorted(set(value)):
+        raise ValueError("expected increasing fractions of niter, each between 0 and 1")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_integral)]
+Positive = Annotated[Int, Field(ge=1)]
+NonNegative = Annotated[Int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Temperature = Annotated[Finite, Field(ge=0)]
+Coupling = Annotated[SerializeAsAny[Options], BeforeValidator(ELEMENTWISE.parse)]
+Encoder = Annotated[SerializeAsAny[Options], BeforeValidator(ENCODERS.parse)]
+Model = Annotated[SerializeAsAny[Options], BeforeValidator(TASKS.parse)]
+
+
+class DatasetOptions(Options):
+    """What all datasets share; each ``mode`` adds its own keys."""
+
+    mode: str
+    name: str | None = Field(None, description="Name in tables and folders; default: the key under `datasets`.")
+    GT_size: Positive | None = Field(None, description="Side of the square HR crops, pixels; null: whole images.")
+    batch_size: Positive = Field(16, description="Crops per training iteration (training only).")
+    n_workers: NonNegative = Field(0, description="Loader processes; 0 loads in the main process.")
+    use_flip: bool = Field(False, description="Random horizontal flips (training only).")
+    use_rot: bool = Field(False, description="Random rotations by multiples of 90 degrees (training only).")
+    n_crops: Positive | None = Field(
+        None,
+        description="Validation and test: number of fixed GT_size crops, spread over the images; null: one each.",
+    )
+    seed: NonNegative = Field(0, description="Seed of the fixed crops and of `lr_noise`.")
+    enhance: Literal["published", "unit"] | bool = Field(
+        False,
+        description="Filter the HR images first: published kernel (sum 2; `true` means this) or unit sum.",
+    )
+    lr_noise: Annotated[Finite, Field(ge=0)] = Field(
+        0.0,
+        description="Std of Gaussian noise added to the LR image, clipped to [0, 1] after; images in [0, 1].",
+    )
+    lr_gain: Annotated[Finite, Field(gt=0)] = Field(1.0, description="Factor on the LR image; not clipped.")
+    lr_invert: bool = Field(False, description="Replace the LR image y by 1 - y.")
+
+
+Dataset = Annotated[SerializeAsAny[DatasetOptions], BeforeValidator(DATASETS.parse)]
+
+
+class SplitOptions(Options):
+    """Factoring out half of the channels after a level, with a learned Gaussian prior."""
+
+    enable: bool = Field(True, description="Split at all.")
+    correct_splits: bool = Field(False, description="false: after levels 1..L-2 (published default); true: 1..L-1.")
+
+
+class TapOptions(Options):
+    """Encoder blocks whose outputs are features of every level."""
+
+    blocks: tuple[NonNegative, ...] | None = Field(
+        None, description="0-based block indices; null: 1, 8, 15, 22 for nb = 23, otherwise spread evenly."
+    )
+
+
+class FlowOptions(Options):
+    """The flow; SPEC and SRFlow (Lugmayr et al., ECCV 2020) name the symbols."""
+
+    K: Positive = Field(16, description="Full flow steps per level.")
+    L: Positive = Field(3, description="Levels; level l works at 1/2^l of the HR resolution.")
+    S: Annotated[tuple[NonNegative, ...], Field(min_length=1), BeforeValidator(_one_or_many)] = Field(
+        (0,),
+        description="Steps per level, the last S[l] of K, with a noise coupling (NCSR); one number: all levels.",
+    )
+    coupling: Coupling = Field("affine", validate_default=True, description="Elementwise map of the couplings.")
+    hidden_channels: Positive = Field(64, description="Width of the parameter networks.")
+    permutation_train: bool = Field(True, description="true: learned 1x1 convs; false: fixed random orthogonal ones.")
+    additionalFlowNoAffine: NonNegative = Field(2, description="Transition steps (ActNorm, 1x1 conv) per level.")
+    split: SplitOptions = SplitOptions()
+    stackRRDB: TapOptions = TapOptions()
+    std_channels: Positive = Field(3, description="Channels of the noise map that noise couplings see.")
+    projection_memory: Positive = Field(
+        1024,
+        description="Budget for a level's projected features, MiB; above it they are made in groups of steps.",
+    )
+
+
+class NetworkOptions(Options):
+    """Encoder and flow."""
+
+    encoder: Encoder = Field("RRDB", validate_default=True, description="Feature extractor of the condition.")
+    nf: Positive = Field(64, description="Encoder channels.")
+    nb: Positive = Field(23, description="Encoder blocks.")
+    gc: Positive = Field(32, description="Growth channels inside a dense block.")
+    train_RRDB: bool = Field(True, description="false: the encoder stays frozen.")
+    train_RRDB_delay: Annotated[Finite, Field(ge=0, le=1)] = Field(
+        0.0, description="Fraction of niter for which the encoder stays frozen."
+    )
+    flow: FlowOptions = Field(default_factory=FlowOptions)
+
+
+class PathOptions(Options):
+    """Files and folders, relative to the working directory."""
+
+    pretrain_model_G: str | None = Field(None, description="Weights to start from or to test: whole model or encoder.")
+    resume_state: str | None = Field(None, description="'auto' (newest checkpoint of this name) or a .state file.")
+    experiments: str = Field("experiments", description="Folder of checkpoints and logs, one sub-folder per name.")
+    results: str = Field("results", description="Folder of test results, one sub-folder per name.")
+
+
+class TrainOptions(Options):
+    """Optimisation."""
+
+    lr_G: Annotated[Finite, Field(gt=0)] = Field(2e-4, description="Adam's learning rate.")
+    beta1: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.9, description="Adam's first-moment decay.")
+    beta2: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.999, description="Adam's second-moment decay.")
+    lr_steps_rel: Annotated[tuple[float, ...], AfterValidator(_relative_steps)] = Field(
+        (0.5, 0.75, 0.9, 0.95),
+        description="Fractions of niter at which the learning rate is multiplied by lr_gamma.",
+    )
+    lr_gamma: Annotated[Finite, Field(gt=0, le=1)] = Field(0.5, description="Factor at each of lr_steps_rel.")
+    warmup_iter: NonNegative = Field(0, description="Iterations of linear warm-up of the learning rate.")
+    niter: Positive = Field(180_000, description="Iterations; one optimizer update each.")
+    val_freq: Positive = Field(5_000, description="Iterations between validations.")
+    manual_seed: NonNegative = Field(0, description="Seed of initialisation, data order, crops and training noise.")
+    max_grad_norm: Annotated[Finite, Field(gt=0)] | None = Field(None, description="Clip the gradient's L2 norm.")
+
+
+class ValOptions(Options):
+    """Sampling, in validation and in tests."""
+
+    heats: Annotated[tuple[Temperature, ...], Field(min_length=1)] = Field((0.9,), description="Temperatures tau.")
+    n_sample: Positive = Field(10, description="Samples per image and temperature.")
+    sample_batch: Positive = Field(10, description="Samples computed at once (memory).")
+    seed: NonNegative = Field(0, description="Seed of the latents, with image name and sample index.")
+    save_images: bool = Field(True, description="Write samples, inputs and ground truth as PNG.")
+
+
+class LoggerOptions(Options):
+    """Progress on screen, in the log file and in TensorBoard."""
+
+    print_freq: Positive = Field(100, description="Iterations between log lines.")
+    save_checkpoint_freq: Positive = Field(5_000, description="Iterations between checkpoints.")
+
+
+class RunOptions(Options):
+    """All options of one run."""
+
+    name: Annotated[str, AfterValidator(_name)] = Field(description="Names the folders in experiments/ and results/.")
+    model: Model = Field(description="Task and model: SRFlow, NCSR, FS-NCSR, or RRDB (pretrain the encoder alone).")
+    scale: Literal[2, 4, 8] = Field(4, description="Super-resolution factor.")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="auto (CUDA if there is one), cpu, cuda or cuda:N."
+    )
+    plugins: tuple[str, ...] = Field((), description="Modules to import first; they register entries of their own.")
+    datasets: dict[Annotated[str, AfterValidator(_dataset_name)], Dataset] = Field(
+        {}, description="train, val, and any number whose name begins with test."
+    )
+    network_G: NetworkOptions = Field(default_factory=NetworkOptions)
+    path: PathOptions = PathOptions()
+    train: TrainOptions = TrainOptions()
+    val: ValOptions = ValOptions()
+    logger: LoggerOptions = LoggerOptions()
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) for values that are each well-typed but cannot go together."""
+        flow, multiple = self.network_G.flow, max(2**self.network_G.flow.L, self.scale)
+        if len(flow.S) not in (1, flow.L):
+            yield "network_G.flow.S", f"expected one number or L = {flow.L} of them, got {len(flow.S)}"
+        if max(flow.S) > flow.K:
+            yield (
+                "network_G.flow.S",
+                f"expected at most K = {flow.K} noise couplings per level, got {max(flow.S)}",
+            )
+        taps = flow.stackRRDB.blocks
+        if taps is not None and (not taps or max(taps) >= self.network_G.nb or len(set(taps)) != len(taps)):
+            yield (
+                "network_G.flow.stackRRDB.blocks",
+                f"expected distinct block indices below nb = {self.network_G.nb}",
+            )
+        for key, dataset in self.datasets.items():
+            size = dataset.GT_size
+            if size is not None and size % multiple != 0:
+                yield (
+                    f"datasets.{key}.GT_size",
+                    f"expected a multiple of {multiple} (2^L and scale), got {size}",
+                )
+            if key == "train" and size is None:
+                yield "datasets.train.GT_size", f"expected a crop size for training, a multiple of {multiple}"
+            if dataset.n_crops is not None and size is None:
+                yield f"datasets.{key}.n_crops", "expected GT_size beside it: the side of the crops"
+            yield from dataset.contradictions(self)
+        yield from self.model.contradictions(self)
+
+
+class Key(NamedTuple):
+    """One option: dotted path, field, and the registry entry it belongs to ("coupling affine") or ""."""
+
+    path: str
+    field: FieldInfo
+    entry: str
+
+
+def keys(cls: type[Options] = RunOptions, prefix: str = "", entry: str = "") -> Iterator[Key]:
+    """Every option there is, with those of all registered entries; ``*`` stands for the name of a dataset."""
+    for name, field in cls.model_fields.items():
+        path, hint = prefix + name, field_hint(field)
+        if get_origin(hint) is dict:
+            path, hint = f"{path}.*", get_args(hint)[1]
+        registry = registry_of(hint)
+        if registry is not None:
+            yield Key(path, field, entry)
+            for known in registry.names():
+                yield from keys(registry.options_class(known), f"{path}.", f"{registry.kind} {known}")
+        elif _is_options(hint):
+            yield from keys(hint, f"{path}.", entry)
+        else:
+            yield Key(path, field, entry)
+
+
+def _is_options(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Options)
+
+
+def field_hint(field: FieldInfo) -> Any:
+    """The type of a field as it was written, with its annotations."""
+    parts = (field.annotation, *field.metadata)
+    return Annotated[parts] if field.metadata else field.annotation
+
+
+def registry_of(hint: Any) -> Registry | None:
+    """The registry whose entries a type such as ``Coupling`` stands for."""
+    functions = (getattr(item, "func", None) for item in getattr(hint, "__metadata__", ()))
+    owners = (getattr(function, "__self__", None) for function in functions)
+    return next((owner for owner in owners if isinstance(owner, Registry)), None)
+
+
+def named_defaults(cls: type[Options] = RunOptions) -> dict[str, Any]:
+    """The entries named by default, nested as the options: what a mapping without ``type`` configures."""
+    found: dict[str, Any] = {}
+    for name, field in cls.model_fields.items():
+        hint = field_hint(field)
+        if _is_options(hint):
+            found[name] = named_defaults(hint)
+        elif isinstance(field.default, str) and registry_of(hint) is not None:
+            found[name] = field.default
+    return {name: value for name, value in found.items() if value}
+
+
+def options_class_at(values: Any, path: tuple[Any, ...], hint: Any = RunOptions) -> type[Options] | None:
+    """Options class whose keys stand at ``path`` of nested ``values``; None if no class is known there."""
+    registry = registry_of(hint)
+    if registry is not None:
+        hint = registry.options_class(values[registry.key] if isinstance(values, Mapping) else values)
+    if not path:
+        return hint if _is_options(hint) else None
+    if get_origin(hint) is dict:
+        return options_class_at(values[path[0]], path[1:], get_args(hint)[1])
+    field = hint.model_fields.get(path[0]) if _is_options(hint) else None
+    return None if field is None else options_class_at(values[path[0]], path[1:], field_hint(field))
