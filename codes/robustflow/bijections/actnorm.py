@@ -1,0 +1,64 @@
+"""Activation normalisation, initialised from the first training batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustflow.bijections.base import Bijection
+
+
+class ActNorm(Bijection):
+    """z = (x + b)·exp(logs) per channel (Kingma & Dhariwal, Glow, 2018).
+
+    The first forward pass in training mode sets b = −mean, logs = −log(√var + 1e-6), var the biased variance, so
+    that z has mean 0 and variance 1; the buffer ``initialized`` remembers it.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.logs = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("initialized", torch.tensor(False))
+        # Host copy of the buffer, read at most once per load: reading a CUDA buffer at each call would synchronise.
+        self._known_initialized: bool | None = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._known_initialized = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _initialize_once(self, x: Tensor) -> None:
+        if self._known_initialized is None:
+            self._known_initialized = bool(self.initialized)
+        if self._known_initialized:
+            return
+        with torch.no_grad():
+            values = x.detach().transpose(0, 1).flatten(1)
+            mean = values.mean(1)
+            std = (values - mean[:, None]).square().mean(1).sqrt()
+            self.bias.copy_(-mean)
+            self.logs.copy_(-torch.log(std + 1e-6))
+            self.initialized.fill_(True)
+        self._known_initialized = True
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return z alone, for use inside parameter networks."""
+        if self.training:
+            self._initialize_once(x)
+        shape = (-1,) + (1,) * (x.dim() - 2)
+        return (x + self.bias.view(shape)) * torch.exp(self.logs).view(shape)
+
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Return z and log|det|, (b,)."""
+        z = self.normalize(x)
+        return z, self._log_det(x)
+
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Return x = z·exp(−logs) − b and log|det| of the inverse, (b,)."""
+        shape = (-1,) + (1,) * (z.dim() - 2)
+        return z * torch.exp(-self.logs).view(shape) - self.bias.view(shape), -self._log_det(z)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return (self.logs.sum() * x[0, 0].numel()).expand(x.shape[0])

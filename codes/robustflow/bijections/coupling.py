@@ -1,0 +1,39 @@
+"""Coupling layer: half of the channels pass and choose how the other half is mapped."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustflow.bijections.base import Bijection, Elementwise, sum_per_item
+
+
+class Coupling(Bijection):
+    """[x_a, x_b] → [x_a, c(x_b; network(x_a, cond))] (Dinh et al., RealNVP, 2017).
+
+    Args:
+        elementwise: The map c.
+        network: Takes x_a and the context, returns parameters (b, num_params·c_b, *spatial), parameter index slowest.
+        kept_channels: Channels of x_a, the first ones.
+    """
+
+    def __init__(self, elementwise: Elementwise, network: nn.Module, kept_channels: int) -> None:
+        super().__init__()
+        self.elementwise = elementwise
+        self.network = network
+        self.kept_channels = kept_channels
+
+    def _parameters_for(self, x_a: Tensor, cond: Any) -> Tensor:
+        return self.network(x_a, cond).unflatten(1, (self.elementwise.num_params, -1))
+
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Return z and log|det|, (b,)."""
+        x_a, x_b = x[:, : self.kept_channels], x[:, self.kept_channels :]
+        z_b, log_slope = self.elementwise(x_b, self._parameters_for(x_a, cond))
+        return torch.cat([x_a, z_b], dim=1), sum_per_item(log_slope)
+
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Return x and log|det| of the inverse, (b,)."""
+        z_a, z_b = z[:, : self.kept_channels], z[:, self.kept_channels :]
+        x_b, log_slope = self.elementwise.inverse(z_b, self._parameters_for(z_a, cond))
+        return torch.cat([z_a, x_b], dim=1), sum_per_item(log_slope)

@@ -1,0 +1,53 @@
+"""The affine map: unbounded inverse for eps → 0, bounded by 1/eps otherwise."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustflow.bijections.base import AnalyticElementwise, Partials
+from robustflow.registry import ELEMENTWISE, Options
+
+
+class AffineOptions(Options):
+    """Options of the affine map."""
+
+    type: Literal["affine"] = "affine"
+    eps: float = Field(1e-4, gt=0, lt=1, description="Smallest scale; 0.1 is the bounded variant.")
+
+
+@ELEMENTWISE.register("affine", AffineOptions)
+class Affine(AnalyticElementwise):
+    """y = (x + t)·s with s = σ(ŝ + 2) + ε; two parameters t, ŝ (Lugmayr et al., SRFlow, ECCV 2020).
+
+    Args:
+        eps: Lower bound ε of the scale. 0.1 gives the bounded variant of Hong et al. (ICCV 2023).
+    """
+
+    num_params = 2
+
+    def __init__(self, eps: float = 1e-4) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def evaluate(self, x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and log s."""
+        t, s_hat = p
+        s = torch.sigmoid(s_hat + 2) + self.eps
+        y = (x + t) * s
+        return y, torch.log(s).expand_as(y)
+
+    def invert(self, y: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x = y/s − t and −log s."""
+        t, s_hat = p
+        s = torch.sigmoid(s_hat + 2) + self.eps
+        x = y / s - t
+        return x, -torch.log(s).expand_as(x)
+
+    def partials(self, x: Tensor, *p: Tensor) -> Partials:
+        """Return dy/dx = s, dl/dx = 0 and the derivatives by t and ŝ, with ds/dŝ = σ(ŝ+2)·σ(−ŝ−2)."""
+        t, s_hat = p
+        sigmoid = torch.sigmoid(s_hat + 2)
+        s, slope = sigmoid + self.eps, sigmoid * torch.sigmoid(-s_hat - 2)
+        return s, torch.zeros_like(s), [(s, 0.0), ((x + t) * slope, slope / s)]

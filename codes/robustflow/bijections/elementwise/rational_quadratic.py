@@ -1,0 +1,167 @@
+"""The modified rational-quadratic spline: slope 1 outside a box, so its inverse cannot explode."""
+
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from robustflow.bijections.base import AnalyticElementwise, Partials
+from robustflow.registry import ELEMENTWISE, Options
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"expected [lower, upper] with lower < upper, got {list(bounds)}")
+    return bounds
+
+
+class RationalQuadraticOptions(Options):
+    """Options of the modified rational-quadratic spline."""
+
+    type: Literal["rq_spline"] = "rq_spline"
+    bounds: Annotated[tuple[float, float], AfterValidator(_ordered)] = Field(
+        (-0.5, 0.5), description="The box [B1, B2]; the map is x + t outside it."
+    )
+    eps: float = Field(1e-3, gt=0, lt=0.5, description="Smallest relative bin width and height, and smallest slope.")
+
+
+class _Bin(NamedTuple):
+    """The bin an element lies in, mirrored so that its outer knot has slope 1 and its inner knot slope δ."""
+
+    left: Tensor  # bool: the left bin
+    width: Tensor
+    height: Tensor
+    slope: Tensor  # Δ = height / width
+    delta: Tensor  # δ, slope at the interior knot
+
+
+@ELEMENTWISE.register("rq_spline", RationalQuadraticOptions)
+class RationalQuadratic(AnalyticElementwise):
+    """c(x) = q(x) + t, q a rational-quadratic spline with one interior knot inside the box, the identity outside.
+
+    Hong et al., ICCV 2023, supplement S1.2; the spline is that of Durkan et al., Neural Spline Flows, 2019. Four
+    parameters ŵ, ĥ, d̂, t. A point reflection of the box turns the right bin into a left one with −ŵ, −ĥ; with ξ the
+    distance from the outer knot, θ = ξ/W, π = θ(1−θ), Δ = H/W:
+
+        g = H(Δθ² + π)/D,  D = Δ(1−2π) + (1+δ)π,  log g' = 2 log Δ + log(δθ² + 2Δπ + (1−θ)²) − 2 log D
+
+    Only sums of non-negative terms, in both directions: nothing overflows or cancels for any parameters.
+
+    Args:
+        bounds: The box [B1, B2].
+        eps: ε: relative widths and heights lie in [ε, 1−ε], slopes at the knot above ε.
+    """
+
+    num_params = 4
+    log_delta_range = (-60.0, 40.0)  # far outside the useful range; keeps δ² finite in float32
+
+    def __init__(self, bounds: tuple[float, float] = (-0.5, 0.5), eps: float = 1e-3) -> None:
+        super().__init__()
+        self.bounds = bounds
+        self.eps = eps
+
+    def _fraction(self, a: Tensor) -> Tensor:
+        return torch.sigmoid(a) * (1 - 2 * self.eps) + self.eps
+
+    def _bin(self, left: Tensor, w_hat: Tensor, h_hat: Tensor, d_hat: Tensor) -> _Bin:
+        size = self.bounds[1] - self.bounds[0]
+        width = size * self._fraction(torch.where(left, w_hat, -w_hat))
+        height = size * self._fraction(torch.where(left, h_hat, -h_hat))
+        delta = torch.exp(d_hat.clamp(*self.log_delta_range)) * (1 - self.eps) + self.eps
+        return _Bin(left, width, height, height / width, delta)
+
+    def _knot(self, a: Tensor) -> Tensor:
+        return self.bounds[0] + (self.bounds[1] - self.bounds[0]) * self._fraction(a)
+
+    def _inside(self, x: Tensor) -> Tensor:
+        return (x > self.bounds[0]) & (x < self.bounds[1])
+
+    def _from_outer_knot(self, x: Tensor, left: Tensor) -> Tensor:
+        return torch.where(left, x - self.bounds[0], self.bounds[1] - x)
+
+    @staticmethod
+    def _log_slope(b: _Bin, theta: Tensor, rest: Tensor) -> Tensor:
+        pi = theta * rest
+        numerator = b.delta * theta**2 + 2 * b.slope * pi + rest**2
+        denominator = b.slope * (1 - 2 * pi) + (1 + b.delta) * pi
+        return 2 * torch.log(b.slope) + torch.log(numerator) - 2 * torch.log(denominator)
+
+    def evaluate(self, x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y = q(x) + t and log q'(x)."""
+        w_hat, h_hat, d_hat, t = p
+        inside = self._inside(x)
+        b = self._bin(x < self._knot(w_hat), w_hat, h_hat, d_hat)
+        theta = (self._from_outer_knot(x, b.left) / b.width).clamp(0, 1)
+        pi = theta * (1 - theta)
+        g = b.height * (b.slope * theta**2 + pi) / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
+        q = torch.where(b.left, self.bounds[0] + g, self.bounds[1] - g)
+        log_slope = self._log_slope(b, theta, 1 - theta)
+        return torch.where(inside, q, x) + t, torch.where(inside, log_slope, 0)
+
+    def invert(self, y: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x = q⁻¹(y − t) and −log q'(x): the root of the quadratic without cancellation."""
+        w_hat, h_hat, d_hat, t = p
+        v = y - t
+        inside = self._inside(v)
+        b = self._bin(v < self._knot(h_hat), w_hat, h_hat, d_hat)
+        u = (self._from_outer_knot(v, b.left) / b.height).clamp(0, 1)
+        r = 1 - u
+        e = r - b.delta * u
+        root = torch.sqrt(e**2 + 4 * b.slope**2 * u * r)
+        near_outer = e >= 0
+        part = 2 * b.slope * torch.where(near_outer, u, r)
+        fraction = part / (e.abs() + part + root)
+        theta = torch.where(near_outer, fraction, 1 - fraction)
+        rest = torch.where(near_outer, 1 - fraction, fraction)
+        xi = torch.where(near_outer, b.width * fraction, b.width - b.width * fraction)
+        q = torch.where(b.left, self.bounds[0] + xi, self.bounds[1] - xi).clamp(*self.bounds)
+        return torch.where(inside, q, v), torch.where(inside, -self._log_slope(b, theta, rest), 0)
+
+    def partials(self, x: Tensor, *p: Tensor) -> Partials:
+        """Return dy/dx, dl/dx and the derivatives by ŵ, ĥ, d̂, t; l = log q'."""
+        w_hat, h_hat, d_hat, _ = p
+        inside = self._inside(x)
+        b = self._bin(x < self._knot(w_hat), w_hat, h_hat, d_hat)
+        theta = (self._from_outer_knot(x, b.left) / b.width).clamp(0, 1)
+        g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = self._bin_partials(b, theta)
+        sign = torch.where(b.left, 1, -1).to(x.dtype)
+        scale = (self.bounds[1] - self.bounds[0]) * (1 - 2 * self.eps)
+        width_by_param = scale * torch.sigmoid(w_hat) * torch.sigmoid(-w_hat)
+        height_by_param = scale * torch.sigmoid(h_hat) * torch.sigmoid(-h_hat)
+        low, high = self.log_delta_range
+        delta_by_param = torch.where((d_hat > low) & (d_hat < high), b.delta - self.eps, 0)
+
+        def masked(value: Tensor) -> Tensor:
+            return torch.where(inside, value, 0)
+
+        by_param: list[tuple[Tensor | float, Tensor | float]] = [
+            (masked(g_w * width_by_param), masked(sign * l_w * width_by_param)),
+            (masked(g_h * height_by_param), masked(sign * l_h * height_by_param)),
+            (masked(sign * g_d * delta_by_param), masked(l_d * delta_by_param)),
+            (torch.ones_like(x), 0.0),
+        ]
+        return torch.where(inside, g_xi, 1), masked(sign * l_xi), by_param
+
+    @staticmethod
+    def _bin_partials(b: _Bin, theta: Tensor) -> tuple[Tensor, ...]:
+        """Derivatives of g and l by ξ, W, H and δ in turn, from G = g/H and l as functions of θ, Δ, δ."""
+        rest = 1 - theta
+        pi = theta * rest
+        numerator = b.slope * theta**2 + pi
+        d = b.slope * (1 - 2 * pi) + (1 + b.delta) * pi
+        m = b.delta * theta**2 + 2 * b.slope * pi + rest**2
+        # By θ, Δ, δ.
+        gg_theta = b.slope * m / d**2
+        gg_slope = (theta**2 * d - numerator * (1 - 2 * pi)) / d**2
+        gg_delta = -numerator * pi / d**2
+        l_theta = 2 * (b.delta * theta + b.slope * (rest - theta) - rest) / m
+        l_theta = l_theta - 2 * (b.delta + 1 - 2 * b.slope) * (rest - theta) / d
+        l_slope = 2 / b.slope + 2 * pi / m - 2 * (1 - 2 * pi) / d
+        l_delta = theta**2 / m - 2 * pi / d
+        # By ξ, W, H: θ = ξ/W, Δ = H/W.
+        g_xi = b.slope * gg_theta
+        g_w = -b.slope * (theta * gg_theta + b.slope * gg_slope)
+        g_h = numerator / d + b.slope * gg_slope
+        l_w = -(theta * l_theta + b.slope * l_slope) / b.width
+        return g_xi, l_theta / b.width, g_w, l_w, g_h, l_slope / b.width, b.height * gg_delta, l_delta
