@@ -1,0 +1,21 @@
+"""Encoders: feature extractors of the condition."""
+
+from robustflow.encoders.base import Encoder, FeaturePyramid
+from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.options.schema import NetworkOptions
+from robustflow.registry import ENCODERS
+
+__all__ = ["RRDB", "Encoder", "FeaturePyramid", "RRDBNet", "build"]
+
+
+def build(options: NetworkOptions, scale: int, n_levels: int) -> Encoder:
+    """Build the encoder that the options describe, for a flow of ``n_levels`` levels."""
+    return ENCODERS.build(
+        options.encoder,
+        scale=scale,
+        n_levels=n_levels,
+        channels=options.nf,
+        n_blocks=options.nb,
+        growth=options.gc,
+        taps=options.flow.stackRRDB.blocks,
+    )
