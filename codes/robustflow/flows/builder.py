@@ -1,0 +1,77 @@
+"""From options to a conditional flow: the only place of this package that sees options."""
+
+from robustflow import encoders
+from robustflow.bijections.actnorm import ActNorm
+from robustflow.bijections.base import Bijection, Elementwise
+from robustflow.bijections.coupling import Coupling
+from robustflow.bijections.injector import Injector
+from robustflow.bijections.networks import ConvNetwork
+from robustflow.bijections.permutation import FixedOrthogonal, InvertibleConv
+from robustflow.encoders.base import Encoder
+from robustflow.flows.conditional_flow import ConditionalFlow
+from robustflow.flows.level import FlowLevel
+from robustflow.flows.prior import SplitPrior
+from robustflow.flows.projection import FeatureProjection
+from robustflow.flows.step import FlowStep, TransitionStep
+from robustflow.options.schema import FlowOptions, NetworkOptions
+from robustflow.registry import ELEMENTWISE
+
+
+def build(options: NetworkOptions, scale: int, image_channels: int = 3) -> ConditionalFlow:
+    """Build encoder and flow for super-resolution by ``scale`` (1: condition and data of one size)."""
+    flow = options.flow
+    encoder = encoders.build(options, scale, flow.L)
+    levels, channels = [], image_channels
+    for number in range(flow.L):
+        channels *= 4
+        levels.append(_level(flow, encoder, number, channels))
+        if _splits(flow, number):
+            channels -= channels // 2
+    return ConditionalFlow(encoder, levels, scale, image_channels, flow.projection_memory * 2**20)
+
+
+def _splits(flow: FlowOptions, number: int) -> bool:
+    """Whether the level with this 0-based number ends with a split."""
+    last = flow.L - (1 if flow.split.correct_splits else 2)
+    return flow.split.enable and number < last
+
+
+def _permutation(flow: FlowOptions, channels: int) -> Bijection:
+    return InvertibleConv(channels) if flow.permutation_train else FixedOrthogonal(channels)
+
+
+def _level(flow: FlowOptions, encoder: Encoder, number: int, channels: int) -> FlowLevel:
+    n_noisy = flow.S[number if len(flow.S) > 1 else 0]
+
+    def projection() -> FeatureProjection:
+        return FeatureProjection(flow.K, flow.hidden_channels, encoder.native_channels, encoder.tap_channels)
+
+    transitions = [
+        TransitionStep(ActNorm(channels), _permutation(flow, channels)) for _ in range(flow.additionalFlowNoAffine)
+    ]
+    return FlowLevel(
+        transitions,
+        [_step(flow, channels, noisy=index >= flow.K - n_noisy) for index in range(flow.K)],
+        injector_projection=projection(),
+        coupling_projection=projection(),
+        split_prior=SplitPrior(channels) if _splits(flow, number) else None,
+        noise_channels=flow.std_channels,
+    )
+
+
+def _step(flow: FlowOptions, channels: int, noisy: bool) -> FlowStep:
+    elementwise: Elementwise = ELEMENTWISE.build(flow.coupling)
+    kept = channels // 2
+
+    def coupling() -> Coupling:
+        n_parameters = elementwise.num_params * (channels - kept)
+        return Coupling(elementwise, ConvNetwork(kept, flow.hidden_channels, n_parameters), kept)
+
+    injector_network = ConvNetwork(0, flow.hidden_channels, elementwise.num_params * channels)
+    return FlowStep(
+        ActNorm(channels),
+        _permutation(flow, channels),
+        Injector(elementwise, injector_network),
+        coupling(),
+        coupling() if noisy else None,
+    )

@@ -1,0 +1,169 @@
+"""The multi-scale conditional normalizing flow p(x | y)."""
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from robustflow.encoders.base import Encoder
+from robustflow.flows.level import FlowLevel, LevelCondition
+from robustflow.flows.prior import standard_normal_log_prob
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that depends on the condition alone: made once, shared by every sample and temperature.
+
+    Attributes:
+        levels: Per level, finest first.
+        size: Height and width of x, pixels.
+        batch: Number of conditions.
+    """
+
+    levels: tuple[LevelCondition, ...]
+    size: tuple[int, int]
+    batch: int
+
+    def with_noise(self, noise: Tensor | None) -> "Condition":
+        """The same condition with a noise map (b, noise_channels, H, W); None stands for zero noise."""
+        return Condition(tuple(level.with_noise(noise) for level in self.levels), self.size, self.batch)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Result of encoding x.
+
+    Attributes:
+        latents: Standard normal under the model: those split off, finest level first, then the last one.
+        log_prob: log p(x | y) in nats, (b,): the latents' log-probability plus ``log_det``.
+        log_det: log|det d latents/dx|, (b,), without any prior term.
+    """
+
+    latents: list[Tensor]
+    log_prob: Tensor
+    log_det: Tensor
+
+
+class ConditionalFlow(nn.Module):
+    """z = f(x; g(y)), z ~ N(0, I): SRFlow's architecture (Lugmayr et al., ECCV 2020).
+
+    Args:
+        encoder: g, features of the condition.
+        levels: Finest first.
+        scale: Side of x over side of y.
+        image_channels: Channels of x.
+        projection_memory: Budget for a level's projected features, bytes.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        levels: list[FlowLevel],
+        scale: int,
+        image_channels: int,
+        projection_memory: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.levels = nn.ModuleList(levels)
+        self.scale = scale
+        self.image_channels = image_channels
+        self.projection_memory = projection_memory
+
+    @property
+    def typed_levels(self) -> list[FlowLevel]:
+        """The levels, finest first, typed."""
+        return cast(list[FlowLevel], list(self.levels))
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of x must be multiples of this: 2^L, and the scale."""
+        return math.lcm(2 ** len(self.levels), self.scale)
+
+    def condition(self, y: Tensor) -> Condition:
+        """Prepare y (b, c, h, w). ValueError unless the sides of x, scale times those of y, are even enough."""
+        height, width = (side * self.scale for side in y.shape[-2:])
+        if height % self.size_multiple != 0 or width % self.size_multiple != 0:
+            raise ValueError(
+                f"expected sides of x that are multiples of {self.size_multiple}, got {height}×{width} "
+                f"(condition of {y.shape[-2]}×{y.shape[-1]}, scale {self.scale}): pad the condition"
+            )
+        features = self.encoder(y)
+        levels = tuple(
+            level.condition(features, number, self.projection_memory) for number, level in enumerate(self.typed_levels)
+        )
+        return Condition(levels, (height, width), y.shape[0])
+
+    def _prepared(self, condition: Tensor | Condition, noise: Tensor | None) -> Condition:
+        prepared = self.condition(condition) if isinstance(condition, Tensor) else condition
+        return prepared.with_noise(noise)
+
+    def encode(self, x: Tensor, condition: Tensor | Condition, noise: Tensor | None = None) -> Encoding:
+        """Encode x (b, c, H, W) given y (b, c, H/scale, W/scale), or y prepared by ``condition``.
+
+        Args:
+            x: Data.
+            condition: y, or y prepared.
+            noise: Noise map (b, noise_channels, H, W) for the noise couplings; None stands for zero.
+        """
+        prepared = self._prepared(condition, noise)
+        if x.shape[-2:] != prepared.size or x.shape[0] != prepared.batch:
+            expected = (prepared.batch, self.image_channels, *prepared.size)
+            raise ValueError(f"expected x of shape {expected} for this condition, got {tuple(x.shape)}")
+        latents, log_det = [], x.new_zeros(x.shape[0])
+        for level, level_condition in zip(self.typed_levels, prepared.levels, strict=True):
+            x, latent, level_log_det = level.encode(x, level_condition)
+            log_det = log_det + level_log_det
+            if latent is not None:
+                latents.append(latent)
+        latents.append(x)
+        prior = torch.stack([standard_normal_log_prob(z) for z in latents]).sum(0)
+        return Encoding(latents, prior + log_det, log_det)
+
+    def decode(
+        self, latents: list[Tensor], condition: Tensor | Condition, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return x (n·b, c, H, W) and log|det dx/d latents|, (n·b,), for latents in the order of ``encode``.
+
+        Latents may hold n samples for each of the b conditions, sample-major: item s·b + i belongs to condition i.
+        """
+        prepared = self._prepared(condition, noise)
+        rest = list(latents)
+        z = rest.pop()
+        log_det = z.new_zeros(z.shape[0])
+        for level, level_condition in zip(reversed(self.typed_levels), reversed(prepared.levels), strict=True):
+            latent = rest.pop() if level.split_prior is not None else None
+            z, level_log_det = level.decode(z, latent, level_condition)
+            log_det = log_det + level_log_det
+        return z, log_det
+
+    def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Shapes (c, h, w) of the latents of an x of the given sides, in the order of ``encode``."""
+        shapes, channels = [], self.image_channels
+        for number, level in enumerate(self.typed_levels, start=1):
+            channels, sides = 4 * channels, (height >> number, width >> number)
+            if level.split_prior is not None:
+                shapes.append((channels // 2, *sides))
+                channels -= channels // 2
+        return [*shapes, (channels, height >> len(self.levels), width >> len(self.levels))]
+
+    def draw_latents(self, size: tuple[int, int], generator: torch.Generator) -> list[Tensor]:
+        """One sample's standard normal latents (1, c, h, w), float32, for an x of the given sides."""
+        return [
+            torch.randn(1, *shape, generator=generator, device=generator.device) for shape in self.latent_shapes(*size)
+        ]
+
+    @torch.no_grad()
+    def sample(self, condition: Tensor | Condition, n: int, temperature: float, generator: torch.Generator) -> Tensor:
+        """Draw n samples x (b, n, c, H, W) for each condition, z ~ N(0, temperature²·I).
+
+        The condition's share of the work is done once for all n.
+        """
+        prepared = self._prepared(condition, None)
+        reference = next(self.parameters())
+        draws = [self.draw_latents(prepared.size, generator) for _ in range(n * prepared.batch)]
+        latents = [temperature * torch.cat(per_level).to(reference) for per_level in zip(*draws, strict=True)]
+        x, _ = self.decode(latents, prepared)
+        return x.unflatten(0, (n, prepared.batch)).transpose(0, 1)

@@ -1,0 +1,137 @@
+"""One level of the multi-scale flow, and what it needs of a condition."""
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustflow.bijections.networks import glow_kernel
+from robustflow.bijections.squeeze import Squeeze
+from robustflow.encoders.base import FeaturePyramid
+from robustflow.flows.prior import SplitPrior
+from robustflow.flows.projection import FeatureProjection
+from robustflow.flows.step import FlowStep, StepCondition, TransitionStep
+
+
+class FlowLevel(nn.Module):
+    """Squeeze → transition steps → K full steps → split prior (if any).
+
+    Args:
+        transitions: Steps without couplings.
+        steps: Full steps; the last ones may have a noise coupling.
+        injector_projection: Features' part of the K injectors' first convolutions.
+        coupling_projection: The same for the K self couplings.
+        split_prior: Factors out half of the channels, or None.
+        noise_channels: Channels of the noise map.
+    """
+
+    def __init__(
+        self,
+        transitions: list[TransitionStep],
+        steps: list[FlowStep],
+        injector_projection: FeatureProjection,
+        coupling_projection: FeatureProjection,
+        split_prior: SplitPrior | None,
+        noise_channels: int,
+    ) -> None:
+        super().__init__()
+        self.squeeze = Squeeze()
+        self.transitions = nn.ModuleList(transitions)
+        self.steps = nn.ModuleList(steps)
+        self.injector_projection = injector_projection
+        self.coupling_projection = coupling_projection
+        self.split_prior = split_prior
+        self.first_noisy = sum(step.noise_coupling is None for step in steps)
+        n_noisy = len(steps) - self.first_noisy
+        hidden = injector_projection.hidden_channels
+        self.noise_projection = glow_kernel(n_noisy * hidden, noise_channels, 3) if n_noisy > 0 else None
+
+    @property
+    def full_steps(self) -> list[FlowStep]:
+        """The K steps, typed."""
+        return cast(list[FlowStep], list(self.steps))
+
+    def encode(self, x: Tensor, condition: "LevelCondition") -> tuple[Tensor, Tensor | None, Tensor]:
+        """Map x (b, c, h, w) to the level's output, the latent split off (None without split), log|det| (b,)."""
+        x, total = self.squeeze(x)
+        for transition in self.transitions:
+            x, log_det = transition(x)
+            total = total + log_det
+        for index, step in enumerate(self.full_steps):
+            x, log_det = step(x, condition[index])
+            total = total + log_det
+        if self.split_prior is None:
+            return x, None, total
+        x, latent, log_det = self.split_prior.split(x)
+        return x, latent, total + log_det
+
+    def decode(self, z: Tensor, latent: Tensor | None, condition: "LevelCondition") -> tuple[Tensor, Tensor]:
+        """Undo ``encode``: return x and log|det| of the inverse, (b,)."""
+        total = z.new_zeros(z.shape[0])
+        if self.split_prior is not None:
+            if latent is None:
+                raise ValueError("this level splits latents off: expected a latent, got None")
+            z, total = self.split_prior.merge(z, latent)
+        for index in reversed(range(len(self.steps))):
+            z, log_det = self.full_steps[index].inverse(z, condition[index])
+            total = total + log_det
+        for transition in reversed(list(self.transitions)):
+            z, log_det = transition.inverse(z)  # type: ignore[operator]
+            total = total + log_det
+        z, log_det = self.squeeze.inverse(z)
+        return z, total + log_det
+
+    def condition(self, features: FeaturePyramid, level: int, memory: int) -> "LevelCondition":
+        """What this level, number ``level`` from 0, needs of the features; ``memory``: budget in bytes."""
+        return LevelCondition(self, features.native[level], features.taps, features.factors[level], memory)
+
+
+class LevelCondition:
+    """Projected features of one level, made on first use and shared by all samples and temperatures.
+
+    If the contexts of all steps fit ``memory`` bytes they are kept; otherwise they are made for groups of steps that
+    fit it, and only the newest group is kept. Indexing by a step's number gives its StepCondition.
+    """
+
+    def __init__(self, level: FlowLevel, native: Tensor, taps: Tensor, factor: float, memory: int) -> None:
+        self._level, self._native, self._taps, self._factor = level, native, taps, factor
+        per_context = native[:, 0].numel() * native.element_size() * level.injector_projection.hidden_channels
+        # A group's injector contexts and coupling contexts exist one after the other, plus one working copy.
+        self._group = min(len(level.steps), max(1, memory // (2 * per_context)))
+        self._made: dict[int, StepCondition] = {}
+        self._noise: tuple[Tensor, ...] | None = None
+
+    def with_noise(self, noise: Tensor | None) -> "LevelCondition":
+        """The same condition with a noise map (b, noise_channels, H, W) at any size; None stands for zero noise."""
+        kernel = self._level.noise_projection
+        if noise is None or kernel is None:
+            return self
+        size = self._native.shape[-2:]
+        resized = F.interpolate(noise, size=size, mode="bicubic", align_corners=False)
+        other = LevelCondition.__new__(LevelCondition)
+        other.__dict__.update(self.__dict__)
+        hidden = self._level.injector_projection.hidden_channels
+        other._noise = F.conv2d(resized, kernel, padding=1).split(hidden, dim=1)
+        return other
+
+    def __getitem__(self, index: int) -> StepCondition:
+        """Condition of step ``index``."""
+        if index not in self._made:
+            self._make(index - index % self._group)
+        made = self._made[index]
+        if self._noise is None or index < self._level.first_noisy:
+            return made
+        return StepCondition(made.injector, made.coupling, self._noise[index - self._level.first_noisy])
+
+    def _make(self, first: int) -> None:
+        level, last = self._level, min(first + self._group, len(self._level.steps))
+        self._made.clear()
+        inputs = (self._native, self._taps, self._factor, first, last)
+        injectors = [
+            step.injector.parameters_for(context)
+            for step, context in zip(level.full_steps[first:last], level.injector_projection(*inputs), strict=True)
+        ]
+        couplings = level.coupling_projection(*inputs)
+        self._made.update(
+            (first + k, StepCondition(*pair)) for k, pair in enumerate(zip(injectors, couplings, strict=True))
+        )

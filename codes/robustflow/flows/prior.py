@@ -1,0 +1,38 @@
+"""Priors of the latents."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from robustflow.bijections.base import sum_per_item
+from robustflow.bijections.networks import ZeroConv
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """log N(z; 0, I) in nats, summed over all but the first dimension: (b,)."""
+    return sum_per_item(-0.5 * (z**2 + math.log(2 * math.pi)))
+
+
+class SplitPrior(nn.Module):
+    """Factors out half of the channels with a Gaussian whose mean and log-std depend on the other half.
+
+    The first C − C//2 channels pass; the rest becomes ε = (rest − mean)/exp(log_std), so that
+    log N(rest; mean, std) = log N(ε; 0, 1) − Σ log_std (Lugmayr et al., SRFlow, ECCV 2020).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.kept_channels = channels - channels // 2
+        self.network = ZeroConv(self.kept_channels, 2 * (channels // 2))
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the kept channels, the latent ε, and log|det dε/d rest|, (b,)."""
+        kept, rest = x[:, : self.kept_channels], x[:, self.kept_channels :]
+        mean, log_std = self.network(kept).chunk(2, dim=1)
+        return kept, (rest - mean) * torch.exp(-log_std), -sum_per_item(log_std)
+
+    def merge(self, kept: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo ``split``; return x and log|det d rest/dε|, (b,)."""
+        mean, log_std = self.network(kept).chunk(2, dim=1)
+        return torch.cat([kept, mean + latent * torch.exp(log_std)], dim=1), sum_per_item(log_std)

@@ -1,0 +1,28 @@
+"""The features' part of the first convolutions of a level, for all its steps at once."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustflow.bijections.networks import glow_kernel
+from robustflow.encoders.base import conv_of_nearest
+
+
+class FeatureProjection(nn.Module):
+    """First 3×3 convolution of ``n_networks`` parameter networks over [native, taps], as one convolution.
+
+    A convolution is linear, so the part of it that reads the condition needs neither the flow's variables nor to be
+    done once per step; the taps are never brought to the level's size (``conv_of_nearest``).
+    """
+
+    def __init__(self, n_networks: int, hidden_channels: int, native_channels: int, tap_channels: int) -> None:
+        super().__init__()
+        self.hidden_channels = hidden_channels
+        self.native = glow_kernel(n_networks * hidden_channels, native_channels, 3)
+        self.taps = glow_kernel(n_networks * hidden_channels, tap_channels, 3)
+
+    def forward(self, native: Tensor, taps: Tensor, factor: float, first: int, last: int) -> tuple[Tensor, ...]:
+        """Contexts (b, hidden, h, w) of the networks first..last−1; ``factor``: level size over size of the taps."""
+        rows = slice(first * self.hidden_channels, last * self.hidden_channels)
+        projected = F.conv2d(native, self.native[rows], padding=1)
+        projected = projected + conv_of_nearest(taps, self.taps[rows], factor)
+        return projected.split(self.hidden_channels, dim=1)
