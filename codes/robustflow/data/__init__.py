@@ -1,0 +1,82 @@
+"""Data: image files and bundled photographs to crops and evaluation items."""
+
+from pathlib import Path
+from typing import Any
+
+from robustflow.data.augment import TrainingCrops
+from robustflow.data.bundled import BundledOptions, BundledSource
+from robustflow.data.degrade import Enhancement
+from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
+from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
+from robustflow.data.source import Source, register_source
+from robustflow.errors import UserError
+from robustflow.options.schema import DatasetOptions
+from robustflow.registry import DATASETS
+
+__all__ = [
+    "BundledOptions",
+    "BundledSource",
+    "EvaluationItem",
+    "EvaluationSet",
+    "FileSource",
+    "FolderOptions",
+    "Source",
+    "TrainingCrops",
+    "build_evaluation",
+    "build_training",
+    "evaluation_of_folder",
+    "open_folders",
+    "register_source",
+]
+
+
+def build_training(options: DatasetOptions, scale: int, seed: int) -> TrainingCrops:
+    """Build the training crops that ``options`` describe.
+
+    Args:
+        options: Of any mode, with a GT_size.
+        scale: Super-resolution factor.
+        seed: Seed of order, crops, flips, rotations and noise; ``options.seed`` is for fixed crops.
+    """
+    if options.GT_size is None:
+        raise UserError("expected GT_size, the side of the training crops, got null")
+    source: Source = DATASETS.build(options, scale=scale)
+    return TrainingCrops(
+        source,
+        scale,
+        options.GT_size,
+        use_flip=options.use_flip,
+        use_rot=options.use_rot,
+        seed=seed,
+        **_degradations(options),
+    )
+
+
+def build_evaluation(options: DatasetOptions, scale: int) -> EvaluationSet:
+    """Build the fixed images or crops that ``options`` describe, for super-resolution by ``scale``."""
+    source: Source = DATASETS.build(options, scale=scale)
+    return EvaluationSet(
+        source,
+        scale,
+        size=options.GT_size,
+        n_crops=options.n_crops,
+        seed=options.seed,
+        **_degradations(options),
+    )
+
+
+def evaluation_of_folder(path: str | Path, scale: int) -> EvaluationSet:
+    """Whole LR images without ground truth, from a folder or a single file."""
+    return EvaluationSet(open_inputs(path, scale), scale)
+
+
+def _degradations(options: DatasetOptions) -> dict[str, Any]:
+    enhancement: Enhancement | None = None
+    if options.enhance is not False:
+        enhancement = "published" if options.enhance is True else options.enhance
+    return {
+        "enhancement": enhancement,
+        "lr_noise": options.lr_noise,
+        "lr_gain": options.lr_gain,
+        "lr_invert": options.lr_invert,
+    }

@@ -1,0 +1,108 @@
+"""Random training crops, each a function of its number alone."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from robustflow.data.degrade import Enhancement, degrade_lr
+from robustflow.data.images import to_float
+from robustflow.data.seeds import derive_seed
+from robustflow.data.source import Box, Source, cut_pair, lr_size, require_multiple, require_size
+from robustflow.errors import UserError
+
+
+class TrainingCrops(Dataset[dict[str, Tensor]]):
+    """Crops of HR images and their LR crops, randomly placed, flipped and turned.
+
+    Sample i is the same whatever came before it, whoever loads it and in whatever batch, so that a resumed run sees
+    what an uninterrupted one would have seen. Samples e * n ... e * n + n - 1 take one crop of each of the n images, in
+    an order shuffled per epoch e; any i >= 0 is valid, e.g. ``DataLoader(crops, sampler=range(first, last))``.
+
+    Args:
+        source: Whole images, HR given.
+        scale: Super-resolution factor.
+        size: Side of the HR crops, a multiple of ``scale``.
+        use_flip: Flip horizontally, half of the time.
+        use_rot: Turn by 0, 90, 180 or 270 degrees, all equally likely.
+        seed: Seed of all choices.
+        enhancement: Filter of the HR images, or None.
+        lr_noise: See `degrade_lr`; likewise ``lr_gain`` and ``lr_invert``.
+
+    Raises:
+        UserError: if ``size`` does not suit the scale or an image is smaller (here if known without decoding it).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        scale: int,
+        size: int,
+        use_flip: bool = False,
+        use_rot: bool = False,
+        seed: int = 0,
+        enhancement: Enhancement | None = None,
+        lr_noise: float = 0.0,
+        lr_gain: float = 1.0,
+        lr_invert: bool = False,
+    ) -> None:
+        require_multiple(size, scale)
+        for index, name in enumerate(source.names):
+            known = source.size(index)
+            if known is not None:
+                require_size(name, known, size, scale)
+        self.source, self.scale, self.size, self.seed = source, scale, size, seed
+        self.use_flip, self.use_rot = use_flip, use_rot
+        self.enhancement: Enhancement | None = enhancement
+        self.lr_noise, self.lr_gain, self.lr_invert = lr_noise, lr_gain, lr_invert
+
+    def __len__(self) -> int:
+        """Return the number of images, i.e. of samples per epoch."""
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """Sample i >= 0: ``gt`` (3, size, size) and ``lr`` (3, size / scale, size / scale), float32 in [0, 1]."""
+        if i < 0:
+            raise IndexError(f"expected a sample number of at least 0, got {i}")
+        generator = torch.Generator().manual_seed(derive_seed("training crop", self.seed, i))
+        gt, lr = self._random_crop(self._image_of(i), generator)
+        flip, turns = _draw(2, generator) == 1, _draw(4, generator)
+        gt, lr = (turned(to_float(image), flip and self.use_flip, turns * self.use_rot) for image in (gt, lr))
+        lr = degrade_lr(lr, noise=self.lr_noise, gain=self.lr_gain, invert=self.lr_invert, generator=generator)
+        return {"gt": gt, "lr": lr}
+
+    def _image_of(self, i: int) -> int:
+        epoch, position = divmod(i, len(self.source))
+        return int(_shuffled(len(self.source), self.seed, epoch)[position])
+
+    def _random_crop(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        hr, lr = self.source.pair(index)
+        name = self.source.names[index]
+        if hr is None:
+            raise UserError(f"image '{name}': expected an HR image to train on, got an LR image alone")
+        height, width = lr_size(hr, lr, self.scale)
+        require_size(name, (height * self.scale, width * self.scale), self.size, self.scale)
+        side = self.size // self.scale
+        box = Box(_draw(height - side + 1, generator), _draw(width - side + 1, generator), side, side)
+        gt, lr = cut_pair(hr, lr, box, self.scale, self.enhancement)
+        assert gt is not None, "HR given, HR returned"
+        return gt, lr
+
+
+def turned(image: Tensor, flip: bool, quarter_turns: int) -> Tensor:
+    """Flip (..., h, w) horizontally, then turn it counter-clockwise by multiples of 90 degrees; contiguous."""
+    if flip:
+        image = image.flip(-1)
+    return torch.rot90(image, quarter_turns, (-2, -1)).contiguous()
+
+
+def _draw(n: int, generator: torch.Generator) -> int:
+    """Draw from 0 .. n - 1."""
+    return int(torch.randint(n, (), generator=generator))
+
+
+@lru_cache(maxsize=4)
+def _shuffled(n: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed("image order", seed, epoch))
+    return torch.randperm(n, generator=generator)

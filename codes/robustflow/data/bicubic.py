@@ -1,0 +1,101 @@
+"""MATLAB's `imresize` for integer factors: bicubic (a = -0.5), antialiased, symmetric border.
+
+Exact with torch's own antialiased kernel once the image is padded by hand: torch repeats no pixels, it drops the part
+of the kernel that reaches over the border.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_REACH = 2  # of the cubic kernel, in pixels of the coarser grid
+
+
+def downsample(x: Tensor, scale: int) -> Tensor:
+    """Reduce an image by an integer factor, as MATLAB's ``imresize(x, 1 / scale)``.
+
+    Args:
+        x: (..., c, h, w), uint8 or floating, any range.
+        scale: Integer factor, at least 1.
+
+    Returns:
+        (..., c, ceil(h / scale), ceil(w / scale)), dtype of ``x``. uint8 images are rounded (half to even) and clipped
+        after each pass, first along the height; floating ones are neither rounded nor clipped, and differentiable.
+    """
+    _check(x, scale)
+    height, width = (-(-n // scale) for n in x.shape[-2:])
+    near = _REACH * scale
+    bottom, right = near + height * scale - x.shape[-2], near + width * scale - x.shape[-1]
+    size = (height + 2 * _REACH, width + 2 * _REACH)
+    return _resize(x, (near, right, near, bottom), size)[..., _REACH:-_REACH, _REACH:-_REACH].contiguous()
+
+
+def upsample(x: Tensor, scale: int) -> Tensor:
+    """Enlarge an image by an integer factor, as MATLAB's ``imresize(x, scale)``.
+
+    Args:
+        x: (..., c, h, w), uint8 or floating, any range.
+        scale: Integer factor, at least 1.
+
+    Returns:
+        (..., c, h * scale, w * scale), dtype of ``x``; rounding as in :func:`downsample`.
+    """
+    _check(x, scale)
+    size = ((x.shape[-2] + 2 * _REACH) * scale, (x.shape[-1] + 2 * _REACH) * scale)
+    cut = _REACH * scale
+    return _resize(x, (_REACH,) * 4, size)[..., cut:-cut, cut:-cut].contiguous()
+
+
+def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Pad with a symmetric border, the edge pixel repeated: c b a | a b c | c b a.
+
+    Args:
+        x: (..., h, w), any dtype, h and w at least 1.
+        left: Pixels to add on that side, at least 0; may exceed the image. Likewise ``right``, ``top``, ``bottom``.
+
+    Returns:
+        (..., top + h + bottom, left + w + right).
+    """
+    rows = _mirrored(x.shape[-2], top, bottom, x.device)
+    columns = _mirrored(x.shape[-1], left, right, x.device)
+    return x.index_select(-2, rows).index_select(-1, columns)
+
+
+def _mirrored(n: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Source indices of a mirrored line of n pixels: period 2n, the second half backwards."""
+    index = torch.arange(-before, n + after, device=device) % (2 * n)
+    return torch.minimum(index, 2 * n - 1 - index)
+
+
+def _check(x: Tensor, scale: int) -> None:
+    if x.ndim < 3 or 0 in x.shape[-2:] or not (x.dtype == torch.uint8 or x.is_floating_point()):
+        raise ValueError(f"expected an image (..., c, h, w), uint8 or floating, got {tuple(x.shape)}, {x.dtype}")
+    if scale < 1:
+        raise ValueError(f"expected an integer factor of at least 1, got {scale}")
+
+
+def _resize(x: Tensor, pad: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+    """Pad (left, right, top, bottom), then interpolate to ``size``.
+
+    Both dimensions are padded before either pass: torch gives wrong values for maps of width 1 when only their height
+    is reduced. uint8 images are computed in float64, where all weights of factors 2, 4 and 8 are exact, so that ties
+    are ties and a crop of a resized image equals the resized crop.
+    """
+    rounded = x.dtype == torch.uint8
+    work = torch.float64 if rounded else torch.promote_types(x.dtype, torch.float32)
+    padded = mirror_pad(x.reshape(-1, *x.shape[-3:]).to(work), *pad)
+    if rounded:
+        rows = _round_and_clip(_interpolate(padded, (size[0], padded.shape[-1])))
+        resized = _round_and_clip(_interpolate(rows, size))
+    else:
+        resized = _interpolate(padded, size)
+    return resized.to(x.dtype).reshape(*x.shape[:-2], *size)
+
+
+def _interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
+    # antialias stays on for enlarging too: without it torch's kernel has a = -0.75.
+    return F.interpolate(x, size=size, mode="bicubic", antialias=True)
+
+
+def _round_and_clip(x: Tensor) -> Tensor:
+    return x.round().clamp(0, 255)

@@ -1,0 +1,134 @@
+"""Fixed images and crops for validation and tests."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from robustflow.data.degrade import Enhancement, degrade_lr
+from robustflow.data.images import to_float
+from robustflow.data.seeds import derive_seed
+from robustflow.data.source import Box, Source, cut_pair, lr_size, require_multiple, require_size
+from robustflow.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvaluationItem:
+    """One input of an evaluation.
+
+    Attributes:
+        name: Unique in its set, fit for file names.
+        gt: (3, H, W), float32 in [0, 1], or None if there is no ground truth.
+        lr: (3, H / scale, W / scale), float32, in [0, 1] unless a gain took it out.
+        lr_altered: Noise, gain or inversion was applied, so ``lr`` is not the downsampled ``gt``.
+    """
+
+    name: str
+    gt: Tensor | None
+    lr: Tensor
+    lr_altered: bool
+
+
+class EvaluationSet(Sequence[EvaluationItem]):
+    """Whole images or fixed crops, the same in every run and on every machine.
+
+    An item depends on its image, its name and the seed, not on what else is in the source.
+
+    Args:
+        source: Whole images.
+        scale: Super-resolution factor; HR sides that are no multiples of it lose their far end.
+        size: Side of square crops in HR pixels, a multiple of ``scale``; None: whole images.
+        n_crops: Number of randomly placed crops in all, spread evenly over the images and named
+            ``<image>_crop00`` and so on; None: one crop from the centre of each image.
+        seed: Seed of the places and of the noise.
+        enhancement: Filter of the whole HR images, before cropping and downsampling; or None.
+        lr_noise: See `degrade_lr`; likewise ``lr_gain`` and ``lr_invert``.
+
+    Raises:
+        UserError: if ``size`` does not suit the scale or an image is smaller (here if known without decoding it).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        scale: int,
+        size: int | None = None,
+        n_crops: int | None = None,
+        seed: int = 0,
+        enhancement: Enhancement | None = None,
+        lr_noise: float = 0.0,
+        lr_gain: float = 1.0,
+        lr_invert: bool = False,
+    ) -> None:
+        if size is not None:
+            require_multiple(size, scale)
+        elif n_crops is not None:
+            raise UserError(f"expected GT_size beside n_crops = {n_crops}: the side of the crops")
+        self.source, self.scale, self.size, self.seed = source, scale, size, seed
+        self.enhancement: Enhancement | None = enhancement
+        self.lr_noise, self.lr_gain, self.lr_invert = lr_noise, lr_gain, lr_invert
+        self._items = _spread(len(source), n_crops)
+        for index, _ in self._items:
+            self._require(index, source.size(index))
+
+    def __len__(self) -> int:
+        """Return the number of images or crops."""
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, k: int) -> EvaluationItem: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[EvaluationItem]: ...
+    def __getitem__(self, k: int | slice) -> EvaluationItem | list[EvaluationItem]:
+        """Item k, or a list of items for a slice."""
+        if isinstance(k, slice):
+            return [self._item(index, crop) for index, crop in self._items[k]]
+        return self._item(*self._items[k])
+
+    def _item(self, index: int, crop: int | None) -> EvaluationItem:
+        image = self.source.names[index]
+        name = image if crop is None else f"{image}_crop{crop:02d}"
+        hr, lr = self.source.pair(index)
+        if hr is None and self.enhancement is not None:
+            raise UserError(f"image '{image}': expected an HR image to enhance, got an LR image alone")
+        height, width = lr_size(hr, lr, self.scale)
+        self._require(index, (height * self.scale, width * self.scale))
+        gt, lr = cut_pair(hr, lr, self._box(image, crop, height, width), self.scale, self.enhancement)
+        clean = to_float(lr).contiguous()
+        altered = degrade_lr(
+            clean,
+            noise=self.lr_noise,
+            gain=self.lr_gain,
+            invert=self.lr_invert,
+            generator=torch.Generator().manual_seed(derive_seed("lr noise", self.seed, name)),
+        )
+        gt = None if gt is None else to_float(gt).contiguous()
+        return EvaluationItem(name, gt, altered, lr_altered=altered is not clean)
+
+    def _box(self, image: str, crop: int | None, height: int, width: int) -> Box:
+        """Where to cut, in an LR image of (height, width)."""
+        if self.size is None:
+            return Box(0, 0, height, width)
+        side = self.size // self.scale
+        if crop is None:
+            return Box((height - side) // 2, (width - side) // 2, side, side)
+        generator = torch.Generator().manual_seed(derive_seed("fixed crop", self.seed, image, crop))
+        top = int(torch.randint(height - side + 1, (), generator=generator))
+        left = int(torch.randint(width - side + 1, (), generator=generator))
+        return Box(top, left, side, side)
+
+    def _require(self, index: int, available: tuple[int, int] | None) -> None:
+        if available is not None:
+            smallest = self.scale if self.size is None else self.size
+            require_size(self.source.names[index], available, smallest, self.scale)
+
+
+def _spread(n_images: int, n_crops: int | None) -> list[tuple[int, int | None]]:
+    """(image, number of the crop in it) of each item; crops as evenly over the images as can be."""
+    if n_crops is None:
+        return [(index, None) for index in range(n_images)]
+    images = Counter(k * n_images // n_crops for k in range(n_crops))
+    return [(index, crop) for index, count in images.items() for crop in range(count)]
