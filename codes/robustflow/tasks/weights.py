@@ -1,0 +1,124 @@
+"""Weights on disk: safetensors, with the options they were trained with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import yaml
+from torch import Tensor, nn
+
+from robustflow.errors import UserError
+from robustflow.files import write_atomically
+from robustflow.options import load as options_load
+from robustflow.options.schema import RunOptions
+
+SUFFIX = "_G.safetensors"
+
+
+class WeightsError(UserError):
+    """Weights that are missing, damaged, or of another network; the message says which and what to do."""
+
+
+def save(path: Path, network: nn.Module, options: RunOptions, iteration: int) -> None:
+    """Write the network's weights atomically, with the resolved options and the iteration as metadata."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    metadata = {"format": "robustflow", "options": options_load.dump(options), "iteration": str(iteration)}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def newest(experiment: Path) -> Path | None:
+    """Newest weights of an experiment folder, by iteration; None if it has none."""
+    files = [file for file in (experiment / "models").glob(f"*{SUFFIX}") if _iteration(file) is not None]
+    return max(files, key=lambda file: _iteration(file) or 0, default=None)
+
+
+def _iteration(file: Path) -> int | None:
+    stem = file.name.removesuffix(SUFFIX)
+    return int(stem) if stem.isdigit() else None
+
+
+def locate(path: str) -> Path:
+    """Weights file that a path names: the file itself, or the newest of an experiment folder."""
+    place = Path(path)
+    file = newest(place) if place.is_dir() else place
+    if file is None or not file.is_file():
+        raise WeightsError(
+            f"{path}: expected a .safetensors file or an experiment folder with models/*{SUFFIX}, found neither; "
+            "train first, or correct path.pretrain_model_G or --weights"
+        )
+    return file
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a weights file. WeightsError if it is no safetensors file or is damaged."""
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: expected a .safetensors file, got '{path.suffix}'")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: damaged or no safetensors file ({error}); use another checkpoint") from error
+
+
+def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffices: bool) -> str:
+    """Load weights into a network and say what was loaded: "network" or "encoder".
+
+    Args:
+        path: Weights file.
+        network: Receives them; unchanged if they do not fit.
+        options: The network's options, to explain a misfit.
+        encoder_suffices: Accept the weights of a pretrained encoder (``model: RRDB``) for a whole flow.
+    """
+    tensors, metadata = read(path)
+    wanted: Mapping[str, Tensor] = network.state_dict()
+    if not _misfits(tensors, wanted):
+        network.load_state_dict(tensors)
+        return "network"
+    in_file, in_network = ({k: v for k, v in s.items() if k.startswith("encoder.")} for s in (tensors, wanted))
+    is_flow = any(name.startswith("levels.") for name in tensors)
+    if encoder_suffices and in_file and not is_flow and not _misfits(in_file, in_network):
+        network.load_state_dict(in_file, strict=False)
+        return "encoder"
+    raise WeightsError(_explain(path, tensors, wanted, metadata, options))
+
+
+def _misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    missing = [f"missing: {name}" for name in wanted if name not in tensors]
+    extra = [f"not in this network: {name}" for name in tensors if name not in wanted]
+    shapes = [
+        f"{name}: expected shape {tuple(wanted[name].shape)}, got {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in wanted and wanted[name].shape != tensor.shape
+    ]
+    return missing + extra + shapes
+
+
+def _explain(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    options: RunOptions,
+) -> str:
+    misfits = _misfits(tensors, wanted)
+    lines = [f"{path}: weights of another network"]
+    if "options" in metadata:
+        theirs, ours = yaml.safe_load(metadata["options"]), yaml.safe_load(options_load.dump(options))
+        lines += [
+            f"  {key}: the weights were trained with {their}, the options say {our}"
+            for key in ("model", "scale", "network_G")
+            for key, their, our in _differences(key, theirs.get(key), ours.get(key))
+        ]
+    lines += [f"  {misfit}" for misfit in misfits[:5]]
+    if len(misfits) > 5:
+        lines.append(f"  ... and {len(misfits) - 5} more")
+    return "\n".join(lines)
+
+
+def _differences(key: str, theirs: Any, ours: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = dict.fromkeys([*theirs, *ours])
+        return [row for k in keys for row in _differences(f"{key}.{k}", theirs.get(k), ours.get(k))]
+    return [] if theirs == ours else [(key, theirs, ours)]

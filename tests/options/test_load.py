@@ -1,0 +1,368 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustflow.options.__main__ import main, reference
+from robustflow.options.command_line import load_or_exit, parse
+from robustflow.options.load import OptionsError, dump, load, save
+from robustflow.options.schema import keys
+from robustflow.registry import ELEMENTWISE
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a YAML file beside the others of the test and return its name; `name` and `model` are filled in."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_file(text, file="run.yml", complete=True):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(("name: run\nmodel: SRFlow\n" if complete else "") + text, encoding="utf-8")
+        return file
+
+    return write_file
+
+
+def report(path, overrides=None):
+    with pytest.raises(OptionsError) as caught:
+        load(path, overrides)
+    return str(caught.value).splitlines()[1:]
+
+
+# Values
+
+
+def test_numbers_follow_yaml_1_2(write):
+    options = load(write("train: {lr_G: 2e-4, niter: 1e5, warmup_iter: 010, beta1: .5}\nval: {heats: [0, 1.5E-1]}"))
+    assert (options.train.lr_G, options.train.niter, options.train.warmup_iter) == (2e-4, 100_000, 10)
+    assert options.train.beta1 == 0.5
+    assert options.val.heats == (0, 0.15)
+    assert type(options.train.niter) is int
+
+
+def test_yaml_1_1_words_and_times_are_text(write):
+    path = write("name: run\nmodel: SRFlow\npath: {results: no, experiments: 2020-01-01}", complete=False)
+    options = load(path)
+    assert (options.path.results, options.path.experiments) == ("no", "2020-01-01")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {niter: true}", "train.niter: expected an integer, got true"),
+        ("train: {niter: 1.5}", "train.niter: expected an integer, got 1.5"),
+        ("train: {niter: 0}", "train.niter: expected at least 1, got 0"),
+        ("train: {lr_G: fast}", "train.lr_G: expected a number, got 'fast'"),
+        ("train: {lr_G: .inf}", "train.lr_G: expected a finite number, got inf"),
+        ("train: [1]", "train: expected a mapping of keys to values, got [1]"),
+        ("val: {save_images: 1}", "val.save_images: expected true or false, got 1"),
+        ("val: {heats: 0.9}", "val.heats: expected a list, got 0.9"),
+        ("val: {heats: [0.9, x]}", "val.heats[1]: expected a number, got 'x'"),
+        ("network_G: {flow: {S: []}}", "network_G.flow.S: expected at least 1 value(s), got []"),
+        ("val: {heats: [x]}", "val.heats[0]: expected a number, got 'x'"),
+        ("path: {results: 3}", "path.results: expected text, got 3"),
+        ("scale: 3", "scale: expected 2, 4 or 8, got 3"),
+        (
+            "datasets: {test: {mode: bundled, enhance: 3}}",
+            "datasets.test.enhance: expected 'published' or 'unit' or true or false, got 3",
+        ),
+        ("network_G: {flow: {coupling: affin}}", "network_G.flow.coupling: unknown coupling 'affin', known: affine"),
+    ],
+)
+def test_wrong_value_is_reported_in_plain_words(write, text, message):
+    lines = report(write(text))
+    assert len(lines) == 1
+    assert lines[0].startswith(f"  run.yml:3: {message}")
+
+
+def test_missing_key_is_reported(write):
+    assert report(write("model: SRFlow", complete=False)) == ["  run.yml: name: required, but not given"]
+
+
+# Unknown keys
+
+
+def test_several_mistakes_at_once_with_source_and_suggestion(write):
+    path = write("scale: 3\nval:\n  heat: [0]\n")
+    lines = report(path, "network_G.flow.couplng=affine|train.nitr=3")
+    assert "  --override: network_G.flow.couplng: unknown key; did you mean 'coupling'?" in lines
+    assert "  --override: train.nitr: unknown key; did you mean 'niter'?" in lines
+    assert "  run.yml:5: val.heat: unknown key; did you mean 'heats'?" in lines
+    assert "  run.yml:3: scale: expected 2, 4 or 8, got 3" in lines
+    assert len(lines) == 4
+
+
+def test_key_known_elsewhere_is_located(write):
+    assert report(write("niter: 3")) == ["  run.yml:3: niter: unknown key here; known as train.niter"]
+
+
+def test_key_like_no_other_lists_the_known_ones(write):
+    assert "known here: print_freq, save_checkpoint_freq" in report(write("logger: {zzz: 3}"))[0]
+
+
+def test_typos_inside_registry_entries_have_their_own_path(write):
+    text = """
+network_G:
+  flow:
+    coupling: {type: affine, epz: 0.1}
+datasets:
+  test_a:
+    mode: bundled
+    GT_sise: 32
+"""
+    lines = report(write(text))
+    assert "  run.yml:6: network_G.flow.coupling.epz: unknown key; did you mean 'eps'?" in lines
+    assert "  run.yml:10: datasets.test_a.GT_sise: unknown key; did you mean 'GT_size'?" in lines
+    assert len(lines) == 2
+
+
+def test_dataset_names_are_checked(write):
+    [line] = report(write("datasets: {trian: {mode: bundled, GT_size: 32}}"))
+    assert line == (
+        "  run.yml:3: datasets.trian: expected train, val or a name that begins with test, "
+        "got 'trian'; did you mean 'train'?"
+    )
+
+
+def test_unknown_key_set_to_null_is_still_a_mistake(write):
+    assert "did you mean 'niter'" in report(write("train: {nitr: null}"))[0]
+
+
+# Reading files
+
+
+def test_duplicate_key_names_both_lines(write):
+    [line] = report(write("train:\n  niter: 3\n  niter: 4"))
+    assert line == "  run.yml:5: train.niter: given twice in one mapping, first at run.yml:4; keep one"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: [1, 2", "run.yml:2: not valid YAML"),
+        ("", "expected keys such as"),
+        ("- name", "expected keys such as"),
+        ("a: &x [*x]", "alias"),
+        ("a: !!python/name:os.system x", "cannot read 'x'"),
+    ],
+)
+def test_unusable_file(write, text, message):
+    assert message in "\n".join(report(write(text, complete=False)))
+
+
+def test_missing_file_suggests_its_neighbour(write):
+    write("", file="confs/demo.yml")
+    assert "did you mean confs/demo.yml?" in report("confs/demos.yml")[0]
+    assert "give a path relative to the working directory" in report("nothing.yml")[0]
+
+
+# Inheritance
+
+
+def test_bases_come_first_recursively_and_relative_to_the_file(write):
+    write("name: base\nmodel: SRFlow\ntrain: {niter: 1, val_freq: 1, warmup_iter: 1}", "confs/common/base.yml", False)
+    write("base: base.yml\ntrain: {val_freq: 2, warmup_iter: 2}", "confs/common/middle.yml", False)
+    write("val: {n_sample: 7}", "confs/other.yml", False)
+    path = write("base: [common/middle.yml, other.yml]\ntrain: {warmup_iter: 3}", "confs/run.yml", False)
+    options = load(path)
+    assert (options.train.niter, options.train.val_freq, options.train.warmup_iter) == (1, 2, 3)
+    assert (options.name, options.val.n_sample) == ("base", 7)
+
+
+def test_mistake_in_a_base_names_the_base(write):
+    write("train:\n  niter: x", "common/base.yml", False)
+    assert report(write("base: common/base.yml"))[0].startswith("  common/base.yml:2: train.niter:")
+
+
+def test_cycle_names_the_chain(write):
+    write("base: run.yml", "b.yml", False)
+    assert "run.yml -> b.yml -> run.yml" in report(write("base: b.yml", complete=False))[0]
+
+
+def test_missing_base_names_the_line_that_asks_for_it(write):
+    assert report(write("base: nowhere.yml"))[0].startswith("  run.yml:3: no such file: nowhere.yml")
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "expected"),
+    [
+        ("{type: affine, eps: 0.1}", "{type: rq_spline}", {"type": "rq_spline", "eps": 0.001, "bounds": (-0.5, 0.5)}),
+        ("{type: affine, eps: 0.1}", "{type: affine}", {"type": "affine", "eps": 0.1}),
+        ("{type: affine, eps: 0.1}", "affine", {"type": "affine", "eps": 1e-4}),
+        ("rq_spline", "{type: affine, eps: 0.1}", {"type": "affine", "eps": 0.1}),
+        ("affine", "{eps: 0.1}", {"type": "affine", "eps": 0.1}),
+        ("null", "{eps: 0.1}", {"type": "affine", "eps": 0.1}),
+        ("{type: affine, eps: 0.1}", "{eps: null}", {"type": "affine", "eps": 1e-4}),
+        ("rq_spline", "null", {"type": "affine", "eps": 1e-4}),
+    ],
+)
+def test_merging_of_entries(write, below, above, expected):
+    write(f"network_G: {{flow: {{coupling: {below}}}}}", "base.yml")
+    path = write(f"base: base.yml\nnetwork_G: {{flow: {{coupling: {above}}}}}", complete=False)
+    assert load(path).network_G.flow.coupling.model_dump() == expected
+
+
+def test_null_removes_a_section_or_a_dataset(write):
+    write("train: {niter: 3}\ndatasets: {val: {mode: bundled}, test: {mode: bundled}}", "base.yml")
+    options = load(write("base: base.yml\ntrain: null\ndatasets: {val: null}", complete=False))
+    assert options.train.niter == 180_000
+    assert list(options.datasets) == ["test"]
+
+
+# Overrides
+
+
+def test_overrides_win_and_take_yaml_values(write):
+    text = (
+        " train.niter = 1e3 || network_G.flow.coupling={type: affine, eps: 0.1}|val.heats=[0, 0.5]|train.val_freq=null|"
+    )
+    options = load(write("train: {niter: 5, val_freq: 5}"), text)
+    assert (options.train.niter, options.train.val_freq, options.val.heats) == (1000, 5000, (0, 0.5))
+    assert options.network_G.flow.coupling.eps == 0.1
+
+
+@pytest.mark.parametrize("coupling", ["", "network_G: {flow: {coupling: affine}}"])
+def test_override_into_a_named_entry(write, coupling):
+    options = load(write(coupling), "network_G.flow.coupling.eps=0.1")
+    assert options.network_G.flow.coupling.model_dump() == {"type": "affine", "eps": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [('"a|b"', "a|b"), ("'it''s|b'", "it's|b"), ("it's", "it's"), ('"a=\\"|b"', 'a="|b'), ("a=b", "a=b"), ("'1'", "1")],
+)
+def test_quoting_in_overrides(write, value, expected):
+    options = load(write(""), f"path.results={value}|train.niter=7")
+    assert (options.path.results, options.train.niter) == (expected, 7)
+
+
+@pytest.mark.parametrize("entry", ["train.niter", "=3", "train..niter=3", "train.niter="])
+def test_malformed_override_is_reported_with_the_others(write, entry):
+    lines = report(write("scale: 3"), f"val.seed=1|{entry}")
+    assert len(lines) == 2
+    assert lines[0].startswith("  --override: expected key.path=value")
+
+
+def test_override_that_is_not_yaml(write):
+    assert report(write(""), "scale=[1")[0].startswith("  --override: scale: not valid YAML")
+
+
+# Plugins and contradictions
+
+
+def test_plugin_registers_a_coupling(write, tmp_path, monkeypatch):
+    source = """
+from typing import Literal
+from robustflow.registry import ELEMENTWISE, Options
+
+class TestMapOptions(Options):
+    type: Literal["test_map"] = "test_map"
+    slope: float = 2.0
+
+@ELEMENTWISE.register("test_map", TestMapOptions)
+class TestMap: ...
+"""
+    (tmp_path / "test_map_plugin.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(ELEMENTWISE, "_entries", dict(ELEMENTWISE._entries))
+    options = load(write("plugins: [test_map_plugin]\nnetwork_G: {flow: {coupling: {type: test_map, slope: 3}}}"))
+    assert options.network_G.flow.coupling.slope == 3
+    assert load_text(write, dump(options)) == options
+    [line] = report("run.yml", "network_G.flow.coupling.slop=3")
+    assert line == "  --override: network_G.flow.coupling.slop: unknown key; did you mean 'slope'?"
+    sys.modules.pop("test_map_plugin")
+
+
+def test_plugin_that_cannot_be_imported(write):
+    lines = report(write("plugins:\n  - no_such_module_at_all\n  - ../a.py"))
+    assert lines[0].startswith("  run.yml:4: plugins: cannot import 'no_such_module_at_all'")
+    assert lines[1].startswith("  run.yml:5: plugins: cannot import '../a.py': expected a module name")
+
+
+def test_contradictions_are_reported_together(write):
+    text = "network_G:\n  flow:\n    K: 2\n    S: [1, 3]\ndatasets:\n  train:\n    mode: bundled\n    GT_size: 33"
+    lines = report(write(text))
+    assert "  run.yml:6: network_G.flow.S: expected one number or L = 3 of them, got 2" in lines
+    assert "  run.yml:6: network_G.flow.S: expected at most K = 2 noise couplings per level, got 3" in lines
+    assert "  run.yml:10: datasets.train.GT_size: expected a multiple of 8 (2^L and scale), got 33" in lines
+
+
+# Output
+
+
+def load_text(write, text):
+    return load(write(text, "dumped.yml", complete=False))
+
+
+def test_dump_loads_to_equal_options(write, tmp_path):
+    text = "plugins: []\nnetwork_G: {flow: {S: 1, K: 4, coupling: rq_spline}}\ntrain: {lr_G: 1e-7}"
+    overrides = "name='1e5'|model=NCSR|path.results='é: #|yes'|datasets.test_x={mode: bundled, GT_size: 32}"
+    options = load(write(text), overrides)
+    assert options.name == "1e5"
+    assert load_text(write, dump(options)) == options
+    assert dump(options).startswith("name:")
+    assert "python" not in dump(options)
+    save(options, tmp_path / "saved.yml")
+    assert load("saved.yml") == options
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_save_leaves_the_old_file_if_it_fails(write, tmp_path, monkeypatch):
+    options = load(write(""))
+    (tmp_path / "saved.yml").write_text("old")
+
+    def fail(file):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(options, tmp_path / "saved.yml")
+    assert (tmp_path / "saved.yml").read_text() == "old"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_reference_lists_every_key():
+    text = reference()
+    missing = [key.path for key in keys() if f"| `{key.path}` |" not in text]
+    assert missing == []
+    assert "| `train.niter` | integer ≥ 1 | 180000 |" in text
+    assert "| `network_G.flow.coupling.bounds` |" in text
+    assert "| `datasets.*.GT_size` | integer ≥ 1 or null | null |" in text
+
+
+def test_module_prints_resolved_options(write, monkeypatch, capsys):
+    path = write("train: {niter: 3}")
+    monkeypatch.setattr(sys, "argv", ["robustflow.options", path, "--override", "val.n_sample=4"])
+    main()
+    options = load_text(write, capsys.readouterr().out)
+    assert (options.train.niter, options.val.n_sample) == (3, 4)
+
+
+# Command line
+
+
+def test_flags_become_options_as_they_are(write):
+    path = write("path: null")
+    options = load_or_exit(parse(["-opt", path, "--resume", "a|b: [.state"], testing=False))
+    assert options.path.resume_state == "a|b: [.state"
+    namespace = parse(["--opt", path, "--weights", "1e5", "--input", "photos", "--output", "out"], testing=True)
+    assert load_or_exit(namespace).path.pretrain_model_G == "1e5"
+    assert (namespace.input, namespace.output) == ("photos", "out")
+
+
+def test_mistakes_end_the_program_with_the_report(write, capsys):
+    with pytest.raises(SystemExit) as caught:
+        load_or_exit(parse(["-opt", write("nitr: 3"), "--override", "scale=5"], testing=False))
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert "run.yml:3: nitr" in printed
+    assert "--override: scale" in printed
+    assert "Traceback" not in printed
+
+
+def test_each_program_has_its_own_flags(capsys):
+    for testing, foreign in ((False, "--weights"), (True, "--resume")):
+        with pytest.raises(SystemExit):
+            parse(["-opt", "a.yml", foreign, "x"], testing=testing)
+        with pytest.raises(SystemExit):
+            parse([], testing=testing)
