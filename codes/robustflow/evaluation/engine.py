@@ -1,0 +1,86 @@
+"""From options to evaluated data sets, for the command line."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from robustflow import data, devices, tasks
+from robustflow.errors import UserError
+from robustflow.evaluation import report
+from robustflow.evaluation.evaluate import PROTOCOL, Evaluator, write_results
+from robustflow.options import load as options_load
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import weights
+
+log = logging.getLogger(__name__)
+
+
+def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
+    """Evaluate; return the exit status: 0 done, 1 mistake (message on stderr).
+
+    Args:
+        options: All options; ``path.pretrain_model_G`` names the weights, else the newest of experiments/<name>.
+        input_path: Folder of LR images, or one image, to super-resolve instead of the test sets.
+        output: Folder for the results; default results/<name>.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        evaluated = evaluate(options, input_path, Path(output or Path(options.path.results) / options.name))
+    except UserError as error:
+        log.error("error: %s", error)
+        return 1
+    print(report.table(evaluated))  # noqa: T201
+    return 0
+
+
+def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:
+    """Evaluate the data sets whose key begins with "test" and write metrics.json, metrics.csv and PNGs to folder."""
+    sets = _data_sets(options, input_path)
+    file = weights.locate(options.path.pretrain_model_G or str(Path(options.path.experiments) / options.name))
+    task = tasks.build(options)
+    network = task.build_network(options.network_G)
+    weights.load(file, network, options, encoder_suffices=False)
+    network.to(devices.choose(options.device)).eval()
+    log.info("%s: %s", options.name, file)
+
+    images = folder if options.val.save_images else None
+    evaluator = Evaluator(task, network, options.scale, options.val, images)
+    summaries, rows = {}, []
+    for name, items in sets.items():
+        summaries[name], of_set = evaluator.evaluate(name, items)
+        rows += of_set
+    result = {
+        "name": options.name,
+        "weights": str(file),
+        "protocol": _protocol(options, input_path),
+        "datasets": summaries,
+    }
+    write_results(folder, result, rows)
+    options_load.save(options, folder / "options.yml")
+    log.info("results in %s", folder)
+    return result
+
+
+def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.EvaluationSet]:
+    if input_path is not None:
+        return {"input": data.evaluation_of_folder(input_path, options.scale)}
+    chosen = {key: dataset for key, dataset in options.datasets.items() if key.startswith("test")}
+    if not chosen:
+        raise UserError("datasets: expected at least one whose name begins with test, or --input, found neither")
+    sets: dict[str, data.EvaluationSet] = {}
+    for key, dataset in chosen.items():
+        name = dataset.name or key
+        if name in sets:
+            raise UserError(f"datasets.{key}.name: '{name}' names two data sets")
+        sets[name] = data.build_evaluation(dataset, options.scale)
+    return sets
+
+
+def _protocol(options: RunOptions, input_path: str | None) -> dict[str, Any]:
+    val = options.val.model_dump(mode="json")
+    val.pop("save_images")
+    if input_path is not None:
+        return {**PROTOCOL, **val, "datasets": {"input": {"dataroot_LQ": input_path}}}
+    chosen = {key: d for key, d in options.datasets.items() if key.startswith("test")}
+    return {**PROTOCOL, **val, "datasets": {d.name or key: d.model_dump(mode="json") for key, d in chosen.items()}}

@@ -1,0 +1,54 @@
+"""Failures of sampling: non-finite values, pixels far outside the image range, residuals.
+
+Definitions of Hong, Park, Chun, ICCV 2023. All are taken on the float sample before clamping.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# A pixel is an error outside this range of an image in [0, 1].
+PIXEL_RANGE = (-0.5, 1.5)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Failures of one sample.
+
+    Attributes:
+        has_inf: At least one value is ±Inf.
+        has_nan: At least one value is NaN.
+        pixel_errors: Pixels with a channel outside ``PIXEL_RANGE`` or not finite.
+        n_pixels: Pixels.
+        max_abs: Largest absolute value; inf if any is not finite.
+        max_residual: Largest absolute difference to the LR image's bicubic upsampling; inf likewise.
+    """
+
+    has_inf: bool
+    has_nan: bool
+    pixel_errors: int
+    n_pixels: int
+    max_abs: float
+    max_residual: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether every value is finite."""
+        return not (self.has_inf or self.has_nan)
+
+
+def failures(sample: Tensor, upsampled: Tensor) -> Failures:
+    """Failures of a sample (3, H, W) whose LR image, upsampled, is ``upsampled`` (3, H, W)."""
+    has_inf, has_nan = bool(torch.isinf(sample).any()), bool(torch.isnan(sample).any())
+    # Negated, so that NaN counts as outside.
+    outside = ~((sample >= PIXEL_RANGE[0]) & (sample <= PIXEL_RANGE[1])).all(0)
+    finite = not (has_inf or has_nan)
+    return Failures(
+        has_inf,
+        has_nan,
+        int(outside.sum()),
+        outside.numel(),
+        sample.abs().max().item() if finite else float("inf"),
+        (sample - upsampled).abs().max().item() if finite else float("inf"),
+    )

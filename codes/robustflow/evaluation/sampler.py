@@ -1,0 +1,44 @@
+"""Drawing samples, reproducibly: the same for a seed, an image's name and a sample's number."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustflow.data.seeds import derive_seed
+from robustflow.tasks import Task
+
+
+def latent_generator(seed: int, name: str, index: int) -> torch.Generator:
+    """Generator of the latents of sample ``index`` of the image ``name``: independent of batches and other images."""
+    return torch.Generator().manual_seed(derive_seed(seed, name, index))
+
+
+@torch.no_grad()
+def draw_samples(
+    task: Task,
+    network: nn.Module,
+    lr: Tensor,
+    *,
+    name: str,
+    heats: Sequence[float],
+    n: int,
+    seed: int,
+    batch: int,
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield (temperature, samples (n, 3, H, W)) for each temperature, not clamped.
+
+    Args:
+        task: Knows how samples become images.
+        network: In eval mode.
+        lr: LR image (3, h, w), in [0, 1], of any size.
+        name: Name of the image; part of the latents' seeds.
+        heats: Temperatures. Work on the condition is done once for all of them; all use the same latents, scaled.
+        n: Samples per temperature.
+        seed: Seed of the latents.
+        batch: Samples computed at once.
+    """
+    draw = task.drawing(network, lr[None])
+    for heat in heats:
+        chunks = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
+        yield heat, torch.cat([draw(heat, [latent_generator(seed, name, k) for k in chunk]) for chunk in chunks])
