@@ -1,0 +1,79 @@
+"""Checkpoints: weights and optimizer state, each written atomically; the state last, so that it proves both."""
+
+import io
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robustflow.errors import UserError
+from robustflow.files import write_atomically
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import weights
+
+SUFFIX = ".state"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be resumed; the message says why and what to do."""
+
+
+def weights_file(experiment: Path, iteration: int) -> Path:
+    """Weights of an iteration."""
+    return experiment / "models" / f"{iteration:08d}{weights.SUFFIX}"
+
+
+def state_file(experiment: Path, iteration: int) -> Path:
+    """Optimizer state of an iteration."""
+    return experiment / "training_state" / f"{iteration:08d}{SUFFIX}"
+
+
+def save(
+    experiment: Path, network: nn.Module, optimizer: torch.optim.Optimizer, options: RunOptions, iteration: int
+) -> None:
+    """Write the checkpoint of an iteration."""
+    weights.save(weights_file(experiment, iteration), network, options, iteration)
+    buffer = io.BytesIO()
+    torch.save({"iteration": iteration, "optimizer": optimizer.state_dict()}, buffer)
+    write_atomically(state_file(experiment, iteration), buffer.getvalue())
+
+
+def find(experiment: Path, resume_state: str | None) -> Path | None:
+    """State file to resume: the newest of the experiment for "auto" (None if it has none), or the file named."""
+    if resume_state is None:
+        return None
+    if resume_state == "auto":
+        states = [file for file in experiment.glob(f"training_state/*{SUFFIX}") if file.stem.isdigit()]
+        return max(states, key=lambda file: int(file.stem), default=None)
+    if not Path(resume_state).is_file():
+        raise CheckpointError(f"{resume_state}: expected a {SUFFIX} file or 'auto' in path.resume_state, no such file")
+    return Path(resume_state)
+
+
+def resume(state: Path, network: nn.Module, optimizer: torch.optim.Optimizer, options: RunOptions) -> int:
+    """Load weights and optimizer state; return the iteration they were saved at."""
+    try:
+        saved = torch.load(state, map_location="cpu", weights_only=True)
+        iteration = int(saved["iteration"])
+        file = weights_file(state.parent.parent, iteration)
+        if not file.is_file():
+            raise CheckpointError(f"{state}: its weights {file} are missing")
+        weights.load(file, network, options, encoder_suffices=False)
+        optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, KeyError, EOFError, OSError) as error:
+        raise CheckpointError(f"{state}: damaged checkpoint ({error}); resume an older .state file") from error
+    return iteration
+
+
+def make_room(experiment: Path) -> Path | None:
+    """Move an older experiment of the same name aside, so that nothing of it is lost; return where it went."""
+    if not experiment.exists():
+        return None
+    archived = experiment.with_name(f"{experiment.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
+    number = 1
+    while archived.exists():
+        number += 1
+        archived = experiment.with_name(f"{experiment.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}_{number}")
+    experiment.rename(archived)
+    return archived

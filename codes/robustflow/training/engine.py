@@ -1,0 +1,21 @@
+"""From options to a finished training run, for the command line."""
+
+import logging
+import sys
+
+from robustflow.errors import UserError
+from robustflow.options.schema import RunOptions
+from robustflow.training.trainer import TrainingStopped, train
+
+# What a shell reports for a process ended by Ctrl-C.
+INTERRUPTED = 130
+
+
+def run(options: RunOptions) -> int:
+    """Train; return the exit status: 0 done, 1 mistake or failure (message on stderr), 130 interrupted and saved."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return 0 if train(options) else INTERRUPTED
+    except (UserError, TrainingStopped) as error:
+        logging.getLogger(__name__).error("error: %s", error)
+        return 1
