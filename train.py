@@ -1,0 +1,18 @@
+"""Train a model: python train.py -opt confs/demo.yml [--override "key=value|..."] [--resume auto]."""
+
+import sys
+
+from robustflow.options import command_line
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    options = command_line.load_or_exit(command_line.parse(None, testing=False))
+    # Imported after the options are read: a typing error is answered before the libraries are loaded.
+    from robustflow.training import engine
+
+    return engine.run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
