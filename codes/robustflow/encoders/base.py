@@ -37,7 +37,8 @@ class Encoder(nn.Module, ABC):
 def conv_of_nearest(x: Tensor, weight: Tensor, factor: float) -> Tensor:
     """3×3 convolution, zero padding 1, of x (b, c, h, w) resized by nearest neighbour; weight (o, c, 3, 3).
 
-    Equal to ``conv2d(resize(x, factor), weight, padding=1)`` with an integer factor, or 1/s for an integer s.
+    Equal to ``conv2d(resize(x, factor), weight, padding=1)`` with an integer factor, or 1/s where the
+    integer s divides h and w.
     Enlarging by r is never carried out: output pixels of equal phase (row mod r, column mod r) see the same few
     input pixels, so each phase is a small convolution at the input's resolution, 4/9 (r = 2) or 1/4 (r = 4) of the
     work and less.

@@ -29,7 +29,7 @@ class RationalQuadraticOptions(Options):
 class _Bin(NamedTuple):
     """The bin an element lies in, mirrored so that its outer knot has slope 1 and its inner knot slope δ."""
 
-    left: Tensor  # bool: the left bin
+    sign: Tensor  # +1 in the left bin, −1 in the right one
     width: Tensor
     height: Tensor
     slope: Tensor  # Δ = height / width
@@ -66,10 +66,11 @@ class RationalQuadratic(AnalyticElementwise):
 
     def _bin(self, left: Tensor, w_hat: Tensor, h_hat: Tensor, d_hat: Tensor) -> _Bin:
         size = self.bounds[1] - self.bounds[0]
-        width = size * self._fraction(torch.where(left, w_hat, -w_hat))
-        height = size * self._fraction(torch.where(left, h_hat, -h_hat))
+        sign = left.to(w_hat.dtype) * 2 - 1
+        width = size * self._fraction(sign * w_hat)
+        height = size * self._fraction(sign * h_hat)
         delta = torch.exp(d_hat.clamp(*self.log_delta_range)) * (1 - self.eps) + self.eps
-        return _Bin(left, width, height, height / width, delta)
+        return _Bin(sign, width, height, height / width, delta)
 
     def _knot(self, a: Tensor) -> Tensor:
         return self.bounds[0] + (self.bounds[1] - self.bounds[0]) * self._fraction(a)
@@ -77,8 +78,15 @@ class RationalQuadratic(AnalyticElementwise):
     def _inside(self, x: Tensor) -> Tensor:
         return (x > self.bounds[0]) & (x < self.bounds[1])
 
-    def _from_outer_knot(self, x: Tensor, left: Tensor) -> Tensor:
-        return torch.where(left, x - self.bounds[0], self.bounds[1] - x)
+    def _from_outer_knot(self, x: Tensor, sign: Tensor) -> Tensor:
+        """Distance of x from the outer knot of its bin: x − B1 or B2 − x."""
+        middle, half = sum(self.bounds) / 2, (self.bounds[1] - self.bounds[0]) / 2
+        return half + sign * (x - middle)
+
+    def _at_distance(self, xi: Tensor, sign: Tensor) -> Tensor:
+        """The place at distance ξ from the outer knot: B1 + ξ or B2 − ξ."""
+        middle, half = sum(self.bounds) / 2, (self.bounds[1] - self.bounds[0]) / 2
+        return middle + sign * (xi - half)
 
     @staticmethod
     def _log_slope(b: _Bin, theta: Tensor, rest: Tensor) -> Tensor:
@@ -92,10 +100,10 @@ class RationalQuadratic(AnalyticElementwise):
         w_hat, h_hat, d_hat, t = p
         inside = self._inside(x)
         b = self._bin(x < self._knot(w_hat), w_hat, h_hat, d_hat)
-        theta = (self._from_outer_knot(x, b.left) / b.width).clamp(0, 1)
+        theta = (self._from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         pi = theta * (1 - theta)
         g = b.height * (b.slope * theta**2 + pi) / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
-        q = torch.where(b.left, self.bounds[0] + g, self.bounds[1] - g)
+        q = self._at_distance(g, b.sign)
         log_slope = self._log_slope(b, theta, 1 - theta)
         return torch.where(inside, q, x) + t, torch.where(inside, log_slope, 0)
 
@@ -105,7 +113,7 @@ class RationalQuadratic(AnalyticElementwise):
         v = y - t
         inside = self._inside(v)
         b = self._bin(v < self._knot(h_hat), w_hat, h_hat, d_hat)
-        u = (self._from_outer_knot(v, b.left) / b.height).clamp(0, 1)
+        u = (self._from_outer_knot(v, b.sign) / b.height).clamp(0, 1)
         r = 1 - u
         e = r - b.delta * u
         root = torch.sqrt(e**2 + 4 * b.slope**2 * u * r)
@@ -114,8 +122,7 @@ class RationalQuadratic(AnalyticElementwise):
         fraction = part / (e.abs() + part + root)
         theta = torch.where(near_outer, fraction, 1 - fraction)
         rest = torch.where(near_outer, 1 - fraction, fraction)
-        xi = torch.where(near_outer, b.width * fraction, b.width - b.width * fraction)
-        q = torch.where(b.left, self.bounds[0] + xi, self.bounds[1] - xi).clamp(*self.bounds)
+        q = self._at_distance(b.width * theta, b.sign).clamp(*self.bounds)
         return torch.where(inside, q, v), torch.where(inside, -self._log_slope(b, theta, rest), 0)
 
     def partials(self, x: Tensor, *p: Tensor) -> Partials:
@@ -123,9 +130,8 @@ class RationalQuadratic(AnalyticElementwise):
         w_hat, h_hat, d_hat, _ = p
         inside = self._inside(x)
         b = self._bin(x < self._knot(w_hat), w_hat, h_hat, d_hat)
-        theta = (self._from_outer_knot(x, b.left) / b.width).clamp(0, 1)
+        theta = (self._from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = self._bin_partials(b, theta)
-        sign = torch.where(b.left, 1, -1).to(x.dtype)
         scale = (self.bounds[1] - self.bounds[0]) * (1 - 2 * self.eps)
         width_by_param = scale * torch.sigmoid(w_hat) * torch.sigmoid(-w_hat)
         height_by_param = scale * torch.sigmoid(h_hat) * torch.sigmoid(-h_hat)
@@ -136,12 +142,12 @@ class RationalQuadratic(AnalyticElementwise):
             return torch.where(inside, value, 0)
 
         by_param: list[tuple[Tensor | float, Tensor | float]] = [
-            (masked(g_w * width_by_param), masked(sign * l_w * width_by_param)),
-            (masked(g_h * height_by_param), masked(sign * l_h * height_by_param)),
-            (masked(sign * g_d * delta_by_param), masked(l_d * delta_by_param)),
+            (masked(g_w * width_by_param), masked(b.sign * l_w * width_by_param)),
+            (masked(g_h * height_by_param), masked(b.sign * l_h * height_by_param)),
+            (masked(b.sign * g_d * delta_by_param), masked(l_d * delta_by_param)),
             (torch.ones_like(x), 0.0),
         ]
-        return torch.where(inside, g_xi, 1), masked(sign * l_xi), by_param
+        return torch.where(inside, g_xi, 1), masked(b.sign * l_xi), by_param
 
     @staticmethod
     def _bin_partials(b: _Bin, theta: Tensor) -> tuple[Tensor, ...]:
