@@ -130,6 +130,7 @@ class ConditionalFlow(nn.Module):
         Latents may hold n samples for each of the b conditions, sample-major: item s·b + i belongs to condition i.
         """
         prepared = self._prepared(condition, noise)
+        self._check_latents(latents, prepared)
         rest = list(latents)
         z = rest.pop()
         log_det = z.new_zeros(z.shape[0])
@@ -138,6 +139,16 @@ class ConditionalFlow(nn.Module):
             z, level_log_det = level.decode(z, latent, level_condition)
             log_det = log_det + level_log_det
         return z, log_det
+
+    def _check_latents(self, latents: list[Tensor], prepared: Condition) -> None:
+        expected = self.latent_shapes(*prepared.size)
+        got = [tuple(z.shape[1:]) for z in latents]
+        batches = {z.shape[0] for z in latents}
+        if got != expected or len(batches) != 1 or batches.pop() % prepared.batch != 0:
+            shapes = [tuple(z.shape) for z in latents]
+            raise ValueError(
+                f"expected latents (n·{prepared.batch}, c, h, w) with (c, h, w) of {expected}, got {shapes}"
+            )
 
     def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Shapes (c, h, w) of the latents of an x of the given sides, in the order of ``encode``."""
@@ -161,6 +172,8 @@ class ConditionalFlow(nn.Module):
 
         The condition's share of the work is done once for all n.
         """
+        if n < 1:
+            raise ValueError(f"expected at least one sample, got n = {n}")
         prepared = self._prepared(condition, None)
         reference = next(self.parameters())
         draws = [self.draw_latents(prepared.size, generator) for _ in range(n * prepared.batch)]
