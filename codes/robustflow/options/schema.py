@@ -40,6 +40,18 @@ def _relative_steps(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _folder_name(value: str) -> str:
+    if value.strip(". ") == "" or re.search(r"[/\\\x00-\x1f]", value) is not None:
+        raise ValueError("expected a name fit for a folder, without '/'")
+    return value
+
+
+def _distinct(value: tuple[float, ...]) -> tuple[float, ...]:
+    if len({f"{heat:g}" for heat in value}) < len(value):
+        raise ValueError("expected temperatures that differ in their first six digits")
+    return value
+
+
 Int = Annotated[int, BeforeValidator(_integral)]
 Positive = Annotated[Int, Field(ge=1)]
 NonNegative = Annotated[Int, Field(ge=0)]
@@ -54,7 +66,9 @@ class DatasetOptions(Options):
     """What all datasets share; each ``mode`` adds its own keys."""
 
     mode: str
-    name: str | None = Field(None, description="Name in tables and folders; default: the key under `datasets`.")
+    name: Annotated[str, AfterValidator(_folder_name)] | None = Field(
+        None, description="Name in tables and folders; default: the key under `datasets`."
+    )
     GT_size: Positive | None = Field(None, description="Side of the square HR crops, pixels; null: whole images.")
     batch_size: Positive = Field(16, description="Crops per training iteration (training only).")
     n_workers: NonNegative = Field(0, description="Loader processes; 0 loads in the main process.")
@@ -161,7 +175,9 @@ class TrainOptions(Options):
 class ValOptions(Options):
     """Sampling, in validation and in tests."""
 
-    heats: Annotated[tuple[Temperature, ...], Field(min_length=1)] = Field((0.9,), description="Temperatures tau.")
+    heats: Annotated[tuple[Temperature, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        (0.9,), description="Temperatures tau."
+    )
     n_sample: Positive = Field(10, description="Samples per image and temperature.")
     sample_batch: Positive = Field(10, description="Samples computed at once (memory).")
     seed: NonNegative = Field(0, description="Seed of the latents, with image name and sample index.")

@@ -1,6 +1,7 @@
 """Checkpoints: weights and optimizer state, each written atomically; the state last, so that it proves both."""
 
 import io
+import pickle
 import time
 from pathlib import Path
 
@@ -61,19 +62,39 @@ def resume(state: Path, network: nn.Module, optimizer: torch.optim.Optimizer, op
             raise CheckpointError(f"{state}: its weights {file} are missing")
         weights.load(file, network, options, encoder_suffices=False)
         optimizer.load_state_dict(saved["optimizer"])
-    except (RuntimeError, KeyError, EOFError, OSError) as error:
+    except UserError:
+        raise
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{state}: damaged checkpoint ({error}); resume an older .state file") from error
     return iteration
+
+
+def _unused(path: Path) -> Path:
+    """The path, with the time and if need be a number appended, such that nothing is there yet."""
+    stamped = path.with_name(f"{path.name}_{time.strftime('%Y%m%d_%H%M%S')}")
+    candidates = (stamped.with_name(f"{stamped.name}{suffix}") for suffix in ("", *(f"_{n}" for n in range(2, 1000))))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def make_room(experiment: Path) -> Path | None:
     """Move an older experiment of the same name aside, so that nothing of it is lost; return where it went."""
     if not experiment.exists():
         return None
-    archived = experiment.with_name(f"{experiment.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
-    number = 1
-    while archived.exists():
-        number += 1
-        archived = experiment.with_name(f"{experiment.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}_{number}")
-    experiment.rename(archived)
-    return archived
+    return experiment.rename(_unused(experiment.with_name(f"{experiment.name}_archived")))
+
+
+def set_aside_newer(experiment: Path, iteration: int) -> Path | None:
+    """Move checkpoints after an iteration into a folder of their own, when training goes on from that iteration.
+
+    Otherwise weights of two histories would stand side by side, and the newest be the wrong ones.
+    """
+    files = [*experiment.glob(f"models/*{weights.SUFFIX}"), *experiment.glob(f"training_state/*{SUFFIX}")]
+    numbers = {file: file.name.removesuffix(weights.SUFFIX).removesuffix(SUFFIX) for file in files}
+    newer = [file for file, number in numbers.items() if number.isdigit() and int(number) > iteration]
+    if not newer:
+        return None
+    aside = _unused(experiment / "superseded")
+    for file in newer:
+        (aside / file.parent.name).mkdir(parents=True, exist_ok=True)
+        file.rename(aside / file.parent.name / file.name)
+    return aside

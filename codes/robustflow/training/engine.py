@@ -19,3 +19,6 @@ def run(options: RunOptions) -> int:
     except (UserError, TrainingStopped) as error:
         logging.getLogger(__name__).error("error: %s", error)
         return 1
+    except KeyboardInterrupt:
+        logging.getLogger(__name__).error("interrupted at once; go on from the newest checkpoint with --resume auto")
+        return INTERRUPTED

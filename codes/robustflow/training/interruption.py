@@ -34,5 +34,6 @@ class Interruption:
 
 
 def ignore_interrupt(worker: int) -> None:
-    """Let a loader process ignore Ctrl-C, which a terminal sends to all processes: the main one decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let a loader process ignore SIGINT and SIGTERM, which reach a whole process group: the main one decides."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

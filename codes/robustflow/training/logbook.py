@@ -1,6 +1,9 @@
 """Where a run's numbers go: progress bar, log file, TensorBoard."""
 
+import contextlib
+import datetime
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,24 +18,34 @@ log = logging.getLogger("robustflow")
 class Logbook:
     """Progress bar with it/s, ETA and the loss; a line per ``print_freq`` iterations; TensorBoard scalars and images.
 
+    What the package logs while it is open also goes to train.log.
+
     Args:
-        experiment: Folder for train.log and the TensorBoard files.
-        first: Iterations done before.
+        experiment: Folder for train.log and the TensorBoard files; made if need be.
         total: Iterations in all.
         print_freq: Iterations between log lines.
         loss_name: Name of the loss.
     """
 
-    def __init__(self, experiment: Path, first: int, total: int, print_freq: int, loss_name: str) -> None:
-        self.print_freq, self.loss_name = print_freq, loss_name
+    def __init__(self, experiment: Path, total: int, print_freq: int, loss_name: str) -> None:
+        self.experiment, self.total, self.print_freq, self.loss_name = experiment, total, print_freq, loss_name
+        experiment.mkdir(parents=True, exist_ok=True)
         self._handler = logging.FileHandler(experiment / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
-        self._redirect = logging_redirect_tqdm()
-        self._redirect.__enter__()
-        self._writer = SummaryWriter(str(experiment / "tensorboard"), purge_step=first + 1)
-        self._bar = tqdm(total=total, initial=first, desc="train", unit="it", dynamic_ncols=True, smoothing=0.1)
+        if log.getEffectiveLevel() > logging.INFO:
+            log.setLevel(logging.INFO)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(logging_redirect_tqdm())
         self._recent: list[float] = []
+
+    def begin(self, first: int) -> None:
+        """Start the progress bar and TensorBoard after ``first`` iterations done before."""
+        self._writer = SummaryWriter(str(self.experiment / "tensorboard"), purge_step=first + 1)
+        self._bar = tqdm(total=self.total, initial=first, desc="train", unit="it", dynamic_ncols=True, disable=None)
+        self._open.callback(self._writer.close)
+        self._open.callback(self._bar.close)
+        self._first, self._began = first, time.perf_counter()
 
     def iteration(self, iteration: int, loss: float, rate: float, grad_norm: float) -> None:
         """Note one training iteration."""
@@ -42,9 +55,12 @@ class Logbook:
         self._writer.add_scalar(f"train/{self.loss_name}", loss, iteration)
         self._writer.add_scalar("train/lr", rate, iteration)
         self._writer.add_scalar("train/grad_norm", grad_norm, iteration)
-        if iteration % self.print_freq == 0 or iteration == self._bar.total:
+        if iteration % self.print_freq == 0 or iteration == self.total:
             mean = sum(self._recent) / len(self._recent)
-            log.info("iteration %d: %s %.4f, lr %.2e, |grad| %.3g", iteration, self.loss_name, mean, rate, grad_norm)
+            speed = (iteration - self._first) / (time.perf_counter() - self._began)
+            left = datetime.timedelta(seconds=round((self.total - iteration) / speed))
+            text = "iteration %d/%d: %s %.4f, lr %.2e, |grad| %.3g, %.3g it/s, %s left"
+            log.info(text, iteration, self.total, self.loss_name, mean, rate, grad_norm, speed, left)
 
     def validation(self, iteration: int, scalars: Mapping[str, float | None], images: Mapping[str, Tensor]) -> None:
         """Note one validation: scalars by name, and image strips (3, H, W), clamped to [0, 1]."""
@@ -57,8 +73,6 @@ class Logbook:
 
     def close(self) -> None:
         """Flush and close everything."""
-        self._bar.close()
-        self._writer.close()
-        self._redirect.__exit__(None, None, None)
+        self._open.close()
         log.removeHandler(self._handler)
         self._handler.close()

@@ -45,22 +45,16 @@ def train(options: RunOptions) -> bool:
     network = task.build_network(options.network_G).to(device)
     adam = optimizer.build(network, o)
     experiment = Path(options.path.experiments) / options.name
-    first = _start(experiment, network, adam, options, task)
-    if first >= o.niter:
-        log.info("%s: all %d iterations are done; raise train.niter to go on", experiment, o.niter)
-        return True
+    state = _make_ready(experiment, network, options)
 
-    batch_size = options.datasets["train"].batch_size
-    loader = DataLoader(
-        crops,
-        batch_size,
-        sampler=range(first * batch_size, o.niter * batch_size),
-        num_workers=options.datasets["train"].n_workers,
-        worker_init_fn=ignore_interrupt,
-        pin_memory=device.type == "cuda",
-    )
-    logbook = Logbook(experiment, first, o.niter, options.logger.print_freq, task.loss_name)
+    logbook = Logbook(experiment, o.niter, options.logger.print_freq, task.loss_name)
     try:
+        first = _start(experiment, state, network, adam, options)
+        if first >= o.niter:
+            log.info("%s: all %d iterations are done; raise train.niter to go on", experiment, o.niter)
+            return True
+        loader = _loader(crops, options, first, pin_memory=device.type == "cuda")
+        logbook.begin(first)
         with Interruption() as interruption:
             network.train()
             for iteration, batch in enumerate(loader, start=first + 1):
@@ -84,12 +78,12 @@ def train(options: RunOptions) -> bool:
 
                 # Log, validate, save.
                 logbook.iteration(iteration, loss.item(), rate, grad_norm.item())
-                done = iteration == o.niter or interruption.requested
-                if validation is not None and (iteration % o.val_freq == 0 or iteration == o.niter):
+                last, leave = iteration == o.niter, interruption.requested
+                if validation is not None and (last or (iteration % o.val_freq == 0 and not leave)):
                     _validate(task, network, validation, options, logbook, iteration)
-                if iteration % options.logger.save_checkpoint_freq == 0 or done:
+                if iteration % options.logger.save_checkpoint_freq == 0 or last or leave:
                     checkpoint.save(experiment, network, adam, options, iteration)
-                if interruption.requested:
+                if leave and not last:
                     log.info("interrupted: saved iteration %d; go on with --resume auto", iteration)
                     return False
     finally:
@@ -97,19 +91,47 @@ def train(options: RunOptions) -> bool:
     return True
 
 
-def _start(experiment: Path, network: nn.Module, adam: torch.optim.Adam, options: RunOptions, task: Task) -> int:
-    """Resume, or start with given weights or from scratch; return the number of iterations already done."""
+def _loader(
+    crops: data.TrainingCrops, options: RunOptions, first: int, pin_memory: bool
+) -> DataLoader[dict[str, Tensor]]:
+    """Batches of the iterations after ``first``; which crops they hold depends on the iteration alone."""
+    training = options.datasets["train"]
+    return DataLoader(
+        crops,
+        training.batch_size,
+        sampler=range(first * training.batch_size, options.train.niter * training.batch_size),
+        num_workers=training.n_workers,
+        worker_init_fn=ignore_interrupt,
+        pin_memory=pin_memory,
+    )
+
+
+def _make_ready(experiment: Path, network: nn.Module, options: RunOptions) -> Path | None:
+    """Find the state to resume; else check and load the weights to start from, and move an older experiment aside."""
     state = checkpoint.find(experiment, options.path.resume_state)
+    if state is None:
+        _load_pretrained(network, options)
+    elsewhere = state is not None and state.resolve().parent.parent != experiment.resolve()
+    if options.path.resume_state is None or elsewhere:
+        archived = checkpoint.make_room(experiment)
+        if archived is not None:
+            log.info("an experiment of this name exists; it is now %s", archived)
+    return state
+
+
+def _start(
+    experiment: Path, state: Path | None, network: nn.Module, adam: torch.optim.Adam, options: RunOptions
+) -> int:
+    """Resume if there is a state; return the number of iterations already done."""
+    first = 0
     if state is not None:
         first = checkpoint.resume(state, network, adam, options)
         log.info("resumed %s at iteration %d", state, first)
-    else:
-        first = 0
-        _load_pretrained(network, options)
-        if options.path.resume_state is None and (archived := checkpoint.make_room(experiment)) is not None:
-            log.info("an experiment of this name exists; it is now %s", archived)
-        if options.path.resume_state is not None:
-            log.info("%s: no checkpoint to resume; starting at iteration 1", experiment)
+        aside = checkpoint.set_aside_newer(experiment, first)
+        if aside is not None:
+            log.info("newer checkpoints are now in %s", aside)
+    elif options.path.resume_state is not None:
+        log.info("%s: no checkpoint to resume; starting at iteration 1", experiment)
     options_load.save(options, experiment / "options.yml")
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %.2f M parameters, %s", experiment, n_parameters / 1e6, next(network.parameters()).device)
