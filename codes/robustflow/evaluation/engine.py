@@ -36,6 +36,8 @@ def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
 
 def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:
     """Evaluate the data sets whose key begins with "test" and write metrics.json, metrics.csv and PNGs to folder."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
     file = weights.locate(options.path.pretrain_model_G or str(Path(options.path.experiments) / options.name))
     task = tasks.build(options)

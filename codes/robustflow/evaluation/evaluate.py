@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Evaluator:
     def evaluate(self, name: str, items: EvaluationSet) -> tuple[dict[str, Any], list[Row]]:
         """Evaluate a data set: its summary, as in metrics.json, and one row per image, temperature and sample."""
         rows, bits = [], []
-        for item in tqdm(items, desc=name, leave=False, unit="image"):
+        for item in tqdm(items, desc=name, leave=False, unit="image", disable=None):
             rows += list(self._rows(name, item))
             bits.append(self._bits_per_dim(item))
         by_heat = {f"{heat:g}": [row for row in rows if row.heat == heat] for heat in self.options.heats}
@@ -125,6 +126,7 @@ def write_results(folder: Path, report: Mapping[str, Any], rows: list[Row]) -> N
 
 
 def to_json(report: Mapping[str, Any]) -> str:
-    """Standard JSON; infinity, which JSON lacks, as 1e999, which parsers read as infinity."""
-    tokens = json.JSONEncoder(indent=2).iterencode(report)
-    return "".join(t if t.startswith('"') else t.replace("Infinity", "1e999") for t in tokens) + "\n"
+    """Standard JSON, which lacks two values: infinity becomes 1e999, which parsers read as infinity, and NaN null."""
+    literals = {"NaN": "null", "Infinity": "1e999", "-Infinity": "-1e999"}
+    text = json.dumps(report, indent=2)
+    return re.sub(r'"(?:\\.|[^"\\])*"|NaN|-?Infinity', lambda match: literals.get(match[0], match[0]), text) + "\n"
