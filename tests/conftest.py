@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+# Tensors are tiny here: more threads cost more than they bring.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def perturb():
+    """A function that moves all parameters off their special initial values, and gives the module in float64."""
+
+    def perturbed(module, std=0.1, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        module = module.double().eval()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                # A large matrix needs smaller changes to stay well conditioned.
+                scale = std / len(parameter) ** 0.5 if parameter.dim() == 2 else std
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        return module
+
+    return perturbed
+
+
+@pytest.fixture(autouse=True)
+def same_seed():
+    torch.manual_seed(0)
