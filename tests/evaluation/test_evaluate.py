@@ -1,0 +1,212 @@
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustflow.data import evaluation_of_folder
+from robustflow.data.images import read_image, to_uint8, write_png
+from robustflow.errors import UserError
+from robustflow.evaluation import engine, report
+from robustflow.evaluation.evaluate import Evaluator, to_json, write_results
+from robustflow.evaluation.sampler import draw_samples
+from robustflow.tasks import SuperResolution, weights
+
+OF_DATA_SET = {"n_images", "bits_per_dim", "heats"}
+OF_HEAT = {
+    *("inf_pct", "nan_pct", "pixel_error_pct", "pixel_error_pixel_pct", "max_abs", "max_residual"),
+    *("lr_psnr_min", "lr_psnr_std", "lr_psnr_mean", "psnr", "ssim", "n_samples", "n_finite"),
+}
+OF_ROW = {
+    *("dataset", "image", "heat", "sample", "lr_psnr", "psnr", "ssim"),
+    *("has_inf", "has_nan", "pixel_errors", "n_pixels", "max_abs", "max_residual"),
+}
+
+
+def standard_json(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no standard JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def run(make_options, make_model, tmp_path):
+    """Save a tiny model, test it, and return what metrics.json holds."""
+
+    def evaluate(input_path=None, model="FS-NCSR", **val):
+        options = make_options(model, **val)
+        _, network = make_model(options)
+        weights.save(tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors", network, options, 5)
+        engine.evaluate(options, input_path, tmp_path / "out")
+        return standard_json((tmp_path / "out" / "metrics.json").read_text())
+
+    return evaluate
+
+
+def rows_of(folder: Path):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_rows_and_images(run, tmp_path):
+    result = run()
+    assert result["weights"].endswith("00000005_G.safetensors")
+    assert list(result["datasets"]) == ["test_clean", "noise 0.2"]
+    for summary in result["datasets"].values():
+        assert set(summary) >= OF_DATA_SET
+        assert summary["n_images"] == 2
+        assert math.isfinite(summary["bits_per_dim"])
+        assert list(summary["heats"]) == ["0", "0.9"]
+        for of_heat in summary["heats"].values():
+            assert set(of_heat) >= OF_HEAT
+            assert (of_heat["n_samples"], of_heat["inf_pct"], of_heat["max_residual"] > 0) == (4, 0, True)
+
+    rows = rows_of(tmp_path / "out")
+    assert set(rows[0]) == OF_ROW
+    keys = [(row["dataset"], row["image"], row["heat"], row["sample"]) for row in rows]
+    assert len(keys) == len(set(keys)) == 2 * 2 * 2 * 2
+    of_first = [float(row["psnr"]) for row in rows if (row["dataset"], row["heat"]) == ("test_clean", "0.9")]
+    assert sum(of_first) / 4 == pytest.approx(result["datasets"]["test_clean"]["heats"]["0.9"]["psnr"])
+
+    pngs = {file.name for file in (tmp_path / "out" / "noise 0.2").iterdir()}
+    image = rows[0]["image"]
+    assert pngs >= {f"{image}_{kind}.png" for kind in ("lr", "gt", "t0_00", "t0_01", "t0.9_00", "t0.9_01")}
+    assert len(pngs) == 2 * 6
+    assert read_image(tmp_path / "out" / "noise 0.2" / f"{image}_t0.9_00.png").shape == (3, 16, 16)
+    assert (tmp_path / "out" / "options.yml").is_file()
+
+
+def test_results_are_the_same_again(run):
+    assert run() == run(save_images=False)
+
+
+def test_images_are_written_only_if_asked_for(run, tmp_path):
+    run(save_images=False)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["metrics.csv", "metrics.json", "options.yml"]
+
+
+@pytest.mark.parametrize(("value", "nan_pct"), [(math.inf, 0), (-math.inf, 0), (math.nan, 100)])
+def test_one_exploded_pixel(run, tmp_path, monkeypatch, value, nan_pct):
+    image_of = SuperResolution.image
+
+    def explode(self, x, lr):
+        image = image_of(self, x, lr)
+        image[:, 0, 3, 5] = value
+        return image
+
+    monkeypatch.setattr(SuperResolution, "image", explode)
+    summary = run()["datasets"]["test_clean"]["heats"]["0.9"]
+    assert (summary["inf_pct"], summary["nan_pct"], summary["pixel_error_pct"]) == (100, nan_pct, 100)
+    assert summary["pixel_error_pixel_pct"] >= 100 / 256
+    assert summary["max_abs"] == summary["max_residual"] == math.inf
+    assert (summary["n_finite"], summary["psnr"], summary["ssim"], summary["lr_psnr_min"]) == (0, None, None, None)
+    sample = read_image(next((tmp_path / "out" / "test_clean").glob("*_t0_00.png")))
+    magenta = (sample == torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1, 1)).all(0)
+    assert magenta[3, 5]
+    assert magenta.sum() == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_likelihood_that_is_not_finite(run, monkeypatch, value):
+    monkeypatch.setattr(SuperResolution, "bits_per_dim", lambda *arguments: torch.tensor([value]))
+    bits = run()["datasets"]["test_clean"]["bits_per_dim"]
+    assert bits is None or not math.isfinite(bits)
+
+
+def test_lr_images_alone(run, tmp_path):
+    write_png(tmp_path / "lr" / "a.png", torch.rand(3, 3, 5, generator=torch.Generator().manual_seed(0)))
+    result = run(str(tmp_path / "lr"))
+    assert list(result["datasets"]) == ["input"]
+    assert result["datasets"]["input"]["bits_per_dim"] is None
+    summary = result["datasets"]["input"]["heats"]["0.9"]
+    assert (summary["psnr"], summary["ssim"]) == (None, None)
+    assert math.isfinite(summary["lr_psnr_min"])
+    assert rows_of(tmp_path / "out")[0]["psnr"] == ""
+    pngs = {file.name for file in (tmp_path / "out" / "input").iterdir()}
+    assert pngs == {"a_lr.png", "a_t0_00.png", "a_t0_01.png", "a_t0.9_00.png", "a_t0.9_01.png"}
+    assert read_image(tmp_path / "out" / "input" / "a_t0_00.png").shape == (3, 12, 20)
+
+
+def test_samples_are_written_as_they_are_measured(make_options, make_model, tmp_path):
+    options = make_options(n_sample=1, heats=(0.9,))
+    task, network = make_model(options)
+    write_png(tmp_path / "lr.png", torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    items = evaluation_of_folder(tmp_path / "lr.png", 4)
+    Evaluator(task, network, 4, options.val, tmp_path).evaluate("set", items)
+    written = read_image(tmp_path / "set" / "lr_t0.9_00.png")
+    settings = {"name": "lr", "heats": (0.9,), "n": 1, "seed": options.val.seed, "batch": 1}
+    ((_, samples),) = draw_samples(task, network, items[0].lr, **settings)
+    assert torch.equal(written, to_uint8(samples[0]))
+
+
+def test_pretrained_encoder_alone(run):
+    result = run(model="RRDB")
+    summary = result["datasets"]["test_clean"]
+    assert summary["bits_per_dim"] is None
+    assert summary["heats"]["0"] == summary["heats"]["0.9"]
+    assert summary["heats"]["0"]["lr_psnr_std"] == 0
+
+
+def test_residual_is_taken_to_the_upsampled_lr_image(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(SuperResolution, "image", lambda self, x, lr: torch.full_like(x, 3.0))
+    write_png(tmp_path / "lr" / "flat.png", torch.full((3, 4, 4), 0.2))
+    summary = run(str(tmp_path / "lr"))["datasets"]["input"]["heats"]["0"]
+    assert summary["max_abs"] == 3.0
+    assert summary["max_residual"] == pytest.approx(2.8, abs=1e-6)
+    assert (summary["inf_pct"], summary["pixel_error_pct"], summary["pixel_error_pixel_pct"]) == (0, 100, 100)
+
+
+def test_altered_lr_images_are_compared_with_themselves(run, monkeypatch):
+    monkeypatch.setattr(
+        SuperResolution, "image", lambda self, x, lr: lr.repeat_interleave(4, -1).repeat_interleave(4, -2).to(x)
+    )
+    datasets = run()["datasets"]
+    clean, noisy = (datasets[name]["heats"]["0"]["lr_psnr_mean"] for name in ("test_clean", "noise 0.2"))
+    # Nearest neighbours keep the LR image but for a little smoothing; noise of 0.2 would cost all above 14 dB.
+    assert noisy > 18
+    assert clean > 25
+
+
+def test_two_data_sets_of_one_name(make_options, tmp_path):
+    test = {"mode": "bundled", "split": "test", "GT_size": 16, "name": "same"}
+    with pytest.raises(UserError, match=r"datasets.test_b.name: 'same' names two data sets"):
+        engine.evaluate(make_options(datasets={"test_a": test, "test_b": test}), None, tmp_path)
+
+
+def test_no_data_set(make_options, tmp_path):
+    with pytest.raises(UserError, match="begins with test, or --input"):
+        engine.evaluate(make_options(datasets={}), None, tmp_path)
+
+
+def test_mistakes_are_answered_with_status_1(make_options, caplog):
+    assert engine.run(make_options(), None, None) == 1
+    assert "train first, or correct path.pretrain_model_G or --weights" in caplog.text
+
+
+# Files and tables
+
+
+def test_json_reads_back_with_infinities(tmp_path):
+    values = {"a": math.inf, "b": -math.inf, "Infinity": "Infinity", "c": [math.inf, "Infinity", None], "d": 0.1}
+    assert standard_json(to_json(values)) == values
+    write_results(tmp_path, values, [])
+    assert standard_json((tmp_path / "metrics.json").read_text()) == values
+
+
+def test_table_has_one_line_per_data_set_and_temperature(run):
+    result = run()
+    lines = report.table(result).splitlines()
+    assert len(lines) == 2 + 4
+    assert all(title in lines[0] for title in ("data set", "%Inf", "max residual", "LR-PSNR min", "PSNR", "SSIM"))
+    assert lines[2].startswith("test_clean")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0"), (1.23456, "1.235"), (123456.0, "1.2e+05"), (1e-4, "1.0e-04"), (math.inf, "inf")],
+)
+def test_cell(value, text):
+    assert report.cell(value) == text

@@ -1,0 +1,85 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from robustflow.data.bicubic import downsample
+from robustflow.data.images import to_uint8
+from robustflow.evaluation.metrics.fidelity import lr_psnr, psnr, ssim
+from robustflow.evaluation.metrics.robustness import Failures
+from robustflow.evaluation.summary import Row, summarize
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "l_lrpsnr_metrics.pt"
+
+
+def noisy_pair(height=24, width=20):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (3, height, width), generator=generator)
+    noise = torch.randint(-30, 31, (3, height, width), generator=generator)
+    return image.to(torch.uint8), (image + noise).clamp(0, 255).to(torch.uint8)
+
+
+def test_psnr_agrees_with_scikit_image():
+    image, other = noisy_pair()
+    expected = peak_signal_noise_ratio(image.numpy(), other.numpy(), data_range=255)
+    assert psnr(image, other) == pytest.approx(expected, rel=1e-12)
+
+
+def test_psnr_of_equal_images_is_infinite():
+    image, _ = noisy_pair()
+    assert psnr(image, image) == math.inf
+
+
+def test_ssim_is_the_mean_over_channels():
+    image, other = noisy_pair()
+    settings = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    channels = zip(image.numpy(), other.numpy(), strict=True)
+    expected = np.mean([structural_similarity(a, b, **settings) for a, b in channels])
+    assert ssim(image, other) == pytest.approx(expected, rel=1e-12)
+    assert ssim(image, image) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("size", "known"), [((11, 11), True), ((10, 11), False), ((11, 10), False), ((1, 1), False)])
+def test_ssim_needs_11_pixels(size, known):
+    assert (ssim(*noisy_pair(*size)) is not None) == known
+
+
+def test_lr_psnr_compares_what_a_png_would_hold():
+    image, other = noisy_pair()
+    sample = other / 255 + 0.4 / 255
+    assert lr_psnr(sample, downsample(image, 4), 4) == psnr(downsample(to_uint8(sample), 4), downsample(image, 4))
+    assert lr_psnr(image / 255, downsample(image, 4), 4) == math.inf
+
+
+# Figures of the published evaluation script. Its images are uint8, so that its truncation of floats plays no part.
+
+
+@pytest.fixture(params=[0, 1, 2])
+def published(request):
+    if not GOLDEN.is_file():
+        pytest.skip("published figures are not there")
+    case = torch.load(GOLDEN, weights_only=True)["sets"][request.param]
+    gt = case["gt"].permute(2, 0, 1)
+    height, width = (side - side % 8 for side in gt.shape[-2:])
+    samples = case["srs"].permute(0, 3, 1, 2)[..., :height, :width]
+    return case, gt[:, :height, :width], samples
+
+
+def test_published_lr_psnr(published):
+    case, gt, samples = published
+    reference = downsample(gt, case["scale"])
+    assert torch.equal(reference, case["gt_lr"].permute(2, 0, 1))
+    values = [lr_psnr(sample, reference, case["scale"]) for sample in samples]
+    assert values == pytest.approx(case["lrpsnr"], rel=1e-12)
+    good = Failures(False, False, 0, 1, 1.0, 1.0)
+    summary = summarize([Row("set", "image", 0.9, k, good, value, None, None) for k, value in enumerate(values)])
+    for key in ("lr_psnr_min", "lr_psnr_mean", "lr_psnr_std"):
+        assert summary[key] == pytest.approx(case[key.replace("lr_psnr", "lrpsnr")], rel=1e-12)
+
+
+def test_published_psnr(published):
+    case, gt, samples = published
+    assert [psnr(sample, gt) for sample in samples] == pytest.approx(case["hr_psnr"], rel=1e-12)

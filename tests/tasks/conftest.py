@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from robustflow import tasks
+from robustflow.options.schema import RunOptions
+
+
+@pytest.fixture
+def make_options():
+    """Make the options of a tiny model."""
+
+    def make(model="FS-NCSR", *, coupling="affine", scale=4, L=2, S=(0, 1), nf=8):
+        flow = {"K": 1, "L": L, "S": S, "hidden_channels": 8, "coupling": coupling}
+        network = {"nf": nf, "nb": 1, "gc": 4, "flow": flow}
+        return RunOptions.model_validate({"name": "tiny", "model": model, "scale": scale, "network_G": network})
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_options):
+    """Make a tiny task and network whose weights are random: no layer is left at its initial identity."""
+
+    def make(model="FS-NCSR", **options):
+        run = make_options(model, **options)
+        torch.manual_seed(0)
+        task = tasks.build(run)
+        network = task.build_network(run.network_G).eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape)
+        return task, network
+
+    return make
+
+
+@pytest.fixture
+def images():
+    """Two images (2, 3, 32, 32) and their LR images (2, 3, 8, 8), float64; LR is not the downsampled HR."""
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.rand(2, 3, side, side, generator=generator, dtype=torch.float64) for side in (32, 8))

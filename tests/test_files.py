@@ -1,0 +1,38 @@
+import os
+import stat
+
+import pytest
+
+from robustflow.files import write_atomically
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_writes_into_new_folders_and_over_old_files(tmp_path, durable):
+    file = tmp_path / "a" / "b" / "file"
+    write_atomically(file, b"old", durable=durable)
+    write_atomically(file, b"new", durable=durable)
+    assert file.read_bytes() == b"new"
+    assert os.listdir(file.parent) == ["file"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    write_atomically(file, b"old")
+
+    def fail(*paths):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path):
+    previous = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", b"")
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640

@@ -1,0 +1,65 @@
+import logging
+
+import pytest
+import torch
+
+from robustflow import tasks
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import weights
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    """Log as the command line does."""
+    caplog.set_level(logging.INFO)
+
+
+@pytest.fixture
+def make_options(tmp_path):
+    """Make the options of a tiny training run in tmp_path; keywords replace values of their sections."""
+
+    def make(name="tiny", model="FS-NCSR", *, n_workers=0, datasets=None, **sections):
+        crops = {"mode": "bundled", "GT_size": 16}
+        flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8}
+        train = {"split": "train", "batch_size": 2, "n_workers": n_workers, "use_flip": True, "use_rot": True}
+        defaults = {
+            "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
+            "path": {"experiments": str(tmp_path / "experiments")},
+            "train": {"niter": 6, "val_freq": 3, "lr_G": 1e-3, "max_grad_norm": 10.0},
+            "val": {"n_sample": 2},
+            "logger": {"print_freq": 1, "save_checkpoint_freq": 3},
+        }
+        values = {key: {**value, **sections.get(key, {})} for key, value in defaults.items()}
+        both = {"train": {**crops, **train}, "val": {**crops, "split": "test", "n_crops": 2}}
+        return RunOptions.model_validate(
+            {
+                "name": name,
+                "model": model,
+                "device": "cpu",
+                "datasets": both if datasets is None else datasets,
+                **values,
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_model():
+    """Make the task and network of options, untrained."""
+
+    def make(options):
+        torch.manual_seed(0)
+        task = tasks.build(options)
+        return task, task.build_network(options.network_G)
+
+    return make
+
+
+@pytest.fixture
+def pretrained(make_options, make_model, tmp_path):
+    """Save a tiny encoder, as from pretraining, and return the file."""
+    options = make_options(model="RRDB")
+    _, network = make_model(options)
+    weights.save(tmp_path / "encoder_G.safetensors", network, options, 1)
+    return str(tmp_path / "encoder_G.safetensors")

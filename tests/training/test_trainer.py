@@ -1,0 +1,306 @@
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from robustflow.errors import UserError
+from robustflow.options.load import load
+from robustflow.tasks import FlowTask, weights
+from robustflow.training import checkpoint, engine
+from robustflow.training.logbook import Logbook
+from robustflow.training.trainer import TrainingStopped, train
+
+
+def folder_of(options):
+    return Path(options.path.experiments) / options.name
+
+
+def weights_at(options, iteration):
+    return weights.read(checkpoint.weights_file(folder_of(options), iteration))[0]
+
+
+def state_at(options, iteration):
+    return torch.load(checkpoint.state_file(folder_of(options), iteration), weights_only=True)["optimizer"]["state"]
+
+
+def assert_equal(tensors, others):
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, others[name]), name
+
+
+def changed(tensors, others, of_encoder):
+    return {
+        name for name in tensors if name.startswith("encoder.") == of_encoder and (tensors[name] != others[name]).any()
+    }
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Interrupt the run, as Ctrl-C does, in the given iteration; or not at all."""
+    note = Logbook.iteration
+
+    def at(interrupted):
+        def interrupting(self, iteration, *values):
+            note(self, iteration, *values)
+            if iteration == interrupted:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(Logbook, "iteration", interrupting)
+
+    return at
+
+
+@pytest.fixture
+def validations(monkeypatch):
+    """Collect (iteration, scalars) of all validations."""
+    collected = []
+    note = Logbook.validation
+
+    def collecting(self, iteration, scalars, images):
+        collected.append((iteration, dict(scalars)))
+        note(self, iteration, scalars, images)
+
+    monkeypatch.setattr(Logbook, "validation", collecting)
+    return collected
+
+
+# Resuming
+
+
+def assert_same_end(options, others):
+    assert_equal(weights_at(options, 6), weights_at(others, 6))
+    states, other_states = state_at(options, 6), state_at(others, 6)
+    assert states.keys() == other_states.keys()
+    for number, state in states.items():
+        assert_equal(state, other_states[number])
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one(make_options, interrupt, validations, n_workers):
+    settings = {"n_workers": n_workers, "train": {"val_freq": 2, "warmup_iter": 4}}
+    assert train(make_options("whole", **settings))
+    whole = validations.copy()
+    validations.clear()
+
+    interrupt(3)
+    assert not train(make_options("parts", **settings))
+    interrupt(None)
+    assert train(make_options("parts", path={"resume_state": "auto"}, **settings))
+
+    assert_same_end(make_options("whole"), make_options("parts"))
+    assert [iteration for iteration, _ in whole] == [2, 4, 6]
+    assert validations == whole
+    assert whole[0][1] != whole[1][1]
+
+
+@pytest.mark.parametrize("interrupted", [1, 3, 5])
+def test_a_run_resumed_with_a_delayed_encoder(make_options, interrupt, pretrained, interrupted):
+    settings = {"network_G": {"train_RRDB_delay": 0.5}, "train": {"val_freq": 100}}
+    assert train(make_options("whole", path={"pretrain_model_G": pretrained}, **settings))
+    interrupt(interrupted)
+    assert not train(make_options("parts", path={"pretrain_model_G": pretrained}, **settings))
+    interrupt(None)
+    assert train(make_options("parts", path={"resume_state": "auto"}, **settings))
+    assert_same_end(make_options("whole"), make_options("parts"))
+
+
+def test_loader_processes_do_not_change_what_is_learnt(make_options):
+    for name, n_workers in (("here", 0), ("there", 1)):
+        assert train(make_options(name, n_workers=n_workers, train={"niter": 2}))
+    assert_equal(weights_at(make_options("here"), 2), weights_at(make_options("there"), 2))
+
+
+def test_resuming_a_finished_run_does_nothing(make_options, caplog):
+    options = make_options(train={"niter": 1}, path={"resume_state": "auto"})
+    assert train(options)
+    file = checkpoint.weights_file(folder_of(options), 1)
+    before = file.stat().st_mtime_ns
+    assert train(options)
+    assert file.stat().st_mtime_ns == before
+    assert "all 1 iterations are done; raise train.niter to go on" in caplog.text
+
+
+def test_resuming_where_nothing_is_starts_from_scratch(make_options, caplog):
+    options = make_options(train={"niter": 1}, path={"resume_state": "auto"})
+    assert train(options)
+    assert "no checkpoint to resume; starting at iteration 1" in caplog.text
+    assert weights_at(options, 1)
+
+
+def test_a_new_run_keeps_the_old_one(make_options, caplog):
+    first, second = (make_options(train={"niter": 1, "manual_seed": seed}) for seed in (0, 1))
+    assert train(first)
+    before = weights_at(first, 1)
+    assert train(second)
+    (archived,) = folder_of(first).parent.glob("tiny_archived_*")
+    assert_equal(weights.read(archived / "models" / "00000001_G.safetensors")[0], before)
+    assert changed(weights_at(second, 1), before, of_encoder=False)
+    assert f"it is now {archived}" in caplog.text
+
+
+def test_a_run_can_start_from_its_own_older_weights(make_options):
+    assert train(make_options(train={"niter": 1}))
+    options = make_options(train={"niter": 1, "lr_G": 1e-9}, path={"pretrain_model_G": str(folder_of(make_options()))})
+    assert train(options)
+    (archived,) = folder_of(options).parent.glob("tiny_archived_*")
+    old = weights.read(archived / "models" / "00000001_G.safetensors")[0]
+    for name, tensor in weights_at(options, 1).items():
+        torch.testing.assert_close(tensor, old[name], rtol=0, atol=1e-6)
+
+
+# Interruption
+
+
+def test_interruption_saves_and_says_so(make_options, interrupt, caplog):
+    interrupt(2)
+    options = make_options()
+    assert engine.run(options) == 130
+    assert weights_at(options, 2)
+    assert checkpoint.find(folder_of(options), "auto") == checkpoint.state_file(folder_of(options), 2)
+    assert "interrupted: saved iteration 2; go on with --resume auto" in caplog.text
+
+
+def test_interruption_in_a_validation_saves_what_it_says(make_options, monkeypatch, caplog):
+    note = Logbook.validation
+
+    def interrupting(self, iteration, *values):
+        note(self, iteration, *values)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Logbook, "validation", interrupting)
+    options = make_options(train={"val_freq": 1}, logger={"save_checkpoint_freq": 100})
+    assert not train(options)
+    newest = checkpoint.find(folder_of(options), "auto")
+    assert newest is not None
+    assert f"interrupted: saved iteration {int(newest.stem)}; go on" in caplog.text
+
+
+# Encoder
+
+
+def test_encoder_learns_after_its_delay(make_options, pretrained):
+    options = make_options(
+        network_G={"train_RRDB_delay": 0.5},
+        path={"pretrain_model_G": pretrained},
+        train={"niter": 4, "val_freq": 4},
+        logger={"save_checkpoint_freq": 2},
+    )
+    assert train(options)
+    given, half, end = weights.read(Path(pretrained))[0], weights_at(options, 2), weights_at(options, 4)
+    shared = {name: tensor for name, tensor in given.items() if name in half}
+    assert {name for name in half if name.startswith("encoder.")} - shared.keys() == set()
+    assert not changed(shared, half, of_encoder=True)
+    assert changed(half, end, of_encoder=True)
+    assert changed(half, end, of_encoder=False)
+
+
+def test_frozen_encoder_never_learns(make_options, pretrained):
+    options = make_options(
+        network_G={"train_RRDB": False}, path={"pretrain_model_G": pretrained}, train={"niter": 2, "val_freq": 2}
+    )
+    assert train(options)
+    given, end = weights.read(Path(pretrained))[0], weights_at(options, 2)
+    assert not changed({name: given[name] for name in given if name in end}, end, of_encoder=True)
+
+
+@pytest.mark.parametrize("network", [{"train_RRDB_delay": 0.5}, {"train_RRDB": False}], ids=str)
+def test_frozen_encoder_without_weights(make_options, network):
+    options = make_options(network_G=network)
+    with pytest.raises(UserError, match=r"frozen with random weights; give path\.pretrain_model_G"):
+        train(options)
+    assert not folder_of(options).exists()
+
+
+def test_weights_that_do_not_fit_stop_before_anything_is_moved(make_options, pretrained):
+    assert train(make_options(train={"niter": 1}))
+    with pytest.raises(UserError, match="nf: the weights were trained with 8, the options say 16"):
+        train(make_options(network_G={"nf": 16}, path={"pretrain_model_G": pretrained}))
+    assert [folder.name for folder in folder_of(make_options()).parent.iterdir()] == ["tiny"]
+
+
+# Failure
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda loss: loss * float("nan"), lambda loss: loss + float("inf"), lambda loss: loss + (0 * loss).sqrt()],
+    ids=["NaN", "Inf", "finite with NaN gradient"],
+)
+@pytest.mark.parametrize("max_grad_norm", [None, 10.0])
+def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeypatch, spoil, max_grad_norm):
+    loss_of = FlowTask.loss
+    networks = []
+
+    def spoiled(self, network, *arguments):
+        networks.append(network)
+        loss = loss_of(self, network, *arguments)
+        return spoil(loss) if len(networks) == 2 else loss
+
+    monkeypatch.setattr(FlowTask, "loss", spoiled)
+    options = make_options(train={"max_grad_norm": max_grad_norm}, logger={"save_checkpoint_freq": 1})
+    with pytest.raises(TrainingStopped) as caught:
+        train(options)
+    message = str(caught.value)
+    hints = ("iteration 2", "train.lr_G", "train.warmup_iter", "train.max_grad_norm", "rq_spline", "00000001.state")
+    assert all(hint in message for hint in hints)
+    assert_equal(networks[-1].state_dict(), weights_at(options, 1))
+    assert not checkpoint.weights_file(folder_of(options), 2).exists()
+
+
+def test_failure_is_answered_with_status_1(make_options, monkeypatch, caplog):
+    monkeypatch.setattr(FlowTask, "loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan"))
+    assert engine.run(make_options()) == 1
+    assert "error: iteration 1: loss nan" in caplog.text
+    assert "Newest checkpoint: none yet" in caplog.text
+
+
+def test_no_training_set(make_options):
+    with pytest.raises(UserError, match=r"datasets\.train: expected a training set, got none"):
+        train(make_options(datasets={}))
+
+
+# Numbers
+
+
+def test_log_file_tensorboard_and_options(make_options):
+    options = make_options(train={"niter": 4, "val_freq": 2}, logger={"print_freq": 2})
+    assert train(options)
+    folder = folder_of(options)
+
+    log = (folder / "train.log").read_text()
+    assert [f"iteration {k}/4: bits_per_dim" in log for k in (1, 2, 3, 4)] == [False, True, False, True]
+    assert "iteration 2: val bits_per_dim" in log
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    scalars = events.Tags()["scalars"]
+    assert {"train/bits_per_dim", "train/lr", "train/grad_norm", "val/bits_per_dim", "val/psnr_t0.9"} <= set(scalars)
+    assert [event.step for event in events.Scalars("train/bits_per_dim")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Scalars("val/inf_pct_t0.9")] == [2, 4]
+    (picture,) = events.Tags()["images"]
+    assert (events.Images(picture)[0].width, events.Images(picture)[0].height) == (3 * 16, 16)
+
+    assert load(folder / "options.yml") == options
+
+
+def test_validation_does_not_change_training(make_options):
+    for name, val_freq in (("often", 1), ("never", 100)):
+        assert train(make_options(name, train={"niter": 2, "val_freq": val_freq}))
+    assert_equal(weights_at(make_options("often"), 2), weights_at(make_options("never"), 2))
+
+
+def test_training_without_validation(make_options):
+    options = make_options()
+    options = options.model_copy(update={"datasets": {"train": options.datasets["train"]}})
+    assert train(options)
+    assert weights_at(options, 6)
+
+
+def test_the_encoder_alone_is_trained_likewise(make_options, interrupt, validations):
+    options = make_options(model="RRDB", train={"niter": 2})
+    assert train(options)
+    assert [scalars["bits_per_dim"] for _, scalars in validations] == [None]
+    assert "l1" in (folder_of(options) / "train.log").read_text()
+    assert train(make_options("flow", train={"niter": 1}, path={"pretrain_model_G": str(folder_of(options))}))
