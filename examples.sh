@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# bash examples.sh demo            the main job on the bundled photographs: minutes on a laptop without a GPU
+# bash examples.sh test            linters, type check, tests
+# bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
+# The first use makes .venv and installs the project there, unless a virtual environment is active: then it is used.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+setup() {
+    local environment=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} wanted
+    if [ -z "$environment" ]; then
+        environment=$PWD/.venv
+        [ -f "$environment/bin/activate" ] || python3 -m venv "$environment"
+        # shellcheck disable=SC1091
+        source "$environment/bin/activate"
+    fi
+    wanted="$PWD $(cksum < pyproject.toml)"
+    if [ "$(cat "$environment/.robustflow" 2>/dev/null)" != "$wanted" ]; then
+        echo "installing into $environment (torch is large: minutes)" >&2
+        python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+        echo "$wanted" > "$environment/.robustflow"
+    fi
+}
+
+demo() {
+    local run name coupling
+    for run in "affine=affine" "affine_bounded={type: affine, eps: 0.1}" "rq_spline=rq_spline"; do
+        name=${run%%=*} coupling=${run#*=}
+        local override="name=demo/$name|network_G.flow.coupling=$coupling"
+        python train.py -opt confs/demo.yml --override "$override"
+        python test.py -opt confs/demo.yml --override "$override" > /dev/null
+    done
+    python -m robustflow.evaluation.report results/demo/{affine,affine_bounded,rq_spline} --output results/demo
+    echo "results/demo/summary.md, results/demo/gallery.png"
+}
+
+check() {
+    ruff check .
+    ruff format --check .
+    mypy
+    lint-imports
+    python -m pytest "$@"
+}
+
+reproduce() {
+    local name=$1
+    shift
+    if [ ! -f "confs/$name.yml" ]; then
+        echo "expected demo, test, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        exit 2
+    fi
+    python train.py -opt "confs/$name.yml" --resume auto "$@"
+    python test.py -opt "confs/$name.yml" "$@"
+}
+
+command=${1:-}
+[ $# -eq 0 ] || shift
+case $command in
+    "") sed -n '2,5s/^# //p' "$0" ; exit 2 ;;
+    demo) setup && demo ;;
+    test) setup && check "$@" ;;
+    *) setup && reproduce "$command" "$@" ;;
+esac
