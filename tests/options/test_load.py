@@ -366,3 +366,15 @@ def test_each_program_has_its_own_flags(capsys):
             parse(["-opt", "a.yml", foreign, "x"], testing=testing)
         with pytest.raises(SystemExit):
             parse([], testing=testing)
+
+
+def test_another_mode_replaces_the_data_set(write):
+    write("datasets: {val: {mode: folder, dataroot_GT: photos, GT_size: 32}}", "base.yml", False)
+    path = write("base: base.yml\ndatasets: {val: {mode: bundled}}")
+    assert load(path).datasets["val"].GT_size is None
+
+
+def test_merge_key_fills_in_what_is_not_given(write):
+    path = write("datasets:\n  test_a: &a {mode: bundled, seed: 3}\n  test_b:\n    <<: *a\n    lr_gain: 2.0")
+    second = load(path).datasets["test_b"]
+    assert (second.seed, second.lr_gain) == (3, 2.0)

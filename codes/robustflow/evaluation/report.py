@@ -28,8 +28,8 @@ FIDELITY = {"psnr": "PSNR", "ssim": "SSIM"}
 NOTES = """\
 - %Inf: inputs with a non-finite pixel in any sample. %PixelErr: inputs (image) or pixels (pixel) outside [-0.5, 1.5].
 - max residual: largest |sample − bicubic upsampling of the input|; images are in [0, 1].
-- LR-PSNR, dB: mean over inputs of the minimum and the standard deviation over samples; against the downsampled ground
-  truth, or the input itself where noise, gain or inversion altered it.
+- LR-PSNR, dB: mean over inputs of the minimum and the standard deviation over the finite samples; against the
+  downsampled ground truth, or the input itself where noise, gain or inversion altered it.
 - bits/dim: of the unaltered ground truth given the input, altered or not; −log₂ p/(3HW), images in [0, 1].
 """
 
@@ -52,10 +52,16 @@ def rows_of(report: Mapping[str, Any], columns: Sequence[str]) -> list[list[str]
     ]
 
 
+def _aligned(rows: list[list[str]], headers: list[str], n_texts: int, style: str) -> str:
+    """Table whose first columns are texts and whose others are numbers, aligned right."""
+    alignment = ["left"] * n_texts + ["right"] * (len(headers) - n_texts)
+    return tabulate(rows, headers, style, disable_numparse=True, colalign=alignment)
+
+
 def table(report: Mapping[str, Any]) -> str:
     """Table of one model for the screen."""
     columns = {**COLUMNS, **FIDELITY}
-    return tabulate(rows_of(report, list(columns)), ["data set", "τ", *columns.values()], disable_numparse=True)
+    return _aligned(rows_of(report, list(columns)), ["data set", "τ", *columns.values()], 1, "simple")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def compare(reports: Sequence[Mapping[str, Any]], style: str) -> str:
         if other["protocol"] != reports[0]["protocol"]:
             raise UserError(f"{reports[0]['name']} and {other['name']} were evaluated under different protocols")
     rows = [[_label(report), *row] for report in reports for row in rows_of(report, list(COLUMNS))]
-    return tabulate(rows, ["model", "data set", "τ", *COLUMNS.values()], style, disable_numparse=True)
+    return _aligned(rows, ["model", "data set", "τ", *COLUMNS.values()], 2, style)
 
 
 def _label(report: Mapping[str, Any]) -> str:
@@ -84,11 +90,12 @@ def _label(report: Mapping[str, Any]) -> str:
 
 def _summary(reports: Sequence[Mapping[str, Any]], shown: Sequence[gallery.Shown]) -> str:
     protocol = reports[0]["protocol"]
-    counts = {name: dataset["n_images"] for name, dataset in reports[0]["datasets"].items()}
-    sizes = ", ".join(f"{name}: {count} inputs" for name, count in counts.items())
+    counts = {name: str(dataset["n_images"]) for name, dataset in reports[0]["datasets"].items()}
+    same = len(set(counts.values())) == 1
+    sizes = next(iter(counts.values())) if same else ", ".join(f"{count} of {name}" for name, count in counts.items())
     lines = [
         f"# {', '.join(_label(report) for report in reports)}",
-        f"{sizes}; {protocol['n_sample']} samples each, seed {protocol['seed']}.",
+        f"Inputs per data set: {sizes}; {protocol['n_sample']} samples each, seed {protocol['seed']}.",
         compare(reports, "github"),
         NOTES,
         "![gallery](gallery.png)" if shown else "",

@@ -4,7 +4,7 @@
 inherits: bases first, then the file, then the overrides ``"train.niter=200|network_G.flow.coupling=rq_spline"``.
 Mappings merge key by key, every other value replaces the one before it, except that
 
-1. a mapping that names another ``type`` than the mapping before it replaces it wholly, so that nothing of
+1. a mapping that names another ``type`` or ``mode`` than the one before it replaces it wholly, so that nothing of
    ``coupling: {type: affine, eps: 0.1}`` is left after ``coupling: {type: rq_spline}``; a mapping without
    ``type`` after the name ``affine`` (also a default one) means ``{type: affine, ...}``;
 2. ``key: null`` removes what came before: back to the default.
@@ -143,8 +143,11 @@ def _merge(below: Node, above: Node) -> Node:
 
 
 def _other_type(below: Node, above: Node) -> bool:
-    names = [node.value["type"].value for node in (below, above) if "type" in node.value]
-    return len(names) == 2 and names[0] != names[1]
+    """Whether two mappings name different entries of a registry, under ``type`` or, for data sets, ``mode``."""
+    return any(
+        key in below.value and key in above.value and below.value[key].value != above.value[key].value
+        for key in ("type", "mode")
+    )
 
 
 def _defaults(names: dict[str, Any]) -> Node:

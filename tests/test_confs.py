@@ -1,0 +1,107 @@
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustflow import tasks
+from robustflow.options.load import dump, load
+from robustflow.registry import ELEMENTWISE
+from robustflow.testing import check_elementwise
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFS = sorted((ROOT / "confs").glob("*.yml"))
+README = (ROOT / "README.md").read_text()
+FULL_SIZE = "path.pretrain_model_G=null|network_G.train_RRDB_delay=0"
+
+
+@pytest.mark.parametrize("conf", CONFS, ids=lambda conf: conf.stem)
+def test_option_file_is_valid_and_its_resolved_form_runs_again(conf, tmp_path):
+    options = load(conf)
+    assert options.name == conf.stem
+    resolved = tmp_path / "options.yml"
+    resolved.write_text(dump(options))
+    assert load(resolved) == options
+
+
+def test_every_coupling_has_its_experiment():
+    couplings = {conf.stem: load(conf).network_G.flow.coupling.model_dump() for conf in CONFS}
+    for family in ("fsncsr_4x", "fsncsr_8x", "celeba_8x"):
+        assert couplings[f"{family}_affine"] == {"type": "affine", "eps": 1e-4}
+        assert couplings[f"{family}_bounded"] == {"type": "affine", "eps": 0.1}
+        assert couplings[f"{family}_rq"]["type"] == "rq_spline"
+
+
+def test_robust_8x_has_fixed_permutations():
+    for name in ("fsncsr_8x_rq", "celeba_8x_rq"):
+        assert not load(ROOT / "confs" / f"{name}.yml").network_G.flow.permutation_train
+
+
+# 41.7 M and 46.6 M are published; 0.6-0.8 M of them are parameters that the published network never uses.
+@pytest.mark.parametrize(("name", "published"), [("fsncsr_4x_affine", 41.7e6), ("fsncsr_4x_rq", 46.6e6)])
+def test_full_size_parameter_count(name, published):
+    options = load(ROOT / "confs" / f"{name}.yml")
+    with torch.device("meta"):
+        network = tasks.build(options).build_network(options.network_G)
+    dead = published - sum(parameter.numel() for parameter in network.parameters())
+    assert 0.5e6 < dead < 0.9e6
+
+
+def test_full_size_network_trains_and_samples():
+    options = load(ROOT / "confs" / "fsncsr_4x_rq.yml", FULL_SIZE)
+    task = tasks.build(options)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        network = task.build_network(options.network_G)
+        gt, lr = torch.rand(1, 3, 160, 160), torch.rand(1, 3, 40, 40)
+        optimizer = torch.optim.Adam(network.parameters(), options.train.lr_G)
+        losses = []
+        for _ in range(2):
+            loss = task.loss(network, gt, lr, torch.Generator().manual_seed(0))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[1] < losses[0]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        with torch.no_grad():
+            sample = task.drawing(network.eval(), lr)(0.9, [torch.Generator().manual_seed(0)])
+        assert sample.shape == (1, 3, 160, 160)
+        assert sample.isfinite().all()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def readme_commands() -> list[list[str]]:
+    lines = README.replace("\\\n", " ").splitlines()
+    commands = [line.strip() for line in lines if line.startswith("    ")]
+    return [shlex.split(command, comments=True) for command in commands if command.startswith(("python ", "bash "))]
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_readme_command_is_valid(words):
+    program, rest = words[1], words[2:]
+    if words[0] == "bash":
+        assert program == "examples.sh"
+        assert rest[0] in {"demo", "test"} | {conf.stem for conf in CONFS}
+        return
+    assert program == "-m" or (ROOT / program).is_file()
+    if "-opt" in rest:
+        override = rest[rest.index("--override") + 1] if "--override" in rest else None
+        load(ROOT / rest[rest.index("-opt") + 1], override)
+
+
+def test_readme_coupling_keeps_the_contract(tmp_path, monkeypatch):
+    code = next(block for block in README.split("```python\n")[1:] if block.startswith("# my_maps.py")).split("```")[0]
+    (tmp_path / "my_maps.py").write_text(code)
+    (tmp_path / "run.yml").write_text(
+        "name: run\nmodel: SRFlow\nplugins: [my_maps]\nnetwork_G: {flow: {coupling: {type: shift, limit: 0.5}}}"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    coupling = load(tmp_path / "run.yml").network_G.flow.coupling
+    check_elementwise(ELEMENTWISE.build(coupling))
+
+
+def test_readme_has_commands():
+    assert len(readme_commands()) >= 8
