@@ -7,7 +7,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 setup() {
-    local environment=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} wanted
+    local environment=${VIRTUAL_ENV:-} wanted
+    if [ -z "$environment" ] && [ "${CONDA_DEFAULT_ENV:-base}" != base ]; then
+        environment=$CONDA_PREFIX
+    fi
     if [ -z "$environment" ]; then
         environment=$PWD/.venv
         [ -f "$environment/bin/activate" ] || python3 -m venv "$environment"
@@ -26,11 +29,11 @@ demo() {
     local run name coupling
     for run in "affine=affine" "affine_bounded={type: affine, eps: 0.1}" "rq_spline=rq_spline"; do
         name=${run%%=*} coupling=${run#*=}
-        local override="name=demo/$name|network_G.flow.coupling=$coupling"
+        local override="name=demo_runs/$name|network_G.flow.coupling=$coupling"
         python train.py -opt confs/demo.yml --override "$override"
         python test.py -opt confs/demo.yml --override "$override" > /dev/null
     done
-    python -m robustflow.evaluation.report results/demo/{affine,affine_bounded,rq_spline} --output results/demo
+    python -m robustflow.evaluation.report results/demo_runs/{affine,affine_bounded,rq_spline} --output results/demo
     echo "results/demo/summary.md, results/demo/gallery.png"
 }
 
@@ -57,7 +60,7 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
     "") sed -n '2,5s/^# //p' "$0" ; exit 2 ;;
-    demo) setup && demo ;;
-    test) setup && check "$@" ;;
-    *) setup && reproduce "$command" "$@" ;;
+    demo) setup; demo ;;
+    test) setup; check "$@" ;;
+    *) setup; reproduce "$command" "$@" ;;
 esac

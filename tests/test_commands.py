@@ -116,8 +116,11 @@ def test_own_images_of_any_size_come_out_four_times_as_large(trained, tmp_path):
 def test_testing_before_training(tmp_path):
     done = call("test.py", "--override", overrides(tmp_path))
     assert done.returncode == 1
-    assert f"error: {tmp_path / 'experiments' / 'demo'}: expected a .safetensors file or an experiment" in done.stderr
-    assert "train first, or correct path.pretrain_model_G or --weights" in done.stderr
+    assert (
+        f"error: {tmp_path / 'experiments' / 'demo'}: expected a .safetensors or .pth file, or an experiment"
+        in done.stderr
+    )
+    assert "train first, or correct path.pretrain_model_G, path.model_path or --weights" in done.stderr
     assert not (tmp_path / "results").exists()
 
 

@@ -50,8 +50,9 @@ def test_ssim_needs_11_pixels(size, known):
 def test_lr_psnr_compares_what_a_png_would_hold():
     image, other = noisy_pair()
     sample = other / 255 + 0.4 / 255
-    assert lr_psnr(sample, downsample(image, 4), 4) == psnr(downsample(to_uint8(sample), 4), downsample(image, 4))
-    assert lr_psnr(image / 255, downsample(image, 4), 4) == math.inf
+    rounded = to_uint8(sample)
+    assert lr_psnr(rounded, downsample(image, 4), 4) == psnr(downsample(rounded, 4), downsample(image, 4))
+    assert lr_psnr(image, downsample(image, 4), 4) == math.inf
 
 
 # Figures of the published evaluation script. Its images are uint8, so that its truncation of floats plays no part.

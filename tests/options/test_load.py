@@ -346,7 +346,7 @@ def test_flags_become_options_as_they_are(write):
     options = load_or_exit(parse(["-opt", path, "--resume", "a|b: [.state"], testing=False))
     assert options.path.resume_state == "a|b: [.state"
     namespace = parse(["--opt", path, "--weights", "1e5", "--input", "photos", "--output", "out"], testing=True)
-    assert load_or_exit(namespace).path.pretrain_model_G == "1e5"
+    assert load_or_exit(namespace).path.model_path == "1e5"
     assert (namespace.input, namespace.output) == ("photos", "out")
 
 

@@ -109,9 +109,11 @@ def test_damaged_file(saved, make_model, make_options, kept):
 
 
 def test_other_suffix(tmp_path):
-    (tmp_path / "weights.pth").touch()
-    with pytest.raises(WeightsError, match=r"weights\.pth: expected a \.safetensors file, got '\.pth'"):
-        weights.read(tmp_path / "weights.pth")
+    (tmp_path / "weights.ckpt").touch()
+    with pytest.raises(
+        WeightsError, match=r"weights\.ckpt: expected a \.safetensors or published \.pth file, got '\.ckpt'"
+    ):
+        weights.read(tmp_path / "weights.ckpt")
 
 
 def test_experiment_folder_means_its_newest_weights(saved, tmp_path):
@@ -130,5 +132,5 @@ def test_file_means_itself(saved):
 @pytest.mark.parametrize("place", ["missing.safetensors", "empty", "missing/folder"])
 def test_nothing_there(tmp_path, place):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match=r"train first, or correct path\.pretrain_model_G or --weights"):
+    with pytest.raises(WeightsError, match=r"train first, or correct path\.pretrain_model_G, path\.model_path or"):
         weights.locate(str(tmp_path / place))

@@ -40,7 +40,11 @@ class ActNorm(Bijection):
             std = (values - mean[:, None]).square().mean(1).sqrt()
             self.bias.copy_(-mean)
             self.logs.copy_(-torch.log(std + 1e-6))
-            self.initialized.fill_(True)
+        self.mark_initialized()
+
+    def mark_initialized(self) -> None:
+        """Keep bias and logs as they are: no batch will set them."""
+        self.initialized.fill_(True)
         self._known_initialized = True
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from robustflow.data.bundled import BundledOptions, BundledSource
 from robustflow.data.degrade import Enhancement
 from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
 from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
+from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions, PickleOptions, PickleSource, open_patches
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
@@ -20,12 +21,17 @@ __all__ = [
     "EvaluationSet",
     "FileSource",
     "FolderOptions",
+    "ImageFolderOptions",
+    "PatchFolderOptions",
+    "PickleOptions",
+    "PickleSource",
     "Source",
     "TrainingCrops",
     "build_evaluation",
     "build_training",
     "evaluation_of_folder",
     "open_folders",
+    "open_patches",
     "register_source",
 ]
 

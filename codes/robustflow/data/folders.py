@@ -1,7 +1,6 @@
 """Images from folders: HR alone, HR and LR in pairs, or LR alone."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,8 @@ class FolderOptions(DatasetOptions):
         """Yield (key path, message) if the folders given cannot serve."""
         key = next((key for key, dataset in root.datasets.items() if dataset is self), "*")
         if self.dataroot_GT is not None:
+            if self.dataroot_LQ is not None and self.enhance is not False:
+                yield f"datasets.{key}.dataroot_LQ", "expected none beside enhance: LR images of enhanced ones are made"
             return
         if self.dataroot_LQ is None:
             yield f"datasets.{key}.dataroot_GT", "expected dataroot_GT, dataroot_LQ or both"
@@ -135,18 +136,17 @@ def pair_files(gt: Path, lq: Path, scale: int) -> list[tuple[Path, Path]]:
 
 
 def unique_names(relative: Sequence[Path]) -> list[str]:
-    """Name images by their paths without suffix, `/` written `_`; those that would be equal keep their suffix."""
-    stems = [path.with_suffix("").as_posix().replace("/", "_") for path in relative]
-    counts = Counter(stems)
-    taken: set[str] = set()
-    names = []
-    for path, stem in zip(relative, stems, strict=True):
-        name = stem if counts[stem] == 1 else f"{stem}_{path.suffix[1:]}"
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        names.append(name)
-    return names
+    """Name images by their paths without suffix, `/` written `_`.
+
+    An image's name seeds its samples, so it must not depend on other files: two of one name are a UserError.
+    """
+    files: dict[str, Path] = {}
+    for path in relative:
+        name = path.with_suffix("").as_posix().replace("/", "_")
+        if name in files:
+            raise UserError(f"expected images of distinct names, got {files[name]} and {path}; rename one")
+        files[name] = path
+    return list(files)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -84,26 +84,28 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise UserError(f"{path}: expected {_EXPECTED}, got {_reason(error)}") from error
 
 
-def write_png(path: str | Path, image: Tensor) -> None:
+def write_png(path: str | Path, image: Tensor, *, truncate: bool = False) -> None:
     """Write an image as an 8-bit PNG; parent folders are made, and the file appears complete or not at all.
 
     Args:
         path: Where to.
         image: (3, h, w), floating, nominally in [0, 1], or uint8; see `to_uint8`.
+        truncate: See `to_uint8`.
     """
     if image.ndim != 3:
         raise UserError(f"{path}: expected an image (3, h, w), got {tuple(image.shape)}")
-    pixels = to_uint8(image).permute(1, 2, 0).cpu().numpy()
+    pixels = to_uint8(image, truncate=truncate).permute(1, 2, 0).cpu().numpy()
     encoded = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, format="PNG")
     write_atomically(path, encoded.getvalue(), durable=False)
 
 
-def to_uint8(image: Tensor) -> Tensor:
+def to_uint8(image: Tensor, *, truncate: bool = False) -> Tensor:
     """Round an image to the nearest of 256 levels.
 
     Args:
         image: (..., 3, h, w), floating, nominally in [0, 1] and clamped to it; uint8 is returned unchanged.
+        truncate: Round down, as the published codes do, which caps LR-PSNR near 51 dB.
 
     Returns:
         Same shape, uint8; pixels with a channel that is Inf or NaN are magenta, so that failures are seen.
@@ -114,7 +116,8 @@ def to_uint8(image: Tensor) -> Tensor:
         return image
     image = image.detach().to(torch.promote_types(image.dtype, torch.float32))
     broken = ~image.isfinite().all(dim=-3, keepdim=True)
-    levels = image.nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
+    levels = image.nan_to_num(0).clamp(0, 1).mul(255)
+    levels = (levels.floor() if truncate else levels.round()).to(torch.uint8)
     return torch.where(broken, levels.new_tensor(_MAGENTA).view(3, 1, 1), levels)
 
 

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from robustflow import data, devices, tasks
 from robustflow.errors import UserError
 from robustflow.evaluation import report
 from robustflow.evaluation.evaluate import PROTOCOL, Evaluator, write_results
 from robustflow.options import load as options_load
-from robustflow.options.schema import RunOptions
+from robustflow.options.schema import TRAINING_ONLY, RunOptions
 from robustflow.tasks import weights
 
 log = logging.getLogger(__name__)
@@ -20,15 +22,22 @@ def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
     """Evaluate; return the exit status: 0 done, 1 mistake (message on stderr).
 
     Args:
-        options: All options; ``path.pretrain_model_G`` names the weights, else the newest of experiments/<name>.
+        options: All options; ``path.model_path`` names the weights, else the newest of experiments/<name>.
         input_path: Folder of LR images, or one image, to super-resolve instead of the test sets.
-        output: Folder for the results; default results/<name>.
+        output: Folder for the results; default results/<name>, or results/<name>/input for ``input_path``.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        evaluated = evaluate(options, input_path, Path(output or Path(options.path.results) / options.name))
+        own = Path(options.path.results) / options.name
+        folder = own if input_path is None else own / "input"
+        evaluated = evaluate(options, input_path, folder if output is None else Path(output))
     except UserError as error:
         log.error("error: %s", error)
+        return 1
+    except torch.OutOfMemoryError as error:
+        log.error(
+            "error: %s\n  Lower val.sample_batch or network_G.flow.projection_memory, or use smaller images.", error
+        )
         return 1
     print(report.table(evaluated))  # noqa: T201
     return 0
@@ -39,7 +48,8 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
-    file = weights.locate(options.path.pretrain_model_G or str(Path(options.path.experiments) / options.name))
+    file = weights.to_test(options)
+    options = weights.fitting(options, file)
     task = tasks.build(options)
     network = task.build_network(options.network_G)
     weights.load(file, network, options, encoder_suffices=False)
@@ -48,18 +58,15 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
 
     images = folder if options.val.save_images else None
     evaluator = Evaluator(task, network, options.scale, options.val, images)
-    summaries, rows = {}, []
+    summaries: dict[str, Any] = {}
+    protocol, rows = _protocol(options, input_path), []
+    result = {"name": options.name, "weights": str(file), "protocol": protocol, "datasets": summaries}
+    options_load.save(options, folder / "options.yml")
     for name, items in sets.items():
         summaries[name], of_set = evaluator.evaluate(name, items)
         rows += of_set
-    result = {
-        "name": options.name,
-        "weights": str(file),
-        "protocol": _protocol(options, input_path),
-        "datasets": summaries,
-    }
-    write_results(folder, result, rows)
-    options_load.save(options, folder / "options.yml")
+        # After each set, so that a fault in a later one loses nothing.
+        write_results(folder, result, rows)
     log.info("results in %s", folder)
     return result
 
@@ -81,8 +88,10 @@ def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.Ev
 
 def _protocol(options: RunOptions, input_path: str | None) -> dict[str, Any]:
     val = options.val.model_dump(mode="json")
-    val.pop("save_images")
+    for key in ("save_images", "sample_batch"):
+        val.pop(key)
     if input_path is not None:
         return {**PROTOCOL, **val, "datasets": {"input": {"dataroot_LQ": input_path}}}
-    chosen = {key: d for key, d in options.datasets.items() if key.startswith("test")}
-    return {**PROTOCOL, **val, "datasets": {d.name or key: d.model_dump(mode="json") for key, d in chosen.items()}}
+    chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}
+    described = {name: d.model_dump(mode="json", exclude=set(TRAINING_ONLY)) for name, d in chosen.items()}
+    return {**PROTOCOL, **val, "datasets": described}

@@ -31,10 +31,10 @@ PROTOCOL = {
     "failures": "on float samples before clamping; an image counts if any of its samples fails",
     "pixel_error_range": list(PIXEL_RANGE),
     "max_residual": "largest |sample - bicubic_up(LR)|, MATLAB bicubic",
-    "lr_psnr": "uint8, MATLAB bicubic of the rounded sample, against bicubic(ground truth), or against the LR image "
-    "where that was altered or there is no ground truth; std: population",
-    "psnr": "RGB, uint8 by rounding, no border cropped, finite samples",
-    "ssim": "RGB mean, uint8 by rounding, Gaussian window 11, sigma 1.5, scikit-image, finite samples",
+    "lr_psnr": "uint8, MATLAB bicubic of the 8-bit sample (quantize), against bicubic(ground truth), or against the "
+    "LR image where that was altered or there is no ground truth; std: population",
+    "psnr": "RGB, uint8 (quantize), no border cropped, finite samples",
+    "ssim": "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, scikit-image, finite samples",
     "bits_per_dim": "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1], largest crop the flow takes",
 }
 
@@ -52,6 +52,7 @@ class Evaluator:
 
     def __init__(self, task: Task, network: nn.Module, scale: int, options: ValOptions, folder: Path | None) -> None:
         self.task, self.network, self.scale, self.options, self.folder = task, network, scale, options, folder
+        self.truncate = options.quantize == "floor"
         self.device = next(network.parameters()).device
 
     def evaluate(self, name: str, items: EvaluationSet) -> tuple[dict[str, Any], list[Row]]:
@@ -86,20 +87,20 @@ class Evaluator:
         for heat, samples in drawn:
             for index, sample in enumerate(samples):
                 failed = failures(sample, upsampled)
-                self._write(dataset, f"{item.name}_t{heat:g}_{index:02d}", sample)
+                self._write(dataset, f"{item.name}_t{heat:g}_{index:02d}", sample, truncate=self.truncate)
                 if not failed.finite:
                     yield Row(dataset, item.name, heat, index, failed, None, None, None)
                     continue
-                image = to_uint8(sample.cpu())
+                image = to_uint8(sample.cpu(), truncate=self.truncate)
                 fidelity = (None, None) if gt is None else (psnr(image, gt), ssim(image, gt))
-                consistency = lr_psnr(sample.cpu(), reference, self.scale)
+                consistency = lr_psnr(image, reference, self.scale)
                 yield Row(dataset, item.name, heat, index, failed, consistency, *fidelity)
 
     @torch.no_grad()
     def _bits_per_dim(self, item: EvaluationItem) -> float | None:
         if item.gt is None:
             return None
-        multiple = getattr(self.network, "size_multiple", self.scale)
+        multiple = self.task.size_multiple(self.network)
         height, width = (side - side % multiple for side in item.gt.shape[-2:])
         if height == 0 or width == 0:
             return None
@@ -108,9 +109,9 @@ class Evaluator:
         bits = self.task.bits_per_dim(self.network, gt[None].to(self.device), lr[None].to(self.device), generator)
         return None if bits is None else bits.item()
 
-    def _write(self, dataset: str, name: str, image: Tensor) -> None:
+    def _write(self, dataset: str, name: str, image: Tensor, *, truncate: bool = False) -> None:
         if self.folder is not None:
-            write_png(self.folder / dataset / f"{name}.png", image)
+            write_png(self.folder / dataset / f"{name}.png", image, truncate=truncate)
 
 
 def write_results(folder: Path, report: Mapping[str, Any], rows: list[Row]) -> None:

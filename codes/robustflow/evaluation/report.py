@@ -78,8 +78,11 @@ def read(folder: Path) -> dict[str, Any]:
 def compare(reports: Sequence[Mapping[str, Any]], style: str) -> str:
     """One table of several models: rows model × data set. UserError if their protocols differ."""
     for other in reports[1:]:
-        if other["protocol"] != reports[0]["protocol"]:
-            raise UserError(f"{reports[0]['name']} and {other['name']} were evaluated under different protocols")
+        ours, theirs = reports[0]["protocol"], other["protocol"]
+        differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        if differing:
+            names = f"{reports[0]['name']} and {other['name']}"
+            raise UserError(f"{names} were evaluated under different protocols: {', '.join(differing)} differ")
     rows = [[_label(report), *row] for report in reports for row in rows_of(report, list(COLUMNS))]
     return _aligned(rows, ["model", "data set", "τ", *COLUMNS.values()], 2, style)
 

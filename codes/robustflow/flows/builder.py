@@ -60,13 +60,14 @@ def _level(flow: FlowOptions, encoder: Encoder, number: int, channels: int) -> F
 
 
 def _step(flow: FlowOptions, channels: int, noisy: bool) -> FlowStep:
-    elementwise: Elementwise = ELEMENTWISE.build(flow.coupling)
     kept = channels // 2
 
     def coupling() -> Coupling:
+        elementwise: Elementwise = ELEMENTWISE.build(flow.coupling)
         n_parameters = elementwise.num_params * (channels - kept)
         return Coupling(elementwise, ConvNetwork(kept, flow.hidden_channels, n_parameters), kept)
 
+    elementwise: Elementwise = ELEMENTWISE.build(flow.coupling)
     injector_network = ConvNetwork(0, flow.hidden_channels, elementwise.num_params * channels)
     return FlowStep(
         ActNorm(channels),

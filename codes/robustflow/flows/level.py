@@ -95,9 +95,13 @@ class LevelCondition:
 
     def __init__(self, level: FlowLevel, native: Tensor, taps: Tensor, factor: float, memory: int) -> None:
         self._level, self._native, self._taps, self._factor = level, native, taps, factor
-        per_context = native[:, 0].numel() * native.element_size() * level.injector_projection.hidden_channels
-        # A group's injector contexts and coupling contexts exist one after the other, plus one working copy.
-        self._group = min(len(level.steps), max(1, memory // (2 * per_context)))
+        # Kept per step: the coupling's context and the injector's parameters. While they are made, the projection
+        # of a group exists up to three times more.
+        step = level.full_steps[0]
+        n_parameters = step.injector.network.get_submodule("head").get_parameter("bias").numel()
+        channels = 4 * level.injector_projection.hidden_channels + n_parameters
+        per_step = native[:, 0].numel() * native.element_size() * channels
+        self._group = min(len(level.steps), max(1, memory // per_step))
         self._made: dict[int, StepCondition] = {}
         self._noise: tuple[Tensor, ...] | None = None
 

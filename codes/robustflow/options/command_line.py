@@ -1,6 +1,7 @@
 """Command line of train.py and test.py."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ _TESTING = """examples:
   python test.py -opt confs/demo.yml --weights weights.safetensors --override "val.heats=[0, 0.8]|val.n_sample=5"
   python test.py -opt confs/demo.yml --input photos/ --output upscaled/"""
 
-_KEYS = {"resume": "path.resume_state", "weights": "path.pretrain_model_G"}
+_KEYS = {"resume": "path.resume_state", "weights": "path.model_path"}
 
 
 def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
@@ -49,15 +50,14 @@ def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
 
 
 def _add_testing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights", metavar="FILE", help="weights file or experiment folder (sets path.pretrain_model_G)"
-    )
+    parser.add_argument("--weights", metavar="FILE", help="weights file or experiment folder (sets path.model_path)")
     parser.add_argument("--input", metavar="DIR_OR_FILE", help="own low-resolution images, in place of the datasets")
     parser.add_argument("--output", metavar="DIR", help="folder for the results; default: <path.results>/<name>")
 
 
 def load_or_exit(namespace: argparse.Namespace) -> RunOptions:
     """Load the options that the arguments name; report mistakes on stderr and exit with status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = [(flag, key) for flag, key in _KEYS.items() if getattr(namespace, flag, None) is not None]
     assignments = [Assignment(key, getattr(namespace, flag), f"--{flag}") for flag, key in given]
     try:

@@ -9,12 +9,16 @@ Mappings merge key by key, every other value replaces the one before it, except 
    ``type`` after the name ``affine`` (also a default one) means ``{type: affine, ...}``;
 2. ``key: null`` removes what came before: back to the default.
 
+``as_published: true`` sets, over the file and under the command line, what published numbers need (``legacy``).
+Option files of the published code are recognised and translated.
+
 Numbers and booleans follow YAML 1.2: ``2e-4`` and ``1e5`` are numbers, ``no`` and ``on`` are text.
 Anchors, aliases and the merge key ``<<: *anchor`` work inside a file.
 """
 
 import difflib
 import importlib
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +26,14 @@ from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
+from tabulate import tabulate
 
 from robustflow.files import write_atomically
+from robustflow.options import legacy
 from robustflow.options.schema import RunOptions, keys, named_defaults, options_class_at
 from robustflow.options.yaml_tree import Dumper, KeyPath, Mistake, Node, OptionsError, Reader, show
+
+log = logging.getLogger(__name__)
 
 _WORDING = {
     "int_type": "an integer",
@@ -66,8 +74,9 @@ def load(path: str | Path, overrides: str | None = None, *assignments: Assignmen
         OptionsError: with all mistakes.
     """
     mistakes: list[Mistake] = []
-    tree = _read_file(Path(path), mistakes, ())
-    for assignment in [*_parse_overrides(overrides or "", mistakes), *assignments]:
+    tree = _translated(_read_file(Path(path), mistakes, ()))
+    own = [*_parse_overrides(overrides or "", mistakes), *assignments]
+    for assignment in [*_as_published(tree, own, mistakes), *(a for a in own if a.key != "as_published")]:
         tree = _merge(tree, _branch(assignment))
     tree = _merge(_defaults(named_defaults()), tree)
     mistakes += _import_plugins(tree)
@@ -79,6 +88,31 @@ def load(path: str | Path, overrides: str | None = None, *assignments: Assignmen
     if options is None or mistakes:
         raise OptionsError(str(path), *mistakes)
     return options
+
+
+def _translated(tree: Node) -> Node:
+    """A published option file under our keys, with a table of what became of its own; others unchanged."""
+    if not legacy.is_published(tree):
+        return tree
+    tree, notes = legacy.translate(tree)
+    log.info("%s: written for the published code, translated:\n%s", tree.source, tabulate(notes, ["key", "here"]))
+    return tree
+
+
+def _as_published(tree: Node, own: list[Assignment], mistakes: list[Mistake]) -> list[Assignment]:
+    """What ``as_published: true`` sets, over the file and under the command line; the key itself is used up."""
+    given = tree.value.pop("as_published", Node(False, ""))
+    for assignment in own:
+        given = Node(assignment.value, assignment.source) if assignment.key == "as_published" else given
+    if not isinstance(given.value, bool):
+        mistakes.append(Mistake(given.source, ("as_published",), f"expected true or false, got {show(given.value)}"))
+    if given.value is not True:
+        return []
+    model = tree.value.get("model", Node(None, ""))
+    name = model.value["type"].value if isinstance(model.value, dict) and "type" in model.value else model.value
+    noiseless = {"model.noise_std": 0.0} if name == "SRFlow" else {}
+    settings = {**legacy.AS_PUBLISHED, **noiseless}
+    return [Assignment(key, value, "as_published") for key, value in settings.items()]
 
 
 def dump(options: RunOptions) -> str:

@@ -71,14 +71,14 @@ class DatasetOptions(Options):
     )
     GT_size: Positive | None = Field(None, description="Side of the square HR crops, pixels; null: whole images.")
     batch_size: Positive = Field(16, description="Crops per training iteration (training only).")
-    n_workers: NonNegative = Field(0, description="Loader processes; 0 loads in the main process.")
+    n_workers: NonNegative = Field(0, description="Loader processes, 0: none (training only).")
     use_flip: bool = Field(False, description="Random horizontal flips (training only).")
     use_rot: bool = Field(False, description="Random rotations by multiples of 90 degrees (training only).")
     n_crops: Positive | None = Field(
         None,
         description="Validation and test: number of fixed GT_size crops, spread over the images; null: one each.",
     )
-    seed: NonNegative = Field(0, description="Seed of the fixed crops and of `lr_noise`.")
+    seed: NonNegative = Field(0, description="Seed of fixed crops and their `lr_noise` (validation and tests).")
     enhance: Literal["published", "unit"] | bool = Field(
         False,
         description="Filter the HR images first: published kernel (sum 2; `true` means this) or unit sum.",
@@ -90,6 +90,9 @@ class DatasetOptions(Options):
     lr_gain: Annotated[Finite, Field(gt=0)] = Field(1.0, description="Factor on the LR image; not clipped.")
     lr_invert: bool = Field(False, description="Replace the LR image y by 1 - y.")
 
+
+TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot")
+EVALUATION_ONLY = ("n_crops", "seed")
 
 Dataset = Annotated[SerializeAsAny[DatasetOptions], BeforeValidator(DATASETS.parse)]
 
@@ -148,7 +151,12 @@ class NetworkOptions(Options):
 class PathOptions(Options):
     """Files and folders, relative to the working directory."""
 
-    pretrain_model_G: str | None = Field(None, description="Weights to start from or to test: whole model or encoder.")
+    pretrain_model_G: str | None = Field(
+        None, description="Training starts from these weights, of the whole model or the encoder: file or experiment."
+    )
+    model_path: str | None = Field(
+        None, description="Weights to test, file or experiment; null: the newest of this name, else pretrain_model_G."
+    )
     resume_state: str | None = Field(None, description="'auto' (newest checkpoint of this name) or a .state file.")
     experiments: str = Field("experiments", description="Folder of checkpoints and logs, one sub-folder per name.")
     results: str = Field("results", description="Folder of test results, one sub-folder per name.")
@@ -181,6 +189,9 @@ class ValOptions(Options):
     n_sample: Positive = Field(10, description="Samples per image and temperature.")
     sample_batch: Positive = Field(10, description="Samples computed at once (memory).")
     seed: NonNegative = Field(0, description="Seed of the latents, with image name and sample index.")
+    quantize: Literal["round", "floor"] = Field(
+        "round", description="How samples become 8-bit images; floor is what the published code does."
+    )
     save_images: bool = Field(True, description="Write samples, inputs and ground truth as PNG.")
 
 
@@ -237,6 +248,10 @@ class RunOptions(Options):
                 yield "datasets.train.GT_size", f"expected a crop size for training, a multiple of {multiple}"
             if dataset.n_crops is not None and size is None:
                 yield f"datasets.{key}.n_crops", "expected GT_size beside it: the side of the crops"
+            for name in EVALUATION_ONLY if key == "train" else TRAINING_ONLY:
+                if getattr(dataset, name) != DatasetOptions.model_fields[name].default:
+                    use = "validation and tests" if key == "train" else "training"
+                    yield f"datasets.{key}.{name}", f"expected in {use} only; it has no effect here, remove it"
             yield from dataset.contradictions(self)
         yield from self.model.contradictions(self)
 

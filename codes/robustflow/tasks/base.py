@@ -51,6 +51,10 @@ class Task(ABC):
         """−log₂ p(gt | lr) per dimension, (b,), under the training noise; None for models without likelihood."""
 
     @abstractmethod
+    def size_multiple(self, network: nn.Module) -> int:
+        """HR images whose sides are multiples of this need no padding."""
+
+    @abstractmethod
     def drawing(self, network: nn.Module, lr: Tensor) -> Draw:
         """Prepare one lr (1, 3, h, w), any size; the returned function shares that work among all its calls."""
 
@@ -88,6 +92,10 @@ class FlowTask(Task):
         inputs = self.inputs(gt, lr, generator)
         encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise)
         return -encoding.log_prob / (math.log(2) * gt[0].numel())
+
+    def size_multiple(self, network: nn.Module) -> int:
+        """HR images whose sides are multiples of this need no padding."""
+        return _as_flow(network).size_multiple
 
     def drawing(self, network: nn.Module, lr: Tensor) -> Draw:
         """Prepare one lr (1, 3, h, w): padded by mirroring to a size the flow takes; samples are cropped back."""

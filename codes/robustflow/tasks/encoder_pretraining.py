@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustflow import encoders
 from robustflow.encoders import RRDB, RRDBNet
+from robustflow.errors import UserError
 from robustflow.options.schema import NetworkOptions
 from robustflow.registry import TASKS, Options
 from robustflow.tasks.base import Draw, Task
@@ -33,7 +34,7 @@ class EncoderPretraining(Task):
         """Build the encoder with its image head."""
         encoder = encoders.build(options, self.scale, n_levels=1)
         if not isinstance(encoder, RRDB):
-            raise ValueError(f"model RRDB pretrains the encoder RRDB, got network_G.encoder: {options.encoder}")
+            raise UserError(f"model RRDB pretrains the encoder RRDB, got network_G.encoder: {options.encoder}")
         return RRDBNet(encoder, self.scale)
 
     def encoder(self, network: nn.Module) -> nn.Module:
@@ -47,6 +48,10 @@ class EncoderPretraining(Task):
     def bits_per_dim(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> None:
         """None: this model has no likelihood."""
         return
+
+    def size_multiple(self, network: nn.Module) -> int:
+        """HR images whose sides are multiples of the scale need no padding."""
+        return self.scale
 
     def drawing(self, network: nn.Module, lr: Tensor) -> Draw:
         """Super-resolve once; every "sample" is that image."""

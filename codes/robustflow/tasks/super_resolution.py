@@ -36,6 +36,13 @@ class _NoiseConditionalOptions(Options):
         None, description="Largest noise std c_max in training; images in [0, 1]; null: 0.03 for 8x, else 0.05."
     )
 
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """The noise map must be seen, and has the channels of an image."""
+        if max(root.network_G.flow.S) == 0:
+            yield "network_G.flow.S", "expected noise couplings in at least one level, e.g. [0, K, K], got none"
+        if root.network_G.flow.std_channels != 3:
+            yield "network_G.flow.std_channels", f"expected 3, as images have, got {root.network_G.flow.std_channels}"
+
 
 class NCSROptions(_NoiseConditionalOptions):
     """NCSR (Kim & Son, CVPRW 2021)."""

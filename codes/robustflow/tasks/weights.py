@@ -1,5 +1,6 @@
 """Weights on disk: safetensors, with the options they were trained with."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
+from robustflow.interop import published
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
+
+log = logging.getLogger(__name__)
 
 SUFFIX = "_G.safetensors"
 
@@ -45,16 +49,26 @@ def locate(path: str) -> Path:
     file = newest(place) if place.is_dir() else place
     if file is None or not file.is_file():
         raise WeightsError(
-            f"{path}: expected a .safetensors file or an experiment folder with models/*{SUFFIX}, found neither; "
-            "train first, or correct path.pretrain_model_G or --weights"
+            f"{path}: expected a .safetensors or .pth file, or an experiment folder with models/*{SUFFIX}; found "
+            "neither; train first, or correct path.pretrain_model_G, path.model_path or --weights"
         )
     return file
+
+
+def to_test(options: RunOptions) -> Path:
+    """Weights that test.py takes: path.model_path, else the newest of the experiment, else path.pretrain_model_G."""
+    experiment = Path(options.path.experiments) / options.name
+    if options.path.model_path is not None:
+        return locate(options.path.model_path)
+    if options.path.pretrain_model_G is not None and newest(experiment) is None:
+        return locate(options.path.pretrain_model_G)
+    return locate(str(experiment))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a weights file. WeightsError if it is no safetensors file or is damaged."""
     if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: expected a .safetensors file, got '{path.suffix}'")
+        raise WeightsError(f"{path}: expected a .safetensors or published .pth file, got '{path.suffix}'")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -66,11 +80,13 @@ def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffice
     """Load weights into a network and say what was loaded: "network" or "encoder".
 
     Args:
-        path: Weights file.
+        path: Weights file: ours, or a published ``.pth``.
         network: Receives them; unchanged if they do not fit.
         options: The network's options, to explain a misfit.
         encoder_suffices: Accept the weights of a pretrained encoder (``model: RRDB``) for a whole flow.
     """
+    if path.suffix == ".pth":
+        return _load_published(path, network, encoder_suffices=encoder_suffices)
     tensors, metadata = read(path)
     wanted: Mapping[str, Tensor] = network.state_dict()
     if not _misfits(tensors, wanted):
@@ -82,6 +98,25 @@ def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffice
         network.load_state_dict(in_file, strict=False)
         return "encoder"
     raise WeightsError(_explain(path, tensors, wanted, metadata, options))
+
+
+def fitting(options: RunOptions, path: Path) -> RunOptions:
+    """The options with sizes that were not given (``gc``, say) taken from the weights, if these are published ones."""
+    if path.suffix != ".pth":
+        return options
+    return options.model_copy(update={"network_G": published.completed(options.network_G, published.read(path))})
+
+
+def _load_published(path: Path, network: nn.Module, *, encoder_suffices: bool) -> str:
+    tensors = published.read(path)
+    try:
+        loaded = published.fill(network, tensors, encoder_suffices=encoder_suffices)
+    except published.PublishedError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    unused = published.unused(network, tensors)
+    if unused:
+        log.info("%s: %d tensors that the published network never uses: %s", path, len(unused), ", ".join(unused))
+    return loaded
 
 
 def _misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

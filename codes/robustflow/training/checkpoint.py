@@ -61,7 +61,10 @@ def resume(state: Path, network: nn.Module, optimizer: torch.optim.Optimizer, op
         if not file.is_file():
             raise CheckpointError(f"{state}: its weights {file} are missing")
         weights.load(file, network, options, encoder_suffices=False)
+        configured = [{key: group[key] for key in ("lr", "betas")} for group in optimizer.param_groups]
         optimizer.load_state_dict(saved["optimizer"])
+        for group, values in zip(optimizer.param_groups, configured, strict=True):
+            group.update(values)
     except UserError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:

@@ -3,6 +3,8 @@
 import logging
 import sys
 
+import torch
+
 from robustflow.errors import UserError
 from robustflow.options.schema import RunOptions
 from robustflow.training.trainer import TrainingStopped, train
@@ -18,6 +20,10 @@ def run(options: RunOptions) -> int:
         return 0 if train(options) else INTERRUPTED
     except (UserError, TrainingStopped) as error:
         logging.getLogger(__name__).error("error: %s", error)
+        return 1
+    except torch.OutOfMemoryError as error:
+        hint = "Lower datasets.train.batch_size, datasets.train.GT_size or network_G.flow.projection_memory."
+        logging.getLogger(__name__).error("error: %s\n  %s", error, hint)
         return 1
     except KeyboardInterrupt:
         logging.getLogger(__name__).error("interrupted at once; go on from the newest checkpoint with --resume auto")

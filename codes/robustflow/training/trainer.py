@@ -1,7 +1,11 @@
 """The training loop."""
 
+import contextlib
 import logging
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,61 +30,63 @@ class TrainingStopped(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
 
+class _Run(NamedTuple):
+    """All that a training run is made of."""
+
+    options: RunOptions
+    task: Task
+    network: nn.Module
+    adam: torch.optim.Adam
+    crops: data.TrainingCrops
+    validation: data.EvaluationSet | None
+    experiment: Path
+
+
 def train(options: RunOptions) -> bool:
     """Train as the options say. Return False if a signal ended the run early, after a checkpoint was saved.
 
     Writes experiments/<name>/: options.yml, models/, training_state/, tensorboard/, train.log.
     """
-    o = options.train
-    device = devices.choose(options.device)
-    if "train" not in options.datasets:
-        raise UserError("datasets.train: expected a training set, got none")
-    # Check the data before anything is written.
-    crops = data.build_training(options.datasets["train"], options.scale, o.manual_seed)
-    validation = data.build_evaluation(options.datasets["val"], options.scale) if "val" in options.datasets else None
-
-    # Build the model, the same for one seed whatever the coupling.
-    torch.manual_seed(o.manual_seed)
-    task = tasks.build(options)
-    network = task.build_network(options.network_G).to(device)
-    adam = optimizer.build(network, o)
-    experiment = Path(options.path.experiments) / options.name
-    state = _make_ready(experiment, network, options)
+    run, state = _prepare(options)
+    options, task, network, adam, crops, validation, experiment = run
+    o, device = options.train, next(network.parameters()).device
 
     logbook = Logbook(experiment, o.niter, options.logger.print_freq, task.loss_name)
     try:
-        first = _start(experiment, state, network, adam, options)
+        first = iteration = _start(run, state)
         if first >= o.niter:
             log.info("%s: all %d iterations are done; raise train.niter to go on", experiment, o.niter)
             return True
-        loader = _loader(crops, options, first, pin_memory=device.type == "cuda")
         logbook.begin(first)
-        with Interruption() as interruption:
-            network.train()
-            for iteration, batch in enumerate(loader, start=first + 1):
+        network.train()
+        with Interruption() as interruption, _saving_before_user_errors(run, lambda: iteration):
+            for batch in _loader(crops, options, first, pin_memory=device.type == "cuda"):
                 # Set what learns now, and how fast.
-                rate = optimizer.learning_rate(o, iteration)
+                number = iteration + 1
+                rate = optimizer.learning_rate(o, number)
                 optimizer.set_learning_rate(adam, rate)
-                _freeze_encoder(task.encoder(network), options, iteration)
+                _freeze_encoder(task.encoder(network), options, number)
 
                 # Forward and backward.
                 gt, lr = (batch[key].to(device, non_blocking=True) for key in ("gt", "lr"))
-                generator = torch.Generator(device).manual_seed(derive_seed(o.manual_seed, "noise", iteration))
+                generator = torch.Generator(device).manual_seed(derive_seed(o.manual_seed, "noise", number))
                 loss = task.loss(network, gt, lr, generator)
                 adam.zero_grad(set_to_none=True)
                 loss.backward()
                 limit = float("inf") if o.max_grad_norm is None else o.max_grad_norm
                 grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
-                _require_finite(iteration, loss, grad_norm, experiment)
+                measured, norm = torch.stack([loss.detach(), grad_norm]).tolist()
+                _require_finite(number, measured, norm, experiment)
 
                 # Update weights.
                 adam.step()
+                iteration = number
 
                 # Log, validate, save.
-                logbook.iteration(iteration, loss.item(), rate, grad_norm.item())
+                logbook.iteration(iteration, measured, rate, norm)
                 last, leave = iteration == o.niter, interruption.requested
                 if validation is not None and (last or (iteration % o.val_freq == 0 and not leave)):
-                    _validate(task, network, validation, options, logbook, iteration)
+                    _validate(run, validation, logbook, iteration)
                 if iteration % options.logger.save_checkpoint_freq == 0 or last or leave:
                     checkpoint.save(experiment, network, adam, options, iteration)
                 if leave and not last:
@@ -89,6 +95,39 @@ def train(options: RunOptions) -> bool:
     finally:
         logbook.close()
     return True
+
+
+def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
+    """Check the data, build the model, find the state to resume; nothing is written before all of it is right."""
+    device = devices.choose(options.device)
+    if "train" not in options.datasets:
+        raise UserError("datasets.train: expected a training set, got none")
+    seed, scale = options.train.manual_seed, options.scale
+    crops = data.build_training(options.datasets["train"], scale, seed)
+    validation = data.build_evaluation(options.datasets["val"], scale) if "val" in options.datasets else None
+    if options.path.pretrain_model_G is not None:
+        options = weights.fitting(options, weights.locate(options.path.pretrain_model_G))
+    # The same model for one seed, whatever the coupling.
+    torch.manual_seed(seed)
+    task = tasks.build(options)
+    network = task.build_network(options.network_G).to(device)
+    experiment = Path(options.path.experiments) / options.name
+    state = _make_ready(experiment, network, options)
+    adam = optimizer.build(network, options.train)
+    return _Run(options, task, network, adam, crops, validation, experiment), state
+
+
+@contextlib.contextmanager
+def _saving_before_user_errors(run: _Run, iteration: Callable[[], int]) -> Iterator[None]:
+    """Save what is learnt when an image turns out unreadable in mid-training; say only what the user can mend."""
+    try:
+        yield
+    except UserError as error:
+        if iteration() > 0:
+            checkpoint.save(run.experiment, run.network, run.adam, run.options, iteration())
+        # A loader process sends its whole traceback as the message.
+        message = str(error).strip().rsplit("UserError: ", 1)[-1]
+        raise UserError(f"{message}\n  Saved iteration {iteration()}; go on with --resume auto.") from error
 
 
 def _loader(
@@ -119,13 +158,11 @@ def _make_ready(experiment: Path, network: nn.Module, options: RunOptions) -> Pa
     return state
 
 
-def _start(
-    experiment: Path, state: Path | None, network: nn.Module, adam: torch.optim.Adam, options: RunOptions
-) -> int:
+def _start(run: _Run, state: Path | None) -> int:
     """Resume if there is a state; return the number of iterations already done."""
-    first = 0
+    experiment, options, network, first = run.experiment, run.options, run.network, 0
     if state is not None:
-        first = checkpoint.resume(state, network, adam, options)
+        first = checkpoint.resume(state, network, run.adam, options)
         log.info("resumed %s at iteration %d", state, first)
         aside = checkpoint.set_aside_newer(experiment, first)
         if aside is not None:
@@ -159,27 +196,21 @@ def _freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> 
     encoder.requires_grad_(learns)
 
 
-def _require_finite(iteration: int, loss: Tensor, grad_norm: Tensor, experiment: Path) -> None:
-    if torch.isfinite(loss) and torch.isfinite(grad_norm):
+def _require_finite(iteration: int, loss: float, grad_norm: float, experiment: Path) -> None:
+    if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     newest = checkpoint.find(experiment, "auto")
     raise TrainingStopped(
-        f"iteration {iteration}: loss {loss.item():g}, gradient norm {grad_norm.item():g}; weights were not updated.\n"
+        f"iteration {iteration}: loss {loss:g}, gradient norm {grad_norm:g}; weights were not updated.\n"
         "  Look at: train.lr_G (lower it), train.warmup_iter (lengthen it), train.max_grad_norm (set it), "
         "network_G.flow.coupling (rq_spline is the stable one), and the training images.\n"
         f"  Newest checkpoint: {newest or 'none yet'}; go on from it with --resume auto."
     )
 
 
-def _validate(
-    task: Task,
-    network: nn.Module,
-    items: data.EvaluationSet,
-    options: RunOptions,
-    logbook: Logbook,
-    iteration: int,
-) -> None:
+def _validate(run: _Run, items: data.EvaluationSet, logbook: Logbook, iteration: int) -> None:
     """Evaluate the validation set and note its figures and, of the first image, input, sample and ground truth."""
+    task, network, options = run.task, run.network, run.options
     network.eval()
     summary, _ = Evaluator(task, network, options.scale, options.val, None).evaluate("val", items)
     scalars = {"bits_per_dim": summary["bits_per_dim"]}

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, FiniteFloat
 from torch import Tensor
 
 from robustflow.bijections.base import AnalyticElementwise, Partials
@@ -20,7 +20,7 @@ class RationalQuadraticOptions(Options):
     """Options of the modified rational-quadratic spline."""
 
     type: Literal["rq_spline"] = "rq_spline"
-    bounds: Annotated[tuple[float, float], AfterValidator(_ordered)] = Field(
+    bounds: Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ordered)] = Field(
         (-0.5, 0.5), description="The box [B1, B2]; the map is x + t outside it."
     )
     eps: float = Field(1e-3, gt=0, lt=0.5, description="Smallest relative bin width and height, and smallest slope.")

@@ -6,7 +6,6 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.data.images import to_uint8
 
 # Side of the smallest image that SSIM's 11×11 Gaussian window fits into.
 SSIM_WINDOW = 11
@@ -38,5 +37,5 @@ def ssim(image: Tensor, reference: Tensor) -> float | None:
 
 
 def lr_psnr(sample: Tensor, lr_reference: Tensor, scale: int) -> float:
-    """PSNR in dB between the 8-bit sample (3, H, W), bicubically downsampled, and a uint8 LR image (3, h, w)."""
-    return psnr(downsample(to_uint8(sample), scale), lr_reference)
+    """PSNR in dB between a uint8 sample (3, H, W), bicubically downsampled, and a uint8 LR image (3, h, w)."""
+    return psnr(downsample(sample, scale), lr_reference)

@@ -1,0 +1,180 @@
+"""The dataset modes of the SRFlow family, by their published names.
+
+``LRHR_IMG`` is mode ``folder``; ``LRHR_IMG_nocrop`` reads folders of patches that were cut beforehand; ``LRHR_PKL``
+reads pickled lists of images.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from robustflow.data.folders import FileSource, FolderOptions, _check_sizes, open_folders, unique_names
+from robustflow.data.images import list_images
+from robustflow.data.restricted_pickle import load_arrays
+from robustflow.data.source import Source, register_source
+from robustflow.errors import UserError
+from robustflow.options.schema import DatasetOptions
+from robustflow.registry import DATASETS
+
+
+def _paths(value: Any) -> Any:
+    """Let one path count as a list of one."""
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class ImageFolderOptions(FolderOptions):
+    """Image files, sub-folders included: mode `folder` by its published name."""
+
+    mode: Literal["LRHR_IMG"]  # type: ignore[assignment]
+
+
+register_source("LRHR_IMG", ImageFolderOptions)(open_folders)
+
+
+class PatchFolderOptions(DatasetOptions):
+    """Folders of patches that were cut beforehand, all of one size and used whole; GT_size is that size."""
+
+    mode: Literal["LRHR_IMG_nocrop"]
+    dataroot_GT: str = Field(description="Folder of HR patches, all GT_size x GT_size pixels.")
+    dataroot_LQ: str | None = Field(
+        None, description="Folder of LR patches, paired with the HR ones by name; null: made by bicubic downsampling."
+    )
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) for crops of what is used whole."""
+        if self.n_crops is not None:
+            yield f"datasets.{_key_of(self, root)}.n_crops", "expected none: patches are used whole"
+
+
+@DATASETS.register("LRHR_IMG_nocrop", PatchFolderOptions)
+def open_patches(
+    dataroot_GT: str, dataroot_LQ: str | None, scale: int, GT_size: int | None = None, **_shared: Any
+) -> FileSource:
+    """Open patches that were cut beforehand and check, from their headers, that they are of one size.
+
+    Args:
+        dataroot_GT: Folder of HR patches.
+        dataroot_LQ: Folder of LR patches, or None: they are to be made.
+        scale: Super-resolution factor.
+        GT_size: Side of the HR patches, pixels; None: the size of the first, square or not.
+        **_shared: Options that those who use the source deal with.
+
+    Raises:
+        UserError: naming the file, if a patch is of another size; or as `open_folders`.
+    """
+    source = open_folders(dataroot_GT, dataroot_LQ, scale)
+    size = source.size(0) if GT_size is None else (GT_size, GT_size)
+    for index in range(len(source)):
+        if source.size(index) != size:
+            file, (height, width) = list_images(dataroot_GT)[index], source.size(index)
+            raise UserError(
+                f"{file}: expected a patch of {size[1]} x {size[0]} pixels (width x height; "
+                f"{'as the first' if GT_size is None else 'GT_size'}), got {width} x {height}; cut the patches to one "
+                "size, or take random crops with mode LRHR_IMG"
+            )
+    return source
+
+
+class PickleOptions(DatasetOptions):
+    """Pickled lists of images: uint8 arrays (height, width, 3), RGB; a file is held in memory, once per process."""
+
+    mode: Literal["LRHR_PKL"]
+    dataroot_GT: Annotated[Paths, BeforeValidator(_paths)] = Field(
+        description="File or list of files (.pklv4) of HR images; they are held in memory."
+    )
+    dataroot_LQ: Annotated[Paths | None, BeforeValidator(_paths)] = Field(
+        None,
+        description="Files of LR images, as many and in the same order; null: made by bicubic downsampling.",
+    )
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) if HR and LR files cannot be paired."""
+        if self.dataroot_LQ is not None and len(self.dataroot_LQ) != len(self.dataroot_GT):
+            yield f"datasets.{_key_of(self, root)}.dataroot_LQ", _unequal(self.dataroot_GT, self.dataroot_LQ)
+
+
+@register_source("LRHR_PKL", PickleOptions)
+class PickleSource(Source):
+    """Images from pickled lists of uint8 arrays (height, width, 3), RGB.
+
+    The files are read when the source is made and stay in memory until the process ends, whatever their size: files of
+    some GB need that much. Loader processes share that memory where they are forked, and read the files once each
+    where they are spawned. Image 7 of ``DIV2K.pklv4`` is named ``DIV2K_0007``; the first is 0.
+
+    Args:
+        dataroot_GT: Files of HR images.
+        dataroot_LQ: Files of the LR images, file by file and image by image in the same order; None: they are to be
+            made.
+        scale: Super-resolution factor.
+
+    Raises:
+        UserError: naming file and number, if an image is no such array or a pair does not fit; or as `load_arrays`.
+    """
+
+    def __init__(self, dataroot_GT: Sequence[str], dataroot_LQ: Sequence[str] | None, scale: int) -> None:
+        if dataroot_LQ is not None and len(dataroot_LQ) != len(dataroot_GT):
+            raise UserError(f"dataroot_LQ: {_unequal(dataroot_GT, dataroot_LQ)}")
+        # Paths and numbers alone: a source that is sent to another process must not take the images along.
+        self._images: list[tuple[str, str | None, int]] = []
+        self.names = []
+        lq_files = [None] * len(dataroot_GT) if dataroot_LQ is None else dataroot_LQ
+        stems = unique_names([Path(Path(file).name) for file in dataroot_GT])
+        for gt, lq, stem in zip(dataroot_GT, lq_files, stems, strict=True):
+            if lq is not None:
+                _check_pairs(gt, lq, scale)
+            self._images += [(gt, lq, number) for number in range(len(_load(gt)))]
+            self.names += [f"{stem}_{number:04d}" for number in range(len(_load(gt)))]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the HR image."""
+        gt, _, number = self._images[index]
+        return _size(_load(gt)[number])
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """HR (3, H, W) uint8, and LR (3, H // scale, W // scale) uint8 or None."""
+        gt, lq, number = self._images[index]
+        return _load(gt)[number], None if lq is None else _load(lq)[number]
+
+
+def _check_pairs(gt: str, lq: str, scale: int) -> None:
+    hr, lr = _load(gt), _load(lq)
+    if len(hr) != len(lr):
+        raise UserError(f"{lq}: expected {len(hr)} LR images, as many as HR images in {gt}, got {len(lr)}")
+    for number, (x, y) in enumerate(zip(hr, lr, strict=True)):
+        _check_sizes(Path(gt, f"{number:04d}"), _size(x), Path(lq, f"{number:04d}"), _size(y), scale)
+
+
+@cache
+def _load(file: str) -> list[Tensor]:
+    """Images of a file, (3, h, w) uint8."""
+    arrays = load_arrays(file)
+    if not arrays:
+        raise UserError(f"{file}: expected a list of images, got an empty list")
+    for number, array in enumerate(arrays):
+        if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+            raise UserError(
+                f"{file}: expected RGB images (height, width, 3), got an array of shape {array.shape} as item {number}"
+            )
+    return [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
+def _unequal(gt: Sequence[str], lq: Sequence[str]) -> str:
+    return f"expected {len(gt)} file(s) of LR images, as many as of HR images, got {len(lq)}"
+
+
+def _key_of(options: DatasetOptions, root: Any) -> str:
+    return next((key for key, dataset in root.datasets.items() if dataset is options), "*")

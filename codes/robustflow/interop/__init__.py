@@ -1,0 +1,1 @@
+"""Published checkpoints: read, checked, converted there and back."""

@@ -1,0 +1,68 @@
+"""Convert weights between the published layout and ours: `python -m robustflow.interop.convert -opt X.yml ...`."""
+
+import argparse
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from robustflow import tasks
+from robustflow.errors import UserError
+from robustflow.files import write_atomically
+from robustflow.interop import published
+from robustflow.options.load import load
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import weights
+
+log = logging.getLogger(__name__)
+
+_EXAMPLES = """examples:
+  python -m robustflow.interop.convert -opt X.yml --weights X_G.pth --output Y.safetensors
+  python -m robustflow.interop.convert -opt X.yml --weights Y.safetensors --output X_G.pth --reverse"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 done, 1 mistake (message on stderr)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m robustflow.interop.convert",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file, published or ours")
+    parser.add_argument("--override", metavar="TEXT", help="options that win over the file, as for train.py")
+    parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="weights to convert")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write")
+    parser.add_argument("--reverse", action="store_true", help="write the published layout, as .pth")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        convert(load(chosen.opt, chosen.override), chosen.weights, chosen.output, reverse=chosen.reverse)
+    except UserError as error:
+        log.error("error: %s", error)
+        return 1
+    return 0
+
+
+def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -> None:
+    """Read weights in either layout and write them in ours (safetensors), or with ``reverse`` in the published one."""
+    suffix = ".pth" if reverse else ".safetensors"
+    if output.suffix != suffix:
+        raise UserError(f"--output: expected a {suffix} file, got {output}")
+    options = weights.fitting(options, source)
+    network = tasks.build(options).build_network(options.network_G)
+    weights.load(source, network, options, encoder_suffices=False)
+    if reverse:
+        buffer = io.BytesIO()
+        torch.save(published.write_back(network), buffer)
+        write_atomically(output, buffer.getvalue())
+    else:
+        weights.save(output, network, options, iteration=0)
+    log.info("wrote %s", output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""Where each tensor of a published checkpoint lives in our networks: one description, for loading and writing back.
+
+A published tensor may be split here (first convolutions into the part that reads the flow's variables and the part
+that reads the features), and heads are interleaved there (parameter index fastest) and grouped here (slowest). A
+``Piece`` names two views of equal shape, one into our tensor and one into theirs.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustflow.bijections.networks import ConvNetwork, ZeroConv
+from robustflow.bijections.permutation import FixedOrthogonal
+from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.flows.conditional_flow import ConditionalFlow
+from robustflow.flows.level import FlowLevel
+
+View = Callable[[Tensor], Tensor]
+Entries = Iterator[tuple[str, "Published"]]
+
+# Output channels of the published network's unused feature convolution, the same at 4x and 8x.
+_UNUSED_FEATURES = 96
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.flatten()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a published tensor and its place in ours: ``inside(ours)`` and ``outside(theirs)`` are the same."""
+
+    name: str
+    inside: View = _whole
+    outside: View = _whole
+
+
+@dataclass(frozen=True)
+class Published:
+    """A tensor of a published checkpoint.
+
+    Attributes:
+        shape: Its shape there.
+        pieces: Where its values are here; none for tensors that the published network never uses.
+        axes: For an axis whose length is an option by itself, that option's key.
+    """
+
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...] = ()
+    axes: tuple[tuple[int, str], ...] = ()
+
+
+NF, GC, HIDDEN = "network_G.nf", "network_G.gc", "network_G.flow.CondAffineSeparatedAndCond.hidden_channels"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names that differ between the published couplings: the branch of a step, and what follows ``f`` in it."""
+
+    branch: str
+    suffix: str
+
+
+AFFINE, SPLINE = Family("affine", "Affine"), Family("rqspline", "RQspline")
+
+
+def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
+    """Layout of a published flow with the sizes of ``flow``."""
+    encoder = _rrdb(flow)
+    layout = {f"RRDB.{name}": entry for name, entry in of_encoder(flow).items()}
+    n_features = encoder.native_channels + encoder.tap_channels
+    layout["flowUpsamplerNet.f.0.weight"] = Published((_UNUSED_FEATURES, n_features, 3, 3))
+    layout["flowUpsamplerNet.f.0.bias"] = Published((_UNUSED_FEATURES,))
+    noise = [level.noise_projection for level in flow.typed_levels if level.noise_projection is not None]
+    noise_channels = noise[0].shape[1] if noise else 0
+    number = 0  # of the published layer; squeezes count and own nothing
+    for index, level in enumerate(flow.typed_levels):
+        ours, number = f"levels.{index}.", number + 1
+        for k, transition in enumerate(level.transitions):
+            layout |= dict(_mixing(transition, f"{ours}transitions.{k}.", _layer(number)))
+            number += 1
+        for k, step in enumerate(level.full_steps):
+            theirs = _layer(number)
+            layout |= dict(_mixing(step, f"{ours}steps.{k}.", theirs))
+            names = _StepNames(ours, f"{ours}steps.{k}.", f"{theirs}{family.branch}.", family.suffix, noise_channels)
+            layout |= dict(_couplings(level, k, names))
+            number += 1
+        if level.split_prior is not None:
+            layout |= dict(_head(level.split_prior.network, f"{ours}split_prior.network.", f"{_layer(number)}conv.", 2))
+            number += 1
+    return layout
+
+
+def of_encoder(flow: ConditionalFlow) -> dict[str, Published]:
+    """Layout of a published RRDB checkpoint whose image head is left out, read into the encoder of a flow."""
+    encoder = _rrdb(flow)
+    return dict(_encoder(encoder, "encoder.")) | dict(_unused_head(encoder, flow.scale))
+
+
+def _rrdb(flow: ConditionalFlow) -> RRDB:
+    if not isinstance(flow.encoder, RRDB):
+        raise ValueError(f"expected a flow with the RRDB encoder, got {type(flow.encoder).__name__}")
+    return flow.encoder
+
+
+def of_rrdb(network: RRDBNet) -> dict[str, Published]:
+    """Layout of a published RRDB checkpoint, image head included."""
+    layout = dict(_encoder(network.encoder, "encoder."))
+    n_own = len(network.encoder.up_convs)
+    heads = {f"upconv{n_own + k + 1}": f"up_convs.{k}." for k in range(len(network.up_convs))}
+    heads |= {"HRconv": "conv_hr.", "conv_last": "conv_last."}
+    for theirs, ours in heads.items():
+        layout |= dict(_conv(network.get_submodule(ours.rstrip(".")), ours, theirs, (NF, NF)))
+    return layout
+
+
+def _layer(number: int) -> str:
+    return f"flowUpsamplerNet.layers.{number}."
+
+
+def _conv(module: nn.Module, ours: str, theirs: str, options: tuple[str, str]) -> Entries:
+    """A convolution with bias; ``options``: keys that set its output and input channels, "" where none does alone."""
+    axes = tuple((axis, key) for axis, key in enumerate(options) if key)
+    weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
+    yield f"{theirs}.weight", Published(tuple(weight.shape), (Piece(f"{ours}weight"),), axes)
+    yield f"{theirs}.bias", Published(tuple(bias.shape), (Piece(f"{ours}bias"),), axes[:1] if options[0] else ())
+
+
+def _encoder(encoder: RRDB, ours: str) -> Entries:
+    yield from _conv(encoder.conv_first, f"{ours}conv_first.", "conv_first", (NF, ""))
+    for b, block in enumerate(encoder.blocks):
+        for d, dense in enumerate(block.children()):
+            for c, conv in enumerate(dense.get_submodule("convs").children()):
+                theirs = f"RRDB_trunk.{b}.RDB{d + 1}.conv{c + 1}"
+                options = (NF if c == 4 else GC, NF if c == 0 else "")
+                yield from _conv(conv, f"{ours}blocks.{b}.{d}.convs.{c}.", theirs, options)
+    yield from _conv(encoder.trunk_conv, f"{ours}trunk_conv.", "trunk_conv", (NF, NF))
+    for k, conv in enumerate(encoder.up_convs):
+        yield from _conv(conv, f"{ours}up_convs.{k}.", f"upconv{k + 1}", (NF, NF))
+
+
+def _unused_head(encoder: RRDB, scale: int) -> Entries:
+    """The image head of the encoder, which flows carry and never run."""
+    nf = encoder.native_channels
+    missing = range(len(encoder.up_convs) + 1, scale.bit_length())
+    for name, out in {**{f"upconv{k}": nf for k in missing}, "HRconv": nf, "conv_last": 3}.items():
+        yield f"{name}.weight", Published((out, nf, 3, 3))
+        yield f"{name}.bias", Published((out,))
+
+
+def _actnorm(channels: int, ours: str, theirs: str, axes: tuple[tuple[int, str], ...] = ()) -> Entries:
+    for name in ("bias", "logs"):
+        yield f"{theirs}{name}", Published((1, channels, 1, 1), (Piece(f"{ours}{name}", outside=_flat),), axes)
+
+
+def _mixing(step: nn.Module, ours: str, theirs: str) -> Entries:
+    """ActNorm and 1×1 convolution of a step."""
+    permutation = step.get_submodule("permutation")
+    name, channels = f"{ours}permutation.weight", step.get_parameter("actnorm.bias").shape[0]
+    yield from _actnorm(channels, f"{ours}actnorm.", f"{theirs}actnorm.")
+    if not isinstance(permutation, FixedOrthogonal):
+        yield f"{theirs}invconv.weight", Published((channels, channels), (Piece(name),))
+        return
+    shape = (channels, channels, 1, 1)
+    yield f"{theirs}invconv.weight", Published(shape, (Piece(name, outside=lambda t: t[:, :, 0, 0]),))
+    transposed = Piece(name, outside=lambda t: t[:, :, 0, 0].T)
+    yield f"{theirs}invconv.weight_transpose", Published(shape, (transposed,))
+
+
+@dataclass(frozen=True)
+class _StepNames:
+    """Names around one full step: ours, theirs up to the network's own name, and the flow's noise channels (or 0)."""
+
+    level: str
+    step: str
+    theirs: str
+    suffix: str
+    noise_channels: int
+
+
+def _couplings(level: FlowLevel, k: int, names: _StepNames) -> Entries:
+    """The parameter networks of step k: injector, noise coupling (in NCSR files even where unused), self coupling."""
+    step = level.full_steps[k]
+    num_params = step.coupling.elementwise.num_params
+    own = f"{names.theirs}f{names.suffix}"
+
+    def network(layer: nn.Module, name: str, theirs: str, rest: list[Piece], n_rest: int) -> Entries:
+        return _parameter_network(_network(layer), f"{names.step}{name}.network.", theirs, rest, n_rest, num_params)
+
+    n_features = level.injector_projection.native.shape[1] + level.injector_projection.taps.shape[1]
+    injector = _feature_pieces(level, f"{names.level}injector_projection.", 0, k)
+    yield from network(step.injector, "injector", f"{names.theirs}fFeatures.", injector, n_features)
+    kept = step.coupling.kept_channels
+    coupling = _feature_pieces(level, f"{names.level}coupling_projection.", kept, k)
+    yield from network(step.coupling, "coupling", f"{own}.", coupling, n_features)
+    if step.noise_coupling is not None:
+        rows = _rows(level, k - level.first_noisy)
+        noise = [Piece(f"{names.level}noise_projection", rows, lambda t: t[:, kept:])]
+        yield from network(step.noise_coupling, "noise_coupling", f"{own}_std.", noise, names.noise_channels)
+    elif names.noise_channels > 0:
+        for name, entry in network(step.coupling, "", f"{own}_std.", [], names.noise_channels):
+            yield name, Published(entry.shape)
+
+
+def _network(layer: nn.Module) -> ConvNetwork:
+    network = layer.get_submodule("network")
+    if not isinstance(network, ConvNetwork):
+        raise ValueError(f"expected a convolutional parameter network, got {type(network).__name__}")
+    return network
+
+
+def _rows(level: FlowLevel, k: int) -> View:
+    hidden = level.injector_projection.hidden_channels
+    return lambda tensor: tensor[k * hidden : (k + 1) * hidden]
+
+
+def _feature_pieces(level: FlowLevel, ours: str, first: int, k: int) -> list[Piece]:
+    """Parts of a first convolution that read the features, from input channel ``first`` on: native ones, then taps."""
+    middle = first + level.injector_projection.native.shape[1]
+    return [
+        Piece(f"{ours}native", _rows(level, k), lambda t: t[:, first:middle]),
+        Piece(f"{ours}taps", _rows(level, k), lambda t: t[:, middle:]),
+    ]
+
+
+def _parameter_network(
+    network: ConvNetwork, ours: str, theirs: str, rest: list[Piece], n_rest: int, num_params: int
+) -> Entries:
+    """A parameter network whose first convolution reads n_rest channels after x_a; ``rest`` says where that part is."""
+    hidden = network.conv_mid.shape[0]
+    n_own = 0 if network.conv_in is None else network.conv_in.shape[1]
+    own = [] if network.conv_in is None else [Piece(f"{ours}conv_in", outside=lambda t: t[:, :n_own])]
+    wide = ((0, HIDDEN),)
+    yield f"{theirs}0.weight", Published((hidden, n_own + n_rest, 3, 3), (*own, *rest), wide)
+    yield from _actnorm(hidden, f"{ours}norm_in.", f"{theirs}0.actnorm.", ((1, HIDDEN),))
+    yield f"{theirs}2.weight", Published((hidden, hidden, 1, 1), (Piece(f"{ours}conv_mid"),), (*wide, (1, HIDDEN)))
+    yield from _actnorm(hidden, f"{ours}norm_mid.", f"{theirs}2.actnorm.", ((1, HIDDEN),))
+    yield from _head(network.head, f"{ours}head.", f"{theirs}4.", num_params, ((1, HIDDEN),))
+
+
+def _head(conv: ZeroConv, ours: str, theirs: str, num_params: int, axes: tuple[tuple[int, str], ...] = ()) -> Entries:
+    """A zero-initialised convolution with interleaved output: channel num_params·c + j is parameter j of channel c."""
+
+    def grouped(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(0, (num_params, -1))
+
+    def interleaved(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(0, (-1, num_params)).transpose(0, 1)
+
+    out = conv.weight.shape[0]
+    yield f"{theirs}weight", Published(tuple(conv.weight.shape), (Piece(f"{ours}weight", grouped, interleaved),), axes)
+    yield f"{theirs}bias", Published((out,), (Piece(f"{ours}bias", grouped, interleaved),))
+    logs = Piece(f"{ours}logs", grouped, lambda t: interleaved(t[:, 0, 0]))
+    yield f"{theirs}logs", Published((out, 1, 1), (logs,))

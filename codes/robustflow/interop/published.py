@@ -1,0 +1,200 @@
+"""Published checkpoints of SRFlow, NCSR, FS-NCSR and the robust flows: read safely and filled into our network."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from robustflow.bijections.actnorm import ActNorm
+from robustflow.encoders.rrdb import RRDBNet
+from robustflow.errors import UserError
+from robustflow.flows import ConditionalFlow, builder
+from robustflow.interop import layout as layouts
+from robustflow.interop.layout import Published
+from robustflow.options import legacy
+from robustflow.options.schema import NetworkOptions
+from robustflow.options.yaml_tree import Mistake, Reader
+
+
+class PublishedError(UserError):
+    """A published checkpoint that cannot be used; the message names tensors, shapes and options."""
+
+
+def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> ConditionalFlow:
+    """Build the network of a published checkpoint, in eval mode, float32.
+
+    Args:
+        options: Published options, as in the YAML file; sizes they lack (gc, say) are taken from the tensors.
+        state_dict: Tensors under their published names.
+
+    Raises:
+        PublishedError: Naming each tensor that is missing, extra or of another shape, and the option that would fit.
+    """
+    values = legacy.translate_values(options)
+    network, scale = values.get("network_G", {}), values.get("scale", options.get("network_G", {}).get("scale"))
+    if scale is None:
+        raise PublishedError("expected 'scale' in the options of the checkpoint, found none")
+    try:
+        given = NetworkOptions.model_validate(network)
+    except ValidationError as error:
+        wrong = "; ".join(f"network_G.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PublishedError(f"options of the checkpoint cannot be used: {wrong}") from error
+    flow = builder.build(completed(given, state_dict), int(scale))
+    fill(flow, state_dict)
+    return flow.eval()
+
+
+def load_file(yaml_path: str | Path, weights_path: str | Path) -> ConditionalFlow:
+    """``load`` from a published option file and a ``.pth`` file."""
+    path = Path(yaml_path)
+    if not path.is_file():
+        raise PublishedError(f"{path}: expected a published option file, found none")
+    mistakes: list[Mistake] = []
+    tree = Reader(str(path), mistakes).read(path.read_text(encoding="utf-8-sig"))
+    if mistakes or not isinstance(tree.value, dict):
+        raise PublishedError(f"{path}: expected a mapping of options; {'; '.join(map(str, mistakes)) or 'found none'}")
+    return load(legacy.plain(tree), read(weights_path))
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a ``.pth`` file, read without running any code in it. PublishedError if that is not possible."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise PublishedError(
+            f"{path}: refused: it holds more than tensors, and reading it would run code. Expected a state dict as "
+            f"torch.save writes it. ({next(iter(str(error).splitlines()), '')})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise PublishedError(f"{path}: missing, damaged or no .pth file ({reason})") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise PublishedError(f"{path}: expected a state dict, tensors by name, got {type(content).__name__}")
+    # Checkpoints of wrapped models carry the wrapper's prefix.
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def completed(options: NetworkOptions, tensors: Mapping[str, Tensor]) -> NetworkOptions:
+    """The options with every size that was not given taken from the tensors of a published checkpoint."""
+    prefix = "RRDB." if "RRDB.conv_first.weight" in tensors else ""
+    found: dict[str, int | bool] = {}
+    if f"{prefix}conv_first.weight" in tensors:
+        found["nf"] = tensors[f"{prefix}conv_first.weight"].shape[0]
+    if f"{prefix}RRDB_trunk.0.RDB1.conv1.weight" in tensors:
+        found["gc"] = tensors[f"{prefix}RRDB_trunk.0.RDB1.conv1.weight"].shape[0]
+        found["nb"] = 1 + max(
+            int(name.split("RRDB_trunk.")[1].split(".")[0]) for name in tensors if "RRDB_trunk." in name
+        )
+    flow: dict[str, int | bool] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".fFeatures.2.weight"):
+            flow.setdefault("hidden_channels", tensor.shape[0])
+        elif name.endswith(".invconv.weight"):
+            flow.setdefault("permutation_train", tensor.dim() == 2)
+    network = {key: value for key, value in found.items() if key not in options.model_fields_set}
+    inner = {key: value for key, value in flow.items() if key not in options.flow.model_fields_set}
+    return options.model_copy(update={**network, "flow": options.flow.model_copy(update=inner)})
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices: bool = False) -> str:
+    """Copy a published checkpoint into a network and say what was filled: "network" or "encoder".
+
+    Args:
+        network: A ConditionalFlow or an RRDBNet; unchanged if the tensors do not fit.
+        tensors: By published name.
+        encoder_suffices: Accept an RRDB checkpoint for a flow's encoder.
+
+    Raises:
+        PublishedError: Naming each tensor that is missing, extra or of another shape.
+    """
+    whole = isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)
+    if not whole and not encoder_suffices:
+        raise PublishedError("expected the checkpoint of a flow (flowUpsamplerNet.*), got that of an encoder alone")
+    layout = layout_of(network) if whole else layouts.of_encoder(_flow(network))
+    _require_fit(layout, tensors)
+    own = network.state_dict()
+    for name, entry in layout.items():
+        for piece in entry.pieces:
+            piece.inside(own[piece.name]).copy_(piece.outside(tensors[name]))
+    for module in network.modules():
+        if whole and isinstance(module, ActNorm):
+            module.mark_initialized()
+    return "network" if whole else "encoder"
+
+
+def layout_of(network: nn.Module) -> dict[str, Published]:
+    """Layout of the published checkpoint of the same network."""
+    if isinstance(network, RRDBNet):
+        return layouts.of_rrdb(network)
+    flow = _flow(network)
+    spline = flow.typed_levels[0].full_steps[0].coupling.elementwise.num_params == 4
+    return layouts.of_flow(flow, layouts.SPLINE if spline else layouts.AFFINE)
+
+
+def unused(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that the published network carries and never uses."""
+    whole = isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)
+    layout = layout_of(network) if whole else layouts.of_encoder(_flow(network))
+    return [name for name in tensors if name in layout and not layout[name].pieces]
+
+
+def write_back(network: nn.Module) -> dict[str, Tensor]:
+    """State dict under published names and in the published layout; tensors that are never used are zero."""
+    own, result = network.state_dict(), {}
+    for name, entry in layout_of(network).items():
+        result[name] = torch.zeros(entry.shape)
+        for piece in entry.pieces:
+            piece.outside(result[name]).copy_(piece.inside(own[piece.name]))
+    return result
+
+
+def _flow(network: nn.Module) -> ConditionalFlow:
+    if not isinstance(network, ConditionalFlow):
+        raise PublishedError(f"published checkpoints hold flows or RRDB encoders, not a {type(network).__name__}")
+    return network
+
+
+def _require_fit(layout: Mapping[str, Published], tensors: Mapping[str, Tensor]) -> None:
+    live = {name: entry for name, entry in layout.items() if entry.pieces}
+    problems = [f"missing: {name}, shape {entry.shape}" for name, entry in live.items() if name not in tensors]
+    problems += [
+        f"not in this network: {name}, shape {tuple(t.shape)}" for name, t in tensors.items() if name not in layout
+    ]
+    problems += [
+        f"{name}: expected shape {entry.shape}, got {tuple(tensors[name].shape)}{_remedy(entry, tensors[name])}"
+        for name, entry in live.items()
+        if name in tensors and tuple(tensors[name].shape) != entry.shape
+    ]
+    if problems:
+        more = [f"... and {len(problems) - 10} more"] if len(problems) > 10 else []
+        lines = ["the checkpoint is of another network than the options describe", *problems[:10], *more]
+        raise PublishedError("\n  ".join([*lines, *_counts(live, tensors)]))
+
+
+def _remedy(entry: Published, tensor: Tensor) -> str:
+    """The option that would fit, if one sets an axis that differs."""
+    fits = {
+        key: tensor.shape[axis]
+        for axis, key in entry.axes
+        if axis < tensor.dim() and tensor.shape[axis] != entry.shape[axis]
+    }
+    return "; " + ", ".join(f"{key}: {value} would fit" for key, value in fits.items()) if fits else ""
+
+
+def _counts(live: Mapping[str, Published], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Options that count repeated parts, where the checkpoint has another number of them."""
+    parts = {
+        "network_G.nb (encoder blocks)": "RDB1.conv1.weight",
+        "network_G.flow.K times L (full steps)": "fFeatures.0.weight",
+        "network_G.flow.split (split priors)": ".conv.logs",
+    }
+    lines = []
+    for option, ending in parts.items():
+        ours, theirs = (sum(name.endswith(ending) for name in names) for names in (live, tensors))
+        if ours != theirs:
+            lines.append(f"{option}: the options make {ours}, the checkpoint has {theirs}")
+    return lines

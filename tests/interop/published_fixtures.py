@@ -1,0 +1,31 @@
+"""Checkpoints of the published networks, where the folder with the large fixtures stands beside the repository."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+FLOWS = sorted(path.stem for path in GOLDEN.glob("*.pt") if path.stem.split("_")[0] in ("a", "c", "e2", "g1"))
+
+needs_fixtures = pytest.mark.skipif(not FLOWS, reason="the large fixtures are not beside this repository")
+
+
+def fixture(name):
+    return torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+
+
+def noise_of(case, mode, dtype):
+    """The noise map of a mode at the size of x, or None."""
+    std, gt = case["stds"][mode], case["inputs"]["gt"]
+    return None if std is None else std.to(dtype).expand(gt.shape[0], 3, *std.shape[2:])
+
+
+def bits_per_position(encoding, gt):
+    return -encoding.log_prob / (math.log(2) * gt.shape[-2] * gt.shape[-1])
+
+
+def difference(actual, expected):
+    """Largest difference, relative to the largest value."""
+    return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()

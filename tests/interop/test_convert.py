@@ -1,0 +1,149 @@
+"""Published files on the command lines: safe to read, used as they are, converted there and back."""
+
+import pickle
+
+import pytest
+import torch
+import yaml
+
+from robustflow import tasks
+from robustflow.data.images import read_image, write_png
+from robustflow.evaluation import engine as testing
+from robustflow.interop import convert, published
+from robustflow.options.load import load
+from robustflow.tasks import weights
+from robustflow.training import engine as training
+
+OPTIONS = """
+name: small
+model: NCSR
+divide_freq: true
+scale: 4
+std: 0.05
+network_G:
+  which_model_G: NCSRNet
+  nf: 8
+  nb: 2
+  flow: {K: 2, L: 2, S: [0, 1], coupling: COUPLING, CondAffineSeparatedAndCond: {eps: 1e-3, hidden_channels: 8},
+         additionalFlowNoAffine: 1, split: {enable: true, correct_splits: true}, permutation_train: PERMUTATION}
+"""
+COUPLINGS = {"affine": "CondAffineSeparatedAndCond", "spline": "CondRQsplineSeparatedAndCond"}
+
+
+@pytest.fixture(params=["affine", "spline", "spline with fixed permutations"])
+def small(request, tmp_path, monkeypatch):
+    """A published option file, a network with random weights, and its ``.pth`` file under published names."""
+    monkeypatch.chdir(tmp_path)
+    text = OPTIONS.replace("COUPLING", COUPLINGS[request.param.split()[0]])
+    (tmp_path / "x.yml").write_text(text.replace("PERMUTATION", str("fixed" not in request.param).lower()))
+    options = load(tmp_path / "x.yml", "network_G.gc=4")
+    network = tasks.build(options).build_network(options.network_G)
+    for parameter in network.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    torch.save(published.write_back(network), tmp_path / "x_G.pth")
+    return network.eval()
+
+
+def test_our_test_py_takes_published_files(small, tmp_path):
+    write_png(tmp_path / "photos" / "a.png", torch.rand(3, 6, 9))
+    options = load("x.yml", "val.n_sample=1|path.model_path=x_G.pth|device=cpu")
+    assert testing.run(options, "photos", "out") == 0
+    assert read_image(tmp_path / "out" / "input" / "a_t0.9_00.png").shape == (3, 24, 36)
+
+
+def test_there_and_back_is_exact(small, tmp_path):
+    assert convert.main(["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"]) == 0
+    assert (
+        convert.main(
+            [
+                "-opt",
+                "x.yml",
+                "--override",
+                "network_G.gc=4",
+                "--weights",
+                "y.safetensors",
+                "--output",
+                "z.pth",
+                "--reverse",
+            ]
+        )
+        == 0
+    )
+    before, after = published.read("x_G.pth"), published.read("z.pth")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_converted_weights_are_the_network(small, tmp_path):
+    convert.main(["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"])
+    options = load("x.yml", "network_G.gc=4")
+    network = tasks.build(options).build_network(options.network_G)
+    weights.load(tmp_path / "y.safetensors", network, options, encoder_suffices=False)
+    for name, tensor in small.state_dict().items():
+        if "initialized" not in name:
+            # The published layout is float32, also for fixed permutations.
+            assert torch.equal(tensor.float(), network.state_dict()[name].float()), name
+
+
+def test_training_goes_on_from_published_weights(small, tmp_path):
+    more = "datasets={train: {mode: bundled, GT_size: 16, batch_size: 1}}|train.niter=1|device=cpu|train.lr_G=1e-9"
+    options = load("x.yml", f"{more}|path.pretrain_model_G=x_G.pth")
+    assert training.run(options) == 0
+    tensors, _ = weights.read(weights.locate("experiments/small"))
+    ours = small.state_dict()["encoder.conv_first.weight"]
+    torch.testing.assert_close(tensors["encoder.conv_first.weight"], ours, rtol=0, atol=1e-6)
+
+
+def test_flow_starts_from_a_published_encoder(small, tmp_path):
+    encoder = {k.removeprefix("RRDB."): v for k, v in published.read("x_G.pth").items() if k.startswith("RRDB.")}
+    torch.save(encoder, "rrdb.pth")
+    options = weights.fitting(load("x.yml"), tmp_path / "rrdb.pth")
+    network = tasks.build(options).build_network(options.network_G)
+    assert weights.load(tmp_path / "rrdb.pth", network, options, encoder_suffices=True) == "encoder"
+    assert torch.equal(network.encoder.conv_first.weight, small.encoder.conv_first.weight)
+    with pytest.raises(weights.WeightsError, match="that of an encoder alone"):
+        weights.load(tmp_path / "rrdb.pth", network, options, encoder_suffices=False)
+
+
+class Evil:
+    """Asks its reader to run a command."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.file}",)
+
+
+@pytest.mark.parametrize("format", ["torch", "pickle"])
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, format):
+    content = {"RRDB.conv_first.weight": Evil(tmp_path / "ran")}
+    if format == "torch":
+        torch.save(content, tmp_path / "evil.pth")
+    else:
+        (tmp_path / "evil.pth").write_bytes(pickle.dumps(content))
+    with pytest.raises(published.PublishedError, match="refused"):
+        published.read(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "missing"])
+def test_damaged_file(tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(published.PublishedError, match=r"x\.pth"):
+        published.read(tmp_path / "x.pth")
+
+
+def test_wrong_output_suffix(small, capsys, caplog):
+    assert convert.main(["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.pth"]) == 1
+    assert "expected a .safetensors file, got y.pth" in caplog.text
+
+
+def test_load_file(small, tmp_path):
+    flow = published.load_file("x.yml", "x_G.pth")
+    assert not flow.training
+    assert yaml.safe_load((tmp_path / "x.yml").read_text())["network_G"]["nf"] == flow.encoder.native_channels
+    assert torch.equal(flow.encoder.trunk_conv.weight, small.encoder.trunk_conv.weight)

@@ -1,0 +1,194 @@
+"""The network against the published ones: latents, likelihoods, samples, gradients, training steps."""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from published_fixtures import FLOWS, bits_per_position, difference, fixture, needs_fixtures, noise_of
+
+from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.interop import layout, published
+
+pytestmark = needs_fixtures
+
+# Reached by a plain implementation: 1e-6 / 1e-14 for affine networks, 1e-4 / 1e-13 for splines.
+LIMITS = {("affine", torch.float32): 1e-5, ("spline", torch.float32): 1e-3}
+EXACT = 1e-11
+
+
+@cache
+def loaded(name):
+    case = fixture(name)
+    return case, published.load(case["options"], case["state_dict"])
+
+
+def limit(name, dtype):
+    return EXACT if dtype == torch.float64 else LIMITS["spline" if "spline" in name else "affine", dtype]
+
+
+def model(name, dtype):
+    case, flow = loaded(name)
+    return case, flow.to(dtype)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+def answers(case, mode, dtype):
+    call = case["calls"][mode]
+    return call if dtype == torch.float32 else call["f64"]
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@torch.no_grad()
+def test_encoding(name, dtype):
+    case, flow = model(name, dtype)
+    gt, lr = (case["inputs"][key].to(dtype) for key in ("gt", "lr"))
+    for mode in case["calls"]:
+        expected = answers(case, mode, dtype)["fwd"]
+        encoding = flow.encode(gt, lr, noise_of(case, mode, dtype))
+        assert difference(bits_per_position(encoding, gt), expected["nll"]) <= limit(name, dtype)
+        last = -0.5 * (encoding.latents[-1] ** 2 + math.log(2 * math.pi)).flatten(1).sum(1)
+        assert difference(encoding.log_prob - last, expected["logdet"]) <= limit(name, dtype)
+        for latent, other in zip(encoding.latents, expected["epses"] or [], strict=expected["epses"] is not None):
+            assert difference(latent, other) <= limit(name, dtype)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@torch.no_grad()
+def test_decoding(name, dtype):
+    case, flow = model(name, dtype)
+    lr, latents = case["inputs"]["lr"].to(dtype), [z.to(dtype) for z in case["epses_rand"]]
+    for mode in case["calls"]:
+        expected, noise = answers(case, mode, dtype), noise_of(case, mode, dtype)
+        assert difference(flow.decode(latents, lr, noise)[0], expected["rev_rand"]["sr"]) <= limit(name, dtype)
+        if expected.get("rev_heat0") and expected["rev_heat0"]["sr"] is not None:
+            mean = flow.decode([torch.zeros_like(z) for z in latents], lr, noise)[0]
+            assert difference(mean, expected["rev_heat0"]["sr"]) <= limit(name, dtype)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_gradients(name, dtype):
+    case, flow = model(name, dtype)
+    flow.zero_grad()
+    gt, lr = (case["inputs"][key].to(dtype) for key in ("gt", "lr"))
+    encoding = flow.encode(gt, lr, noise_of(case, case["grad"]["std"], dtype))
+    bits_per_position(encoding, gt).mean().backward()
+    ours = dict(flow.named_parameters())
+    entries = published.layout_of(flow)
+    checked = 0
+    for theirs, norm in case["grad"]["norms"].items():
+        pieces = [piece for piece in entries[theirs].pieces if piece.name in ours]
+        if norm is None or not pieces:
+            assert not pieces, f"{theirs} is live here, dead there"
+            continue
+        squares = [piece.inside(ours[piece.name].grad).double().square().sum().item() for piece in pieces]
+        assert math.sqrt(sum(squares)) == pytest.approx(norm, rel=1e-4, abs=1e-8), theirs
+        checked += 1
+    assert checked > 100
+
+
+def test_encoder_alone():
+    case = fixture("i_rrdbnet_4x")
+    sizes = case["build_args"]
+    encoder = RRDB(4, 1, sizes["nf"], sizes["nb"], sizes["gc"], tuple(range(sizes["nb"])))
+    network = RRDBNet(encoder, 4)
+    published.fill(network, {name: tensor.float() for name, tensor in case["state_dict"].items()})
+    with torch.no_grad():
+        assert (network(case["inputs"]["x"]) - case["out"]).abs().max() <= 1e-6
+        assert difference(network.double()(case["inputs"]["x"].double()), case["out_f64"]) <= 1e-13
+
+
+def test_training_steps():
+    """ActNorm initialised from the batch, then four Adam steps."""
+    case = fixture("m1_trainstep_affine")
+    flow = published.load(case["options"], case["state_dict"])
+    for module in flow.modules():
+        if hasattr(module, "initialized"):
+            module.initialized.fill_(False)
+    flow.load_state_dict(flow.state_dict())
+    flow.train()
+    gt, lr, noise = (case["inputs"][key] for key in ("gt", "lr", "eps"))
+    adam = torch.optim.Adam(flow.parameters(), 2e-4)
+    losses = []
+    for step in range(len(case["losses"])):
+        loss = bits_per_position(flow.encode(gt, lr, noise), gt).mean()
+        if step == 0:
+            check_initialisation(flow, case["actnorm_after_init"])
+        losses.append(loss.item())
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    assert losses == pytest.approx(case["losses"], rel=1e-4)
+
+
+def check_initialisation(flow, expected):
+    theirs, entries = published.write_back(flow), published.layout_of(flow)
+    live = [name for name in expected if entries[name].pieces]
+    assert len(live) > 20
+    for name in live:
+        torch.testing.assert_close(theirs[name], expected[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_writing_back_is_exact(name):
+    case, flow = model(name, torch.float32)
+    written = published.write_back(flow)
+    unused = published.unused(flow, case["state_dict"])
+    assert written.keys() == case["state_dict"].keys()
+    assert "flowUpsamplerNet.f.0.weight" in unused
+    assert "RRDB.conv_last.weight" in unused
+    for theirs, tensor in case["state_dict"].items():
+        assert written[theirs].shape == tensor.shape
+        if theirs not in unused:
+            assert torch.equal(written[theirs], tensor.float()), theirs
+
+
+def test_missing_extra_and_wrong_tensors_are_all_named():
+    case, _ = loaded(FLOWS[0])
+    tensors = dict(case["state_dict"])
+    del tensors["RRDB.trunk_conv.bias"]
+    tensors["surprise"] = torch.zeros(3)
+    tensors["flowUpsamplerNet.layers.1.actnorm.bias"] = torch.zeros(1, 5, 1, 1)
+    with pytest.raises(published.PublishedError) as caught:
+        published.load(case["options"], tensors)
+    message = str(caught.value)
+    assert "missing: RRDB.trunk_conv.bias" in message
+    assert "not in this network: surprise" in message
+    assert "layers.1.actnorm.bias: expected shape (1, 12, 1, 1), got (1, 5, 1, 1)" in message
+
+
+@pytest.mark.parametrize(
+    ("changed", "tensor", "remedy"),
+    [
+        ({"nf": 48}, "RRDB.conv_first.bias", "network_G.nf: 64 would fit"),
+        ({"nb": 5}, "RRDB.RRDB_trunk.4.RDB1.conv1.weight", "network_G.nb (encoder blocks): the options make 5"),
+        ({"gc": 32}, "RRDB.RRDB_trunk.0.RDB1.conv1.weight", "network_G.gc: 4 would fit"),
+        ({"hidden": 32}, "fFeatures.2.weight", "hidden_channels: 16 would fit"),
+        ({"K": 4}, "fFeatures.0.weight", "network_G.flow.K times L (full steps): the options make 12"),
+    ],
+)
+def test_remedy_for_options_that_do_not_fit(changed, tensor, remedy):
+    case, _ = loaded("a_ncsr4x_affine_eps1e-4")
+    network = {**case["options"]["network_G"]}
+    flow = network["flow"] = {**network["flow"]}
+    if "hidden" in changed:
+        flow["CondAffineSeparatedAndCond"] = {"eps": 1e-4, "hidden_channels": changed["hidden"]}
+    elif "K" in changed:
+        flow["K"] = changed["K"]
+    else:
+        network |= changed
+    with pytest.raises(published.PublishedError) as caught:
+        published.load({**case["options"], "network_G": network}, case["state_dict"])
+    assert remedy in str(caught.value)
+
+
+def test_sizes_that_the_options_lack_come_from_the_tensors():
+    case, _ = loaded("a_ncsr4x_affine_eps1e-4")
+    network = {key: value for key, value in case["options"]["network_G"].items() if key not in ("nf", "nb")}
+    flow = published.load({**case["options"], "network_G": network}, case["state_dict"])
+    assert len(flow.encoder.blocks) == case["build_args"]["nb"]
+    assert layout.of_flow(flow, layout.AFFINE).keys() == case["state_dict"].keys()
