@@ -1,8 +1,12 @@
+import multiprocessing
+import os
 import signal
+import time
 
 import pytest
 
-from robustflow.training.interruption import Interruption, ignore_interrupt
+from robustflow.training import interruption
+from robustflow.training.interruption import Interruption, leave_signals_to_main
 
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
@@ -42,12 +46,23 @@ def test_handlers_are_restored(number, received):
     assert received == [number]
 
 
-def test_loader_processes_leave_it_to_the_main_process(number):
+def loader_process(sender):
+    leave_signals_to_main(0)
+    sender.send(interruption.GRACE)
+    time.sleep(60)
+
+
+def test_loader_processes_leave_it_to_the_main_process(number, monkeypatch):
     # A terminal, and many batch systems, send their signals to all processes of a run.
-    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ignore_interrupt(0)
-        assert signal.getsignal(number) == signal.SIG_IGN
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+    monkeypatch.setattr(interruption, "GRACE", 1)
+    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=loader_process, args=(sender,), daemon=True)
+    process.start()
+    assert receiver.recv() == 1
+    os.kill(process.pid, number)
+    process.join(0.5)
+    assert process.is_alive()
+    # The main process can still end it.
+    process.terminate()
+    process.join(5)
+    assert process.exitcode == -signal.SIGALRM

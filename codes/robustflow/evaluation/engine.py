@@ -32,7 +32,7 @@ def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
         folder = own if input_path is None else own / "input"
         evaluated = evaluate(options, input_path, folder if output is None else Path(output))
     except UserError as error:
-        log.error("error: %s", error)
+        log.error("error: %s", str(error))
         return 1
     except torch.OutOfMemoryError as error:
         log.error(

@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = compare(reports, "simple")
         shown = gallery.choose(chosen.results, next(iter(reports[0]["datasets"])), n=4)
     except UserError as error:
-        logging.getLogger(__name__).error("error: %s", error)
+        logging.getLogger(__name__).error("error: %s", str(error))
         return 1
     gallery.draw(chosen.results, [_label(report) for report in reports], shown, chosen.output / "gallery.png")
     write_atomically(chosen.output / "summary.md", _summary(reports, shown).encode())

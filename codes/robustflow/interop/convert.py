@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         convert(load(chosen.opt, chosen.override), chosen.weights, chosen.output, reverse=chosen.reverse)
     except UserError as error:
-        log.error("error: %s", error)
+        log.error("error: %s", str(error))
         return 1
     return 0
 

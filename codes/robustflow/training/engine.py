@@ -19,11 +19,11 @@ def run(options: RunOptions) -> int:
     try:
         return 0 if train(options) else INTERRUPTED
     except (UserError, TrainingStopped) as error:
-        logging.getLogger(__name__).error("error: %s", error)
+        logging.getLogger(__name__).error("error: %s", str(error))
         return 1
     except torch.OutOfMemoryError as error:
         hint = "Lower datasets.train.batch_size, datasets.train.GT_size or network_G.flow.projection_memory."
-        logging.getLogger(__name__).error("error: %s\n  %s", error, hint)
+        logging.getLogger(__name__).error("error: %s\n  %s", str(error), hint)
         return 1
     except KeyboardInterrupt:
         logging.getLogger(__name__).error("interrupted at once; go on from the newest checkpoint with --resume auto")

@@ -4,6 +4,9 @@ import signal
 from types import FrameType
 from typing import Any
 
+# Seconds that a loader process outlives a SIGTERM.
+GRACE = 10
+
 
 class Interruption:
     """Turns the first SIGINT or SIGTERM into a flag, so that the iteration under way is finished and saved.
@@ -33,7 +36,11 @@ class Interruption:
         self._restore()
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Let a loader process ignore SIGINT and SIGTERM, which reach a whole process group: the main one decides."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def leave_signals_to_main(worker: int) -> None:
+    """Let the main process decide on signals that reach a whole process group, loader processes included.
+
+    Ctrl-C is ignored. SIGTERM, with which the main process also ends a loader process that does not leave by itself,
+    acts after a delay: the main process can finish its iteration and save.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)

@@ -20,7 +20,7 @@ from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, weights
 from robustflow.training import checkpoint, optimizer
-from robustflow.training.interruption import Interruption, ignore_interrupt
+from robustflow.training.interruption import Interruption, leave_signals_to_main
 from robustflow.training.logbook import Logbook
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _loader(
         training.batch_size,
         sampler=range(first * training.batch_size, options.train.niter * training.batch_size),
         num_workers=training.n_workers,
-        worker_init_fn=ignore_interrupt,
+        worker_init_fn=leave_signals_to_main,
         pin_memory=pin_memory,
     )
 
