@@ -1,11 +1,12 @@
 """Leaving the training loop cleanly."""
 
+import os
 import signal
 from types import FrameType
 from typing import Any
 
 # Seconds that a loader process outlives a SIGTERM.
-GRACE = 10
+GRACE = 3
 
 
 class Interruption:
@@ -37,10 +38,11 @@ class Interruption:
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """Let the main process decide on signals that reach a whole process group, loader processes included.
+    """Let the main process decide on signals that reach all processes of a run, loader processes included.
 
-    Ctrl-C is ignored. SIGTERM, with which the main process also ends a loader process that does not leave by itself,
-    acts after a delay: the main process can finish its iteration and save.
+    A process group of its own keeps away what a terminal sends. SIGTERM acts after a delay: a batch system sends it
+    to every process, and the main one must be able to finish its iteration and save.
     """
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
