@@ -1,8 +1,12 @@
+from typing import Literal
+
 import pytest
 import safetensors.torch
 import torch
 import yaml
 
+from robustflow.bijections.base import Elementwise
+from robustflow.registry import ELEMENTWISE, Options
 from robustflow.tasks import weights
 from robustflow.tasks.weights import WeightsError
 
@@ -134,3 +138,32 @@ def test_nothing_there(tmp_path, place):
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"train first, or correct path\.pretrain_model_G, path\.model_path or"):
         weights.locate(str(tmp_path / place))
+
+
+class LearnedShiftOptions(Options):
+    type: Literal["learned_shift"] = "learned_shift"
+
+
+class LearnedShift(Elementwise):
+    """A map with a parameter of its own, as a third party may write it."""
+
+    num_params = 1
+
+    def __init__(self):
+        super().__init__()
+        self.size = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, params):
+        y = x + self.size * params[:, 0]
+        return y, torch.zeros_like(y)
+
+    def inverse(self, y, params):
+        return y - self.size * params[:, 0], torch.zeros_like(y)
+
+
+def test_maps_with_parameters_of_their_own_are_saved(saved, make_model, make_options):
+    if "learned_shift" not in ELEMENTWISE.names():
+        ELEMENTWISE.register("learned_shift", LearnedShiftOptions)(LearnedShift)
+    file = saved(coupling="learned_shift")
+    _, network = make_model(coupling="learned_shift")
+    assert weights.load(file, network, make_options(coupling="learned_shift"), encoder_suffices=False) == "network"

@@ -36,6 +36,7 @@ PROTOCOL = {
     "psnr": "RGB, uint8 (quantize), no border cropped, finite samples",
     "ssim": "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, scikit-image, finite samples",
     "bits_per_dim": "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1], largest crop the flow takes",
+    "nll_published": "the same per pixel position, 3 times bits_per_dim",
 }
 
 
@@ -63,7 +64,15 @@ class Evaluator:
             bits.append(self._bits_per_dim(item))
         by_heat = {f"{heat:g}": [row for row in rows if row.heat == heat] for heat in self.options.heats}
         heats = {heat: summarize(of_heat) for heat, of_heat in by_heat.items()}
-        return {"n_images": len(items), "heats": heats, "bits_per_dim": mean(bits)}, rows
+        bits_per_dim = mean(bits)
+        # The published codes divide by pixel positions, not by dimensions.
+        per_position = None if bits_per_dim is None else 3 * bits_per_dim
+        return {
+            "n_images": len(items),
+            "heats": heats,
+            "bits_per_dim": bits_per_dim,
+            "nll_published": per_position,
+        }, rows
 
     def _rows(self, dataset: str, item: EvaluationItem) -> Iterator[Row]:
         lr = item.lr.to(self.device)

@@ -1,5 +1,6 @@
 """Published checkpoints of SRFlow, NCSR, FS-NCSR and the robust flows: read safely and filled into our network."""
 
+import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from robustflow.interop.layout import Published
 from robustflow.options import legacy
 from robustflow.options.schema import NetworkOptions
 from robustflow.options.yaml_tree import Mistake, Reader
+
+log = logging.getLogger(__name__)
 
 
 class PublishedError(UserError):
@@ -123,6 +126,9 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices:
     for module in network.modules():
         if whole and isinstance(module, ActNorm):
             module.mark_initialized()
+    dead = unused(network, tensors)
+    if dead:
+        log.info("left out %d tensors that the published network never uses: %s", len(dead), ", ".join(dead))
     return "network" if whole else "encoder"
 
 

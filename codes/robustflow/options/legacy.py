@@ -172,7 +172,8 @@ def _coupling(tree: Node) -> Iterator[Note]:
         return
     own = settings[named.value]
     # The published spline takes the width of its networks from the affine coupling's mapping.
-    width = own.pop("hidden_channels", settings[AFFINE].get("hidden_channels"))
+    width = settings[AFFINE].get("hidden_channels", own.get("hidden_channels"))
+    own.pop("hidden_channels", None)
     if width is not None:
         _put(tree, (*_FLOW, "hidden_channels"), width)
     coupling = {"type": Node("affine" if named.value == AFFINE else "rq_spline", named.source)}

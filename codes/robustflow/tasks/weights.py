@@ -108,15 +108,11 @@ def fitting(options: RunOptions, path: Path) -> RunOptions:
 
 
 def _load_published(path: Path, network: nn.Module, *, encoder_suffices: bool) -> str:
-    tensors = published.read(path)
     try:
-        loaded = published.fill(network, tensors, encoder_suffices=encoder_suffices)
+        tensors = published.read(path)
+        return published.fill(network, tensors, encoder_suffices=encoder_suffices)
     except published.PublishedError as error:
         raise WeightsError(f"{path}: {error}") from error
-    unused = published.unused(network, tensors)
-    if unused:
-        log.info("%s: %d tensors that the published network never uses: %s", path, len(unused), ", ".join(unused))
-    return loaded
 
 
 def _misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
