@@ -7,6 +7,7 @@ Example::
         check_bijection(Injector(MyMap(), network).double(), x, cond)
 """
 
+import dataclasses
 from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any
@@ -26,13 +27,16 @@ STEPS = (1e-6, 1e-7, 1e-8)
 
 
 def take_item(cond: Any, index: int) -> Any:
-    """Condition of one item, as a batch of 1: slices tensors (b, ...) and tuples of them; None stays None."""
+    """Condition of one item, as a batch of 1: slices tensors (b, ...), tuples and dataclasses of them; None stays."""
     if cond is None:
         return None
     if isinstance(cond, Tensor):
         return cond[index : index + 1]
     if isinstance(cond, tuple):
         return tuple(take_item(part, index) for part in cond)
+    if dataclasses.is_dataclass(cond) and not isinstance(cond, type):
+        fields = {field.name: getattr(cond, field.name) for field in dataclasses.fields(cond)}
+        return dataclasses.replace(cond, **{name: take_item(part, index) for name, part in fields.items()})
     raise ValueError(f"cannot slice a condition of type {type(cond).__name__}: give a function as `take_cond`")
 
 
@@ -72,13 +76,7 @@ def check_bijection(
     z, log_det = _checked_outputs(partial(bijection, cond=cond), x, "forward")
     back, inverse_log_det = _checked_outputs(partial(bijection.inverse, cond=cond), z, "inverse")
     _require(torch.equal(x, before), "forward or inverse changed its input in place: work on a copy")
-    _require(back.shape == x.shape, f"inverse returned shape {tuple(back.shape)} for x of shape {tuple(x.shape)}")
-    _expect(
-        "inverse(forward(x)) against x",
-        (back, x),
-        inverse_tolerance,
-        "the directions see different parameters (random ones? the half that is mapped?), or run in float32",
-    )
+    _check_round_trip(x, back, inverse_tolerance)
     _expect(
         "log-det of inverse against minus log-det of forward",
         (inverse_log_det, -log_det),
@@ -176,6 +174,16 @@ def _checked_outputs(direction: Map, x: Tensor, name: str) -> tuple[Tensor, Tens
         _require(value.dtype == x.dtype, f"{name} returned the {what} in {value.dtype} for an input in {x.dtype}")
         _require(bool(value.isfinite().all()), f"{name} returned a {what} that is not finite")
     return y, log_det
+
+
+def _check_round_trip(x: Tensor, back: Tensor, limit: float) -> None:
+    _require(back.shape == x.shape, f"inverse returned shape {tuple(back.shape)} for x of shape {tuple(x.shape)}")
+    _expect(
+        "inverse(forward(x)) against x",
+        (back, x),
+        limit,
+        "the directions see different parameters (random ones? the half that is mapped?), or run in float32",
+    )
 
 
 def _jacobian_log_det(direction: Map, x: Tensor) -> Tensor:
