@@ -22,17 +22,17 @@ class ActNorm(Bijection):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.logs = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
-        # Host copy of the buffer, read at most once per load: reading a CUDA buffer at each call would synchronise.
-        self._known_initialized: bool | None = None
+        # What the buffer held, and at which version: reading a CUDA buffer at each call would synchronise.
+        self._read: tuple[tuple[int, int], bool] | None = None
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._known_initialized = None
-        super()._load_from_state_dict(*args, **kwargs)
+    def _is_initialized(self) -> bool:
+        state = (id(self.initialized), self.initialized._version)
+        if self._read is None or self._read[0] != state:
+            self._read = (state, bool(self.initialized))
+        return self._read[1]
 
     def _initialize_once(self, x: Tensor) -> None:
-        if self._known_initialized is None:
-            self._known_initialized = bool(self.initialized)
-        if self._known_initialized:
+        if self._is_initialized():
             return
         with torch.no_grad():
             values = x.detach().transpose(0, 1).flatten(1)
@@ -45,7 +45,6 @@ class ActNorm(Bijection):
     def mark_initialized(self) -> None:
         """Keep bias and logs as they are: no batch will set them."""
         self.initialized.fill_(True)
-        self._known_initialized = True
 
     def normalize(self, x: Tensor) -> Tensor:
         """Return z alone, for use inside parameter networks."""

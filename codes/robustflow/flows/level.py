@@ -1,5 +1,6 @@
 """One level of the multi-scale flow, and what it needs of a condition."""
 
+import copy
 from typing import cast
 
 import torch.nn.functional as F
@@ -106,14 +107,14 @@ class LevelCondition:
         self._noise: tuple[Tensor, ...] | None = None
 
     def with_noise(self, noise: Tensor | None) -> "LevelCondition":
-        """The same condition with a noise map (b, noise_channels, H, W) at any size; None stands for zero noise."""
+        """The same condition with a noise map (b, noise_channels or 1, H, W) of any size; None: no noise."""
         kernel = self._level.noise_projection
         if noise is None or kernel is None:
             return self
         size = self._native.shape[-2:]
+        noise = noise.expand(-1, kernel.shape[1], -1, -1)
         resized = F.interpolate(noise, size=size, mode="bicubic", align_corners=False)
-        other = LevelCondition.__new__(LevelCondition)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         hidden = self._level.injector_projection.hidden_channels
         other._noise = F.conv2d(resized, kernel, padding=1).split(hidden, dim=1)
         return other

@@ -1,6 +1,7 @@
 """Published checkpoints of SRFlow, NCSR, FS-NCSR and the robust flows: read safely and filled into our network."""
 
 import logging
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.encoders.rrdb import RRDBNet
+from robustflow.encoders.rrdb import RRDB, RRDBNet
 from robustflow.errors import UserError
 from robustflow.flows import ConditionalFlow, builder
 from robustflow.interop import layout as layouts
@@ -49,6 +50,15 @@ def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Condit
     flow = builder.build(completed(given, state_dict), int(scale))
     fill(flow, state_dict)
     return flow.eval()
+
+
+def load_rrdb(state_dict: Mapping[str, Tensor]) -> RRDBNet:
+    """Build the network of a published RRDB checkpoint, image head included, in eval mode; sizes from the tensors."""
+    scale = 2 ** sum(name.startswith("upconv") and name.endswith(".weight") for name in state_dict)
+    options = completed(NetworkOptions(), state_dict)
+    network = RRDBNet(RRDB(scale, 1, options.nf, options.nb, options.gc, None), scale)
+    fill(network, state_dict)
+    return network.eval()
 
 
 def load_file(yaml_path: str | Path, weights_path: str | Path) -> ConditionalFlow:
@@ -158,6 +168,18 @@ def write_back(network: nn.Module) -> dict[str, Tensor]:
     return result
 
 
+def gradient_norms(network: nn.Module) -> dict[str, float]:
+    """L2 norm of the gradient of each published tensor that is trained, over the pieces it was split into."""
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    norms = {}
+    for name, entry in layout_of(network).items():
+        pieces = [(piece, gradients.get(piece.name)) for piece in entry.pieces]
+        squares = [piece.inside(grad).double().square().sum().item() for piece, grad in pieces if grad is not None]
+        if squares:
+            norms[name] = math.sqrt(sum(squares))
+    return norms
+
+
 def _flow(network: nn.Module) -> ConditionalFlow:
     if not isinstance(network, ConditionalFlow):
         raise PublishedError(f"published checkpoints hold flows or RRDB encoders, not a {type(network).__name__}")
@@ -188,7 +210,9 @@ def _remedy(entry: Published, tensor: Tensor) -> str:
         for axis, key in entry.axes
         if axis < tensor.dim() and tensor.shape[axis] != entry.shape[axis]
     }
-    return "; " + ", ".join(f"{key}: {value} would fit" for key, value in fits.items()) if fits else ""
+    if fits:
+        return "; " + ", ".join(f"{key}: {value} would fit" for key, value in fits.items())
+    return "; no single option sets this size: it follows from the coupling, flow.L, flow.split and stackRRDB.blocks"
 
 
 def _counts(live: Mapping[str, Published], tensors: Mapping[str, Tensor]) -> list[str]:
