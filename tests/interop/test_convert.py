@@ -123,7 +123,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, format):
     if format == "torch":
         torch.save(content, tmp_path / "evil.pth")
     else:
-        (tmp_path / "evil.pth").write_bytes(pickle.dumps(content))
+        (tmp_path / "evil.pth").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(published.PublishedError, match="refused"):
         published.read(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
