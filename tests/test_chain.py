@@ -1,6 +1,7 @@
 """From a pretrained encoder to tested samples, as the full-size experiments go, in one process and tiny."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from robustflow.data.images import write_png
 from robustflow.evaluation import engine as testing
 from robustflow.options.load import load
 from robustflow.training import engine as training
+from robustflow.training import trainer
 
 BASE = """
 scale: 4
@@ -94,3 +96,19 @@ def test_a_damaged_image_in_mid_training_loses_nothing(here, n_workers, caplog):
 def test_options_without_effect_are_refused(here, text, key):
     with pytest.raises(ValueError, match=key.replace(".", r"\.")):
         options(here, f"name: run\n{text}")
+
+
+def test_loader_process_ended_by_the_same_signal(here, monkeypatch):
+    flow = options(here, "name: flow\nmodel: FS-NCSR\ntrain: {niter: 9}")
+    batches = trainer._loader
+
+    def ended(*arguments, **keywords):
+        for number, batch in enumerate(batches(*arguments, **keywords)):
+            if number == 2:
+                signal.raise_signal(signal.SIGTERM)
+                raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+            yield batch
+
+    monkeypatch.setattr(trainer, "_loader", ended)
+    assert training.run(flow) == 130
+    assert (here / "experiments" / "flow" / "training_state" / "00000002.state").is_file()

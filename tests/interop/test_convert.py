@@ -58,8 +58,6 @@ def test_there_and_back_is_exact(small, tmp_path):
             [
                 "-opt",
                 "x.yml",
-                "--override",
-                "network_G.gc=4",
                 "--weights",
                 "y.safetensors",
                 "--output",

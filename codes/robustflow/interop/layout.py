@@ -21,6 +21,7 @@ Entries = Iterator[tuple[str, "Published"]]
 
 # Output channels of the published network's unused feature convolution, the same at 4x and 8x.
 _UNUSED_FEATURES = 96
+UNUSED = "flowUpsamplerNet.f.0."
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -74,8 +75,8 @@ def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
     encoder = _rrdb(flow)
     layout = {f"RRDB.{name}": entry for name, entry in of_encoder(flow).items()}
     n_features = encoder.native_channels + encoder.tap_channels
-    layout["flowUpsamplerNet.f.0.weight"] = Published((_UNUSED_FEATURES, n_features, 3, 3))
-    layout["flowUpsamplerNet.f.0.bias"] = Published((_UNUSED_FEATURES,))
+    layout[f"{UNUSED}weight"] = Published((_UNUSED_FEATURES, n_features, 3, 3))
+    layout[f"{UNUSED}bias"] = Published((_UNUSED_FEATURES,))
     noise = [level.noise_projection for level in flow.typed_levels if level.noise_projection is not None]
     noise_channels = noise[0].shape[1] if noise else 0
     number = 0  # of the published layer; squeezes count and own nothing

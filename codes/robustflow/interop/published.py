@@ -3,7 +3,8 @@
 import logging
 import math
 import pickle
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from robustflow.options.yaml_tree import Mistake, Reader
 
 log = logging.getLogger(__name__)
 
+# Options that ``completed`` can read off a checkpoint.
+ENCODER_SIZES, FLOW_SIZES = ("nf", "nb", "gc"), ("hidden_channels", "permutation_train")
+
 
 class PublishedError(UserError):
     """A published checkpoint that cannot be used; the message names tensors, shapes and options."""
@@ -38,6 +42,7 @@ def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Condit
     Raises:
         PublishedError: Naming each tensor that is missing, extra or of another shape, and the option that would fit.
     """
+    state_dict = _unwrapped(state_dict)
     values = legacy.translate_values(options)
     network, scale = values.get("network_G", {}), values.get("scale", options.get("network_G", {}).get("scale"))
     if scale is None:
@@ -79,38 +84,50 @@ def read(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PublishedError(
-            f"{path}: refused: it holds more than tensors, and reading it would run code. Expected a state dict as "
-            f"torch.save writes it. ({next(iter(str(error).splitlines()), '')})"
+            f"{path}: refused, nothing in it was run: expected a state dict of tensors as torch.save writes it, got a "
+            "file that is none or that wants to run code"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise PublishedError(f"{path}: missing, damaged or no .pth file ({reason})") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise PublishedError(f"{path}: expected a state dict, tensors by name, got {type(content).__name__}")
-    # Checkpoints of wrapped models carry the wrapper's prefix.
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return _unwrapped(content)
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix that checkpoints of wrapped models carry."""
+    return {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def completed(options: NetworkOptions, tensors: Mapping[str, Tensor]) -> NetworkOptions:
-    """The options with every size that was not given taken from the tensors of a published checkpoint."""
-    prefix = "RRDB." if "RRDB.conv_first.weight" in tensors else ""
-    found: dict[str, int | bool] = {}
-    if f"{prefix}conv_first.weight" in tensors:
-        found["nf"] = tensors[f"{prefix}conv_first.weight"].shape[0]
-    if f"{prefix}RRDB_trunk.0.RDB1.conv1.weight" in tensors:
-        found["gc"] = tensors[f"{prefix}RRDB_trunk.0.RDB1.conv1.weight"].shape[0]
-        found["nb"] = 1 + max(
-            int(name.split("RRDB_trunk.")[1].split(".")[0]) for name in tensors if "RRDB_trunk." in name
-        )
-    flow: dict[str, int | bool] = {}
-    for name, tensor in tensors.items():
-        if name.endswith(".fFeatures.2.weight"):
-            flow.setdefault("hidden_channels", tensor.shape[0])
-        elif name.endswith(".invconv.weight"):
-            flow.setdefault("permutation_train", tensor.dim() == 2)
-    network = {key: value for key, value in found.items() if key not in options.model_fields_set}
+    """The options with every size that was not given taken from the tensors of a published checkpoint.
+
+    Of tensors that should agree the majority counts, so that a single wrong one is found, not followed.
+    """
+    encoder: dict[str, int | bool] = {}
+    blocks = [int(name.split("RRDB_trunk.")[1].split(".")[0]) for name in tensors if "RRDB_trunk." in name]
+    if blocks:
+        encoder = {"nb": 1 + max(blocks)}
+        encoder |= _majority("nf", [t.shape[0] for n, t in tensors.items() if n.endswith("conv5.bias")])
+        encoder |= _majority("gc", [t.shape[0] for n, t in tensors.items() if n.endswith("RDB1.conv1.bias")])
+    hidden = [t.shape[0] for n, t in tensors.items() if n.endswith(".fFeatures.2.weight") and t.dim() > 0]
+    mixing = [t.dim() == 2 for n, t in tensors.items() if n.endswith(".invconv.weight")]
+    flow = _majority("hidden_channels", hidden) | _majority("permutation_train", mixing)
+    return with_sizes(options, encoder, flow)
+
+
+def _majority(key: str, values: Sequence[int | bool]) -> dict[str, int | bool]:
+    return {key: Counter(values).most_common(1)[0][0]} if values else {}
+
+
+def with_sizes(
+    options: NetworkOptions, encoder: Mapping[str, int | bool], flow: Mapping[str, int | bool]
+) -> NetworkOptions:
+    """The options with values of ``network_G`` and ``network_G.flow`` that were not given."""
+    outer = {key: value for key, value in encoder.items() if key not in options.model_fields_set}
     inner = {key: value for key, value in flow.items() if key not in options.flow.model_fields_set}
-    return options.model_copy(update={**network, "flow": options.flow.model_copy(update=inner)})
+    return options.model_copy(update={**outer, "flow": options.flow.model_copy(update=inner)})
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices: bool = False) -> str:
@@ -194,8 +211,8 @@ def _require_fit(layout: Mapping[str, Published], tensors: Mapping[str, Tensor])
     ]
     problems += [
         f"{name}: expected shape {entry.shape}, got {tuple(tensors[name].shape)}{_remedy(entry, tensors[name])}"
-        for name, entry in live.items()
-        if name in tensors and tuple(tensors[name].shape) != entry.shape
+        for name, entry in layout.items()
+        if name in tensors and tuple(tensors[name].shape) != entry.shape and not name.startswith(layouts.UNUSED)
     ]
     if problems:
         more = [f"... and {len(problems) - 10} more"] if len(problems) > 10 else []

@@ -210,7 +210,10 @@ def _paths(tree: Node, pattern: KeyPath) -> Iterator[KeyPath]:
 
 
 def _dropped(tree: Node) -> Iterator[Note]:
-    for pattern, text in _DROPPED.items():
+    dropped = dict(_DROPPED)
+    if _get(tree, ("train", "lr_steps_rel")) is None:
+        del dropped["train", "lr_steps"]  # nothing says the same: reported as unknown
+    for pattern, text in dropped.items():
         if [True for path in _paths(tree, pattern) if _take(tree, path) is not None]:
             yield Note(key_text(pattern), text)
 

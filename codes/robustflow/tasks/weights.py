@@ -101,10 +101,18 @@ def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffice
 
 
 def fitting(options: RunOptions, path: Path) -> RunOptions:
-    """The options with sizes that were not given (``gc``, say) taken from the weights, if these are published ones."""
-    if path.suffix != ".pth":
-        return options
-    return options.model_copy(update={"network_G": published.completed(options.network_G, published.read(path))})
+    """The options with sizes that were not given (``gc``, say) taken from the weights."""
+    if path.suffix == ".pth":
+        network = published.completed(options.network_G, published.read(path))
+        return options.model_copy(update={"network_G": network})
+    saved = yaml.safe_load(read(path)[1].get("options", "{}")).get("network_G", {})
+    flow = saved.get("flow", {})
+    network = published.with_sizes(
+        options.network_G,
+        {key: saved[key] for key in published.ENCODER_SIZES if key in saved},
+        {key: flow[key] for key in published.FLOW_SIZES if key in flow},
+    )
+    return options.model_copy(update={"network_G": network})
 
 
 def _load_published(path: Path, network: nn.Module, *, encoder_suffices: bool) -> str:

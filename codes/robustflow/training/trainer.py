@@ -59,7 +59,7 @@ def train(options: RunOptions) -> bool:
             return True
         logbook.begin(first)
         network.train()
-        with Interruption() as interruption, _saving_before_user_errors(run, lambda: iteration):
+        with Interruption() as interruption, _saving_what_is_learnt(run, interruption, lambda: iteration):
             for batch in _loader(crops, options, first, pin_memory=device.type == "cuda"):
                 # Set what learns now, and how fast.
                 number = iteration + 1
@@ -82,19 +82,19 @@ def train(options: RunOptions) -> bool:
                 adam.step()
                 iteration = number
 
-                # Log, validate, save.
+                # Log, save, validate.
                 logbook.iteration(iteration, measured, rate, norm)
                 last, leave = iteration == o.niter, interruption.requested
-                if validation is not None and (last or (iteration % o.val_freq == 0 and not leave)):
-                    _validate(run, validation, logbook, iteration)
                 if iteration % options.logger.save_checkpoint_freq == 0 or last or leave:
                     checkpoint.save(experiment, network, adam, options, iteration)
+                if validation is not None and (last or (iteration % o.val_freq == 0 and not leave)):
+                    _validate(run, validation, logbook, iteration)
                 if leave and not last:
                     log.info("interrupted: saved iteration %d; go on with --resume auto", iteration)
                     return False
     finally:
         logbook.close()
-    return True
+    return iteration == o.niter
 
 
 def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
@@ -105,8 +105,7 @@ def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
     seed, scale = options.train.manual_seed, options.scale
     crops = data.build_training(options.datasets["train"], scale, seed)
     validation = data.build_evaluation(options.datasets["val"], scale) if "val" in options.datasets else None
-    if options.path.pretrain_model_G is not None:
-        options = weights.fitting(options, weights.locate(options.path.pretrain_model_G))
+    options = _fitting(options)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(seed)
     task = tasks.build(options)
@@ -117,17 +116,36 @@ def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
     return _Run(options, task, network, adam, crops, validation, experiment), state
 
 
+def _fitting(options: RunOptions) -> RunOptions:
+    """The options with sizes that were not given taken from the weights that training starts or goes on from."""
+    state = checkpoint.find(Path(options.path.experiments) / options.name, options.path.resume_state)
+    if state is not None and state.stem.isdigit():
+        file = checkpoint.weights_file(state.parent.parent, int(state.stem))
+        return weights.fitting(options, file) if file.is_file() else options
+    start = options.path.pretrain_model_G
+    return options if start is None else weights.fitting(options, weights.locate(start))
+
+
 @contextlib.contextmanager
-def _saving_before_user_errors(run: _Run, iteration: Callable[[], int]) -> Iterator[None]:
-    """Save what is learnt when an image turns out unreadable in mid-training; say only what the user can mend."""
+def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Callable[[], int]) -> Iterator[None]:
+    """Save when an image turns out unreadable in mid-training, or a signal to all processes ended a loader process."""
+
+    def save() -> None:
+        if iteration() > 0:
+            checkpoint.save(run.experiment, run.network, run.adam, run.options, iteration())
+
     try:
         yield
     except UserError as error:
-        if iteration() > 0:
-            checkpoint.save(run.experiment, run.network, run.adam, run.options, iteration())
+        save()
         # A loader process sends its whole traceback as the message.
         message = str(error).strip().rsplit("UserError: ", 1)[-1]
         raise UserError(f"{message}\n  Saved iteration {iteration()}; go on with --resume auto.") from error
+    except RuntimeError as error:
+        if not interruption.requested or "DataLoader worker" not in str(error):
+            raise
+        save()
+        log.info("interrupted: saved iteration %d; go on with --resume auto", iteration())
 
 
 def _loader(
