@@ -141,7 +141,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices:
     Raises:
         PublishedError: Naming each tensor that is missing, extra or of another shape.
     """
-    whole = isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)
+    whole = _is_whole(network, tensors)
     if not whole and not encoder_suffices:
         raise PublishedError("expected the checkpoint of a flow (flowUpsamplerNet.*), got that of an encoder alone")
     layout = layout_of(network) if whole else layouts.of_encoder(_flow(network))
@@ -153,7 +153,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices:
     for module in network.modules():
         if whole and isinstance(module, ActNorm):
             module.mark_initialized()
-    dead = unused(network, tensors)
+    dead = _without_pieces(layout, tensors)
     if dead:
         log.info("left out %d tensors that the published network never uses: %s", len(dead), ", ".join(dead))
     return "network" if whole else "encoder"
@@ -170,8 +170,16 @@ def layout_of(network: nn.Module) -> dict[str, Published]:
 
 def unused(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that the published network carries and never uses."""
-    whole = isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)
-    layout = layout_of(network) if whole else layouts.of_encoder(_flow(network))
+    whole = _is_whole(network, tensors)
+    return _without_pieces(layout_of(network) if whole else layouts.of_encoder(_flow(network)), tensors)
+
+
+def _is_whole(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint fills the whole network, not a flow's encoder alone."""
+    return isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)
+
+
+def _without_pieces(layout: Mapping[str, Published], tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name in tensors if name in layout and not layout[name].pieces]
 
 

@@ -67,11 +67,17 @@ def to_test(options: RunOptions) -> Path:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a weights file. WeightsError if it is no safetensors file or is damaged."""
+    return _contents(path, tensors=True)
+
+
+def _contents(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Metadata of a weights file and, if asked for, its tensors."""
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: expected a .safetensors or published .pth file, got '{path.suffix}'")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = file.keys() if tensors else ()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path}: damaged or no safetensors file ({error}); use another checkpoint") from error
 
@@ -105,7 +111,7 @@ def fitting(options: RunOptions, path: Path) -> RunOptions:
     if path.suffix == ".pth":
         network = published.completed(options.network_G, published.read(path))
         return options.model_copy(update={"network_G": network})
-    saved = yaml.safe_load(read(path)[1].get("options", "{}")).get("network_G", {})
+    saved = yaml.safe_load(_contents(path, tensors=False)[1].get("options", "{}")).get("network_G", {})
     flow = saved.get("flow", {})
     network = published.with_sizes(
         options.network_G,

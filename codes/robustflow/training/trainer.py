@@ -140,7 +140,8 @@ def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Cal
         save()
         # A loader process sends its whole traceback as the message.
         message = str(error).strip().rsplit("UserError: ", 1)[-1]
-        raise UserError(f"{message}\n  Saved iteration {iteration()}; go on with --resume auto.") from error
+        saved = f"\n  Saved iteration {iteration()}; go on with --resume auto." if iteration() > 0 else ""
+        raise UserError(f"{message}{saved}") from error
     except RuntimeError as error:
         if not interruption.requested or "DataLoader worker" not in str(error):
             raise
