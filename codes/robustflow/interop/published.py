@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
+from robustflow.bijections.elementwise import Affine, RationalQuadratic
 from robustflow.encoders.rrdb import RRDB, RRDBNet
 from robustflow.errors import UserError
 from robustflow.flows import ConditionalFlow, builder
@@ -164,8 +165,11 @@ def layout_of(network: nn.Module) -> dict[str, Published]:
     if isinstance(network, RRDBNet):
         return layouts.of_rrdb(network)
     flow = _flow(network)
-    spline = flow.typed_levels[0].full_steps[0].coupling.elementwise.num_params == 4
-    return layouts.of_flow(flow, layouts.SPLINE if spline else layouts.AFFINE)
+    elementwise = flow.typed_levels[0].full_steps[0].coupling.elementwise
+    for kind, family in ((Affine, layouts.AFFINE), (RationalQuadratic, layouts.SPLINE)):
+        if isinstance(elementwise, kind):
+            return layouts.of_flow(flow, family)
+    raise PublishedError(f"published checkpoints know affine and rq_spline couplings, not {type(elementwise).__name__}")
 
 
 def unused(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
