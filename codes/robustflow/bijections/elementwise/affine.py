@@ -1,5 +1,6 @@
 """The affine map: unbounded inverse for eps → 0, bounded by 1/eps otherwise."""
 
+from collections.abc import Hashable
 from typing import Literal
 
 import torch
@@ -30,6 +31,11 @@ class Affine(AnalyticElementwise):
     def __init__(self, eps: float = 1e-4) -> None:
         super().__init__()
         self.eps = eps
+
+    @property
+    def constants(self) -> tuple[Hashable, ...]:
+        """ε."""
+        return (self.eps,)
 
     def evaluate(self, x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log s."""

@@ -1,5 +1,6 @@
 """The modified rational-quadratic spline: slope 1 outside a box, so its inverse cannot explode."""
 
+from collections.abc import Hashable
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -32,8 +33,17 @@ class _Bin(NamedTuple):
     sign: Tensor  # +1 in the left bin, −1 in the right one
     width: Tensor
     height: Tensor
+    per_height: Tensor  # 1 / height: divisions are what takes time
     slope: Tensor  # Δ = height / width
     delta: Tensor  # δ, slope at the interior knot
+
+
+class _Sizes(NamedTuple):
+    """Relative sizes of the two bins in one direction, each without a subtraction, and σ(a)·σ(−a)."""
+
+    left: Tensor
+    right: Tensor
+    sigmoid_slope: Tensor
 
 
 @ELEMENTWISE.register("rq_spline", RationalQuadraticOptions)
@@ -44,7 +54,7 @@ class RationalQuadratic(AnalyticElementwise):
     parameters ŵ, ĥ, d̂, t. A point reflection of the box turns the right bin into a left one with −ŵ, −ĥ; with ξ the
     distance from the outer knot, θ = ξ/W, π = θ(1−θ), Δ = H/W:
 
-        g = H(Δθ² + π)/D,  D = Δ(1−2π) + (1+δ)π,  log g' = 2 log Δ + log(δθ² + 2Δπ + (1−θ)²) − 2 log D
+        g = H(Δθ² + π)/D,  D = Δ(1−2π) + (1+δ)π,  g' = Δ²(δθ² + 2Δπ + (1−θ)²)/D²
 
     Only sums of non-negative terms, in both directions: nothing overflows or cancels for any parameters.
 
@@ -61,45 +71,61 @@ class RationalQuadratic(AnalyticElementwise):
         self.bounds = bounds
         self.eps = eps
 
-    def _fraction(self, a: Tensor) -> Tensor:
-        return torch.sigmoid(a) * (1 - 2 * self.eps) + self.eps
+    @property
+    def constants(self) -> tuple[Hashable, ...]:
+        """The box and ε."""
+        return (*self.bounds, self.eps)
 
-    def _bin(self, left: Tensor, w_hat: Tensor, h_hat: Tensor, d_hat: Tensor) -> _Bin:
-        size = self.bounds[1] - self.bounds[0]
-        sign = left.to(w_hat.dtype) * 2 - 1
-        width = size * self._fraction(sign * w_hat)
-        height = size * self._fraction(sign * h_hat)
-        delta = torch.exp(d_hat.clamp(*self.log_delta_range)) * (1 - self.eps) + self.eps
-        return _Bin(sign, width, height, height / width, delta)
+    @property
+    def _size(self) -> float:
+        return self.bounds[1] - self.bounds[0]
 
-    def _knot(self, a: Tensor) -> Tensor:
-        return self.bounds[0] + (self.bounds[1] - self.bounds[0]) * self._fraction(a)
+    def _sizes(self, a: Tensor) -> _Sizes:
+        """f(a) and f(−a), f(a) = σ(a)(1−2ε) + ε, from one exponential."""
+        e = torch.exp(-a.abs())
+        large = 1 / (1 + e)
+        small = e * large
+        f_large, f_small = (value * (1 - 2 * self.eps) + self.eps for value in (large, small))
+        positive = a >= 0
+        left, right = torch.where(positive, f_large, f_small), torch.where(positive, f_small, f_large)
+        return _Sizes(left, right, large * small)
+
+    def _delta(self, d_hat: Tensor) -> Tensor:
+        return torch.exp(d_hat.clamp(*self.log_delta_range)) * (1 - self.eps) + self.eps
+
+    def _bin(self, left: Tensor, widths: _Sizes, heights: _Sizes, delta: Tensor) -> _Bin:
+        width = self._size * torch.where(left, widths.left, widths.right)
+        height = self._size * torch.where(left, heights.left, heights.right)
+        sign = torch.where(left, 1.0, -1.0).to(width.dtype)
+        return _Bin(sign, width, height, 1 / height, height / width, delta)
 
     def _inside(self, x: Tensor) -> Tensor:
         return (x > self.bounds[0]) & (x < self.bounds[1])
 
     def _from_outer_knot(self, x: Tensor, sign: Tensor) -> Tensor:
         """Distance of x from the outer knot of its bin: x − B1 or B2 − x."""
-        middle, half = sum(self.bounds) / 2, (self.bounds[1] - self.bounds[0]) / 2
+        middle, half = sum(self.bounds) / 2, self._size / 2
         return half + sign * (x - middle)
 
     def _at_distance(self, xi: Tensor, sign: Tensor) -> Tensor:
         """The place at distance ξ from the outer knot: B1 + ξ or B2 − ξ."""
-        middle, half = sum(self.bounds) / 2, (self.bounds[1] - self.bounds[0]) / 2
+        middle, half = sum(self.bounds) / 2, self._size / 2
         return middle + sign * (xi - half)
 
     @staticmethod
     def _log_slope(b: _Bin, theta: Tensor, rest: Tensor) -> Tensor:
         pi = theta * rest
         numerator = b.delta * theta**2 + 2 * b.slope * pi + rest**2
-        denominator = b.slope * (1 - 2 * pi) + (1 + b.delta) * pi
-        return 2 * torch.log(b.slope) + torch.log(numerator) - 2 * torch.log(denominator)
+        per_d = 1 / ((1 - 2 * pi) + (1 + b.delta) * pi * (b.width * b.per_height))  # Δ/D, at most 2
+        # One after the other: the square could underflow.
+        return torch.log(numerator * per_d * per_d)
 
     def evaluate(self, x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
         """Return y = q(x) + t and log q'(x)."""
         w_hat, h_hat, d_hat, t = p
         inside = self._inside(x)
-        b = self._bin(x < self._knot(w_hat), w_hat, h_hat, d_hat)
+        widths = self._sizes(w_hat)
+        b = self._bin(x < self.bounds[0] + self._size * widths.left, widths, self._sizes(h_hat), self._delta(d_hat))
         theta = (self._from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         pi = theta * (1 - theta)
         g = b.height * (b.slope * theta**2 + pi) / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
@@ -112,8 +138,9 @@ class RationalQuadratic(AnalyticElementwise):
         w_hat, h_hat, d_hat, t = p
         v = y - t
         inside = self._inside(v)
-        b = self._bin(v < self._knot(h_hat), w_hat, h_hat, d_hat)
-        u = (self._from_outer_knot(v, b.sign) / b.height).clamp(0, 1)
+        heights = self._sizes(h_hat)
+        b = self._bin(v < self.bounds[0] + self._size * heights.left, self._sizes(w_hat), heights, self._delta(d_hat))
+        u = (self._from_outer_knot(v, b.sign) * b.per_height).clamp(0, 1)
         r = 1 - u
         e = r - b.delta * u
         root = torch.sqrt(e**2 + 4 * b.slope**2 * u * r)
@@ -129,12 +156,12 @@ class RationalQuadratic(AnalyticElementwise):
         """Return dy/dx, dl/dx and the derivatives by ŵ, ĥ, d̂, t; l = log q'."""
         w_hat, h_hat, d_hat, _ = p
         inside = self._inside(x)
-        b = self._bin(x < self._knot(w_hat), w_hat, h_hat, d_hat)
+        widths, heights = self._sizes(w_hat), self._sizes(h_hat)
+        b = self._bin(x < self.bounds[0] + self._size * widths.left, widths, heights, self._delta(d_hat))
         theta = (self._from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = self._bin_partials(b, theta)
-        scale = (self.bounds[1] - self.bounds[0]) * (1 - 2 * self.eps)
-        width_by_param = scale * torch.sigmoid(w_hat) * torch.sigmoid(-w_hat)
-        height_by_param = scale * torch.sigmoid(h_hat) * torch.sigmoid(-h_hat)
+        scale = self._size * (1 - 2 * self.eps)
+        width_by_param, height_by_param = scale * widths.sigmoid_slope, scale * heights.sigmoid_slope
         low, high = self.log_delta_range
         delta_by_param = torch.where((d_hat > low) & (d_hat < high), b.delta - self.eps, 0)
 
@@ -154,20 +181,22 @@ class RationalQuadratic(AnalyticElementwise):
         """Derivatives of g and l by ξ, W, H and δ in turn, from G = g/H and l as functions of θ, Δ, δ."""
         rest = 1 - theta
         pi = theta * rest
-        numerator = b.slope * theta**2 + pi
-        d = b.slope * (1 - 2 * pi) + (1 + b.delta) * pi
+        by_d = 1 / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
+        by_slope, by_width = 1 / b.slope, 1 / b.width
         m = b.delta * theta**2 + 2 * b.slope * pi + rest**2
+        by_m = 1 / m
+        gg = (b.slope * theta**2 + pi) * by_d
         # By θ, Δ, δ.
-        gg_theta = b.slope * m / d**2
-        gg_slope = (theta**2 * d - numerator * (1 - 2 * pi)) / d**2
-        gg_delta = -numerator * pi / d**2
-        l_theta = 2 * (b.delta * theta + b.slope * (rest - theta) - rest) / m
-        l_theta = l_theta - 2 * (b.delta + 1 - 2 * b.slope) * (rest - theta) / d
-        l_slope = 2 / b.slope + 2 * pi / m - 2 * (1 - 2 * pi) / d
-        l_delta = theta**2 / m - 2 * pi / d
+        gg_theta = b.slope * m * by_d * by_d
+        gg_slope = (theta**2 - gg * (1 - 2 * pi)) * by_d
+        gg_delta = -gg * pi * by_d
+        l_theta = 2 * (b.delta * theta + b.slope * (rest - theta) - rest) * by_m
+        l_theta = l_theta - 2 * (b.delta + 1 - 2 * b.slope) * (rest - theta) * by_d
+        l_slope = 2 * by_slope + 2 * pi * by_m - 2 * (1 - 2 * pi) * by_d
+        l_delta = theta**2 * by_m - 2 * pi * by_d
         # By ξ, W, H: θ = ξ/W, Δ = H/W.
         g_xi = b.slope * gg_theta
         g_w = -b.slope * (theta * gg_theta + b.slope * gg_slope)
-        g_h = numerator / d + b.slope * gg_slope
-        l_w = -(theta * l_theta + b.slope * l_slope) / b.width
-        return g_xi, l_theta / b.width, g_w, l_w, g_h, l_slope / b.width, b.height * gg_delta, l_delta
+        g_h = gg + b.slope * gg_slope
+        l_w = -(theta * l_theta + b.slope * l_slope) * by_width
+        return g_xi, l_theta * by_width, g_w, l_w, g_h, l_slope * by_width, b.height * gg_delta, l_delta

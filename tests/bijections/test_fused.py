@@ -1,0 +1,101 @@
+import logging
+
+import pytest
+import torch
+
+from robustflow.bijections import fused
+from robustflow.bijections.elementwise import Affine, RationalQuadratic
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled(monkeypatch):
+    monkeypatch.setattr(fused, "_compiled", {})
+    monkeypatch.setattr(fused, "_without_compiler", set())
+
+
+def results(elementwise, x, params):
+    """Values, log-slopes and gradients of a map and its inverse."""
+    found = []
+    for direction in (elementwise, elementwise.inverse):
+        variables = x.clone().requires_grad_(), params.clone().requires_grad_()
+        y, log_slope = direction(*variables)
+        weights = torch.linspace(0, 1, y.numel(), dtype=y.dtype).view(y.shape)
+        found += [y.detach(), log_slope.detach()]
+        found += torch.autograd.grad((weights * y).sum() + (weights**2 * log_slope).sum(), variables)
+    return found
+
+
+@pytest.mark.parametrize("elementwise", [Affine(), RationalQuadratic()], ids=["affine", "rq_spline"])
+def test_compiled_equals_plain(elementwise, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = 0.5 * torch.randn(2, 3, 2, 8, 8, dtype=torch.float64, generator=generator)
+    params = torch.randn(3, elementwise.num_params, 2, 8, 8, dtype=torch.float64, generator=generator)
+    expected = results(elementwise, x, params)
+    assert not fused._compiled
+    monkeypatch.setattr(fused, "COMPILED_FROM_IN_TRAINING", 1)
+    found = results(elementwise, x, params)
+    assert len(fused._compiled) == 4 or "cpu" in fused._without_compiler
+    for value, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-10)
+
+
+def double(x):
+    return (2 * x,)
+
+
+def test_sizes_may_vary_without_compiling_again(monkeypatch):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(fused, "COMPILED_FROM_IN_SAMPLING", 1)
+    for n in (1, 2, 3, 10):
+        for b in (1, 2, 5):
+            for k in (24, 30, 1000, 2048):
+                x = torch.rand(n, b, k)
+                assert torch.equal(fused.run(double, "double", False, x)[0], 2 * x)
+    # One graph for each of n, b equal to 1 or not.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+
+
+def test_small_inputs_are_not_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    x = torch.rand(1, 2, 100)
+    assert torch.equal(fused.run(double, "double", False, x)[0], 2 * x)
+
+
+def test_without_a_compiler_it_runs_plainly_and_says_so_once(monkeypatch, caplog):
+    def broken(chain, dynamic):
+        def fail(*inputs):
+            raise RuntimeError("no compiler found")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    x = torch.rand(1, 2, 2**17)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert torch.equal(fused.run(double, "double", False, x)[0], 2 * x)
+    assert caplog.text.count("torch.compile does not work here") == 1
+    assert "no compiler found" in caplog.text
+
+
+def test_running_out_of_memory_is_not_taken_for_a_missing_compiler(monkeypatch):
+    def full(*inputs):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(torch, "compile", lambda chain, dynamic: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        fused.run(double, "double", False, torch.rand(1, 2, 2**17))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 10_000])
+def test_pieces_equal_the_whole(piece):
+    generator = torch.Generator().manual_seed(0)
+    x, params = torch.randn(2, 3, 50, generator=generator), torch.randn(3, 4, 50, generator=generator)
+    spline = RationalQuadratic()
+    for chain, inputs in (
+        (spline._evaluated, (x, params)),
+        (spline._inverted, (x, params)),
+        (spline._backward_of_forward, (x, params, x, 2 * x)),
+    ):
+        for found, expected in zip(fused._in_pieces(chain, piece, *inputs), chain(*inputs), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
