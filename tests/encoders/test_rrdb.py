@@ -97,3 +97,19 @@ def test_pretrained_encoder_loads_into_that_of_a_flow(scale, n_levels):
     flow_encoder.load_state_dict(pretrained.encoder.state_dict())
     x = torch.rand(1, 3, 4, 4)
     torch.testing.assert_close(flow_encoder(x).native[0], pretrained.encoder(x).native[0])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_equal_those_of_plain_blocks(checkpointing):
+    module = encoder(4, 1)
+    module.checkpointing = checkpointing
+    lr = torch.rand(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    last, taps = module.trunk(lr)
+    parameters = [lr, *module.conv_first.parameters(), *module.blocks.parameters()]
+    found = torch.autograd.grad(last.sin().sum() + taps.cos().sum(), parameters)
+    outputs = plain_blocks(module, lr)
+    trunk = F.conv2d(outputs[-1], module.trunk_conv.weight, module.trunk_conv.bias, padding=1)
+    plain_taps = torch.cat([outputs[k] for k in module.taps], dim=1)
+    expected = torch.autograd.grad((outputs[-1] + trunk).sin().sum() + plain_taps.cos().sum(), parameters)
+    for value, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-10)

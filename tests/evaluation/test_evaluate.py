@@ -83,6 +83,30 @@ def test_results_are_the_same_again(run):
     assert run() == run(save_images=False)
 
 
+def test_tiles_are_used_and_noted(run):
+    whole, tiled, cut = run(), run(tile=2), run(tile=2, tile_overlap=0)
+    assert [result["protocol"]["tile"] for result in (whole, tiled, cut)] == [None, 2, 2]
+    assert [result["protocol"]["tile_overlap"] for result in (whole, tiled, cut)] == [None, None, 0]
+    residuals = [result["datasets"]["test_clean"]["heats"]["0.9"]["max_residual"] for result in (whole, tiled, cut)]
+    assert residuals[1] == pytest.approx(residuals[0], rel=1e-4)
+    assert residuals[2] != pytest.approx(residuals[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_is_used_and_noted(make_options, make_model, tmp_path, monkeypatch, precision):
+    options = make_options(save_images=False).model_copy(update={"precision": precision})
+    _, network = make_model(options)
+    weights.save(tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors", network, options, 5)
+    built = []
+    build = SuperResolution.build_network
+    monkeypatch.setattr(
+        SuperResolution, "build_network", lambda *arguments: built.append(arguments[2:]) or build(*arguments)
+    )
+    result = engine.evaluate(options, None, tmp_path / "out")
+    assert result["protocol"]["precision"] == precision
+    assert built == [(precision,)]
+
+
 def test_images_are_written_only_if_asked_for(run, tmp_path):
     run(save_images=False)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["metrics.csv", "metrics.json", "options.yml"]

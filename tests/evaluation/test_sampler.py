@@ -25,8 +25,9 @@ class Recorder:
         self.prepared = 0
         self.calls = []
 
-    def drawing(self, network, lr):
+    def drawing(self, network, lr, tile, overlap):
         self.prepared += 1
+        self.tiles = (tile, overlap)
 
         def draw(temperature, generators):
             first = torch.stack([torch.randn(1, generator=generator) for generator in generators])
@@ -85,6 +86,13 @@ def test_all_temperatures_share_latents_and_the_work_on_the_condition():
 
 def test_samples_at_a_temperature_do_not_depend_on_the_others(sample):
     assert torch.equal(sample(heats=(0.0, 0.9)), sample(heats=(0.9,)))
+
+
+@pytest.mark.parametrize("tiles", [{}, {"tile": 8}, {"tile": 8, "overlap": 0}], ids=str)
+def test_tiles_are_the_tasks_business(tiles):
+    recorder = Recorder()
+    list(draw_samples(recorder, None, LR, name="image", heats=(0.9,), n=1, seed=0, batch=1, **tiles))
+    assert recorder.tiles == (tiles.get("tile"), tiles.get("overlap"))
 
 
 def test_samples_carry_no_gradient(sample):

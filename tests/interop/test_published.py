@@ -78,6 +78,19 @@ def test_decoding(name, dtype):
 
 
 @pytest.mark.parametrize("name", FLOWS)
+@torch.no_grad()
+def test_bf16_changes_bits_per_dimension_by_less_than_half_a_percent(name):
+    case, exact = model(name, torch.float32)
+    rough = published.load(case["options"], case["state_dict"], precision="bf16")
+    gt, lr, noise = case["inputs"]["gt"], case["inputs"]["lr"], noise_of(case, case["grad"]["std"], torch.float32)
+    bits = bits_per_position(exact.encode(gt, lr, noise), gt)
+    change = bits_per_position(rough.encode(gt, lr, noise), gt) - bits
+    assert 0 < (change / bits).abs().max() < 0.005
+    latents = case["epses_rand"]
+    assert rough.decode(latents, lr, noise)[0].isfinite().all() == exact.decode(latents, lr, noise)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", FLOWS)
 def test_gradients(name, dtype):
     case, flow = model(name, dtype)
     flow.zero_grad()

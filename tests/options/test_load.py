@@ -287,6 +287,38 @@ def test_contradictions_are_reported_together(write):
     assert "  run.yml:10: datasets.train.GT_size: expected a multiple of 8 (2^L and scale), got 33" in lines
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "datasets: {train: {mode: bundled, GT_size: 32, batch_size: 4}}\ntrain: {micro_batch: 5}",
+            "run.yml:4: train.micro_batch: expected at most datasets.train.batch_size = 4, got 5",
+        ),
+        ("train: {micro_batch: 0}", "run.yml:3: train.micro_batch: expected at least 1, got 0"),
+        ("val: {tile_overlap: 8}", "run.yml:3: val.tile_overlap: expected val.tile beside it"),
+        ("val: {tile: 0}", "run.yml:3: val.tile: expected at least 1, got 0"),
+    ],
+)
+def test_memory_options_that_make_no_sense(write, text, message):
+    [line] = report(write(text))
+    assert line.startswith(f"  {message}")
+
+
+def test_memory_options(write):
+    options = load(
+        write(
+            "precision: bf16\ntrain: {micro_batch: 4, checkpointing: level}\nval: {tile: 64, tile_overlap: 0}\n"
+            "datasets: {train: {mode: bundled, GT_size: 32, batch_size: 4}}"
+        )
+    )
+    assert (options.precision, options.train.micro_batch, options.train.checkpointing) == ("bf16", 4, "level")
+    assert (options.val.tile, options.val.tile_overlap) == (64, 0)
+    assert load_text(write, dump(options)) == options
+    options = load(write(""))
+    assert (options.precision, options.train.micro_batch, options.train.checkpointing) == ("fp32", None, "none")
+    assert (options.val.tile, options.val.tile_overlap) == (None, None)
+
+
 # Output
 
 

@@ -9,8 +9,8 @@ from robustflow.options.schema import RunOptions
 def make_options():
     """Make the options of a tiny model."""
 
-    def make(model="FS-NCSR", *, coupling="affine", scale=4, L=2, S=(0, 1), nf=8):
-        flow = {"K": 1, "L": L, "S": S, "hidden_channels": 8, "coupling": coupling}
+    def make(model="FS-NCSR", *, coupling="affine", scale=4, L=2, S=(0, 1), nf=8, K=1):
+        flow = {"K": K, "L": L, "S": S, "hidden_channels": 8, "coupling": coupling}
         network = {"nf": nf, "nb": 1, "gc": 4, "flow": flow}
         return RunOptions.model_validate({"name": "tiny", "model": model, "scale": scale, "network_G": network})
 

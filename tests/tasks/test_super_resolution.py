@@ -58,6 +58,17 @@ def test_noise_comes_from_the_generator_alone(make_options, images, model):
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("pieces", [(2, 2), (1, 1, 1, 1), (3, 1)], ids=str)
+@pytest.mark.parametrize("model", ["SRFlow", "FS-NCSR"])
+def test_pieces_of_a_batch_get_the_noise_of_the_whole(make_options, model, pieces):
+    noise = tasks.build(make_options(model, S=(0,))).noise
+    # Fewer than 16 numbers are drawn in another way than more.
+    for side in (1, 2, 16):
+        gt, shared = torch.zeros(4, 3, side, side), generator()
+        whole = noise.draw(gt, generator())
+        assert torch.equal(torch.cat([noise.draw(piece, shared) for piece in gt.split(pieces)]), whole)
+
+
 @pytest.mark.parametrize("model", ["NCSR", "FS-NCSR"])
 @pytest.mark.parametrize(("scale", "expected"), [(2, 0.05), (4, 0.05), (8, 0.03)])
 def test_largest_noise_level_by_scale(make_options, model, scale, expected):

@@ -10,7 +10,7 @@ from robustflow.options.load import load
 from robustflow.tasks import FlowTask, weights
 from robustflow.training import checkpoint, engine
 from robustflow.training.logbook import Logbook
-from robustflow.training.trainer import TrainingStopped, train
+from robustflow.training.trainer import TrainingStopped, accumulate_gradients, train
 
 
 def folder_of(options):
@@ -219,6 +219,63 @@ def test_weights_that_do_not_fit_stop_before_anything_is_moved(make_options, pre
     with pytest.raises(UserError, match="nf: the weights were trained with 8, the options say 16"):
         train(make_options(network_G={"nf": 16}, path={"pretrain_model_G": pretrained}))
     assert [folder.name for folder in folder_of(make_options()).parent.iterdir()] == ["tiny"]
+
+
+# Pieces of a batch
+
+
+@pytest.fixture
+def gradients(make_options, make_model, perturb):
+    """Loss and gradients, by name, of a batch of four for a micro_batch; ActNorms are initialised."""
+
+    def of(model, micro_batch):
+        noisy = {"flow": {"K": 2, "L": 2, "S": (0,) if model == "SRFlow" else (0, 1), "hidden_channels": 8}}
+        task, network = make_model(make_options(model=model, network_G=noisy))
+        perturb(network, std=0.05).train()
+        for name, buffer in network.named_buffers():
+            if name.endswith("initialized"):
+                buffer.fill_(True)
+        images = torch.Generator().manual_seed(1)
+        gt, lr = (torch.rand(4, 3, side, side, generator=images, dtype=torch.float64) for side in (16, 4))
+        loss = accumulate_gradients(task, network, gt, lr, torch.Generator().manual_seed(2), micro_batch)
+        return loss, {name: parameter.grad for name, parameter in network.named_parameters()}
+
+    return of
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 4])
+@pytest.mark.parametrize("model", ["SRFlow", "FS-NCSR", "RRDB"])
+def test_pieces_give_the_gradients_of_the_whole_batch(gradients, model, micro_batch):
+    (loss, whole), (in_pieces, summed) = gradients(model, None), gradients(model, micro_batch)
+    assert not loss.requires_grad
+    torch.testing.assert_close(in_pieces, loss, rtol=1e-12, atol=0)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(summed[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+        assert gradient.abs().max() > 0, name
+
+
+def test_pieces_train_the_same_network(make_options, validations):
+    settings = {"train": {"niter": 2, "val_freq": 2}}
+    start = make_options("start", train={"niter": 1})
+    assert train(start)
+    settings["path"] = {"pretrain_model_G": str(folder_of(start))}
+    assert train(make_options("whole", **settings))
+    settings["train"]["micro_batch"] = 1
+    assert train(make_options("pieces", **settings))
+    whole, pieces = (weights_at(make_options(name), 2) for name in ("whole", "pieces"))
+    for name, tensor in whole.items():
+        # Adam divides by the gradient's size: where that is rounding, so is the step, at most lr_G each.
+        assert (pieces[name].double() - tensor.double()).abs().mean() < 1e-4, name
+    assert validations[-1][1]["bits_per_dim"] == pytest.approx(validations[-2][1]["bits_per_dim"], rel=1e-3)
+
+
+def test_network_is_built_as_the_options_say(make_options, monkeypatch):
+    built = []
+    build = FlowTask.build_network
+    monkeypatch.setattr(FlowTask, "build_network", lambda *arguments: built.append(arguments[2:]) or build(*arguments))
+    options = make_options(train={"niter": 1, "checkpointing": "step"}).model_copy(update={"precision": "bf16"})
+    assert train(options)
+    assert built == [("bf16", "step")]
 
 
 # Failure

@@ -25,14 +25,16 @@ class ActNorm(Bijection):
         # What the buffer held, and at which version: reading a CUDA buffer at each call would synchronise.
         self._read: tuple[tuple[int, int], bool] | None = None
 
-    def _is_initialized(self) -> bool:
+    def is_initialized(self) -> bool:
+        """Whether a batch, or ``mark_initialized``, has set bias and logs."""
         state = (id(self.initialized), self.initialized._version)
         if self._read is None or self._read[0] != state:
             self._read = (state, bool(self.initialized))
         return self._read[1]
 
-    def _initialize_once(self, x: Tensor) -> None:
-        if self._is_initialized():
+    def initialize_once(self, x: Tensor) -> None:
+        """Set bias and logs from x (b, channels, *spatial), unless that is done already."""
+        if self.is_initialized():
             return
         with torch.no_grad():
             values = x.detach().transpose(0, 1).flatten(1)
@@ -46,17 +48,17 @@ class ActNorm(Bijection):
         """Keep bias and logs as they are: no batch will set them."""
         self.initialized.fill_(True)
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Return z alone, for use inside parameter networks."""
-        if self.training:
-            self._initialize_once(x)
-        shape = (-1,) + (1,) * (x.dim() - 2)
-        return (x + self.bias.view(shape)) * torch.exp(self.logs).view(shape)
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return a, c (channels,) of z = a·x + c, to be folded into the convolution before it."""
+        scale = torch.exp(self.logs)
+        return scale, scale * self.bias
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det|, (b,)."""
-        z = self.normalize(x)
-        return z, self._log_det(x)
+        if self.training:
+            self.initialize_once(x)
+        shape = (-1,) + (1,) * (x.dim() - 2)
+        return (x + self.bias.view(shape)) * torch.exp(self.logs).view(shape), self._log_det(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return x = z·exp(−logs) − b and log|det| of the inverse, (b,)."""

@@ -1,5 +1,6 @@
 """Encoders: feature extractors of the condition."""
 
+from robustflow.bijections.networks import COMPUTE_DTYPES
 from robustflow.encoders.base import Encoder, FeaturePyramid
 from robustflow.encoders.rrdb import RRDB, RRDBNet
 from robustflow.options.schema import NetworkOptions
@@ -8,9 +9,11 @@ from robustflow.registry import ENCODERS
 __all__ = ["RRDB", "Encoder", "FeaturePyramid", "RRDBNet", "build"]
 
 
-def build(options: NetworkOptions, scale: int, n_levels: int) -> Encoder:
+def build(
+    options: NetworkOptions, scale: int, n_levels: int, *, precision: str = "fp32", checkpointing: str = "none"
+) -> Encoder:
     """Build the encoder that the options describe, for a flow of ``n_levels`` levels."""
-    return ENCODERS.build(
+    encoder: Encoder = ENCODERS.build(
         options.encoder,
         scale=scale,
         n_levels=n_levels,
@@ -19,3 +22,6 @@ def build(options: NetworkOptions, scale: int, n_levels: int) -> Encoder:
         growth=options.gc,
         taps=options.flow.stackRRDB.blocks,
     )
+    encoder.compute_dtype = COMPUTE_DTYPES[precision]
+    encoder.checkpointing = checkpointing != "none"
+    return encoder

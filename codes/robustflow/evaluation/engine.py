@@ -36,7 +36,9 @@ def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
         return 1
     except torch.OutOfMemoryError as error:
         log.error(
-            "error: %s\n  Lower val.sample_batch or network_G.flow.projection_memory, or use smaller images.", error
+            "error: %s\n  Lower val.sample_batch or network_G.flow.projection_memory, set val.tile and "
+            "val.tile_overlap, or use smaller images.",
+            error,
         )
         return 1
     print(report.table(evaluated))  # noqa: T201
@@ -51,7 +53,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
     file = weights.to_test(options)
     options = weights.fitting(options, file)
     task = tasks.build(options)
-    network = task.build_network(options.network_G)
+    network = task.build_network(options.network_G, options.precision)
     weights.load(file, network, options, encoder_suffices=False)
     network.to(devices.choose(options.device)).eval()
     log.info("%s: %s", options.name, file)
@@ -90,8 +92,9 @@ def _protocol(options: RunOptions, input_path: str | None) -> dict[str, Any]:
     val = options.val.model_dump(mode="json")
     for key in ("save_images", "sample_batch"):
         val.pop(key)
+    common = {**PROTOCOL, "precision": options.precision, **val}
     if input_path is not None:
-        return {**PROTOCOL, **val, "datasets": {"input": {"dataroot_LQ": input_path}}}
+        return {**common, "datasets": {"input": {"dataroot_LQ": input_path}}}
     chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}
     described = {name: d.model_dump(mode="json", exclude=set(TRAINING_ONLY)) for name, d in chosen.items()}
-    return {**PROTOCOL, **val, "datasets": described}
+    return {**common, "datasets": described}

@@ -92,6 +92,8 @@ class Evaluator:
             n=o.n_sample,
             seed=o.seed,
             batch=o.sample_batch,
+            tile=o.tile,
+            overlap=o.tile_overlap,
         )
         for heat, samples in drawn:
             for index, sample in enumerate(samples):

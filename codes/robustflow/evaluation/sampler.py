@@ -25,6 +25,8 @@ def draw_samples(
     n: int,
     seed: int,
     batch: int,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield (temperature, samples (n, 3, H, W)) for each temperature, not clamped.
 
@@ -37,8 +39,11 @@ def draw_samples(
         n: Samples per temperature.
         seed: Seed of the latents.
         batch: Samples computed at once.
+        tile: Side of the tiles that are decoded one after the other, LR pixels; None: the whole image at once. The
+            latents are those of the whole image.
+        overlap: LR pixels around each tile; None: so many that tiling changes nothing.
     """
-    draw = task.drawing(network, lr[None])
+    draw = task.drawing(network, lr[None], tile, overlap)
     for heat in heats:
         chunks = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
         yield heat, torch.cat([draw(heat, [latent_generator(seed, name, k) for k in chunk]) for chunk in chunks])

@@ -5,7 +5,7 @@ from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.base import Bijection, Elementwise
 from robustflow.bijections.coupling import Coupling
 from robustflow.bijections.injector import Injector
-from robustflow.bijections.networks import ConvNetwork
+from robustflow.bijections.networks import COMPUTE_DTYPES, ConvNetwork
 from robustflow.bijections.permutation import FixedOrthogonal, InvertibleConv
 from robustflow.encoders.base import Encoder
 from robustflow.flows.conditional_flow import ConditionalFlow
@@ -17,17 +17,38 @@ from robustflow.options.schema import FlowOptions, NetworkOptions
 from robustflow.registry import ELEMENTWISE
 
 
-def build(options: NetworkOptions, scale: int, image_channels: int = 3) -> ConditionalFlow:
-    """Build encoder and flow for super-resolution by ``scale`` (1: condition and data of one size)."""
+def build(
+    options: NetworkOptions,
+    scale: int,
+    image_channels: int = 3,
+    *,
+    precision: str = "fp32",
+    checkpointing: str = "none",
+) -> ConditionalFlow:
+    """Build encoder and flow for super-resolution by ``scale`` (1: condition and data of one size).
+
+    ``precision`` and ``checkpointing`` are the options of these names: how it is computed, not what.
+    """
     flow = options.flow
-    encoder = encoders.build(options, scale, flow.L)
+    encoder = encoders.build(options, scale, flow.L, precision=precision, checkpointing=checkpointing)
     levels, channels = [], image_channels
     for number in range(flow.L):
         channels *= 4
         levels.append(_level(flow, encoder, number, channels))
         if _splits(flow, number):
             channels -= channels // 2
-    return ConditionalFlow(encoder, levels, scale, image_channels, flow.projection_memory * 2**20)
+    network = ConditionalFlow(encoder, levels, scale, image_channels, flow.projection_memory * 2**20)
+    _set_up_computation(network, precision, checkpointing)
+    return network
+
+
+def _set_up_computation(network: ConditionalFlow, precision: str, checkpointing: str) -> None:
+    network.checkpoint_levels = checkpointing == "level"
+    for level in network.typed_levels:
+        level.checkpoint_steps = checkpointing == "step"
+    for module in network.modules():
+        if isinstance(module, ConvNetwork):
+            module.compute_dtype = COMPUTE_DTYPES[precision]
 
 
 def _splits(flow: FlowOptions, number: int) -> bool:

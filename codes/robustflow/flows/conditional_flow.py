@@ -7,7 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from robustflow.bijections.actnorm import ActNorm
+from robustflow.checkpointing import checkpointed
 from robustflow.encoders.base import Encoder
+from robustflow.errors import UserError
 from robustflow.flows.level import FlowLevel, LevelCondition
 from robustflow.flows.prior import standard_normal_log_prob
 
@@ -29,6 +32,10 @@ class Condition:
     def with_noise(self, noise: Tensor | None) -> "Condition":
         """The same condition with a noise map (b, noise_channels, H, W); None stands for zero noise."""
         return Condition(tuple(level.with_noise(noise) for level in self.levels), self.size, self.batch)
+
+    def renewed(self) -> "Condition":
+        """The same condition, to be projected anew: for when the flow's weights have changed."""
+        return Condition(tuple(level.renewed() for level in self.levels), self.size, self.batch)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,13 @@ class ConditionalFlow(nn.Module):
         scale: Side of x over side of y.
         image_channels: Channels of x.
         projection_memory: Budget for a level's projected features, bytes.
+
+    Attributes:
+        checkpoint_levels: Recompute each level's activations in the backward pass of ``encode``, instead of keeping
+            them.
     """
+
+    checkpoint_levels: bool = False
 
     def __init__(
         self,
@@ -71,6 +84,7 @@ class ConditionalFlow(nn.Module):
         self.scale = scale
         self.image_channels = image_channels
         self.projection_memory = projection_memory
+        self._actnorms = [module for module in self.modules() if isinstance(module, ActNorm)]
 
     @property
     def typed_levels(self) -> list[FlowLevel]:
@@ -81,6 +95,27 @@ class ConditionalFlow(nn.Module):
     def size_multiple(self) -> int:
         """Sides of x must be multiples of this: 2^L, and the scale."""
         return math.lcm(2 ** len(self.levels), self.scale)
+
+    @property
+    def receptive_field(self) -> int:
+        """Upper bound, pixels of y: a pixel of ``decode``'s x depends on nothing of y and latents farther away.
+
+        The 3×3 convolutions add up, each one pixel of its level: two per coupling, one per split prior. The
+        injectors', two in parallel to those of their step's coupling, add nothing. UserError if the encoder does not
+        tell its own.
+        """
+        of_encoder = self.encoder.receptive_field
+        if of_encoder is None:
+            name = type(self.encoder).__name__
+            raise UserError(
+                f"encoder {name} has no receptive_field, radius in LR pixels: add it or set val.tile_overlap"
+            )
+        # Blocks of the coarsest level count as a whole, wherever in them the pixel lies.
+        reach = 2 ** len(self.levels) - 1
+        for number, level in enumerate(self.typed_levels, start=1):
+            couplings = sum(1 if step.noise_coupling is None else 2 for step in level.full_steps)
+            reach += (2 * couplings + (0 if level.split_prior is None else 1)) * 2**number
+        return math.ceil(reach / self.scale) + of_encoder
 
     def condition(self, y: Tensor) -> Condition:
         """Prepare y (b, c, h, w). ValueError unless the sides of x, scale times those of y, are even enough."""
@@ -112,15 +147,22 @@ class ConditionalFlow(nn.Module):
         if x.shape[-2:] != prepared.size or x.shape[0] != prepared.batch:
             expected = (prepared.batch, self.image_channels, *prepared.size)
             raise ValueError(f"expected x of shape {expected} for this condition, got {tuple(x.shape)}")
+        if self.training and not all(norm.is_initialized() for norm in self._actnorms):
+            with torch.no_grad():
+                self._encoded(x, prepared.renewed())
+        latents, log_det = self._encoded(x, prepared)
+        prior = torch.stack([standard_normal_log_prob(z) for z in latents]).sum(0)
+        return Encoding(latents, prior + log_det, log_det)
+
+    def _encoded(self, x: Tensor, condition: Condition) -> tuple[list[Tensor], Tensor]:
         latents, log_det = [], x.new_zeros(x.shape[0])
-        for level, level_condition in zip(self.typed_levels, prepared.levels, strict=True):
-            x, latent, level_log_det = level.encode(x, level_condition)
+        for level, level_condition in zip(self.typed_levels, condition.levels, strict=True):
+            encode = checkpointed(level.encode_anew, True) if self.checkpoint_levels else level.encode
+            x, latent, level_log_det = encode(x, level_condition)
             log_det = log_det + level_log_det
             if latent is not None:
                 latents.append(latent)
-        latents.append(x)
-        prior = torch.stack([standard_normal_log_prob(z) for z in latents]).sum(0)
-        return Encoding(latents, prior + log_det, log_det)
+        return [*latents, x], log_det
 
     def decode(
         self, latents: list[Tensor], condition: Tensor | Condition, noise: Tensor | None = None

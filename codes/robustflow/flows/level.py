@@ -1,13 +1,18 @@
 """One level of the multi-scale flow, and what it needs of a condition."""
 
 import copy
+from collections.abc import Sequence
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustflow.bijections.networks import glow_kernel
+from robustflow.bijections.coupling import Coupling
+from robustflow.bijections.injector import Injector
+from robustflow.bijections.networks import conv, for_convolution, glow_kernel, scaled
 from robustflow.bijections.squeeze import Squeeze
+from robustflow.checkpointing import checkpointed
 from robustflow.encoders.base import FeaturePyramid
 from robustflow.flows.prior import SplitPrior
 from robustflow.flows.projection import FeatureProjection
@@ -24,7 +29,13 @@ class FlowLevel(nn.Module):
         coupling_projection: The same for the K self couplings.
         split_prior: Factors out half of the channels, or None.
         noise_channels: Channels of the noise map.
+
+    Attributes:
+        checkpoint_steps: Recompute each step's activations in the backward pass of ``encode``, instead of keeping
+            them.
     """
+
+    checkpoint_steps: bool = False
 
     def __init__(
         self,
@@ -59,12 +70,16 @@ class FlowLevel(nn.Module):
             x, log_det = transition(x)
             total = total + log_det
         for index, step in enumerate(self.full_steps):
-            x, log_det = step(x, condition[index])
+            x, log_det = checkpointed(step, self.checkpoint_steps)(x, condition[index])
             total = total + log_det
         if self.split_prior is None:
             return x, None, total
         x, latent, log_det = self.split_prior.split(x)
         return x, latent, total + log_det
+
+    def encode_anew(self, x: Tensor, condition: "LevelCondition") -> tuple[Tensor, Tensor | None, Tensor]:
+        """``encode`` that also makes the projections itself, so that checkpointing need not keep them."""
+        return self.encode(x, condition.renewed())
 
     def decode(self, z: Tensor, latent: Tensor | None, condition: "LevelCondition") -> tuple[Tensor, Tensor]:
         """Undo ``encode``: return x and log|det| of the inverse, (b,)."""
@@ -98,13 +113,13 @@ class LevelCondition:
         self._level, self._native, self._taps, self._factor = level, native, taps, factor
         # Kept per step: the coupling's context and the injector's parameters. While they are made, the projection
         # of a group exists up to three times more.
-        step = level.full_steps[0]
-        n_parameters = step.injector.network.get_submodule("head").get_parameter("bias").numel()
-        channels = 4 * level.injector_projection.hidden_channels + n_parameters
-        per_step = native[:, 0].numel() * native.element_size() * channels
+        hidden = 4 * level.injector_projection.hidden_channels * native.element_size()
+        bias = level.full_steps[0].injector.network.get_submodule("head").get_parameter("bias")
+        per_step = native[:, 0].numel() * (hidden + bias.numel() * bias.element_size())
         self._group = min(len(level.steps), max(1, memory // per_step))
         self._made: dict[int, StepCondition] = {}
-        self._noise: tuple[Tensor, ...] | None = None
+        self._noise: Tensor | None = None
+        self._noise_contexts: tuple[Tensor, ...] = ()
 
     def with_noise(self, noise: Tensor | None) -> "LevelCondition":
         """The same condition with a noise map (b, noise_channels or 1, H, W) of any size; None: no noise."""
@@ -115,8 +130,13 @@ class LevelCondition:
         noise = noise.expand(-1, kernel.shape[1], -1, -1)
         resized = F.interpolate(noise, size=size, mode="bicubic", align_corners=False)
         other = copy.copy(self)
-        hidden = self._level.injector_projection.hidden_channels
-        other._noise = F.conv2d(resized, kernel, padding=1).split(hidden, dim=1)
+        other._noise, other._noise_contexts = for_convolution(resized, self._native.dtype), ()
+        return other
+
+    def renewed(self) -> "LevelCondition":
+        """The same condition, to be projected anew: for when weights have changed."""
+        other = copy.copy(self)
+        other._made, other._noise_contexts = {}, ()
         return other
 
     def __getitem__(self, index: int) -> StepCondition:
@@ -126,17 +146,36 @@ class LevelCondition:
         made = self._made[index]
         if self._noise is None or index < self._level.first_noisy:
             return made
-        return StepCondition(made.injector, made.coupling, self._noise[index - self._level.first_noisy])
+        if not self._noise_contexts:
+            self._noise_contexts = self._project_noise(self._noise)
+        return StepCondition(made.injector, made.coupling, self._noise_contexts[index - self._level.first_noisy])
 
     def _make(self, first: int) -> None:
-        level, last = self._level, min(first + self._group, len(self._level.steps))
+        level, steps = self._level, self._level.full_steps[first : first + self._group]
         self._made.clear()
-        inputs = (self._native, self._taps, self._factor, first, last)
-        injectors = [
-            step.injector.parameters_for(context)
-            for step, context in zip(level.full_steps[first:last], level.injector_projection(*inputs), strict=True)
+        injectors = self._contexts(level.injector_projection, first, [step.injector for step in steps])
+        parameters = [
+            checkpointed(step.injector.parameters_for, level.checkpoint_steps)(context)
+            for step, context in zip(steps, injectors, strict=True)
         ]
-        couplings = level.coupling_projection(*inputs)
+        del injectors
+        couplings = self._contexts(level.coupling_projection, first, [step.coupling for step in steps])
         self._made.update(
-            (first + k, StepCondition(*pair)) for k, pair in enumerate(zip(injectors, couplings, strict=True))
+            (first + k, StepCondition(*pair)) for k, pair in enumerate(zip(parameters, couplings, strict=True))
         )
+
+    def _contexts(
+        self, projection: FeatureProjection, first: int, bijections: Sequence[Injector | Coupling]
+    ) -> tuple[Tensor, ...]:
+        return projection(self._native, self._taps, self._factor, first, _context_scales(bijections))
+
+    def _project_noise(self, noise: Tensor) -> tuple[Tensor, ...]:
+        level = self._level
+        noisy = [step.noise_coupling for step in level.full_steps if step.noise_coupling is not None]
+        kernel = cast(Tensor, level.noise_projection)
+        hidden = level.injector_projection.hidden_channels
+        return conv(noise, scaled(kernel, torch.cat(_context_scales(noisy)))).split(hidden, dim=1)
+
+
+def _context_scales(bijections: Sequence[Injector | Coupling]) -> list[Tensor]:
+    return [bijection.network.context_scale() for bijection in bijections]  # type: ignore[operator]

@@ -1,10 +1,10 @@
 """The features' part of the first convolutions of a level, for all its steps at once."""
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from robustflow.bijections.networks import glow_kernel
-from robustflow.encoders.base import conv_of_nearest
+from robustflow.bijections.networks import conv, glow_kernel, scaled
+from robustflow.encoders.nearest import conv_of_nearest
 
 
 class FeatureProjection(nn.Module):
@@ -20,9 +20,15 @@ class FeatureProjection(nn.Module):
         self.native = glow_kernel(n_networks * hidden_channels, native_channels, 3)
         self.taps = glow_kernel(n_networks * hidden_channels, tap_channels, 3)
 
-    def forward(self, native: Tensor, taps: Tensor, factor: float, first: int, last: int) -> tuple[Tensor, ...]:
-        """Contexts (b, hidden, h, w) of the networks first..last−1; ``factor``: level size over size of the taps."""
-        rows = slice(first * self.hidden_channels, last * self.hidden_channels)
-        projected = F.conv2d(native, self.native[rows], padding=1)
-        projected = projected + conv_of_nearest(taps, self.taps[rows], factor)
+    def forward(
+        self, native: Tensor, taps: Tensor, factor: float, first: int, scales: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Contexts (b, hidden, h, w) of the networks from ``first`` on, times ``scales``, one (hidden,) for each.
+
+        ``factor``: level size over size of the taps.
+        """
+        rows = slice(first * self.hidden_channels, (first + len(scales)) * self.hidden_channels)
+        scale = torch.cat(scales)
+        projected = conv(native, scaled(self.native[rows], scale))
+        projected = projected + conv_of_nearest(taps, scaled(self.taps[rows], scale), factor)
         return projected.split(self.hidden_channels, dim=1)

@@ -33,12 +33,13 @@ class PublishedError(UserError):
     """A published checkpoint that cannot be used; the message names tensors, shapes and options."""
 
 
-def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> ConditionalFlow:
-    """Build the network of a published checkpoint, in eval mode, float32.
+def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, precision: str = "fp32") -> ConditionalFlow:
+    """Build the network of a published checkpoint, in eval mode, parameters in float32.
 
     Args:
         options: Published options, as in the YAML file; sizes they lack (gc, say) are taken from the tensors.
         state_dict: Tensors under their published names.
+        precision: The option of that name, fp32 or bf16.
 
     Raises:
         PublishedError: Naming each tensor that is missing, extra or of another shape, and the option that would fit.
@@ -53,7 +54,7 @@ def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Condit
     except ValidationError as error:
         wrong = "; ".join(f"network_G.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise PublishedError(f"options of the checkpoint cannot be used: {wrong}") from error
-    flow = builder.build(completed(given, state_dict), int(scale))
+    flow = builder.build(completed(given, state_dict), int(scale), precision=precision)
     fill(flow, state_dict)
     return flow.eval()
 

@@ -178,6 +178,16 @@ class TrainOptions(Options):
     val_freq: Positive = Field(5_000, description="Iterations between validations.")
     manual_seed: NonNegative = Field(0, description="Seed of initialisation, data order, crops and training noise.")
     max_grad_norm: Annotated[Finite, Field(gt=0)] | None = Field(None, description="Clip the gradient's L2 norm.")
+    micro_batch: Positive | None = Field(
+        None,
+        description="Crops computed at once; the gradients of a batch are accumulated over its pieces (memory, not "
+        "results, but for ActNorm, which the first piece alone initialises); null: the whole batch.",
+    )
+    checkpointing: Literal["none", "step", "level"] = Field(
+        "none",
+        description="Recompute activations in the backward pass instead of keeping them: of each flow step and encoder "
+        "block, or of each level (least memory).",
+    )
 
 
 class ValOptions(Options):
@@ -188,6 +198,16 @@ class ValOptions(Options):
     )
     n_sample: Positive = Field(10, description="Samples per image and temperature.")
     sample_batch: Positive = Field(10, description="Samples computed at once (memory).")
+    tile: Positive | None = Field(
+        None,
+        description="Side of the tiles that a large image is sampled in, LR pixels; less memory; null: the whole image "
+        "at once.",
+    )
+    tile_overlap: NonNegative | None = Field(
+        None,
+        description="LR pixels around each tile; smaller is faster and leaves seams; null: the receptive field "
+        "(hundreds in full-size networks), so that tiling changes nothing but the last digits.",
+    )
     seed: NonNegative = Field(0, description="Seed of the latents, with image name and sample index.")
     quantize: Literal["round", "floor"] = Field(
         "round", description="How samples become 8-bit images; floor is what the published code does."
@@ -210,6 +230,11 @@ class RunOptions(Options):
     scale: Literal[2, 4, 8] = Field(4, description="Super-resolution factor.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="auto (CUDA if there is one), cpu, cuda or cuda:N."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="Arithmetic of encoder and parameter networks; the flow's variables and log-determinants stay "
+        "float32.",
     )
     plugins: tuple[str, ...] = Field((), description="Modules to import first; they register entries of their own.")
     datasets: dict[Annotated[str, AfterValidator(_dataset_name)], Dataset] = Field(
@@ -253,7 +278,18 @@ class RunOptions(Options):
                     use = "validation and tests" if key == "train" else "training"
                     yield f"datasets.{key}.{name}", f"expected in {use} only; it has no effect here, remove it"
             yield from dataset.contradictions(self)
+        yield from self._memory_contradictions()
         yield from self.model.contradictions(self)
+
+    def _memory_contradictions(self) -> Iterator[tuple[str, str]]:
+        training, pieces = self.datasets.get("train"), self.train.micro_batch
+        if training is not None and pieces is not None and pieces > training.batch_size:
+            yield (
+                "train.micro_batch",
+                f"expected at most datasets.train.batch_size = {training.batch_size}, got {pieces}",
+            )
+        if self.val.tile is None and self.val.tile_overlap is not None:
+            yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
 
 
 class Key(NamedTuple):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustflow.data.bicubic import mirror_pad
 from robustflow.flows import ConditionalFlow, builder
 from robustflow.options.schema import NetworkOptions
+from robustflow.tasks import tiling
 
 # Draws one image (3, H, W) for each generator, at a temperature.
 Draw = Callable[[float, Sequence[torch.Generator]], Tensor]
@@ -35,8 +36,14 @@ class Task(ABC):
     loss_name: str
 
     @abstractmethod
-    def build_network(self, options: NetworkOptions) -> nn.Module:
-        """Build the untrained network."""
+    def build_network(self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none") -> nn.Module:
+        """Build the untrained network.
+
+        Args:
+            options: Encoder and flow.
+            precision: Arithmetic of encoder and parameter networks, "fp32" or "bf16".
+            checkpointing: What is recomputed in the backward pass, "none", "step" or "level".
+        """
 
     @abstractmethod
     def encoder(self, network: nn.Module) -> nn.Module:
@@ -55,8 +62,17 @@ class Task(ABC):
         """HR images whose sides are multiples of this need no padding."""
 
     @abstractmethod
-    def drawing(self, network: nn.Module, lr: Tensor) -> Draw:
-        """Prepare one lr (1, 3, h, w), any size; the returned function shares that work among all its calls."""
+    def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
+        """Prepare one lr (1, 3, h, w), any size; the returned function shares that work among all its calls.
+
+        Args:
+            network: In eval mode.
+            lr: LR image, in [0, 1].
+            tile: Side of the tiles that are computed one after the other (memory), LR pixels; None: no tiles. Rounded
+                up to what the network takes.
+            overlap: LR pixels around each tile, rounded up likewise; None: so many that tiling changes nothing but
+                the last digits.
+        """
 
 
 class FlowTask(Task):
@@ -75,9 +91,11 @@ class FlowTask(Task):
     def image(self, x: Tensor, lr: Tensor) -> Tensor:
         """Make the image (n·b, 3, H, W) of a decoded x; not clamped."""
 
-    def build_network(self, options: NetworkOptions) -> ConditionalFlow:
+    def build_network(
+        self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none"
+    ) -> ConditionalFlow:
         """Build the untrained flow."""
-        return builder.build(options, self.scale)
+        return builder.build(options, self.scale, precision=precision, checkpointing=checkpointing)
 
     def encoder(self, network: nn.Module) -> nn.Module:
         """Return the flow's encoder."""
@@ -97,21 +115,43 @@ class FlowTask(Task):
         """HR images whose sides are multiples of this need no padding."""
         return _as_flow(network).size_multiple
 
-    def drawing(self, network: nn.Module, lr: Tensor) -> Draw:
-        """Prepare one lr (1, 3, h, w): padded by mirroring to a size the flow takes; samples are cropped back."""
+    def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
+        """Prepare one lr (1, 3, h, w): padded by mirroring to a size the flow takes; samples are cropped back.
+
+        The condition's part of the work is done once; with several tiles, once per tile and call, for the conditions
+        of all of them would take as much memory as that of the whole image.
+        """
         flow = _as_flow(network)
         height, width = lr.shape[-2:]
         multiple = flow.size_multiple // self.scale
         lr = mirror_pad(lr, 0, -width % multiple, 0, -height % multiple)
-        condition = flow.condition(lr)
+        decode = _decoding(flow, lr, tile, overlap, multiple)
 
         def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
-            draws = [flow.draw_latents(condition.size, generator) for generator in generators]
+            size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
+            draws = [flow.draw_latents(size, generator) for generator in generators]
             latents = [temperature * torch.cat(per_level).to(lr) for per_level in zip(*draws, strict=True)]
-            x, _ = flow.decode(latents, condition)
-            return self.image(x, lr)[..., : height * self.scale, : width * self.scale]
+            return self.image(decode(latents), lr)[..., : height * self.scale, : width * self.scale]
 
         return draw
+
+
+def _decoding(
+    flow: ConditionalFlow, lr: Tensor, tile: int | None, overlap: int | None, multiple: int
+) -> Callable[[list[Tensor]], Tensor]:
+    """A function from the latents of the whole image to x, decoded tile by tile."""
+    size = (lr.shape[-2], lr.shape[-1])
+    tiles = [tiling.whole(size)]
+    if tile is not None:
+        tiles = tiling.tiles(size, tile, flow.receptive_field if overlap is None else overlap, multiple)
+    condition = flow.condition(lr) if len(tiles) == 1 else None
+
+    def decode_part(part: tiling.Tile, latents: list[Tensor]) -> Tensor:
+        own = flow.condition(tiling.crop(lr, part.outer, size)) if condition is None else condition
+        x, _ = flow.decode([tiling.crop(z, part.outer, size) for z in latents], own)
+        return x
+
+    return lambda latents: tiling.stitched(lambda part: decode_part(part, latents), tiles, size, flow.scale)
 
 
 def _as_flow(network: nn.Module) -> ConditionalFlow:

@@ -12,6 +12,7 @@ from robustflow.encoders import RRDB, RRDBNet
 from robustflow.errors import UserError
 from robustflow.options.schema import NetworkOptions
 from robustflow.registry import TASKS, Options
+from robustflow.tasks import tiling
 from robustflow.tasks.base import Draw, Task
 
 
@@ -19,6 +20,10 @@ class EncoderPretrainingOptions(Options):
     """ESRGAN's RRDB trained with L1 (Wang et al., ECCVW 2018)."""
 
     type: Literal["RRDB"] = "RRDB"
+
+
+# The head's convolutions, one after each upsampling and two more, reach scale + 1 HR pixels.
+_HEAD_RADIUS = 2
 
 
 @TASKS.register("RRDB", EncoderPretrainingOptions)
@@ -30,14 +35,14 @@ class EncoderPretraining(Task):
     def __init__(self, scale: int) -> None:
         self.scale = scale
 
-    def build_network(self, options: NetworkOptions) -> RRDBNet:
+    def build_network(self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none") -> RRDBNet:
         """Build the encoder with its image head."""
-        encoder = encoders.build(options, self.scale, n_levels=1)
+        encoder = encoders.build(options, self.scale, n_levels=1, precision=precision, checkpointing=checkpointing)
         if not isinstance(encoder, RRDB):
             raise UserError(f"model RRDB pretrains the encoder RRDB, got network_G.encoder: {options.encoder}")
         return RRDBNet(encoder, self.scale)
 
-    def encoder(self, network: nn.Module) -> nn.Module:
+    def encoder(self, network: nn.Module) -> RRDB:
         """Return the encoder without its head."""
         return network.encoder  # type: ignore[return-value]
 
@@ -53,9 +58,14 @@ class EncoderPretraining(Task):
         """HR images whose sides are multiples of the scale need no padding."""
         return self.scale
 
-    def drawing(self, network: nn.Module, lr: Tensor) -> Draw:
-        """Super-resolve once; every "sample" is that image."""
-        image = network(lr)
+    def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
+        """Super-resolve once, in tiles if asked to; every "sample" is that image."""
+        size = (lr.shape[-2], lr.shape[-1])
+        tiles = [tiling.whole(size)]
+        if tile is not None:
+            radius = self.encoder(network).receptive_field + _HEAD_RADIUS
+            tiles = tiling.tiles(size, tile, radius if overlap is None else overlap)
+        image = tiling.stitched(lambda part: network(tiling.crop(lr, part.outer, size)), tiles, size, self.scale)
 
         def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
             return image.expand(len(generators), -1, -1, -1)

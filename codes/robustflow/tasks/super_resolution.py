@@ -57,11 +57,18 @@ class FSNCSROptions(_NoiseConditionalOptions):
 
 
 class Noise(ABC):
-    """Noise added to HR images in training."""
+    """Noise added to HR images in training.
 
-    @abstractmethod
+    It is drawn image by image, so that the pieces of a batch, one after the other, get the noise of the whole.
+    """
+
     def draw(self, gt: Tensor, generator: torch.Generator) -> Tensor:
         """Noise of the shape of gt (b, 3, H, W)."""
+        return torch.stack([self.draw_one(image.shape, generator) for image in gt]).to(gt)
+
+    @abstractmethod
+    def draw_one(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Noise of one image of shape (3, H, W), on the generator's device."""
 
 
 class GaussianNoise(Noise):
@@ -70,9 +77,9 @@ class GaussianNoise(Noise):
     def __init__(self, std: float) -> None:
         self.std = std
 
-    def draw(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise of the shape of gt (b, 3, H, W)."""
-        return self.std * torch.randn(gt.shape, generator=generator, device=generator.device).to(gt)
+    def draw_one(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Noise of one image of shape (3, H, W)."""
+        return self.std * torch.randn(shape, generator=generator, device=generator.device)
 
 
 class RandomLevelNoise(Noise):
@@ -81,11 +88,10 @@ class RandomLevelNoise(Noise):
     def __init__(self, maximum: float) -> None:
         self.maximum = maximum
 
-    def draw(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise of the shape of gt (b, 3, H, W)."""
-        level = torch.rand(gt.shape[0], 1, 1, 1, generator=generator, device=generator.device)
-        noise = torch.randn(gt.shape, generator=generator, device=generator.device)
-        return (self.maximum * level * noise).to(gt)
+    def draw_one(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Noise of one image of shape (3, H, W)."""
+        level = torch.rand((), generator=generator, device=generator.device)
+        return self.maximum * level * torch.randn(shape, generator=generator, device=generator.device)
 
 
 class SuperResolution(FlowTask):

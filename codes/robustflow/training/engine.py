@@ -22,7 +22,10 @@ def run(options: RunOptions) -> int:
         logging.getLogger(__name__).error("error: %s", str(error))
         return 1
     except torch.OutOfMemoryError as error:
-        hint = "Lower datasets.train.batch_size, datasets.train.GT_size or network_G.flow.projection_memory."
+        hint = (
+            "Lower train.micro_batch, datasets.train.GT_size or network_G.flow.projection_memory, or set "
+            "train.checkpointing: step or level."
+        )
         logging.getLogger(__name__).error("error: %s\n  %s", str(error), hint)
         return 1
     except KeyboardInterrupt:

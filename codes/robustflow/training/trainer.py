@@ -70,12 +70,11 @@ def train(options: RunOptions) -> bool:
                 # Forward and backward.
                 gt, lr = (batch[key].to(device, non_blocking=True) for key in ("gt", "lr"))
                 generator = torch.Generator(device).manual_seed(derive_seed(o.manual_seed, "noise", number))
-                loss = task.loss(network, gt, lr, generator)
                 adam.zero_grad(set_to_none=True)
-                loss.backward()
+                loss = accumulate_gradients(task, network, gt, lr, generator, o.micro_batch)
                 limit = float("inf") if o.max_grad_norm is None else o.max_grad_norm
                 grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
-                measured, norm = torch.stack([loss.detach(), grad_norm]).tolist()
+                measured, norm = torch.stack([loss, grad_norm]).tolist()
                 _require_finite(number, measured, norm, experiment)
 
                 # Update weights.
@@ -97,6 +96,19 @@ def train(options: RunOptions) -> bool:
     return iteration == o.niter
 
 
+def accumulate_gradients(
+    task: Task, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator, micro_batch: int | None
+) -> Tensor:
+    """Add the gradients of a batch's mean loss, piece by piece of at most ``micro_batch`` crops; return that loss."""
+    size, losses = len(gt) if micro_batch is None else micro_batch, []
+    for gt_piece, lr_piece in zip(gt.split(size), lr.split(size), strict=True):
+        share = len(gt_piece) / len(gt)
+        loss = share * task.loss(network, gt_piece, lr_piece, generator)
+        loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
+
+
 def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
     """Check the data, build the model, find the state to resume; nothing is written before all of it is right."""
     device = devices.choose(options.device)
@@ -109,7 +121,7 @@ def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(seed)
     task = tasks.build(options)
-    network = task.build_network(options.network_G).to(device)
+    network = task.build_network(options.network_G, options.precision, options.train.checkpointing).to(device)
     experiment = Path(options.path.experiments) / options.name
     state = _make_ready(experiment, network, options)
     adam = optimizer.build(network, options.train)
@@ -250,6 +262,8 @@ def _picture(task: Task, network: nn.Module, item: data.EvaluationItem, options:
         n=1,
         seed=options.val.seed,
         batch=1,
+        tile=options.val.tile,
+        overlap=options.val.tile_overlap,
     )
     samples = [sample[0].cpu() for _, sample in drawn]
     enlarged = item.lr.repeat_interleave(options.scale, 1).repeat_interleave(options.scale, 2)
