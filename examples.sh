@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bash examples.sh demo            the main job on the bundled photographs: minutes on a laptop without a GPU
 # bash examples.sh test            linters, type check, tests
+# bash examples.sh bench [CASE...] speed and memory beside the published way of computing, full-size networks
 # bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
 # The first use makes .venv and installs the project there, unless a virtual environment is active: then it is used.
 set -euo pipefail
@@ -49,7 +50,7 @@ reproduce() {
     local name=$1
     shift
     if [ ! -f "confs/$name.yml" ]; then
-        echo "expected demo, test, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        echo "expected demo, test, bench, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
     python train.py -opt "confs/$name.yml" --resume auto "$@"
@@ -59,8 +60,9 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,5s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,6s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup; check "$@" ;;
+    bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

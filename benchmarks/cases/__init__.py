@@ -1,0 +1,22 @@
+"""What is measured, by name."""
+
+from collections.abc import Callable
+
+from benchmarks.cases.elementwise import elementwise
+from benchmarks.cases.floor import floor
+from benchmarks.cases.flow import agree, sample, sample128, train
+from benchmarks.cases.memory import large, memory, scaling
+from benchmarks.setting import Setting
+
+CASES: dict[str, Callable[[Setting], None]] = {
+    "agree": agree,
+    "sample": sample,
+    "sample128": sample128,
+    "train": train,
+    "memory": memory,
+    "elementwise": elementwise,
+    "scaling": scaling,
+    "large": large,
+    "floor": floor,
+}
+DEFAULT = ("agree", "sample", "train", "memory", "elementwise", "floor")

@@ -1,0 +1,139 @@
+"""Networks to measure: the 4x networks of confs/ at full size, or tiny, all ways of one coupling with equal weights."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.plain import PlainFlow
+from benchmarks.setting import Setting
+from robustflow import tasks
+from robustflow.data.bicubic import downsample
+from robustflow.data.bundled import BundledSource
+from robustflow.flows import ConditionalFlow
+from robustflow.options.load import load
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import FlowTask
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFS = {"affine": "fsncsr_4x_affine", "bounded": "fsncsr_4x_bounded", "rq": "fsncsr_4x_rq"}
+COUPLINGS = ("affine", "rq")
+SCALE = 4
+FULL = ("path.pretrain_model_G=null", "network_G.train_RRDB_delay=0")
+TINY = (
+    *("network_G.nb=2", "network_G.nf=16", "network_G.gc=8", "network_G.flow.stackRRDB.blocks=[0, 1]"),
+    *("network_G.flow.K=2", "network_G.flow.S=[0, 2, 1]", "network_G.flow.hidden_channels=16"),
+)
+HEAD_STD = 0.01
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of computing a network.
+
+    Attributes:
+        plain: The published way, not ours.
+        keywords: Of ``build_network``: "precision" and "checkpointing".
+        tile: Side of tiles and overlap, LR pixels, in sampling; none by default.
+    """
+
+    plain: bool = False
+    keywords: Mapping[str, str] = field(default_factory=dict)
+    tile: tuple[int | None, int | None] = (None, None)
+
+
+WAYS = {
+    "plain": Way(plain=True),
+    "ours fp32": Way(),
+    "ours bf16": Way(keywords={"precision": "bf16"}),
+    "ours, checkpointing step": Way(keywords={"checkpointing": "step"}),
+    "ours, checkpointing level": Way(keywords={"checkpointing": "level"}),
+}
+TRAINING_WAYS = tuple(WAYS)
+WAYS["ours, tiles of 128, overlap 32"] = Way(tile=(128, 32))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A task, its flow, the opponent that reads the flow's weights if the way is the plain one, and the tiles."""
+
+    task: FlowTask
+    flow: ConditionalFlow
+    plain: PlainFlow | None
+    tile: tuple[int | None, int | None]
+
+
+def options_of(coupling: str, tiny: bool) -> RunOptions:
+    """Resolved options of a network."""
+    return load(ROOT / "confs" / f"{CONFS[coupling]}.yml", "|".join((*FULL, *(TINY if tiny else ()))))
+
+
+def untrained(coupling: str, way: str, tiny: bool) -> tuple[FlowTask, ConditionalFlow]:
+    """Task and flow with torch's global generator's weights."""
+    options = options_of(coupling, tiny)
+    task = cast(FlowTask, tasks.build(options))
+    return task, task.build_network(options.network_G, **WAYS[way].keywords)
+
+
+def images(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Photograph crops gt (batch, 3, 4·height, 4·width) and lr (batch, 3, height, width), in [0, 1]."""
+    photograph, _ = BundledSource("test", SCALE).pair(0)
+    crops = []
+    for number in range(batch):
+        tiled = photograph.roll((-97 * number, -61 * number), (1, 2))
+        tiled = tiled.repeat(
+            1, *(-(-SCALE * side // n) for side, n in zip((height, width), tiled.shape[1:], strict=True))
+        )
+        crops.append(tiled[:, : SCALE * height, : SCALE * width] / 255)
+    gt = torch.stack(crops)
+    return gt, downsample(gt, SCALE)
+
+
+@functools.cache
+def seeded_weights(coupling: str, tiny: bool) -> Mapping[str, Tensor]:
+    """Weights, float32, that make no layer trivial and no sample infinite.
+
+    ActNorms are initialised by a photograph; then the zero-initialised convolutions get weights from
+    N(0, HEAD_STD²), so that maps differ from the identity and elements lie inside and outside the spline's box.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        task, flow = untrained(coupling, "ours fp32", tiny)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        task.loss(flow.train(), *images(1, 40, 40), generator)
+        for name, module in flow.named_modules():
+            if name.endswith((".head", "split_prior.network")):
+                for parameter in module.parameters():
+                    parameter.normal_(0, HEAD_STD, generator=generator)
+    return flow.state_dict()
+
+
+def network(coupling: str, way: str, setting: Setting, stored: Path | None = None) -> Network:
+    """Build a network on the device with the coupling's seeded weights, or those in the file ``stored``."""
+    task, flow = untrained(coupling, way, setting.tiny)
+    if stored is None:
+        flow.load_state_dict(seeded_weights(coupling, setting.tiny))
+    else:
+        fill(flow, stored)
+    flow = flow.to(setting.device)
+    return Network(task, flow, PlainFlow(flow) if WAYS[way].plain else None, WAYS[way].tile)
+
+
+def store(coupling: str, tiny: bool, path: Path) -> None:
+    """Write the seeded weights, one array after another."""
+    with path.open("wb") as file:
+        for tensor in seeded_weights(coupling, tiny).values():
+            np.save(file, tensor.numpy())
+
+
+def fill(flow: ConditionalFlow, path: Path) -> None:
+    """Read what ``store`` wrote. One tensor at a time: a second copy of all weights would raise the peak of memory."""
+    with path.open("rb") as file, torch.no_grad():
+        for tensor in flow.state_dict().values():
+            tensor.copy_(torch.from_numpy(np.load(file)))
