@@ -32,7 +32,7 @@ def test_compiled_equals_plain(elementwise, monkeypatch):
     params = torch.randn(3, elementwise.num_params, 2, 8, 8, dtype=torch.float64, generator=generator)
     expected = results(elementwise, x, params)
     assert not fused._compiled
-    monkeypatch.setattr(fused, "COMPILED_FROM_IN_TRAINING", 1)
+    monkeypatch.setattr(fused, "COMPILED_FROM", 1)
     found = results(elementwise, x, params)
     assert len(fused._compiled) == 4 or "cpu" in fused._without_compiler
     for value, other in zip(found, expected, strict=True):
@@ -46,12 +46,12 @@ def double(x):
 def test_sizes_may_vary_without_compiling_again(monkeypatch):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    monkeypatch.setattr(fused, "COMPILED_FROM_IN_SAMPLING", 1)
+    monkeypatch.setattr(fused, "COMPILED_FROM", 1)
     for n in (1, 2, 3, 10):
         for b in (1, 2, 5):
             for k in (24, 30, 1000, 2048):
                 x = torch.rand(n, b, k)
-                assert torch.equal(fused.run(double, "double", False, x)[0], 2 * x)
+                assert torch.equal(fused.run(double, "double", x)[0], 2 * x)
     # One graph for each of n, b equal to 1 or not.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
 
@@ -59,7 +59,7 @@ def test_sizes_may_vary_without_compiling_again(monkeypatch):
 def test_small_inputs_are_not_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", None)
     x = torch.rand(1, 2, 100)
-    assert torch.equal(fused.run(double, "double", False, x)[0], 2 * x)
+    assert torch.equal(fused.run(double, "double", x)[0], 2 * x)
 
 
 def test_without_a_compiler_it_runs_plainly_and_says_so_once(monkeypatch, caplog):
@@ -70,10 +70,10 @@ def test_without_a_compiler_it_runs_plainly_and_says_so_once(monkeypatch, caplog
         return fail
 
     monkeypatch.setattr(torch, "compile", broken)
-    x = torch.rand(1, 2, 2**17)
+    x = torch.rand(1, 2, 2**14)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert torch.equal(fused.run(double, "double", False, x)[0], 2 * x)
+            assert torch.equal(fused.run(double, "double", x)[0], 2 * x)
     assert caplog.text.count("torch.compile does not work here") == 1
     assert "no compiler found" in caplog.text
 
@@ -84,7 +84,7 @@ def test_running_out_of_memory_is_not_taken_for_a_missing_compiler(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda chain, dynamic: full)
     with pytest.raises(torch.OutOfMemoryError):
-        fused.run(double, "double", False, torch.rand(1, 2, 2**17))
+        fused.run(double, "double", torch.rand(1, 2, 2**14))
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 10_000])

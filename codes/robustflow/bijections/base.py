@@ -84,8 +84,8 @@ class AnalyticElementwise(Elementwise):
         first, second = function.apply(flat, params.reshape(batch, self.num_params, -1), self)
         return first.view(x.shape), second.view(x.shape)
 
-    def _run(self, chain: Callable[..., tuple[Tensor, ...]], training: bool, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return fused.run(chain, (type(self), chain.__name__, self.constants), training, *inputs)
+    def _run(self, chain: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+        return fused.run(chain, (type(self), chain.__name__, self.constants), *inputs)
 
     def _evaluated(self, x: Tensor, params: Tensor) -> tuple[Tensor, ...]:
         return self.evaluate(x, *params.unbind(1))
@@ -116,19 +116,19 @@ class _Forward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, params: Tensor, elementwise: AnalyticElementwise) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, params)
         ctx.elementwise = elementwise
-        return elementwise._run(elementwise._evaluated, any(ctx.needs_input_grad), x, params)
+        return elementwise._run(elementwise._evaluated, x, params)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         elementwise = ctx.elementwise
-        return *elementwise._run(elementwise._backward_of_forward, True, *ctx.saved_tensors, *grads), None
+        return *elementwise._run(elementwise._backward_of_forward, *ctx.saved_tensors, *grads), None
 
 
 class _Inverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, params: Tensor, elementwise: AnalyticElementwise) -> tuple[Tensor, ...]:
-        x, log_slope = elementwise._run(elementwise._inverted, any(ctx.needs_input_grad), y, params)
+        x, log_slope = elementwise._run(elementwise._inverted, y, params)
         ctx.save_for_backward(x, params)
         ctx.elementwise = elementwise
         return x, log_slope
@@ -137,7 +137,7 @@ class _Inverse(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         elementwise = ctx.elementwise
-        return *elementwise._run(elementwise._backward_of_inverse, True, *ctx.saved_tensors, *grads), None
+        return *elementwise._run(elementwise._backward_of_inverse, *ctx.saved_tensors, *grads), None
 
 
 def sum_per_item(log_slope: Tensor) -> Tensor:

@@ -16,10 +16,8 @@ log = logging.getLogger(__name__)
 # Takes and returns tensors (..., k) that are independent along the last dimension.
 Chain = Callable[..., tuple[Tensor, ...]]
 
-# Elements from which on a chain is compiled. By size alone, so that a resumed run rounds as the interrupted one did:
-# in training a chain runs thousands of times, a single image is sampled faster than anything compiles.
-COMPILED_FROM_IN_TRAINING = 2**14
-COMPILED_FROM_IN_SAMPLING = 2**17
+# Elements from which on a chain is compiled. By size alone, so that a resumed run rounds as the interrupted one did.
+COMPILED_FROM = 2**14
 # Elements of one piece of the plain path: some dozen intermediates of this size stay in the cache, or in memory.
 PIECE = {"cpu": 2**17, "cuda": 2**24}
 
@@ -27,20 +25,18 @@ _compiled: dict[Hashable, Chain] = {}
 _without_compiler: set[str] = set()
 
 
-def run(chain: Chain, key: Hashable, training: bool, *inputs: Tensor) -> tuple[Tensor, ...]:
+def run(chain: Chain, key: Hashable, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Run a chain on tensors (..., k); the first one is the largest.
 
     Args:
         chain: The operations; without side effects.
         key: Chains of equal keys compute the same, and are compiled once.
-        training: Whether autograd needs the result.
         inputs: Tensors that share their last dimension.
     """
     # Whether they require gradients would be one more reason to compile anew.
     inputs = tuple(value.detach() for value in inputs)
     device = inputs[0].device.type
-    limit = COMPILED_FROM_IN_TRAINING if training else COMPILED_FROM_IN_SAMPLING
-    if inputs[0].numel() >= limit and device not in _without_compiler:
+    if inputs[0].numel() >= COMPILED_FROM and device not in _without_compiler:
         if key in _compiled:
             return _compiled[key](*inputs)
         compiled = torch.compile(_copied(chain), dynamic=True)

@@ -33,9 +33,11 @@ class FlowLevel(nn.Module):
     Attributes:
         checkpoint_steps: Recompute each step's activations in the backward pass of ``encode``, instead of keeping
             them.
+        steps_at_once: Steps whose features are projected together, at most.
     """
 
     checkpoint_steps: bool = False
+    steps_at_once: int | None = None
 
     def __init__(
         self,
@@ -116,7 +118,8 @@ class LevelCondition:
         hidden = 4 * level.injector_projection.hidden_channels * native.element_size()
         bias = level.full_steps[0].injector.network.get_submodule("head").get_parameter("bias")
         per_step = native[:, 0].numel() * (hidden + bias.numel() * bias.element_size())
-        self._group = min(len(level.steps), max(1, memory // per_step))
+        limit = len(level.steps) if level.steps_at_once is None else level.steps_at_once
+        self._group = min(limit, max(1, memory // per_step))
         self._made: dict[int, StepCondition] = {}
         self._noise: Tensor | None = None
         self._noise_contexts: tuple[Tensor, ...] = ()
