@@ -38,17 +38,22 @@ class Failures:
         return not (self.has_inf or self.has_nan)
 
 
+def outside(samples: Tensor) -> Tensor:
+    """Pixels (..., H, W) of samples (..., 3, H, W) with a channel outside ``PIXEL_RANGE`` or not finite."""
+    # Negated, so that NaN counts as outside.
+    return ~((samples >= PIXEL_RANGE[0]) & (samples <= PIXEL_RANGE[1])).all(-3)
+
+
 def failures(sample: Tensor, upsampled: Tensor) -> Failures:
     """Failures of a sample (3, H, W) whose LR image, upsampled, is ``upsampled`` (3, H, W)."""
     has_inf, has_nan = bool(torch.isinf(sample).any()), bool(torch.isnan(sample).any())
-    # Negated, so that NaN counts as outside.
-    outside = ~((sample >= PIXEL_RANGE[0]) & (sample <= PIXEL_RANGE[1])).all(0)
+    failed = outside(sample)
     finite = not (has_inf or has_nan)
     return Failures(
         has_inf,
         has_nan,
-        int(outside.sum()),
-        outside.numel(),
+        int(failed.sum()),
+        failed.numel(),
         sample.abs().max().item() if finite else float("inf"),
         (sample - upsampled).abs().max().item() if finite else float("inf"),
     )
