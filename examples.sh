@@ -2,6 +2,7 @@
 # bash examples.sh demo            the main job on the bundled photographs: minutes on a laptop without a GPU
 # bash examples.sh test            linters, type check, tests
 # bash examples.sh bench [CASE...] speed and memory beside the published way of computing, full-size networks
+# bash examples.sh study KIND NAME [...]  temperature, best-of-n or seeds, of the model that confs/NAME.yml trained
 # bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
 # The first use makes .venv and installs the project there, unless a virtual environment is active: then it is used.
 set -euo pipefail
@@ -34,8 +35,8 @@ demo() {
         python train.py -opt confs/demo.yml --override "$override"
         python test.py -opt confs/demo.yml --override "$override" > /dev/null
     done
-    python -m robustflow.evaluation.report results/demo_runs/{affine,affine_bounded,rq_spline} --output results/demo
-    echo "results/demo/summary.md, results/demo/gallery.png"
+    python -m robustflow.evaluation.compare results/demo_runs/{affine,affine_bounded,rq_spline} --output results/demo
+    echo "results/demo/summary.md, results/demo/gallery.png, results/demo/report.html"
 }
 
 check() {
@@ -46,11 +47,21 @@ check() {
     python -m pytest "$@"
 }
 
+study() {
+    local kind=${1:-} name=${2:-}
+    if [ $# -lt 2 ] || [ ! -f "confs/$name.yml" ]; then
+        echo "expected: bash examples.sh study temperature|best-of-n|seeds NAME, with confs/NAME.yml" >&2
+        exit 2
+    fi
+    shift 2
+    python -m robustflow.evaluation.study "$kind" -opt "confs/$name.yml" "$@"
+}
+
 reproduce() {
     local name=$1
     shift
     if [ ! -f "confs/$name.yml" ]; then
-        echo "expected demo, test, bench, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        echo "expected demo, test, bench, study, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
     python train.py -opt "confs/$name.yml" --resume auto "$@"
@@ -60,9 +71,10 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,6s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,7s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup; check "$@" ;;
+    study) setup; study "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

@@ -19,7 +19,7 @@ datasets:
   train: {mode: bundled, GT_size: 16, batch_size: 2}
   test_few: {mode: bundled, split: test, GT_size: 16, n_crops: 2}
 network_G: {nf: 8, nb: 1, gc: 4, flow: {K: 1, L: 2, S: [0, 1], hidden_channels: 8}}
-train: {niter: 2}
+train: {niter: 2, ood_patches: 0}
 val: {n_sample: 2}
 """
 
@@ -71,7 +71,8 @@ def test_a_damaged_image_in_mid_training_loses_nothing(here, n_workers, caplog):
     damaged = here / "photos" / "1.png"
     data = damaged.read_bytes()
     damaged.write_bytes(data[: len(data) // 2])
-    text = "name: flow\nmodel: FS-NCSR\ntrain: {niter: 9}\ndatasets: {train: {mode: folder, dataroot_GT: photos, "
+    text = "name: flow\nmodel: FS-NCSR\ntrain: {niter: 9, ood_patches: 0}\n"
+    text += "datasets: {train: {mode: folder, dataroot_GT: photos, "
     flow = options(here, f"{text} GT_size: 16, batch_size: 1, n_workers: {n_workers}}}}}")
     assert training.run(flow) == 1
     assert "photos/1.png" in caplog.text
@@ -99,7 +100,7 @@ def test_options_without_effect_are_refused(here, text, key):
 
 
 def test_loader_process_ended_by_the_same_signal(here, monkeypatch):
-    flow = options(here, "name: flow\nmodel: FS-NCSR\ntrain: {niter: 9}")
+    flow = options(here, "name: flow\nmodel: FS-NCSR\ntrain: {niter: 9, ood_patches: 0}")
     batches = trainer._loader
 
     def ended(*arguments, **keywords):

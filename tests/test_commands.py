@@ -35,6 +35,7 @@ TINY = {
     "datasets.test_gain": "null",
     "datasets.test_inverted.n_crops": 1,
     "train.niter": 3,
+    "train.ood_patches": 10,
     "train.val_freq": 2,
     "train.warmup_iter": 0,
     "val.n_sample": 2,
@@ -79,6 +80,7 @@ def test_training_leaves_checkpoints_and_logs(trained):
     folder = trained / "experiments" / "demo"
     assert [file.name for file in sorted((folder / "models").iterdir())] == [
         "00000002_G.safetensors",
+        "00000003_G.ood.safetensors",
         "00000003_G.safetensors",
     ]
     assert [file.name for file in sorted((folder / "training_state").iterdir())] == ["00000002.state", "00000003.state"]

@@ -84,7 +84,8 @@ def test_readme_command_is_valid(words):
     program, rest = words[1], words[2:]
     if words[0] == "bash":
         assert program == "examples.sh"
-        assert rest[0] in {"demo", "test"} | {conf.stem for conf in CONFS}
+        names = {conf.stem for conf in CONFS}
+        assert rest[0] in {"demo", "test", "bench"} | names or (rest[0] == "study" and rest[2] in names)
         return
     assert program == "-m" or (ROOT / program).is_file()
     if "-opt" in rest and "published.yml" not in rest:

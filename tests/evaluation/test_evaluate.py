@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from robustflow.data import evaluation_of_folder
 from robustflow.data.images import read_image, to_uint8, write_png
 from robustflow.errors import UserError
-from robustflow.evaluation import engine, report
-from robustflow.evaluation.evaluate import Evaluator, to_json, write_results
+from robustflow.evaluation import engine, records, report
+from robustflow.evaluation.evaluate import Evaluator, write_results
+from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.tasks import SuperResolution, weights
+from robustflow.tasks.base import Likelihood
 
 OF_DATA_SET = {"n_images", "bits_per_dim", "heats"}
 OF_HEAT = {
@@ -20,7 +23,8 @@ OF_HEAT = {
     *("lr_psnr_min", "lr_psnr_std", "lr_psnr_mean", "psnr", "ssim", "n_samples", "n_finite"),
 }
 OF_ROW = {
-    *("dataset", "image", "heat", "sample", "lr_psnr", "psnr", "ssim"),
+    *("dataset", "image", "heat", "sample", "lr_psnr", "lr_psnr_gt", "lr_psnr_lr"),
+    *("psnr", "ssim", "psnr_y", "ssim_y", "lpips"),
     *("has_inf", "has_nan", "pixel_errors", "n_pixels", "max_abs", "max_residual"),
 }
 
@@ -74,7 +78,7 @@ def test_metrics_rows_and_images(run, tmp_path):
     pngs = {file.name for file in (tmp_path / "out" / "noise 0.2").iterdir()}
     image = rows[0]["image"]
     assert pngs >= {f"{image}_{kind}.png" for kind in ("lr", "gt", "t0_00", "t0_01", "t0.9_00", "t0.9_01")}
-    assert len(pngs) == 2 * 6
+    assert len({name for name in pngs if not name.endswith("_mask.png")}) == 2 * (6 + 2)
     assert read_image(tmp_path / "out" / "noise 0.2" / f"{image}_t0.9_00.png").shape == (3, 16, 16)
     assert (tmp_path / "out" / "options.yml").is_file()
 
@@ -109,7 +113,8 @@ def test_precision_is_used_and_noted(make_options, make_model, tmp_path, monkeyp
 
 def test_images_are_written_only_if_asked_for(run, tmp_path):
     run(save_images=False)
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["metrics.csv", "metrics.json", "options.yml"]
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert names == ["metrics.csv", "metrics.json", "options.yml", "records", "report.html"]
 
 
 @pytest.mark.parametrize(("value", "nan_pct"), [(math.inf, 0), (-math.inf, 0), (math.nan, 100)])
@@ -135,7 +140,8 @@ def test_one_exploded_pixel(run, tmp_path, monkeypatch, value, nan_pct):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_likelihood_that_is_not_finite(run, monkeypatch, value):
-    monkeypatch.setattr(SuperResolution, "bits_per_dim", lambda *arguments: torch.tensor([value]))
+    likelihood = Likelihood(torch.tensor([value]), [torch.tensor([value])])
+    monkeypatch.setattr(SuperResolution, "likelihood", lambda *arguments: likelihood)
     bits = run()["datasets"]["test_clean"]["bits_per_dim"]
     assert bits is None or not math.isfinite(bits)
 
@@ -150,7 +156,8 @@ def test_lr_images_alone(run, tmp_path):
     assert math.isfinite(summary["lr_psnr_min"])
     assert rows_of(tmp_path / "out")[0]["psnr"] == ""
     pngs = {file.name for file in (tmp_path / "out" / "input").iterdir()}
-    assert pngs == {"a_lr.png", "a_t0_00.png", "a_t0_01.png", "a_t0.9_00.png", "a_t0.9_01.png"}
+    samples = {"a_t0_00.png", "a_t0_01.png", "a_t0.9_00.png", "a_t0.9_01.png"}
+    assert pngs - {"a_t0.9_mask.png"} == {"a_lr.png", *samples, "a_t0_std.png", "a_t0.9_std.png"}
     assert read_image(tmp_path / "out" / "input" / "a_t0_00.png").shape == (3, 12, 20)
 
 
@@ -208,6 +215,124 @@ def test_no_data_set(make_options, tmp_path):
 def test_mistakes_are_answered_with_status_1(make_options, caplog):
     assert engine.run(make_options(), None, None) == 1
     assert "train first, or correct path.pretrain_model_G, path.model_path or --weights" in caplog.text
+
+
+# Going on
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.suffix in (".json", ".csv", ".png")}
+
+
+def counted(monkeypatch):
+    """A list that grows by one with every image that is sampled."""
+    drawn = []
+
+    def draw(*arguments, **settings):
+        drawn.append(settings["name"])
+        return draw_samples(*arguments, **settings)
+
+    monkeypatch.setattr("robustflow.evaluation.evaluate.draw_samples", draw)
+    return drawn
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_the_same(run, tmp_path, monkeypatch):
+    run()
+    expected = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    drawn = counted(monkeypatch)
+
+    likelihood, calls = SuperResolution.likelihood, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return likelihood(self, *arguments)
+
+    monkeypatch.setattr(SuperResolution, "likelihood", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(drawn) == 3
+    run()
+    # The third image, whose record was missing, and the fourth.
+    assert len(drawn) == 5
+    assert contents(tmp_path / "out") == expected
+    run()
+    assert len(drawn) == 5
+
+
+def test_what_a_record_depends_on_makes_it_anew(run, tmp_path, monkeypatch):
+    drawn = counted(monkeypatch)
+    run(n_sample=1, heats=(0.9,))
+    assert len(drawn) == 4
+    run(n_sample=1, heats=(0.9,), sample_batch=3)
+    assert len(drawn) == 4
+    run(n_sample=2, heats=(0.9,))
+    assert len(drawn) == 8
+    next((tmp_path / "out" / "test_clean").glob("*_01.png")).unlink()
+    run(n_sample=2, heats=(0.9,))
+    assert len(drawn) == 9
+    record = next((tmp_path / "out" / "records").rglob("*.json"))
+    record.write_text(record.read_text()[:50])
+    run(n_sample=2, heats=(0.9,))
+    assert len(drawn) == 10
+
+
+def test_records_read_back(run, tmp_path):
+    run()
+    file = next((tmp_path / "out" / "records" / "test_clean").glob("*.json"))
+    values = json.loads(file.read_text())
+    record = records.read(tmp_path / "out", "test_clean", file.stem, values["fingerprint"])
+    assert record.size == (16, 16)
+    assert sum(record.latents.counts) == 3 * 16 * 16
+    assert [row.sample for row in record.rows] == [0, 1, 0, 1]
+    assert record.heats["0"].diversity_sigma == pytest.approx(0, abs=1e-3)
+    assert record.heats["0.9"].diversity_sigma > 0.1
+    records.write(tmp_path / "again", record)
+    assert (tmp_path / "again" / "records" / "test_clean" / file.name).read_bytes() == file.read_bytes()
+    assert records.read(tmp_path / "out", "test_clean", file.stem, "other") is None
+
+
+# Protocols
+
+
+@pytest.mark.parametrize(
+    ("protocol", "quantize", "reference"),
+    [("robustness", "round", "ground_truth"), ("ntire", "round", "input"), ("srflow", "floor", "input")],
+)
+def test_protocol_presets(run, protocol, quantize, reference, tmp_path):
+    result = run(protocol=protocol)
+    assert (result["protocol"]["quantize"], result["protocol"]["lr_psnr_reference"]) == (quantize, reference)
+    column = "lr_psnr_lr" if reference == "input" else "lr_psnr_gt"
+    for row in rows_of(tmp_path / "out"):
+        if row["dataset"] == "test_clean":
+            assert row["lr_psnr"] == row[column]
+        else:
+            assert row["lr_psnr"] == row["lr_psnr_lr"] != row["lr_psnr_gt"]
+
+
+def test_what_is_given_wins_over_the_preset(run):
+    protocol = run(protocol="srflow", quantize="round")["protocol"]
+    assert (protocol["quantize"], protocol["lr_psnr_reference"]) == ("round", "input")
+
+
+def test_planted_failures_are_counted_exactly(run, tmp_path, monkeypatch):
+    image_of = SuperResolution.image
+
+    def fail(self, x, lr):
+        image = image_of(self, x, lr).clamp(0, 1)
+        image[0, 0, 1, 2] = math.inf
+        image[1, 1, 3, 4] = 1.75
+        return image
+
+    monkeypatch.setattr(SuperResolution, "image", fail)
+    of_heat = run(heats=(0.9,))["datasets"]["test_clean"]["heats"]["0.9"]
+    assert (of_heat["inf_pct"], of_heat["nan_pct"], of_heat["pixel_error_pct"]) == (100, 0, 100)
+    assert of_heat["pixel_error_pixel_pct"] == 100 * 2 / (2 * 16 * 16)
+    assert (of_heat["n_samples"], of_heat["n_finite"], of_heat["n_images_finite"]) == (4, 2, 0)
+    mask = read_image(next((tmp_path / "out" / "test_clean").glob("*_t0.9_mask.png")))[0]
+    assert mask.nonzero().tolist() == [[1, 2], [3, 4]]
 
 
 # Files and tables

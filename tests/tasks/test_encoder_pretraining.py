@@ -24,7 +24,7 @@ def test_loss_is_the_mean_absolute_error_and_falls(make_model):
 
 def test_has_no_likelihood(make_model):
     task, network = make_model("RRDB")
-    assert task.bits_per_dim(network, torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 2, 2), torch.Generator()) is None
+    assert task.likelihood(network, torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 2, 2), torch.Generator()) is None
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ def test_loss_is_the_mean_of_bits_per_dimension(make_model, images):
     inputs = task.inputs(gt, lr, generator())
     with torch.no_grad():
         log_prob = network.encode(inputs.x, inputs.condition, inputs.noise).log_prob
-        bits = task.bits_per_dim(network, gt, lr, generator())
+        bits = task.likelihood(network, gt, lr, generator()).bits_per_dim
         loss = task.loss(network, gt, lr, generator())
     torch.testing.assert_close(bits, -log_prob / (math.log(2) * 3 * 32 * 32))
     torch.testing.assert_close(loss, bits.mean())

@@ -25,7 +25,7 @@ def make_options(tmp_path):
         defaults = {
             "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
             "path": {"experiments": str(tmp_path / "experiments")},
-            "train": {"niter": 6, "val_freq": 3, "lr_G": 1e-3, "max_grad_norm": 10.0},
+            "train": {"niter": 6, "val_freq": 3, "lr_G": 1e-3, "max_grad_norm": 10.0, "ood_patches": 0},
             "val": {"n_sample": 2},
             "logger": {"print_freq": 1, "save_checkpoint_freq": 3},
         }

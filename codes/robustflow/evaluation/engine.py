@@ -1,25 +1,31 @@
 """From options to evaluated data sets, for the command line."""
 
 import logging
+import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from robustflow import data, devices, tasks
+from robustflow import data
 from robustflow.errors import UserError
-from robustflow.evaluation import report
-from robustflow.evaluation.evaluate import PROTOCOL, Evaluator, write_results
+from robustflow.evaluation import ood, report, report_html
+from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
+from robustflow.evaluation.metrics import perceptual
+from robustflow.evaluation.records import Record
 from robustflow.options import load as options_load
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
-from robustflow.tasks import weights
 
 log = logging.getLogger(__name__)
 
+VERSION = version("robustflow")
+
 
 def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
-    """Evaluate; return the exit status: 0 done, 1 mistake (message on stderr).
+    """Evaluate; return the exit status: 0 done, 1 mistake (message on stderr), 130 interrupted.
 
     Args:
         options: All options; ``path.model_path`` names the weights, else the newest of experiments/<name>.
@@ -41,36 +47,78 @@ def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
             error,
         )
         return 1
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command goes on where it was")
+        return 130
     print(report.table(evaluated))  # noqa: T201
     return 0
 
 
 def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:
-    """Evaluate the data sets whose key begins with "test" and write metrics.json, metrics.csv and PNGs to folder."""
+    """Evaluate the data sets whose key begins with "test"; write metrics, records, pictures and report to folder."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
-    file = weights.to_test(options)
-    options = weights.fitting(options, file)
-    task = tasks.build(options)
-    network = task.build_network(options.network_G, options.precision)
-    weights.load(file, network, options, encoder_suffices=False)
-    network.to(devices.choose(options.device)).eval()
+    options, file, task, network = ood.opened(options)
     log.info("%s: %s", options.name, file)
 
-    images = folder if options.val.save_images else None
-    evaluator = Evaluator(task, network, options.scale, options.val, images)
+    lpips = perceptual.load(next(network.parameters()).device)
+    if isinstance(lpips, perceptual.NotComputed):
+        log.info("lpips, diversity_score: not computed; %s", lpips.reason)
+    score = ood.load_beside(file, task.encoder(network))
+    protocol = _protocol(options, input_path, lpips, score)
+    evaluator = Evaluator(
+        task,
+        network,
+        options.scale,
+        options.val,
+        folder,
+        perceptual=None if isinstance(lpips, perceptual.NotComputed) else lpips,
+        score=score,
+        common={
+            "protocol": protocol,
+            "weights": ood.digest(network),
+            "ood": None if score is None else score.described(),
+            "version": VERSION,
+        },
+    )
     summaries: dict[str, Any] = {}
-    protocol, rows = _protocol(options, input_path), []
-    result = {"name": options.name, "weights": str(file), "protocol": protocol, "datasets": summaries}
+    found: list[Record] = []
+    result = {
+        "name": options.name,
+        "weights": str(file),
+        "versions": _versions(network),
+        "protocol": protocol,
+        "datasets": summaries,
+    }
     options_load.save(options, folder / "options.yml")
     for name, items in sets.items():
         summaries[name], of_set = evaluator.evaluate(name, items)
-        rows += of_set
+        found += of_set
         # After each set, so that a fault in a later one loses nothing.
-        write_results(folder, result, rows)
-    log.info("results in %s", folder)
+        write_results(folder, result, found)
+    _warn_of_strange_inputs(found, score, getattr(options.network_G.flow.coupling, "type", ""))
+    log.info("report: %s", report_html.write(folder))
     return result
+
+
+def _versions(network: nn.Module) -> dict[str, str]:
+    return {
+        "robustflow": VERSION,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(next(network.parameters()).device),
+    }
+
+
+def _warn_of_strange_inputs(found: list[Record], score: ood.OODScore | None, coupling: str) -> None:
+    for record in found:
+        if score is None or record.ood is None:
+            continue
+        name = f"{record.dataset}/{record.image}"
+        warning = ood.warning(record.ood, score.percentile(record.ood), name, coupling)
+        if warning is not None:
+            log.warning(warning)
 
 
 def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.EvaluationSet]:
@@ -88,11 +136,25 @@ def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.Ev
     return sets
 
 
-def _protocol(options: RunOptions, input_path: str | None) -> dict[str, Any]:
+def _protocol(
+    options: RunOptions,
+    input_path: str | None,
+    lpips: perceptual.Perceptual | perceptual.NotComputed,
+    score: ood.OODScore | None,
+) -> dict[str, Any]:
     val = options.val.model_dump(mode="json")
     for key in ("save_images", "sample_batch"):
         val.pop(key)
-    common = {**PROTOCOL, "precision": options.precision, **val}
+    common = {
+        **PROTOCOL,
+        "precision": options.precision,
+        **val,
+        "quantize": options.val.rounding,
+        "lr_psnr_reference": options.val.lr_reference,
+        "lr_psnr": LR_REFERENCES[options.val.lr_reference],
+        "lpips": "not computed" if isinstance(lpips, perceptual.NotComputed) else lpips.version,
+        "ood_fitted": score is not None,
+    }
     if input_path is not None:
         return {**common, "datasets": {"input": {"dataroot_LQ": input_path}}}
     chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}

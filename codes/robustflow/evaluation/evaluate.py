@@ -2,10 +2,9 @@
 
 import csv
 import io
-import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from robustflow.data import EvaluationItem, EvaluationSet
 from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.images import to_uint8, write_png
 from robustflow.data.seeds import derive_seed
-from robustflow.evaluation.metrics.fidelity import lr_psnr, psnr, ssim
-from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures
+from robustflow.evaluation import ood, records, summary
+from robustflow.evaluation.metrics import diversity, fidelity
+from robustflow.evaluation.metrics.perceptual import Perceptual
+from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures, outside
+from robustflow.evaluation.records import Latents, OfHeat, Record, Row, heat_key
 from robustflow.evaluation.sampler import draw_samples
-from robustflow.evaluation.summary import Row, mean, summarize
 from robustflow.files import write_atomically
 from robustflow.options.schema import ValOptions
 from robustflow.tasks import Task
@@ -29,15 +30,28 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = {
     "failures": "on float samples before clamping; an image counts if any of its samples fails",
+    "intervals": "95 %, Wilson; pixels of an image are not independent, so those of pixel rates are too narrow",
     "pixel_error_range": list(PIXEL_RANGE),
     "max_residual": "largest |sample - bicubic_up(LR)|, MATLAB bicubic",
-    "lr_psnr": "uint8, MATLAB bicubic of the 8-bit sample (quantize), against bicubic(ground truth), or against the "
-    "LR image where that was altered or there is no ground truth; std: population",
-    "psnr": "RGB, uint8 (quantize), no border cropped, finite samples",
-    "ssim": "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, scikit-image, finite samples",
+    "psnr": "RGB, uint8 (quantize), finite samples; psnr_y: luma (ITU-R BT.601, 16-235)",
+    "ssim": "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, as scikit-image's, finite samples; "
+    "ssim_y: luma",
+    "diversity_sigma": "standard deviation over finite samples, mean over pixels, 0-255",
+    "diversity_score": "NTIRE: 100 (global best - local best) / global best, LPIPS maps",
+    "best_of_n": "mean over images of the best of the first n samples",
     "bits_per_dim": "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1], largest crop the flow takes",
     "nll_published": "the same per pixel position, 3 times bits_per_dim",
+    "latents": "of HR + training noise; standard normal under the model",
+    "ood": "squared Mahalanobis distance of the input's mean encoder features to those of training patches; mean over "
+    "patches of their size",
 }
+LR_PSNR = "uint8, MATLAB bicubic of the 8-bit sample (quantize), against "
+LR_REFERENCES = {
+    "ground_truth": LR_PSNR + "bicubic(ground truth), or the LR image where that was altered or there is no ground "
+    "truth; std: population",
+    "input": LR_PSNR + "the LR image; std: population",
+}
+LATENT_EDGES = [edge / 4 for edge in range(-20, 21)]
 
 
 class Evaluator:
@@ -48,41 +62,71 @@ class Evaluator:
         network: The model, in eval mode.
         scale: Super-resolution factor.
         options: Temperatures, number of samples, seed.
-        folder: Where PNGs go; None to write none.
+        folder: Where records and PNGs go; None to write none.
+        perceptual: LPIPS, or None.
+        score: Out-of-distribution score, or None.
+        common: What all results depend on besides an image, plain values: weights and options.
     """
 
-    def __init__(self, task: Task, network: nn.Module, scale: int, options: ValOptions, folder: Path | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        network: nn.Module,
+        scale: int,
+        options: ValOptions,
+        folder: Path | None,
+        *,
+        perceptual: Perceptual | None = None,
+        score: ood.OODScore | None = None,
+        common: Mapping[str, Any] | None = None,
+    ) -> None:
         self.task, self.network, self.scale, self.options, self.folder = task, network, scale, options, folder
-        self.truncate = options.quantize == "floor"
+        self.perceptual, self.score, self.common = perceptual, score, common
+        self.truncate = options.rounding == "floor"
         self.device = next(network.parameters()).device
 
-    def evaluate(self, name: str, items: EvaluationSet) -> tuple[dict[str, Any], list[Row]]:
-        """Evaluate a data set: its summary, as in metrics.json, and one row per image, temperature and sample."""
-        rows, bits = [], []
-        for item in tqdm(items, desc=name, leave=False, unit="image", disable=None):
-            rows += list(self._rows(name, item))
-            bits.append(self._bits_per_dim(item))
-        by_heat = {f"{heat:g}": [row for row in rows if row.heat == heat] for heat in self.options.heats}
-        heats = {heat: summarize(of_heat) for heat, of_heat in by_heat.items()}
-        bits_per_dim = mean(bits)
-        # The published codes divide by pixel positions, not by dimensions.
-        per_position = None if bits_per_dim is None else 3 * bits_per_dim
-        return {
-            "n_images": len(items),
-            "heats": heats,
-            "bits_per_dim": bits_per_dim,
-            "nll_published": per_position,
-        }, rows
+    def evaluate(self, name: str, items: EvaluationSet) -> tuple[dict[str, Any], list[Record]]:
+        """Evaluate a data set: its summary, as in metrics.json, and one record per image.
 
-    def _rows(self, dataset: str, item: EvaluationItem) -> Iterator[Row]:
-        lr = item.lr.to(self.device)
-        upsampled = upsample(lr.double(), self.scale).to(lr)
-        gt = None if item.gt is None else to_uint8(item.gt)
-        reference = to_uint8(item.lr) if gt is None or item.lr_altered else downsample(gt, self.scale)
+        Images whose record and pictures are there already, made from the same input by the same model under the same
+        options, are not evaluated again.
+        """
+        found: list[Record] = []
+        n_samples = len(self.options.heats) * self.options.n_sample
+        with tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=None) as bar:
+            for number, item in enumerate(items, start=1):
+                bar.set_postfix_str(f"image {number}/{len(items)}")
+                found.append(self._record(name, item, bar))
+        return summary.of_data_set(found, self.options.heats), found
+
+    def _record(self, dataset: str, item: EvaluationItem, bar: tqdm) -> Record:
+        if self.folder is None or self.common is None:
+            return self._evaluated(dataset, item, "", bar)
+        fingerprint = records.fingerprint({**self.common, "dataset": dataset, "image": item.name}, item.lr, item.gt)
+        record = records.read(self.folder, dataset, item.name, fingerprint)
+        if record is None or not self._has_pictures(record):
+            record = self._evaluated(dataset, item, fingerprint, bar)
+            records.write(self.folder, record)
+        else:
+            bar.update(len(record.rows))
+        return record
+
+    def _has_pictures(self, record: Record) -> bool:
+        if not self.options.save_images:
+            return True
+        assert self.folder is not None
+        kinds = ["lr", *(f"t{heat_key(row.heat)}_{row.sample:02d}" for row in record.rows)]
+        return all((self.folder / record.dataset / f"{record.image}_{kind}.png").is_file() for kind in kinds)
+
+    @torch.no_grad()
+    def _evaluated(self, dataset: str, item: EvaluationItem, fingerprint: str, bar: tqdm) -> Record:
+        lr, o = item.lr.to(self.device), self.options
+        measured = _Measured(self, dataset, item)
         self._write(dataset, f"{item.name}_lr", item.lr)
         if item.gt is not None:
             self._write(dataset, f"{item.name}_gt", item.gt)
-        o = self.options
+        rows: list[Row] = []
+        heats: dict[str, OfHeat] = {}
         drawn = draw_samples(
             self.task,
             self.network,
@@ -97,37 +141,111 @@ class Evaluator:
         )
         for heat, samples in drawn:
             for index, sample in enumerate(samples):
-                failed = failures(sample, upsampled)
-                self._write(dataset, f"{item.name}_t{heat:g}_{index:02d}", sample, truncate=self.truncate)
-                if not failed.finite:
-                    yield Row(dataset, item.name, heat, index, failed, None, None, None)
-                    continue
-                image = to_uint8(sample.cpu(), truncate=self.truncate)
-                fidelity = (None, None) if gt is None else (psnr(image, gt), ssim(image, gt))
-                consistency = lr_psnr(image, reference, self.scale)
-                yield Row(dataset, item.name, heat, index, failed, consistency, *fidelity)
+                self._write(dataset, f"{item.name}_t{heat_key(heat)}_{index:02d}", sample, truncate=self.truncate)
+                rows.append(measured.row(heat, index, sample))
+                bar.update()
+            rows[-len(samples) :], heats[heat_key(heat)] = measured.together(rows[-len(samples) :], samples)
+            self._write_maps(dataset, f"{item.name}_t{heat_key(heat)}", samples)
+        bits_per_dim, latents = self._likelihood(item)
+        score = None if self.score is None else self._ood(lr)
+        size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
+        return Record(fingerprint, dataset, item.name, size, bits_per_dim, score, latents, rows, heats)
 
-    @torch.no_grad()
-    def _bits_per_dim(self, item: EvaluationItem) -> float | None:
+    def _ood(self, lr: Tensor) -> float:
+        assert self.score is not None
+        return float(self.score.of_image(self.task.encoder(self.network), lr).mean())
+
+    def _likelihood(self, item: EvaluationItem) -> tuple[float | None, Latents | None]:
         if item.gt is None:
-            return None
+            return None, None
         multiple = self.task.size_multiple(self.network)
         height, width = (side - side % multiple for side in item.gt.shape[-2:])
         if height == 0 or width == 0:
-            return None
+            return None, None
         gt, lr = item.gt[..., :height, :width], item.lr[..., : height // self.scale, : width // self.scale]
         generator = torch.Generator().manual_seed(derive_seed(self.options.seed, item.name, "bits_per_dim"))
-        bits = self.task.bits_per_dim(self.network, gt[None].to(self.device), lr[None].to(self.device), generator)
-        return None if bits is None else bits.item()
+        found = self.task.likelihood(self.network, gt[None].to(self.device), lr[None].to(self.device), generator)
+        return (None, None) if found is None else (found.bits_per_dim.item(), _histogram(found.latents))
 
     def _write(self, dataset: str, name: str, image: Tensor, *, truncate: bool = False) -> None:
-        if self.folder is not None:
+        if self.folder is not None and self.options.save_images:
             write_png(self.folder / dataset / f"{name}.png", image, truncate=truncate)
 
+    def _write_maps(self, dataset: str, name: str, samples: Tensor) -> None:
+        """Standard deviation over the finite samples, a quarter of the range being white, and pixel errors."""
+        finite = samples[samples.isfinite().all(dim=(1, 2, 3))] if len(samples) > 0 else samples
+        if len(finite) > 1:
+            deviation = finite.clamp(0, 1).std(0, correction=0).mean(0, keepdim=True)
+            self._write(dataset, f"{name}_std", (4 * deviation).expand(3, -1, -1))
+        failed = outside(samples).any(0)
+        if failed.any():
+            self._write(dataset, f"{name}_mask", failed.to(samples.dtype).expand(3, -1, -1))
 
-def write_results(folder: Path, report: Mapping[str, Any], rows: list[Row]) -> None:
+
+class _Measured:
+    """Metrics of the samples of one image."""
+
+    def __init__(self, evaluator: Evaluator, dataset: str, item: EvaluationItem) -> None:
+        self.evaluator, self.dataset, self.item = evaluator, dataset, item
+        self.scale, self.crop = evaluator.scale, evaluator.options.crop_border
+        lr = item.lr.to(evaluator.device)
+        self.upsampled = upsample(lr.double(), self.scale).to(lr)
+        self.gt = None if item.gt is None else to_uint8(item.gt)
+        self.lr = to_uint8(item.lr)
+        self.lr_of_gt = None if self.gt is None else downsample(self.gt, self.scale)
+
+    def row(self, heat: float, index: int, sample: Tensor) -> Row:
+        """Metrics of one sample (3, H, W), not clamped."""
+        failed = failures(sample, self.upsampled)
+        if not failed.finite:
+            return Row(self.dataset, self.item.name, heat, index, failed)
+        image = to_uint8(sample.cpu(), truncate=self.evaluator.truncate)
+        small = downsample(image, self.scale)
+        of_lr = fidelity.psnr(small, self.lr)
+        of_gt = None if self.lr_of_gt is None else fidelity.psnr(small, self.lr_of_gt)
+        against_input = self.evaluator.options.lr_reference == "input" or of_gt is None or self.item.lr_altered
+        consistency = {"lr_psnr": of_lr if against_input else of_gt, "lr_psnr_gt": of_gt, "lr_psnr_lr": of_lr}
+        return Row(self.dataset, self.item.name, heat, index, failed, **consistency, **self._fidelity(image))
+
+    def _fidelity(self, image: Tensor) -> dict[str, float | None]:
+        if self.gt is None:
+            return {}
+        return {
+            "psnr": fidelity.psnr(image, self.gt, self.crop),
+            "ssim": fidelity.ssim(image, self.gt, self.crop),
+            "psnr_y": fidelity.psnr_y(image, self.gt, self.crop),
+            "ssim_y": fidelity.ssim_y(image, self.gt, self.crop),
+        }
+
+    def together(self, rows: list[Row], samples: Tensor) -> tuple[list[Row], OfHeat]:
+        """Add what is computed for all samples (n, 3, H, W) at once: LPIPS, and diversity, of the finite ones."""
+        finite = samples[[row.failures.finite for row in rows]]
+        sigma = diversity.sigma(finite.clamp(0, 1))
+        perceptual = self.evaluator.perceptual
+        if perceptual is None or self.gt is None or len(finite) == 0:
+            return rows, OfHeat(sigma, None)
+        images = torch.stack([to_uint8(sample.cpu(), truncate=self.evaluator.truncate) for sample in finite])
+        distances, maps = perceptual.distances(images, self.gt), perceptual.maps(images, self.gt)
+        if distances is None or maps is None:
+            return rows, OfHeat(sigma, None)
+        left = iter(distances.tolist())
+        rows = [replace(row, lpips=next(left)) if row.failures.finite else row for row in rows]
+        return rows, OfHeat(sigma, diversity.score(maps))
+
+
+def _histogram(latents: list[Tensor]) -> Latents | None:
+    """Histogram of all latents of an image; None unless they are finite."""
+    values = torch.cat([latent.flatten() for latent in latents]).double().cpu()
+    if not values.isfinite().all():
+        return None
+    counts = torch.histc(values.clamp(LATENT_EDGES[0], LATENT_EDGES[-1]), len(LATENT_EDGES) - 1, *LATENT_EDGES[::40])
+    return Latents(LATENT_EDGES, [int(count) for count in counts], float(values.mean()), float(values.std()))
+
+
+def write_results(folder: Path, report: Mapping[str, Any], found: list[Record]) -> None:
     """Write metrics.json and metrics.csv, each atomically."""
-    write_atomically(folder / "metrics.json", to_json(report).encode())
+    write_atomically(folder / "metrics.json", records.to_json(report).encode())
+    rows = list(_rows(found))
     if not rows:
         return
     text = io.StringIO()
@@ -137,8 +255,6 @@ def write_results(folder: Path, report: Mapping[str, Any], rows: list[Row]) -> N
     write_atomically(folder / "metrics.csv", text.getvalue().encode())
 
 
-def to_json(report: Mapping[str, Any]) -> str:
-    """Standard JSON, which lacks two values: infinity becomes 1e999, which parsers read as infinity, and NaN null."""
-    literals = {"NaN": "null", "Infinity": "1e999", "-Infinity": "-1e999"}
-    text = json.dumps(report, indent=2)
-    return re.sub(r'"(?:\\.|[^"\\])*"|NaN|-?Infinity', lambda match: literals.get(match[0], match[0]), text) + "\n"
+def _rows(found: list[Record]) -> Iterator[Row]:
+    for record in found:
+        yield from record.rows

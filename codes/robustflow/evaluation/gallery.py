@@ -1,6 +1,5 @@
 """One picture that compares models: input, a sample of each, ground truth, row by row."""
 
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from robustflow.errors import UserError
+from robustflow.evaluation.results import heat_name, read_rows, sample_file
 from robustflow.files import write_atomically
 
 TILE, GAP, HEADER, LABEL = 192, 6, 26, 22
@@ -23,17 +22,6 @@ class Shown(NamedTuple):
     image: str
     samples: tuple[Path, ...]
     residuals: tuple[float, ...]
-
-
-def read_rows(folder: Path) -> list[dict[str, str]]:
-    """Rows of a results folder's metrics.csv."""
-    try:
-        with (folder / "metrics.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder}: expected a results folder with metrics.csv, found none; run test.py first"
-        ) from error
 
 
 def choose(folders: Sequence[Path], in_distribution: str, n: int) -> list[Shown]:
@@ -60,10 +48,10 @@ def _worst_samples(folder: Path) -> dict[tuple[str, str], tuple[float, Path]]:
     """For each (data set, image), the largest residual and the PNG of its sample."""
     worst: dict[tuple[str, str], tuple[float, Path]] = {}
     for row in read_rows(folder):
-        key, residual = (row["dataset"], row["image"]), float(row["max_residual"])
-        file = folder / row["dataset"] / f"{row['image']}_t{float(row['heat']):g}_{int(row['sample']):02d}.png"
-        if key not in worst or residual > worst[key][0]:
-            worst[key] = (residual, file)
+        dataset, image, residual = row["dataset"], row["image"], row["max_residual"]
+        if (dataset, image) not in worst or residual > worst[dataset, image][0]:
+            file = sample_file(folder, dataset, image, heat_name(row["heat"]), row["sample"])
+            worst[dataset, image] = (residual, file)
     return worst
 
 

@@ -1,30 +1,16 @@
-"""From one row per image and sample to one line per data set and temperature."""
+"""From one record per image to one summary per data set and temperature."""
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from robustflow.evaluation.metrics.robustness import Failures
+from robustflow.evaluation.metrics.intervals import wilson
+from robustflow.evaluation.records import OfHeat, Record, Row, heat_key
 
-
-@dataclass(frozen=True)
-class Row:
-    """One sample of one image; fidelity is None where there is no reference or the sample is not finite."""
-
-    dataset: str
-    image: str
-    heat: float
-    sample: int
-    failures: Failures
-    lr_psnr: float | None
-    psnr: float | None
-    ssim: float | None
-
-    def flat(self) -> dict[str, object]:
-        """Columns of the CSV file."""
-        own = {key: value for key, value in vars(self).items() if key != "failures"}
-        return {**own, **vars(self.failures)}
+# Figures of samples whose means are taken over finite samples, and whether more is better.
+FIDELITY = {"psnr": True, "ssim": True, "psnr_y": True, "ssim_y": True, "lpips": False}
+LR_REFERENCES = ("lr_psnr", "lr_psnr_gt", "lr_psnr_lr")
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -33,39 +19,84 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def summarize(rows: Sequence[Row]) -> dict[str, float | int | None]:
-    """Summary of the samples of a data set at one temperature.
-
-    Rates are in percent. An image counts as failed if any of its samples fails. ``lr_psnr_min`` and ``lr_psnr_std``
-    are means over images of the minimum and the standard deviation over samples, dB. Fidelity is averaged over the
-    finite samples; ``n_finite`` of ``n_samples`` says over how many.
-    """
-    by_image: dict[str, list[Row]] = {}
-    for row in rows:
-        by_image.setdefault(row.image, []).append(row)
-    failed = [[row.failures for row in image] for image in by_image.values()]
-    lr_psnr = [known for image in by_image.values() if (known := [r.lr_psnr for r in image if r.lr_psnr is not None])]
-    n_pixels = sum(row.failures.n_pixels for row in rows)
+def of_data_set(records: Sequence[Record], heats: Sequence[float]) -> dict[str, Any]:
+    """Summary of a data set, as in metrics.json."""
+    bits_per_dim = mean(record.bits_per_dim for record in records)
     return {
-        "inf_pct": _percent(any(not f.finite for f in image) for image in failed),
-        "nan_pct": _percent(any(f.has_nan for f in image) for image in failed),
-        "pixel_error_pct": _percent(any(f.pixel_errors > 0 for f in image) for image in failed),
-        "pixel_error_pixel_pct": 100 * sum(row.failures.pixel_errors for row in rows) / n_pixels,
-        "max_abs": max(row.failures.max_abs for row in rows),
-        "max_residual": max(row.failures.max_residual for row in rows),
-        "lr_psnr_min": mean(min(values) for values in lr_psnr),
-        "lr_psnr_std": mean(_std(values) for values in lr_psnr),
-        "lr_psnr_mean": mean(statistics.fmean(values) for values in lr_psnr),
-        "psnr": mean(row.psnr for row in rows),
-        "ssim": mean(row.ssim for row in rows),
-        "n_samples": len(rows),
-        "n_finite": sum(row.failures.finite for row in rows),
+        "n_images": len(records),
+        "heats": {heat_key(heat): _of_heat(records, heat) for heat in heats},
+        "bits_per_dim": bits_per_dim,
+        # The published codes divide by pixel positions, not by dimensions.
+        "nll_published": None if bits_per_dim is None else 3 * bits_per_dim,
+        "ood_mean": mean(record.ood for record in records),
     }
 
 
-def _percent(flags: Iterable[bool]) -> float:
-    values = list(flags)
-    return 100 * sum(values) / len(values)
+def _of_heat(records: Sequence[Record], heat: float) -> dict[str, Any]:
+    by_image = [[row for row in record.rows if row.heat == heat] for record in records]
+    return summarize(by_image, [record.heats[heat_key(heat)] for record in records])
+
+
+def summarize(by_image: Sequence[Sequence[Row]], of_heats: Sequence[OfHeat]) -> dict[str, Any]:
+    """Summary of the samples of a data set at one temperature, given image by image.
+
+    Rates are in percent, ``*_ci`` their 95 % Wilson intervals. An image counts as failed if any of its samples fails.
+    ``lr_psnr_min`` and ``lr_psnr_std`` are means over images of the minimum and the standard deviation over samples,
+    dB. Fidelity is averaged over the finite samples; ``n_finite`` of ``n_samples`` and ``n_images_finite`` of
+    ``n_images``, those without any failure, say over how many. ``best_of_n``: means over images of the best of the
+    first 1, 2, … samples.
+    """
+    rows = [row for image in by_image for row in image]
+    return {
+        **_rates(by_image),
+        "max_abs": max(row.failures.max_abs for row in rows),
+        "max_residual": max(row.failures.max_residual for row in rows),
+        **{key: value for name in LR_REFERENCES for key, value in _lr_consistency(by_image, name).items()},
+        **{name: mean(getattr(row, name) for row in rows) for name in FIDELITY},
+        "diversity_sigma": mean(of_heat.diversity_sigma for of_heat in of_heats),
+        "diversity_score": mean(of_heat.diversity_score for of_heat in of_heats),
+        "best_of_n": {name: _best_of_n(by_image, name, better) for name, better in FIDELITY.items()},
+        "n_samples": len(rows),
+        "n_finite": sum(row.failures.finite for row in rows),
+        "n_images": len(by_image),
+        "n_images_finite": sum(all(row.failures.finite for row in image) for image in by_image),
+    }
+
+
+def _rates(by_image: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    def images(failed: Callable[[Row], bool]) -> tuple[int, int]:
+        return sum(any(failed(row) for row in image) for image in by_image), len(by_image)
+
+    failures = [row.failures for image in by_image for row in image]
+    counts = {
+        "inf": images(lambda row: not row.failures.finite),
+        "nan": images(lambda row: row.failures.has_nan),
+        "pixel_error": images(lambda row: row.failures.pixel_errors > 0),
+        "pixel_error_pixel": (sum(f.pixel_errors for f in failures), sum(f.n_pixels for f in failures)),
+    }
+    rates = {f"{name}_pct": 100 * failed / n for name, (failed, n) in counts.items()}
+    return rates | {f"{name}_ci": list(wilson(failed, n)) for name, (failed, n) in counts.items()}
+
+
+def _lr_consistency(by_image: Sequence[Sequence[Row]], name: str) -> dict[str, float | None]:
+    known = [values for image in by_image if (values := [v for row in image if (v := getattr(row, name)) is not None])]
+    return {
+        f"{name}_min": mean(min(values) for values in known),
+        f"{name}_std": mean(_std(values) for values in known),
+        f"{name}_mean": mean(statistics.fmean(values) for values in known),
+    }
+
+
+def _best_of_n(by_image: Sequence[Sequence[Row]], name: str, more_is_better: bool) -> list[float | None]:
+    """Means over images of the best among the first 1, 2, … samples; images without any are left out."""
+    best = max if more_is_better else min
+
+    def of_image(image: Sequence[Row], n: int) -> float | None:
+        known = [value for row in image[:n] if (value := getattr(row, name)) is not None]
+        return best(known) if known else None
+
+    n_samples = max(len(image) for image in by_image)
+    return [mean(of_image(image, n) for image in by_image) for n in range(1, n_samples + 1)]
 
 
 def _std(values: Sequence[float]) -> float | None:

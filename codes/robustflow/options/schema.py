@@ -178,6 +178,10 @@ class TrainOptions(Options):
     val_freq: Positive = Field(5_000, description="Iterations between validations.")
     manual_seed: NonNegative = Field(0, description="Seed of initialisation, data order, crops and training noise.")
     max_grad_norm: Annotated[Finite, Field(gt=0)] | None = Field(None, description="Clip the gradient's L2 norm.")
+    ood_patches: NonNegative = Field(
+        1000,
+        description="Training patches that the out-of-distribution score is fitted on when training ends; 0: none.",
+    )
     micro_batch: Positive | None = Field(
         None,
         description="Crops computed at once; the gradients of a batch are accumulated over its pieces (memory, not "
@@ -209,10 +213,31 @@ class ValOptions(Options):
         "(hundreds in full-size networks), so that tiling changes nothing but the last digits.",
     )
     seed: NonNegative = Field(0, description="Seed of the latents, with image name and sample index.")
-    quantize: Literal["round", "floor"] = Field(
-        "round", description="How samples become 8-bit images; floor is what the published code does."
+    protocol: Literal["robustness", "ntire", "srflow"] = Field(
+        "robustness",
+        description="What `quantize` and `lr_psnr_reference` are where they are null: round and ground_truth "
+        "(robustness), round and input (ntire), floor and input (srflow).",
     )
+    quantize: Literal["round", "floor"] | None = Field(
+        None, description="How samples become 8-bit images; floor is what the published code does; null: see protocol."
+    )
+    lr_psnr_reference: Literal["ground_truth", "input"] | None = Field(
+        None,
+        description="LR-PSNR against the downsampled ground truth (the input where that was altered) or always "
+        "against the input; null: see protocol. Both are in metrics.csv.",
+    )
+    crop_border: NonNegative = Field(0, description="HR pixels left out along the border in PSNR and SSIM.")
     save_images: bool = Field(True, description="Write samples, inputs and ground truth as PNG.")
+
+    @property
+    def rounding(self) -> Literal["round", "floor"]:
+        """``quantize``, or what the protocol says."""
+        return self.quantize or ("floor" if self.protocol == "srflow" else "round")
+
+    @property
+    def lr_reference(self) -> Literal["ground_truth", "input"]:
+        """``lr_psnr_reference``, or what the protocol says."""
+        return self.lr_psnr_reference or ("ground_truth" if self.protocol == "robustness" else "input")
 
 
 class LoggerOptions(Options):

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,13 @@ class FlowInputs:
     x: Tensor
     condition: Tensor
     noise: Tensor | None
+
+
+class Likelihood(NamedTuple):
+    """−log₂ p / dimensions, (b,), and the latents, standard normal under the model, finest level first."""
+
+    bits_per_dim: Tensor
+    latents: list[Tensor]
 
 
 class Task(ABC):
@@ -54,8 +62,8 @@ class Task(ABC):
         """Training loss, scalar, of images gt (b, 3, H, W) and lr (b, 3, h, w), both in [0, 1]."""
 
     @abstractmethod
-    def bits_per_dim(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor | None:
-        """−log₂ p(gt | lr) per dimension, (b,), under the training noise; None for models without likelihood."""
+    def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood | None:
+        """Likelihood of gt given lr under the training noise; None for models without one."""
 
     @abstractmethod
     def size_multiple(self, network: nn.Module) -> int:
@@ -103,13 +111,13 @@ class FlowTask(Task):
 
     def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
         """Mean negative log-likelihood, bits per dimension."""
-        return self.bits_per_dim(network, gt, lr, generator).mean()
+        return self.likelihood(network, gt, lr, generator).bits_per_dim.mean()
 
-    def bits_per_dim(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
-        """−log₂ p(x | lr) / dimensions, (b,), of the noisy x that ``inputs`` makes; image range [0, 1]."""
+    def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood:
+        """Likelihood of the noisy x that ``inputs`` makes; image range [0, 1]."""
         inputs = self.inputs(gt, lr, generator)
         encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise)
-        return -encoding.log_prob / (math.log(2) * gt[0].numel())
+        return Likelihood(-encoding.log_prob / (math.log(2) * gt[0].numel()), encoding.latents)
 
     def size_multiple(self, network: nn.Module) -> int:
         """HR images whose sides are multiples of this need no padding."""

@@ -50,7 +50,7 @@ class EncoderPretraining(Task):
         """Mean absolute error, images in [0, 1]."""
         return F.l1_loss(network(lr), gt)
 
-    def bits_per_dim(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> None:
+    def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> None:
         """None: this model has no likelihood."""
         return
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from robustflow import data, devices, tasks
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
+from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.options import load as options_load
@@ -93,6 +94,8 @@ def train(options: RunOptions) -> bool:
                     return False
     finally:
         logbook.close()
+    if iteration == o.niter and o.ood_patches > 0:
+        _fit_ood_score(run, iteration)
     return iteration == o.niter
 
 
@@ -107,6 +110,16 @@ def accumulate_gradients(
         loss.backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
+
+
+def _fit_ood_score(run: _Run, iteration: int) -> None:
+    """Fit the out-of-distribution score on training patches of the size trained on, beside the last weights."""
+    file, size = checkpoint.weights_file(run.experiment, iteration), run.options.datasets["train"].GT_size
+    try:
+        ood.fit_and_save(run.options, file, run.task, run.network, n_patches=run.options.train.ood_patches, patch=size)
+    except UserError as error:
+        # The training itself is done and saved.
+        log.warning("no out-of-distribution score: %s", error)
 
 
 def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:

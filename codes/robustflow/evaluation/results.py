@@ -1,0 +1,174 @@
+"""Reading results folders: what test.py wrote, as values."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robustflow.errors import UserError
+
+Row = dict[str, Any]
+_INTEGERS = frozenset({"sample", "pixel_errors", "n_pixels"})
+_FLAGS = frozenset({"has_inf", "has_nan"})
+_TEXTS = frozenset({"dataset", "image"})
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """All that was measured on one image.
+
+    Attributes:
+        rows: One per temperature and sample; keys as the columns of metrics.csv, None where there is no value.
+        size: Height and width of the samples, pixels.
+        ood: OOD score.
+        latents: Histogram of the latents: edges, counts, mean, std.
+        heats: Figures over all samples of a temperature, by temperature.
+    """
+
+    dataset: str
+    image: str
+    rows: tuple[Row, ...]
+    size: tuple[int, int] | None = None
+    ood: float | None = None
+    latents: Mapping[str, Any] | None = None
+    heats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def at(self, heat: str) -> list[Row]:
+        """Rows of one temperature, by sample."""
+        return [row for row in self.rows if heat_name(row["heat"]) == heat]
+
+    def values(self, key: str, heat: str | None = None) -> list[float]:
+        """The values of a column that exist, of one temperature or of all."""
+        rows = self.rows if heat is None else self.at(heat)
+        return [row[key] for row in rows if row.get(key) is not None]
+
+    @property
+    def failed(self) -> bool:
+        """Whether any sample has a pixel error."""
+        return any(row["pixel_errors"] > 0 for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder: metrics.json, the images by data set, and what else lies there."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    images: dict[str, tuple[ImageResult, ...]]
+    options: str | None
+    ood: Any
+
+    @property
+    def label(self) -> str:
+        """Short name of the run."""
+        return str(self.metrics["name"]).rsplit("/", 1)[-1]
+
+    @property
+    def heats(self) -> list[str]:
+        """All temperatures, ascending."""
+        found = {heat for dataset in self.metrics["datasets"].values() for heat in dataset["heats"]}
+        return sorted(found, key=float)
+
+
+def heat_name(heat: float) -> str:
+    """A temperature as in file names and in metrics.json."""
+    return f"{float(heat):g}"
+
+
+def sample_file(folder: Path, dataset: str, image: str, heat: str, sample: int) -> Path:
+    """The PNG of a sample."""
+    return folder / dataset / f"{image}_t{heat}_{sample:02d}.png"
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read a results folder's metrics.json."""
+    report = _json(folder / "metrics.json")
+    if not isinstance(report, dict) or not {"name", "protocol", "datasets"} <= report.keys():
+        raise UserError(
+            f"{folder / 'metrics.json'}: expected name, protocol and datasets, got something else; run test.py"
+        )
+    return report
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Rows of a results folder's metrics.csv, typed."""
+    path = folder / "metrics.csv"
+    try:
+        with path.open(newline="") as file:
+            return [{key: _typed(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder}: expected a results folder with metrics.csv, found none; run test.py first"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: expected the columns that test.py writes ({error}); run test.py again") from error
+
+
+def read(folder: Path) -> Results:
+    """Read a results folder; records/ completes the rows of metrics.csv where it exists.
+
+    Raises:
+        UserError: for a folder without metrics.json or metrics.csv, or one where they are damaged.
+    """
+    metrics = read_metrics(folder)
+    by_image: dict[tuple[str, str], list[Row]] = {}
+    for row in read_rows(folder):
+        by_image.setdefault((row["dataset"], row["image"]), []).append(row)
+    images: dict[str, list[ImageResult]] = {name: [] for name in metrics["datasets"]}
+    for (dataset, image), rows in by_image.items():
+        images.setdefault(dataset, []).append(_with_record(folder, dataset, image, rows))
+    options, ood = folder / "options.yml", folder / "ood.json"
+    return Results(
+        folder,
+        metrics,
+        {name: tuple(found) for name, found in images.items()},
+        options.read_text() if options.is_file() else None,
+        _json(ood) if ood.is_file() else None,
+    )
+
+
+def _with_record(folder: Path, dataset: str, image: str, rows: list[Row]) -> ImageResult:
+    file = folder / "records" / dataset / f"{image}.json"
+    if not file.is_file():
+        return ImageResult(dataset, image, tuple(rows))
+    record = _json(file)
+    size = record.get("size")
+    return ImageResult(
+        dataset,
+        image,
+        tuple({**row, **recorded} for row, recorded in zip(rows, record["rows"], strict=True))
+        if _match(rows, record.get("rows", []))
+        else tuple(rows),
+        None if size is None else (int(size[0]), int(size[1])),
+        record.get("ood"),
+        record.get("latents"),
+        record.get("heats") or {},
+    )
+
+
+def _match(rows: list[Row], recorded: list[Row]) -> bool:
+    """Whether a record is of the same samples; an older one may lie there."""
+    return [(r["heat"], r["sample"]) for r in rows] == [(r.get("heat"), r.get("sample")) for r in recorded]
+
+
+def _typed(key: str, text: str) -> Any:
+    if key in _TEXTS:
+        return text
+    if text in ("", "None", "nan"):
+        return None
+    if key in _FLAGS:
+        return text == "True"
+    return int(text) if key in _INTEGERS else float(text)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path.parent}: expected a results folder with {path.name}, found none; run test.py first"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: expected JSON ({error}); run test.py again") from error

@@ -1,0 +1,137 @@
+"""Studies of one model: `python -m robustflow.evaluation.study temperature|best-of-n|seeds -opt confs/x.yml`."""
+
+import argparse
+import logging
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from robustflow.errors import UserError
+from robustflow.evaluation import engine, report
+from robustflow.files import write_atomically
+from robustflow.options.load import Assignment, load
+from robustflow.options.schema import RunOptions
+from robustflow.options.yaml_tree import OptionsError
+
+log = logging.getLogger(__name__)
+
+COLUMNS = {**report.COLUMNS, **report.FIDELITY, "lpips": "LPIPS", "diversity_sigma": "σ"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m robustflow.evaluation.study", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    temperature = kinds.add_parser("temperature", help="all metrics against the temperature; perception-distortion")
+    temperature.add_argument(
+        "--heats", nargs="+", type=float, default=[k / 10 for k in range(11)], help="temperatures; default 0, 0.1, … 1"
+    )
+    best = kinds.add_parser("best-of-n", help="the best of the first 1, 2, … n samples")
+    best.add_argument("--n", type=int, default=50, help="samples per image; default 50")
+    seeds = kinds.add_parser("seeds", help="mean and standard deviation over seeds of the latents")
+    seeds.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="default 0 1 2 3 4")
+    for kind in (temperature, best, seeds):
+        kind.add_argument("-opt", "--opt", required=True, metavar="FILE", help="YAML file with the options of the run")
+        kind.add_argument("--override", metavar="TEXT", help="as in test.py")
+        kind.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as in test.py")
+        kind.add_argument("--output", metavar="DIR", help="default: <path.results>/<name>/study_<kind>")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a study; return the exit status: 0 done, 1 or 2 mistake (message on stderr), 130 interrupted."""
+    chosen = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        text = {"temperature": _temperature, "best-of-n": _best_of_n, "seeds": _seeds}[chosen.kind](chosen)
+    except OptionsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except UserError as error:
+        log.error("error: %s", str(error))
+        return 1
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command goes on where it was")
+        return 130
+    print(text)  # noqa: T201
+    return 0
+
+
+def _options(chosen: argparse.Namespace, **val: Any) -> RunOptions:
+    assignments = [Assignment(f"val.{key}", value, f"--{key}") for key, value in val.items()]
+    if chosen.weights is not None:
+        assignments.append(Assignment("path.model_path", chosen.weights, "--weights"))
+    return load(chosen.opt, chosen.override, *assignments)
+
+
+def _folder(chosen: argparse.Namespace, options: RunOptions) -> Path:
+    if chosen.output is not None:
+        return Path(chosen.output)
+    return Path(options.path.results) / options.name / f"study_{chosen.kind.replace('-', '_')}"
+
+
+def _temperature(chosen: argparse.Namespace) -> str:
+    options = _options(chosen, heats=tuple(chosen.heats))
+    return _table(engine.evaluate(options, None, _folder(chosen, options)))
+
+
+def _best_of_n(chosen: argparse.Namespace) -> str:
+    options = _options(chosen, n_sample=chosen.n)
+    result = engine.evaluate(options, None, _folder(chosen, options))
+    metrics = ("psnr", "ssim", "lpips")
+    rows = [
+        [name, heat, str(n + 1), *(report.cell(of_heat["best_of_n"][metric][n]) for metric in metrics)]
+        for name, dataset in result["datasets"].items()
+        for heat, of_heat in dataset["heats"].items()
+        for n in range(len(of_heat["best_of_n"]["psnr"]))
+    ]
+    return tabulate(rows, ["data set", "τ", "best of", "PSNR", "SSIM", "LPIPS"], "github", disable_numparse=True)
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    rows = report.rows_of(result, list(COLUMNS))
+    return tabulate(rows, ["data set", "τ", *COLUMNS.values()], "github", disable_numparse=True)
+
+
+def _seeds(chosen: argparse.Namespace) -> str:
+    results = []
+    for seed in chosen.seeds:
+        options = _options(chosen, seed=seed)
+        folder = _folder(chosen, options)
+        results.append(engine.evaluate(options, None, folder / f"seed_{seed}"))
+    text = over_seeds(results)
+    write_atomically(folder / "summary.md", f"Seeds {chosen.seeds}: mean ± std.\n\n{text}\n".encode())
+    return text
+
+
+def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
+    """Table of the mean ± standard deviation (of a sample, n − 1) over results that differ in the seed alone."""
+    rows = [
+        [name, heat, *(_spread([_value(result, name, heat, column) for result in results]) for column in COLUMNS)]
+        for name, dataset in results[0]["datasets"].items()
+        for heat in dataset["heats"]
+    ]
+    return tabulate(rows, ["data set", "τ", *COLUMNS.values()], "github", disable_numparse=True)
+
+
+def _value(result: Mapping[str, Any], name: str, heat: str, column: str) -> float | None:
+    dataset = result["datasets"][name]
+    value: float | None = dataset["bits_per_dim"] if column == "bits_per_dim" else dataset["heats"][heat][column]
+    return value
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "–"
+    mean = statistics.fmean(known)
+    if len(known) < 2 or mean in (float("inf"), float("-inf")):
+        return report.cell(mean)
+    return f"{report.cell(mean)} ± {report.cell(statistics.stdev(known))}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

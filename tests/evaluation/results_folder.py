@@ -1,0 +1,165 @@
+"""Results folders as test.py writes them, without a model."""
+
+import json
+import math
+
+import torch
+
+from robustflow.data.images import write_png
+from robustflow.evaluation.metrics.intervals import wilson
+
+PROTOCOL = {
+    "failures": "on float samples",
+    "pixel_error_range": [-0.5, 1.5],
+    "max_residual": "largest |sample - bicubic_up(LR)|",
+    "lr_psnr": "uint8, against bicubic(ground truth)",
+    "psnr": "RGB, uint8",
+    "ssim": "Gaussian window 11",
+    "lpips": "lpips 0.1.4, alex",
+    "n_sample": 3,
+    "seed": 0,
+    "datasets": {"inside": {"mode": "folder", "lr_noise": 0.0}, "out <b>side</b>": {"mode": "folder", "lr_noise": 0.2}},
+}
+IMAGES = {"inside": ["a", "b", "c"], "out <b>side</b>": ["sub/a", "sub/b"]}
+EDGES = [edge / 4 for edge in range(-20, 21)]
+
+
+def make(folder, name="demo/x", *, heats=(0.9,), exploding=(), offset=0.0, size=16, records=True, ood=False, gt=True):
+    """Write a results folder of three samples per image.
+
+    Args:
+        heats: Temperatures.
+        exploding: (data set, image) whose sample 1 is infinite in a quarter of its pixels.
+        offset: Added to PSNR and LR-PSNR.
+        size: Side of the samples; inputs have a quarter of it.
+        records: Whether to write records/, which older results lack.
+        ood: Whether to score inputs and patches.
+        gt: Whether there is a ground truth.
+    """
+    generator = torch.Generator().manual_seed(0)
+    datasets, lines, patches = {}, [], []
+    for dataset, images in IMAGES.items():
+        rows_of = {}
+        for number, image in enumerate(images):
+            place = folder / dataset / image
+            picture = torch.rand(3, size // 4, size // 4, generator=generator)
+            write_png(f"{place}_lr.png", picture)
+            full = picture.repeat_interleave(4, 1).repeat_interleave(4, 2)
+            if gt:
+                write_png(f"{place}_gt.png", full)
+            rows = []
+            for heat in heats:
+                for index in range(3):
+                    broken = index == 1 and (dataset, image) in exploding
+                    sample = full + 0.05 * heat * torch.randn(full.shape, generator=generator)
+                    if broken:
+                        sample[:, : size // 2, : size // 2] = math.inf
+                    write_png(f"{place}_t{heat:g}_{index:02d}.png", sample)
+                    rows.append(row(heat, index, number, broken, offset, size, gt))
+                write_png(f"{place}_t{heat:g}_std.png", full * 0 + 0.1)
+                if (dataset, image) in exploding:
+                    mask = torch.zeros_like(full)
+                    mask[:, : size // 2, : size // 2] = 1
+                    write_png(f"{place}_t{heat:g}_mask.png", mask)
+            rows_of[image] = rows
+            score = 100.0 + 10 * len(patches) if ood else None
+            patches.append({"dataset": dataset, "score": score, "pixel_error": (dataset, image) in exploding})
+            if records:
+                write_record(folder, dataset, image, rows, heats, size, score)
+            lines += [{"dataset": dataset, "image": image, **one} for one in rows]
+        datasets[dataset] = summary(rows_of, heats)
+    metrics = {"name": name, "weights": "w", "protocol": {**PROTOCOL, "heats": list(heats)}, "datasets": datasets}
+    metrics["versions"] = {"robustflow": "0.1.0", "torch": "2.15.0", "device": "cpu", "python": "3.11"}
+    write_json(folder / "metrics.json", metrics)
+    (folder / "metrics.csv").write_text(csv_of(lines))
+    (folder / "options.yml").write_text("name: demo/x # <script>alert(1)</script>\n")
+    if ood:
+        write_json(folder / "ood.json", {"patches": patches})
+    return folder
+
+
+def row(heat, index, number, broken, offset, size, gt):
+    finite = {
+        "lr_psnr": 45.0 + offset - number - heat,
+        "lr_psnr_gt": 45.0,
+        "lr_psnr_lr": 44.0,
+        "psnr": 25.0 + offset - index - heat,
+        "ssim": 0.9 - 0.1 * index,
+        "psnr_y": 27.0,
+        "ssim_y": 0.9,
+        "lpips": 0.2 + 0.01 * index - 0.1 * heat,
+    }
+    if not gt:
+        finite = {**dict.fromkeys(finite), "lr_psnr": 45.0 + offset, "lr_psnr_lr": 45.0 + offset}
+    return {
+        "heat": heat,
+        "sample": index,
+        **(dict.fromkeys(finite) if broken else finite),
+        "has_inf": broken,
+        "has_nan": False,
+        "pixel_errors": (size // 2) ** 2 if broken else 0,
+        "n_pixels": size**2,
+        "max_abs": math.inf if broken else 1.0,
+        "max_residual": math.inf if broken else 0.1 + 0.01 * index,
+    }
+
+
+def write_record(folder, dataset, image, rows, heats, size, score):
+    counts = [round(1e4 * math.exp(-((edge + 0.125) ** 2) / 2)) for edge in EDGES[:-1]]
+    record = {
+        "fingerprint": "f",
+        "dataset": dataset,
+        "image": image,
+        "size": [size, size],
+        "bits_per_dim": -2.5,
+        "ood": score,
+        "latents": {"edges": EDGES, "counts": counts, "mean": 0.0, "std": 1.0},
+        "rows": rows,
+        "heats": {f"{heat:g}": {"diversity_sigma": 3.0, "diversity_score": 12.0} for heat in heats},
+    }
+    write_json(folder / "records" / dataset / f"{image}.json", record)
+
+
+def summary(rows_of, heats):
+    found = {}
+    for heat in heats:
+        rows = [one for rows in rows_of.values() for one in rows if one["heat"] == heat]
+        n, failed = len(rows_of), sum(any(r["pixel_errors"] for r in rows) for rows in rows_of.values())
+        found[f"{heat:g}"] = {
+            "inf_pct": 100 * failed / n,
+            "inf_ci": list(wilson(failed, n)),
+            "nan_pct": 0.0,
+            "nan_ci": [0.0, 30.0],
+            "pixel_error_pct": 100 * failed / n,
+            "pixel_error_ci": list(wilson(failed, n)),
+            "pixel_error_pixel_pct": 100 * sum(r["pixel_errors"] for r in rows) / sum(r["n_pixels"] for r in rows),
+            "max_residual": max(r["max_residual"] for r in rows),
+            "lr_psnr_min": mean(rows, "lr_psnr"),
+            "lr_psnr_std": 0.5,
+            "lr_psnr_mean": mean(rows, "lr_psnr"),
+            **{key: mean(rows, key) for key in ("psnr", "ssim", "lpips")},
+            "diversity_sigma": 3.0 * heat,
+            "best_of_n": {"psnr": [25.0, 25.5, 26.0]},
+            "n_samples": len(rows),
+            "n_finite": sum(not r["has_inf"] for r in rows),
+            "n_images": n,
+            "n_images_finite": n - failed,
+        }
+    return {"n_images": len(rows_of), "heats": found, "bits_per_dim": -2.5, "nll_published": -7.5, "ood_mean": None}
+
+
+def mean(rows, key):
+    known = [one[key] for one in rows if one[key] is not None]
+    return sum(known) / len(known) if known else None
+
+
+def csv_of(lines):
+    keys = list(lines[0])
+    texts = [[f'"{one[key]}"' if key in ("dataset", "image") else "" if one[key] is None else str(one[key])
+              for key in keys] for one in lines]  # fmt: skip
+    return "\n".join(",".join(line) for line in [keys, *texts]) + "\n"
+
+
+def write_json(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values).replace("Infinity", "1e999"))
