@@ -34,7 +34,9 @@ def test_compiled_equals_plain(elementwise, monkeypatch):
     assert not fused._compiled
     monkeypatch.setattr(fused, "COMPILED_FROM", 1)
     found = results(elementwise, x, params)
-    assert len(fused._compiled) == 4 or "cpu" in fused._without_compiler
+    if "cpu" in fused._without_compiler:
+        pytest.skip("no compiler here")
+    assert len(fused._compiled) == 4
     for value, other in zip(found, expected, strict=True):
         torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-10)
 

@@ -96,7 +96,7 @@ def test_folder_without_results(tmp_path):
 
 
 def test_differences_are_per_image(runs):
-    inside, outside = paired.compare(*runs)
+    inside, outside = paired.compare(*runs, "y")
     assert (inside.dataset, inside.run) == ("inside", "y")
     assert inside.differences["psnr"].mean == pytest.approx(1.0)
     # Equal differences: an interval of no length.

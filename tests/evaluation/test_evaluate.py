@@ -143,7 +143,9 @@ def test_likelihood_that_is_not_finite(run, monkeypatch, value):
     likelihood = Likelihood(torch.tensor([value]), [torch.tensor([value])])
     monkeypatch.setattr(SuperResolution, "likelihood", lambda *arguments: likelihood)
     bits = run()["datasets"]["test_clean"]["bits_per_dim"]
-    assert bits is None or not math.isfinite(bits)
+    assert bits is not None
+    assert not math.isfinite(bits)
+    assert run()["datasets"]["test_clean"]["bits_per_dim"] == bits
 
 
 def test_lr_images_alone(run, tmp_path):
@@ -277,6 +279,27 @@ def test_what_a_record_depends_on_makes_it_anew(run, tmp_path, monkeypatch):
     record.write_text(record.read_text()[:50])
     run(n_sample=2, heats=(0.9,))
     assert len(drawn) == 10
+
+
+def test_pictures_of_another_evaluation_do_not_stay(run, tmp_path):
+    run(seed=1)
+    expected = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    run(seed=0, n_sample=3)
+    run(seed=1, save_images=False)
+    assert not list((tmp_path / "out").rglob("*.png"))
+    run(seed=1)
+    assert contents(tmp_path / "out") == expected
+
+
+def test_another_data_set_makes_nothing_anew(make_options, make_model, tmp_path, monkeypatch):
+    drawn = counted(monkeypatch)
+    one = {"mode": "bundled", "split": "test", "GT_size": 16, "n_crops": 2}
+    for datasets, n_drawn in (({"test_a": one}, 2), ({"test_a": one, "test_b": {**one, "lr_gain": 2.0}}, 4)):
+        options = make_options(datasets=datasets)
+        weights.save(tmp_path / "experiments/tiny/models/00000005_G.safetensors", make_model(options)[1], options, 5)
+        engine.evaluate(options, None, tmp_path / "out")
+        assert len(drawn) == n_drawn
 
 
 def test_records_read_back(run, tmp_path):

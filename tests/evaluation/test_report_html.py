@@ -176,3 +176,19 @@ def test_small_budget_shows_the_worst_and_says_so(tmp_path, monkeypatch):
     text, page = page_of(folder)
     assert 0 < len(page.all("article")) < 5
     assert re.search(r"Shown: \d of 3 inputs|no space left", text)
+
+
+def test_what_is_special_about_a_data_set():
+    options = {
+        "name": "x",
+        "mode": "bundled",
+        "seed": 0,
+        "enhance": False,
+        "lr_gain": 1.0,
+        "lr_noise": 0.0,
+        "n_crops": 1,
+    }
+    options |= {"lr_invert": True, "GT_size": None}
+    told = report_html.about({"datasets": {"x": options}}, "x")
+    assert told == "mode: bundled, n_crops: 1, lr_invert: True"
+    assert report_html.about({}, "x") == ""

@@ -5,6 +5,7 @@ reads its inputs and writes its results once. Compiling costs seconds, so small 
 """
 
 import logging
+import os
 from collections.abc import Callable, Hashable
 from types import FunctionType, MethodType
 
@@ -36,22 +37,22 @@ def run(chain: Chain, key: Hashable, *inputs: Tensor) -> tuple[Tensor, ...]:
     # Whether they require gradients would be one more reason to compile anew.
     inputs = tuple(value.detach() for value in inputs)
     device = inputs[0].device.type
-    if inputs[0].numel() >= COMPILED_FROM and device not in _without_compiler:
-        if key in _compiled:
-            return _compiled[key](*inputs)
-        compiled = torch.compile(_copied(chain), dynamic=True)
+    if inputs[0].numel() >= COMPILED_FROM and device not in _without_compiler and not _is_switched_off():
+        if (key, device) not in _compiled:
+            _compiled[key, device] = torch.compile(_copied(chain), dynamic=True)
         try:
-            results = compiled(*inputs)
+            return _compiled[key, device](*inputs)
         except torch.OutOfMemoryError:
             raise
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             _without_compiler.add(device)
             reason = str(error).strip().splitlines()
             log.warning("torch.compile does not work here (%s): elementwise maps run unfused, slower", reason[:1])
-        else:
-            _compiled[key] = compiled
-            return results
     return _in_pieces(chain, PIECE.get(device, PIECE["cuda"]), *inputs)
+
+
+def _is_switched_off() -> bool:
+    return any(os.environ.get(name) == "1" for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"))
 
 
 def _copied(chain: Chain) -> Chain:

@@ -11,37 +11,48 @@ def conv_of_nearest(x: Tensor, weight: Tensor, factor: float) -> Tensor:
     """3×3 convolution, zero padding 1, of x (b, c, h, w) resized by nearest neighbour; weight (o, c, 3, 3).
 
     Equal to ``conv2d(resize(x, factor), weight, padding=1)`` with an integer factor, or 1/s where the
-    integer s divides h and w. Enlarging by r is never carried out, see ``_conv_of_enlarged``.
+    integer s divides h and w. Enlarging is never carried out, see ``Resized``.
     """
-    weight = weight.to(x.dtype)
-    if factor > 1:
-        return _conv_of_enlarged(x, weight, round(factor))
-    step = round(1 / factor)
-    x = x[..., ::step, ::step]
-    if x.element_size() < 4 or x.device.type != "cpu" or not torch.is_grad_enabled():
-        return F.conv2d(x, weight, padding=1)
-    # The CPU's channels-last kernel rounds sums over hundreds of channels four times as coarsely (8e-7 of the result).
-    # Samples do not care, but gradients of splines amplify it.
-    return F.conv2d(x.contiguous(), weight, padding=1).contiguous(memory_format=torch.channels_last)
+    return Resized(x, factor).conv(weight)
 
 
-def _conv_of_enlarged(x: Tensor, weight: Tensor, r: int) -> Tensor:
-    """Along one dimension, with kernel (w₋, w₀, w₊), W = w₋ + w₀ + w₊ and differences g_i = x_i − x_{i−1}:
+class Resized:
+    """x (b, c, h, w) resized by nearest neighbour, to be convolved any number of times.
+
+    Enlarging by r is never carried out. Along one dimension, with kernel (w₋, w₀, w₊), W = w₋ + w₀ + w₊ and
+    differences g_i = x_i − x_{i−1}:
 
         first of the r output pixels of x_i: W x_i − w₋ g_i,  last: W x_i + w₊ g_{i+1},  those between: W x_i
 
     So three products serve r output pixels; along both dimensions nine serve r², all of them 1×1 convolutions at the
     input's resolution: 1/4 (r = 2) or 1/16 (r = 4) of the work.
     """
-    combined = (weight.flatten(2) @ _combinations(weight)).permute(2, 0, 1)[..., None, None]
-    down = F.pad(x, (0, 0, 0, 1)) - F.pad(x, (0, 0, 1, 0))
-    across = F.pad(x, (0, 1)) - F.pad(x, (1, 0))
-    both = F.pad(down, (0, 1)) - F.pad(down, (1, 0))
-    products = [
-        F.conv2d(source.contiguous(memory_format=_layout(x)), combined[kernels].flatten(0, 1))
-        for source, kernels in ((x, slice(0, 1)), (down, slice(1, 3)), (across, slice(3, 5)), (both, slice(5, 9)))
-    ]
-    return _Enlarged.apply(r, *products)
+
+    def __init__(self, x: Tensor, factor: float) -> None:
+        self.layout = _layout(x)
+        self.enlargement = round(factor) if factor > 1 else 1
+        if factor > 1:
+            down = F.pad(x, (0, 0, 0, 1)) - F.pad(x, (0, 0, 1, 0))
+            across = F.pad(x, (0, 1)) - F.pad(x, (1, 0))
+            both = F.pad(down, (0, 1)) - F.pad(down, (1, 0))
+            self.sources = [source.contiguous(memory_format=self.layout) for source in (x, down, across, both)]
+            return
+        step = round(1 / factor)
+        x = x[..., ::step, ::step]
+        # The CPU's channels-last kernel rounds sums over hundreds of channels four times as coarsely (8e-7 of the
+        # result). Samples do not care, but gradients of splines amplify it.
+        accurate = x.element_size() >= 4 and x.device.type == "cpu" and torch.is_grad_enabled()
+        self.sources = [x.contiguous() if accurate else x]
+
+    def conv(self, weight: Tensor) -> Tensor:
+        """3×3 convolution, zero padding 1, with weight (o, c, 3, 3)."""
+        weight = weight.to(self.sources[0].dtype)
+        if self.enlargement == 1:
+            return F.conv2d(self.sources[0], weight, padding=1).contiguous(memory_format=self.layout)
+        combined = (weight.flatten(2) @ _combinations(weight)).permute(2, 0, 1)[..., None, None]
+        kernels = (combined[part].flatten(0, 1) for part in (slice(0, 1), slice(1, 3), slice(3, 5), slice(5, 9)))
+        products = [F.conv2d(source, kernel) for source, kernel in zip(self.sources, kernels, strict=True)]
+        return _Enlarged.apply(self.enlargement, *products)
 
 
 def _combinations(like: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ _KNOWN = {
     "psnr_y": Column("PSNR Y", "high"),
     "ssim_y": Column("SSIM Y", "high"),
     "lpips": Column("LPIPS", "low"),
-    "diversity_sigma": Column("diversity σ", "high"),
+    "diversity_sigma": Column("diversity σ", None),
     "diversity_score": Column("diversity score", "high"),
     "ood": Column("OOD score", None),
     "ood_mean": Column("OOD score", None),

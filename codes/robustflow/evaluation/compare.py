@@ -14,9 +14,10 @@ from robustflow.errors import UserError
 from robustflow.evaluation import gallery, paired, pictures
 from robustflow.evaluation.columns import FIDELITY, OVERVIEW, cell, column, shown, values_at
 from robustflow.evaluation.pictures import Part
+from robustflow.evaluation.records import heat_key
 from robustflow.evaluation.report import aligned
 from robustflow.evaluation.report_html import about, figure, heading, limits, render, settings
-from robustflow.evaluation.results import ImageResult, Results, heat_name, read, sample_file
+from robustflow.evaluation.results import ImageResult, Results, names_of, read, sample_file
 from robustflow.files import write_atomically
 
 FORMATS = ("simple", "markdown", "csv", "latex")
@@ -63,7 +64,9 @@ def check_protocols(runs: Sequence[Results]) -> None:
     """
     for other in runs[1:]:
         ours, theirs = (_flat(run.metrics["protocol"]) for run in (runs[0], other))
-        differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        # Neither changes a figure that is compared: the preset's name, and whether inputs were scored.
+        both = {**ours, **theirs}.keys() - {"protocol", "ood_fitted"}
+        differing = [key for key in {**ours, **theirs} if key in both and ours.get(key) != theirs.get(key)]
         if differing:
             names = f"{runs[0].metrics['name']} and {other.metrics['name']}"
             raise UserError(
@@ -80,12 +83,6 @@ def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in protocol.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def names_of(runs: Sequence[Results]) -> list[str]:
-    """Short names of the runs, or full ones where short ones are equal."""
-    short = [run.label for run in runs]
-    return short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
 
 
 def lines_of(runs: Sequence[Results], keys: Sequence[str]) -> list[Line]:
@@ -243,7 +240,7 @@ def _parts(runs: Sequence[Results], image: ImageResult) -> list[Part]:
     for name, run in zip(names_of(runs), runs, strict=True):
         own = next(one for one in run.images[image.dataset] if one.image == image.image)
         row = pictures.worst_row(own)
-        file = sample_file(run.folder, image.dataset, image.image, heat_name(row["heat"]), row["sample"])
+        file = sample_file(run.folder, image.dataset, image.image, heat_key(row["heat"]), row["sample"])
         text = f"{name}, {pictures.facts_of(row)}; the furthest from the input of {len(own.rows)} samples"
         parts.append(Part(file, name, text, failed=row["pixel_errors"] > 0))
     parts.append(Part(place / f"{image.image}_gt.png", "ground truth", "ground truth"))

@@ -22,6 +22,8 @@ from robustflow.options.schema import TRAINING_ONLY, RunOptions
 log = logging.getLogger(__name__)
 
 VERSION = version("robustflow")
+# Without the reason, which may name files of this machine: protocols are compared.
+NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
 
 
 def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
@@ -76,10 +78,10 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
         perceptual=None if isinstance(lpips, perceptual.NotComputed) else lpips,
         score=score,
         common={
-            "protocol": protocol,
+            "protocol": {key: value for key, value in protocol.items() if key != "datasets"},
             "weights": ood.digest(network),
             "ood": None if score is None else score.described(),
-            "version": VERSION,
+            "versions": _versions(network),
         },
     )
     summaries: dict[str, Any] = {}
@@ -152,7 +154,11 @@ def _protocol(
         "quantize": options.val.rounding,
         "lr_psnr_reference": options.val.lr_reference,
         "lr_psnr": LR_REFERENCES[options.val.lr_reference],
-        "lpips": "not computed" if isinstance(lpips, perceptual.NotComputed) else lpips.version,
+        **(
+            {"lpips": NO_LPIPS, "diversity_score": NO_LPIPS}
+            if isinstance(lpips, perceptual.NotComputed)
+            else {"lpips": lpips.version}
+        ),
         "ood_fitted": score is not None,
     }
     if input_path is not None:

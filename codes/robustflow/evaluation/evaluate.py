@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -102,9 +103,12 @@ class Evaluator:
     def _record(self, dataset: str, item: EvaluationItem, bar: tqdm) -> Record:
         if self.folder is None or self.common is None:
             return self._evaluated(dataset, item, "", bar)
-        fingerprint = records.fingerprint({**self.common, "dataset": dataset, "image": item.name}, item.lr, item.gt)
+        own = {"dataset": dataset, "image": item.name, "lr_altered": item.lr_altered}
+        fingerprint = records.fingerprint({**self.common, **own}, item.lr, item.gt)
         record = records.read(self.folder, dataset, item.name, fingerprint)
         if record is None or not self._has_pictures(record):
+            # Nothing of an older evaluation may stay beside what is made now.
+            records.remove(self.folder, dataset, item.name)
             record = self._evaluated(dataset, item, fingerprint, bar)
             records.write(self.folder, record)
         else:
@@ -165,7 +169,11 @@ class Evaluator:
         gt, lr = item.gt[..., :height, :width], item.lr[..., : height // self.scale, : width // self.scale]
         generator = torch.Generator().manual_seed(derive_seed(self.options.seed, item.name, "bits_per_dim"))
         found = self.task.likelihood(self.network, gt[None].to(self.device), lr[None].to(self.device), generator)
-        return (None, None) if found is None else (found.bits_per_dim.item(), _histogram(found.latents))
+        if found is None:
+            return None, None
+        bits = found.bits_per_dim.item()
+        # NaN means that encoding failed: infinitely unlikely, and JSON can tell.
+        return math.inf if math.isnan(bits) else bits, _histogram(found.latents)
 
     def _write(self, dataset: str, name: str, image: Tensor, *, truncate: bool = False) -> None:
         if self.folder is not None and self.options.save_images:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from robustflow.evaluation.results import heat_name, read_rows, sample_file
+from robustflow.evaluation.records import heat_key
+from robustflow.evaluation.results import read_rows, sample_file
 from robustflow.files import write_atomically
 
 TILE, GAP, HEADER, LABEL = 192, 6, 26, 22
@@ -34,6 +35,8 @@ def choose(folders: Sequence[Path], in_distribution: str, n: int) -> list[Shown]
     shown = []
     for dataset in dict.fromkeys(key[0] for key in worst[0]):
         images = [image for name, image in worst[0] if name == dataset and all((name, image) in w for w in worst)]
+        if not images:
+            continue
         if dataset == in_distribution:
             images = images[:: max(1, len(images) // n)][:n]
         else:
@@ -50,7 +53,7 @@ def _worst_samples(folder: Path) -> dict[tuple[str, str], tuple[float, Path]]:
     for row in read_rows(folder):
         dataset, image, residual = row["dataset"], row["image"], row["max_residual"]
         if (dataset, image) not in worst or residual > worst[dataset, image][0]:
-            file = sample_file(folder, dataset, image, heat_name(row["heat"]), row["sample"])
+            file = sample_file(folder, dataset, image, heat_key(row["heat"]), row["sample"])
             worst[dataset, image] = (residual, file)
     return worst
 

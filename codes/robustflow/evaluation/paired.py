@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scipy.special import stdtrit
 
 from robustflow.evaluation.columns import cell, column
-from robustflow.evaluation.results import ImageResult, Results
+from robustflow.evaluation.results import ImageResult, Results, names_of
 
 KEYS = ("lr_psnr", "psnr", "ssim", "lpips", "max_residual")
 
@@ -63,19 +63,20 @@ class Paired(NamedTuple):
     counts: Counts
 
 
-def compare(first: Results, other: Results) -> Iterator[Paired]:
+def compare(first: Results, other: Results, name: str) -> Iterator[Paired]:
     """Compare image by image, for every data set and temperature of the first run."""
-    for name, dataset in first.metrics["datasets"].items():
-        theirs = {image.image: image for image in other.images.get(name, ())}
-        pairs = [(image, theirs[image.image]) for image in first.images[name] if image.image in theirs]
+    for dataset_name, dataset in first.metrics["datasets"].items():
+        theirs = {image.image: image for image in other.images.get(dataset_name, ())}
+        pairs = [(image, theirs[image.image]) for image in first.images[dataset_name] if image.image in theirs]
         for heat in dataset["heats"]:
             found = {key: _difference(pairs, key, heat) for key in KEYS}
-            yield Paired(name, heat, other.label, found, _counts(pairs, heat))
+            yield Paired(dataset_name, heat, name, found, _counts(pairs, heat))
 
 
 def rows_of(runs: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of a table of all runs against the first; columns without any value are left out."""
-    found = [paired for other in runs[1:] for paired in compare(runs[0], other)]
+    others = zip(runs[1:], names_of(runs)[1:], strict=True)
+    found = [paired for other, name in others for paired in compare(runs[0], other, name)]
     order = list(runs[0].metrics["datasets"])
     found.sort(key=lambda paired: (order.index(paired.dataset), float(paired.heat)))
     keys = [key for key in KEYS if any(paired.differences[key] is not None for paired in found)]
@@ -94,7 +95,7 @@ def rows_of(runs: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
 
 def notes(runs: Sequence[Results]) -> str:
     """What the table of `rows_of` shows."""
-    first = runs[0].label
+    first = names_of(runs)[0]
     return (
         f"Δ: mean over inputs of the difference to {first}, each input's figure the mean over its finite samples, "
         "and its 95 % confidence interval over inputs (Student's t), n inputs with finite values in both. Pixel "

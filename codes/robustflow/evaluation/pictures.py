@@ -12,7 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from robustflow.errors import UserError
 from robustflow.evaluation.columns import cell
-from robustflow.evaluation.results import ImageResult, Row, heat_name, sample_file
+from robustflow.evaluation.records import heat_key
+from robustflow.evaluation.results import ImageResult, Row, sample_file
 
 MAX_IMAGES = 40  # per data set
 BUDGET = 25_000_000  # characters of data: URIs in one page
@@ -160,7 +161,7 @@ def parts_of(folder: Path, result: ImageResult, heats: Sequence[str]) -> list[Pa
     """
     place, image = folder / result.dataset, result.image
     main = worst_row(result)
-    heat = heat_name(main["heat"])
+    heat = heat_key(main["heat"])
     rows = result.at(heat)
     parts = [
         Part(place / f"{image}_lr.png", "input", "low-resolution input"),
@@ -184,7 +185,7 @@ def worst_row(result: ImageResult) -> Row:
 
 
 def _sample(folder: Path, result: ImageResult, row: Row, label: str) -> Part:
-    file = sample_file(folder, result.dataset, result.image, heat_name(row["heat"]), row["sample"])
+    file = sample_file(folder, result.dataset, result.image, heat_key(row["heat"]), row["sample"])
     return Part(file, label, facts_of(row), failed=row["pixel_errors"] > 0)
 
 
@@ -194,7 +195,7 @@ def facts_of(row: Row) -> str:
     facts = [f"{label} {cell(row[key])}{unit}" for key, label, unit in units if row.get(key) is not None]
     if row["pixel_errors"] > 0:
         facts.append(f"{row['pixel_errors']} of {row['n_pixels']} pixels in error")
-    sample = f"sample {row['sample']}, τ = {heat_name(row['heat'])}"
+    sample = f"sample {row['sample']}, τ = {heat_key(row['heat'])}"
     return ", ".join([sample, f"max residual {cell(row['max_residual'])}", *facts])
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -115,6 +114,16 @@ def path_of(folder: Path, dataset: str, image: str) -> Path:
     return folder / "records" / dataset / f"{image}.json"
 
 
+def remove(folder: Path, dataset: str, image: str) -> None:
+    """Remove an image's record and pictures."""
+    path_of(folder, dataset, image).unlink(missing_ok=True)
+    first = folder / dataset / image
+    pattern = re.compile(re.escape(first.name) + r"_(lr|gt|t[-+.e\d]+_(\d+|std|mask))\.png")
+    for file in first.parent.glob("*.png") if first.parent.is_dir() else ():
+        if pattern.fullmatch(file.name) is not None:
+            file.unlink()
+
+
 def write(folder: Path, record: Record) -> None:
     """Write a record, atomically."""
     values = {**asdict(record), "rows": [row.without_names() for row in record.rows]}
@@ -168,8 +177,3 @@ def to_json(values: Mapping[str, Any]) -> str:
 def heat_key(heat: float) -> str:
     """A temperature as it stands in file names and JSON."""
     return f"{heat:g}"
-
-
-def is_number(value: float | None) -> bool:
-    """Whether a figure exists and is finite."""
-    return value is not None and math.isfinite(value)

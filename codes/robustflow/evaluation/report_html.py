@@ -171,8 +171,13 @@ def over_how_many(dataset: Mapping[str, Any]) -> list[str]:
 def about(protocol: Mapping[str, Any], name: str) -> str:
     """What is special about a data set, in one line: its options that are not at their usual value."""
     options = protocol.get("datasets", {}).get(name, {})
-    usual = (None, False, 0, 0.0, 1.0, name)
-    return ", ".join(f"{key}: {value}" for key, value in options.items() if value not in usual)
+    usual = {"name": name, "seed": 0, "lr_noise": 0.0, "lr_gain": 1.0}
+    special = {
+        key: value
+        for key, value in options.items()
+        if value is not None and value is not False and not (key in usual and value == usual[key])
+    }
+    return ", ".join(f"{key}: {value}" for key, value in special.items())
 
 
 def settings(protocol: Mapping[str, Any]) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from robustflow.errors import UserError
+from robustflow.evaluation.records import heat_key
 
 Row = dict[str, Any]
 _INTEGERS = frozenset({"sample", "pixel_errors", "n_pixels"})
@@ -37,7 +38,7 @@ class ImageResult:
 
     def at(self, heat: str) -> list[Row]:
         """Rows of one temperature, by sample."""
-        return [row for row in self.rows if heat_name(row["heat"]) == heat]
+        return [row for row in self.rows if heat_key(row["heat"]) == heat]
 
     def values(self, key: str, heat: str | None = None) -> list[float]:
         """The values of a column that exist, of one temperature or of all."""
@@ -70,11 +71,6 @@ class Results:
         """All temperatures, ascending."""
         found = {heat for dataset in self.metrics["datasets"].values() for heat in dataset["heats"]}
         return sorted(found, key=float)
-
-
-def heat_name(heat: float) -> str:
-    """A temperature as in file names and in metrics.json."""
-    return f"{float(heat):g}"
 
 
 def sample_file(folder: Path, dataset: str, image: str, heat: str, sample: int) -> Path:
@@ -134,13 +130,13 @@ def _with_record(folder: Path, dataset: str, image: str, rows: list[Row]) -> Ima
     if not file.is_file():
         return ImageResult(dataset, image, tuple(rows))
     record = _json(file)
+    if not _match(rows, record.get("rows", [])):
+        return ImageResult(dataset, image, tuple(rows))
     size = record.get("size")
     return ImageResult(
         dataset,
         image,
-        tuple({**row, **recorded} for row, recorded in zip(rows, record["rows"], strict=True))
-        if _match(rows, record.get("rows", []))
-        else tuple(rows),
+        tuple(rows),
         None if size is None else (int(size[0]), int(size[1])),
         record.get("ood"),
         record.get("latents"),
@@ -149,8 +145,10 @@ def _with_record(folder: Path, dataset: str, image: str, rows: list[Row]) -> Ima
 
 
 def _match(rows: list[Row], recorded: list[Row]) -> bool:
-    """Whether a record is of the same samples; an older one may lie there."""
-    return [(r["heat"], r["sample"]) for r in rows] == [(r.get("heat"), r.get("sample")) for r in recorded]
+    """Whether a record is of the same samples; that of another, interrupted evaluation may lie there."""
+    return len(rows) == len(recorded) and all(
+        {**row, **of_record} == row for row, of_record in zip(rows, recorded, strict=True)
+    )
 
 
 def _typed(key: str, text: str) -> Any:
@@ -172,3 +170,9 @@ def _json(path: Path) -> Any:
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: expected JSON ({error}); run test.py again") from error
+
+
+def names_of(runs: Sequence[Results]) -> list[str]:
+    """Short names of the runs, or full ones where short ones are equal."""
+    short = [run.label for run in runs]
+    return short if len(set(short)) == len(short) else [str(run.folder) for run in runs]

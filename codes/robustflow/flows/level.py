@@ -14,6 +14,7 @@ from robustflow.bijections.networks import conv, for_convolution, glow_kernel, s
 from robustflow.bijections.squeeze import Squeeze
 from robustflow.checkpointing import checkpointed
 from robustflow.encoders.base import FeaturePyramid
+from robustflow.encoders.nearest import Resized
 from robustflow.flows.prior import SplitPrior
 from robustflow.flows.projection import FeatureProjection
 from robustflow.flows.step import FlowStep, StepCondition, TransitionStep
@@ -33,7 +34,7 @@ class FlowLevel(nn.Module):
     Attributes:
         checkpoint_steps: Recompute each step's activations in the backward pass of ``encode``, instead of keeping
             them.
-        steps_at_once: Steps whose features are projected together, at most.
+        steps_at_once: Steps whose features are projected together while gradients are wanted, at most.
     """
 
     checkpoint_steps: bool = False
@@ -118,11 +119,13 @@ class LevelCondition:
         hidden = 4 * level.injector_projection.hidden_channels * native.element_size()
         bias = level.full_steps[0].injector.network.get_submodule("head").get_parameter("bias")
         per_step = native[:, 0].numel() * (hidden + bias.numel() * bias.element_size())
-        limit = len(level.steps) if level.steps_at_once is None else level.steps_at_once
+        bounded = level.steps_at_once is not None and torch.is_grad_enabled()
+        limit = cast(int, level.steps_at_once) if bounded else len(level.steps)
         self._group = min(limit, max(1, memory // per_step))
         self._made: dict[int, StepCondition] = {}
         self._noise: Tensor | None = None
         self._noise_contexts: tuple[Tensor, ...] = ()
+        self._resized: Resized | None = None
 
     def with_noise(self, noise: Tensor | None) -> "LevelCondition":
         """The same condition with a noise map (b, noise_channels or 1, H, W) of any size; None: no noise."""
@@ -139,7 +142,7 @@ class LevelCondition:
     def renewed(self) -> "LevelCondition":
         """The same condition, to be projected anew: for when weights have changed."""
         other = copy.copy(self)
-        other._made, other._noise_contexts = {}, ()
+        other._made, other._noise_contexts, other._resized = {}, (), None
         return other
 
     def __getitem__(self, index: int) -> StepCondition:
@@ -170,7 +173,9 @@ class LevelCondition:
     def _contexts(
         self, projection: FeatureProjection, first: int, bijections: Sequence[Injector | Coupling]
     ) -> tuple[Tensor, ...]:
-        return projection(self._native, self._taps, self._factor, first, _context_scales(bijections))
+        if self._resized is None:
+            self._resized = Resized(self._taps, self._factor)
+        return projection(self._native, self._resized, first, _context_scales(bijections))
 
     def _project_noise(self, noise: Tensor) -> tuple[Tensor, ...]:
         level = self._level

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robustflow.bijections.networks import conv, glow_kernel, scaled
-from robustflow.encoders.nearest import conv_of_nearest
+from robustflow.encoders.nearest import Resized
 
 
 class FeatureProjection(nn.Module):
@@ -20,15 +20,13 @@ class FeatureProjection(nn.Module):
         self.native = glow_kernel(n_networks * hidden_channels, native_channels, 3)
         self.taps = glow_kernel(n_networks * hidden_channels, tap_channels, 3)
 
-    def forward(
-        self, native: Tensor, taps: Tensor, factor: float, first: int, scales: list[Tensor]
-    ) -> tuple[Tensor, ...]:
+    def forward(self, native: Tensor, taps: Resized, first: int, scales: list[Tensor]) -> tuple[Tensor, ...]:
         """Contexts (b, hidden, h, w) of the networks from ``first`` on, times ``scales``, one (hidden,) for each.
 
-        ``factor``: level size over size of the taps.
+        ``taps``: Resized to the level's size.
         """
         rows = slice(first * self.hidden_channels, (first + len(scales)) * self.hidden_channels)
         scale = torch.cat(scales)
         projected = conv(native, scaled(self.native[rows], scale))
-        projected = projected + conv_of_nearest(taps, scaled(self.taps[rows], scale), factor)
+        projected = projected + taps.conv(scaled(self.taps[rows], scale))
         return projected.split(self.hidden_channels, dim=1)

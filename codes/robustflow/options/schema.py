@@ -52,6 +52,7 @@ def _distinct(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+RunName = Annotated[str, AfterValidator(_name)]
 Int = Annotated[int, BeforeValidator(_integral)]
 Positive = Annotated[Int, Field(ge=1)]
 NonNegative = Annotated[Int, Field(ge=0)]
@@ -205,7 +206,7 @@ class ValOptions(Options):
     tile: Positive | None = Field(
         None,
         description="Side of the tiles that a large image is sampled in, LR pixels; less memory; null: the whole image "
-        "at once.",
+        "at once. Bits per dimension of a ground truth are always computed at once.",
     )
     tile_overlap: NonNegative | None = Field(
         None,
@@ -250,7 +251,7 @@ class LoggerOptions(Options):
 class RunOptions(Options):
     """All options of one run."""
 
-    name: Annotated[str, AfterValidator(_name)] = Field(description="Names the folders in experiments/ and results/.")
+    name: RunName = Field(description="Names the folders in experiments/ and results/.")
     model: Model = Field(description="Task and model: SRFlow, NCSR, FS-NCSR, or RRDB (pretrain the encoder alone).")
     scale: Literal[2, 4, 8] = Field(4, description="Super-resolution factor.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
@@ -313,6 +314,8 @@ class RunOptions(Options):
                 "train.micro_batch",
                 f"expected at most datasets.train.batch_size = {training.batch_size}, got {pieces}",
             )
+        if 0 < self.train.ood_patches < 10:
+            yield "train.ood_patches", f"expected 0 or at least 10, got {self.train.ood_patches}"
         if self.val.tile is None and self.val.tile_overlap is not None:
             yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
 

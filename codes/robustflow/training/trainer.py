@@ -57,6 +57,7 @@ def train(options: RunOptions) -> bool:
         first = iteration = _start(run, state)
         if first >= o.niter:
             log.info("%s: all %d iterations are done; raise train.niter to go on", experiment, o.niter)
+            _fit_ood_score(run, first)
             return True
         logbook.begin(first)
         network.train()
@@ -94,7 +95,7 @@ def train(options: RunOptions) -> bool:
                     return False
     finally:
         logbook.close()
-    if iteration == o.niter and o.ood_patches > 0:
+    if iteration == o.niter:
         _fit_ood_score(run, iteration)
     return iteration == o.niter
 
@@ -113,8 +114,13 @@ def accumulate_gradients(
 
 
 def _fit_ood_score(run: _Run, iteration: int) -> None:
-    """Fit the out-of-distribution score on training patches of the size trained on, beside the last weights."""
+    """Fit the out-of-distribution score on training patches of the size trained on, beside the last weights.
+
+    Nothing to do if it is there already.
+    """
     file, size = checkpoint.weights_file(run.experiment, iteration), run.options.datasets["train"].GT_size
+    if run.options.train.ood_patches == 0 or ood.file_beside(file).is_file():
+        return
     try:
         ood.fit_and_save(run.options, file, run.task, run.network, n_patches=run.options.train.ood_patches, patch=size)
     except UserError as error:

@@ -20,5 +20,5 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     p, spread = successes / n, z * z / n
     half = z * math.sqrt(p * (1 - p) / n + spread / (4 * n))
     low, high = ((p + spread / 2 + side) / (1 + spread) for side in (-half, half))
-    # The interval of no or all successes ends at 0 or 100 % exactly, but for rounding.
-    return 100 * max(0.0, low), 100 * min(1.0, high)
+    # Exact, but for rounding.
+    return 0.0 if successes == 0 else 100 * low, 100.0 if successes == n else 100 * high
