@@ -2,6 +2,7 @@
 # bash examples.sh demo            the main job on the bundled photographs: minutes on a laptop without a GPU
 # bash examples.sh test            linters, type check, tests
 # bash examples.sh bench [CASE...] speed and memory beside the published way of computing, full-size networks
+# bash examples.sh toy2d [...]     why affine couplings explode, on points in the plane: results/toy2d/
 # bash examples.sh study KIND NAME [...]  temperature, best-of-n or seeds, of the model that confs/NAME.yml trained
 # bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
 # The first use makes .venv and installs the project there, unless a virtual environment is active: then it is used.
@@ -71,10 +72,11 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,7s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,8s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup; check "$@" ;;
     study) setup; study "$@" ;;
+    toy2d) setup; python train.py -opt confs/toy2d.yml "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

@@ -3,12 +3,17 @@
 import sys
 
 from robustflow.options import command_line
+from robustflow.options.toy import ToyOptions
 
 
 def main() -> int:
     """Run the command line; return the exit status."""
-    options = command_line.load_or_exit(command_line.parse(None, testing=False))
+    options = command_line.load_any_or_exit(command_line.parse(None, testing=False))
     # Imported after the options are read: a typing error is answered before the libraries are loaded.
+    if isinstance(options, ToyOptions):
+        from robustflow.toy import engine as toy
+
+        return toy.run(options)
     from robustflow.training import engine
 
     return engine.run(options)

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from robustflow.options.command_line import load_or_exit
+from robustflow.options.command_line import load_any_or_exit
 from robustflow.options.load import dump
 from robustflow.options.schema import DatasetOptions, Key, field_hint, keys, registry_of
+from robustflow.options.toy import ToyOptions
 from robustflow.options.yaml_tree import show
 
 _TYPES = {int: "integer", float: "number", bool: "true/false", str: "text", NoneType: "null"}
@@ -31,6 +32,8 @@ def reference() -> str:
             "\n## Every dataset\n",
             *_table(key for key in shared if key.path in names),
             *(line for name, found in sections.items() for line in (f"\n## {name}\n", *_table(found))),
+            "\n## model toy2d: these in place of all others\n",
+            *_table(key for key in keys(ToyOptions) if key.entry == ""),
         ]
     )
 
@@ -84,7 +87,7 @@ def main() -> None:
     parser.add_argument("opt", nargs="?", metavar="FILE", help="YAML file; without it all keys are listed")
     parser.add_argument("--override", metavar="TEXT", help="key.path=value, several separated by '|'")
     namespace = parser.parse_args()
-    print(reference() if namespace.opt is None else dump(load_or_exit(namespace)))
+    print(reference() if namespace.opt is None else dump(load_any_or_exit(namespace)))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from robustflow.options.load import Assignment, load
+from robustflow.options.load import Assignment, load, load_any
 from robustflow.options.schema import RunOptions
+from robustflow.options.toy import ToyOptions
 from robustflow.options.yaml_tree import OptionsError
+
+T = TypeVar("T")
 
 _TRAINING = """examples:
   python train.py -opt confs/demo.yml
@@ -56,12 +60,21 @@ def _add_testing(parser: argparse.ArgumentParser) -> None:
 
 
 def load_or_exit(namespace: argparse.Namespace) -> RunOptions:
-    """Load the options that the arguments name; report mistakes on stderr and exit with status 2."""
+    """Load the options of an image model; report mistakes on stderr and exit with status 2."""
+    return _or_exit(load, namespace)
+
+
+def load_any_or_exit(namespace: argparse.Namespace) -> RunOptions | ToyOptions:
+    """Load the options of any model; report mistakes on stderr and exit with status 2."""
+    return _or_exit(load_any, namespace)
+
+
+def _or_exit(read: Callable[..., T], namespace: argparse.Namespace) -> T:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = [(flag, key) for flag, key in _KEYS.items() if getattr(namespace, flag, None) is not None]
     assignments = [Assignment(key, getattr(namespace, flag), f"--{flag}") for flag, key in given]
     try:
-        return load(namespace.opt, namespace.override, *assignments)
+        return read(namespace.opt, namespace.override, *assignments)
     except OptionsError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None

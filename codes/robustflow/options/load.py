@@ -22,7 +22,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -31,9 +31,13 @@ from tabulate import tabulate
 from robustflow.files import write_atomically
 from robustflow.options import legacy
 from robustflow.options.schema import RunOptions, keys, named_defaults, options_class_at
+from robustflow.options.toy import ToyOptions
 from robustflow.options.yaml_tree import Dumper, KeyPath, Mistake, Node, OptionsError, Reader, show
+from robustflow.registry import Options
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Options)
 
 _WORDING = {
     "int_type": "an integer",
@@ -54,6 +58,10 @@ _WORDING = {
 }
 
 
+# A model that is no image model has keys of its own.
+_SCHEMAS: dict[Any, type[RunOptions] | type[ToyOptions]] = {"toy2d": ToyOptions}
+
+
 class Assignment(NamedTuple):
     """A value set outside the files: dotted key, value, and the flag it came from."""
 
@@ -63,7 +71,18 @@ class Assignment(NamedTuple):
 
 
 def load(path: str | Path, overrides: str | None = None, *assignments: Assignment) -> RunOptions:
-    """Read, merge and check the options of a run.
+    """``load_any`` of an image model; OptionsError also if the file describes another."""
+    options = load_any(path, overrides, *assignments)
+    if not isinstance(options, RunOptions):
+        message = (
+            f"expected an image model, got '{options.model}', which train.py trains, samples and measures in one go"
+        )
+        raise OptionsError(str(path), Mistake(str(path), ("model",), message))
+    return options
+
+
+def load_any(path: str | Path, overrides: str | None = None, *assignments: Assignment) -> RunOptions | ToyOptions:
+    """Read, merge and check the options of a run; ``model`` says by which schema.
 
     Args:
         path: YAML file.
@@ -78,9 +97,11 @@ def load(path: str | Path, overrides: str | None = None, *assignments: Assignmen
     own = [*_parse_overrides(overrides or "", mistakes), *assignments]
     for assignment in [*_as_published(tree, own, mistakes), *(a for a in own if a.key != "as_published")]:
         tree = _merge(tree, _branch(assignment))
-    tree = _merge(_defaults(named_defaults()), tree)
+    model = _find(tree, ("model",))[1].value
+    schema = _SCHEMAS.get(model, RunOptions) if isinstance(model, str) else RunOptions
+    tree = _merge(_defaults(named_defaults(schema)), tree)
     mistakes += _import_plugins(tree)
-    options, found = _validate(tree)
+    options, found = _validate(tree, schema)
     mistakes += found
     if options is not None:
         for key, message in options.contradictions(options):
@@ -115,12 +136,12 @@ def _as_published(tree: Node, own: list[Assignment], mistakes: list[Mistake]) ->
     return [Assignment(key, value, "as_published") for key, value in settings.items()]
 
 
-def dump(options: RunOptions) -> str:
+def dump(options: Options) -> str:
     """YAML text of all options, defaults included, in the schema's order; ``load`` gives them back."""
     return yaml.dump(options.model_dump(), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def save(options: RunOptions, path: str | Path) -> None:
+def save(options: Options, path: str | Path) -> None:
     """Write ``dump(options)`` to a file that is at any moment either the old one or complete."""
     write_atomically(path, dump(options).encode())
 
@@ -242,23 +263,25 @@ def _import_plugins(tree: Node) -> Iterator[Mistake]:
             yield Mistake(node.source, ("plugins",), f"cannot import {node.value!r}: {error}")
 
 
-def _validate(tree: Node) -> tuple[RunOptions | None, list[Mistake]]:
-    options, found = _attempt(tree, _plain(tree, nulls=False))
+def _validate(tree: Node, schema: type[S]) -> tuple[S | None, list[Mistake]]:
+    options, found = _attempt(tree, _plain(tree, nulls=False), schema)
     # A null removes its key before the check, but under an unknown name it is a mistake all the same.
-    for path, details in _attempt(tree, _plain(tree))[1].items():
+    for path, details in _attempt(tree, _plain(tree), schema)[1].items():
         if details[0]["type"] == "extra_forbidden":
             found.setdefault(path, details)
     for path in [path for path, details in found.items() if details[0]["type"] == "too_short"]:
         # Pydantic does not count the wrong items of a list, which are reported by themselves.
         if any(other[:-1] == path for other in found):
             del found[path]
-    return options, [Mistake(_find(tree, path)[1].source, path, _message(tree, path, found[path])) for path in found]
+    return options, [
+        Mistake(_find(tree, path)[1].source, path, _message(tree, path, found[path], schema)) for path in found
+    ]
 
 
-def _attempt(tree: Node, values: Any) -> tuple[RunOptions | None, dict[KeyPath, list[Any]]]:
+def _attempt(tree: Node, values: Any, schema: type[S]) -> tuple[S | None, dict[KeyPath, list[Any]]]:
     found: dict[KeyPath, list[Any]] = {}
     try:
-        return RunOptions.model_validate(values), found
+        return schema.model_validate(values), found
     except ValidationError as error:
         for path, detail in _details(error):
             # Below what was written stand pydantic's names for the members of a union: not keys.
@@ -277,10 +300,10 @@ def _details(error: ValidationError, prefix: KeyPath = ()) -> Iterator[tuple[Key
             yield path, detail
 
 
-def _message(tree: Node, path: KeyPath, details: list[Any]) -> str:
+def _message(tree: Node, path: KeyPath, details: list[Any], schema: type[Options]) -> str:
     kind, came = details[0]["type"], f", got {show(details[0]['input'])}"
     if kind == "extra_forbidden":
-        return _unknown(tree, path)
+        return _unknown(tree, path, schema)
     if kind == "missing":
         return "required, but not given"
     if all(detail["type"] in _WORDING for detail in details):
@@ -289,10 +312,10 @@ def _message(tree: Node, path: KeyPath, details: list[Any]) -> str:
     return text if not text.startswith("expected") or ", got" in text else text + came
 
 
-def _unknown(tree: Node, path: KeyPath) -> str:
-    key, cls = str(path[-1]), options_class_at(_plain(tree), path[:-1])
+def _unknown(tree: Node, path: KeyPath, schema: type[Options]) -> str:
+    key, cls = str(path[-1]), options_class_at(_plain(tree), path[:-1], schema)
     known = {name.lower(): name for name in cls.model_fields} if cls is not None else {}
-    parts = [entry.path.split(".") for entry in keys()]
+    parts = [entry.path.split(".") for entry in keys(schema)]
     elsewhere = list(dict.fromkeys(".".join(part[: part.index(key) + 1]) for part in parts if key in part))
     near = difflib.get_close_matches(key.lower(), known, n=1)
     if path == ("base",):

@@ -1,0 +1,92 @@
+"""From options to the toy's figures and tables, for the command line."""
+
+import contextlib
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from robustflow.errors import UserError
+from robustflow.files import write_atomically
+from robustflow.options import load as options_load
+from robustflow.options.toy import ToyOptions
+from robustflow.toy import figures, summary
+from robustflow.toy.run import Finished, Given, Job, held_out, jobs, perform
+
+log = logging.getLogger(__name__)
+
+# What a shell reports for a process ended by Ctrl-C.
+INTERRUPTED = 130
+
+Arguments = tuple[ToyOptions, Given, Job]
+
+
+def run(options: ToyOptions) -> int:
+    """Train, sample, measure, draw; return the exit status: 0 done, 1 mistake, 130 interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        sys.stdout.write(experiment(options))
+    except UserError as error:
+        log.error("error: %s", str(error))
+        return 1
+    except KeyboardInterrupt:
+        log.error("interrupted; nothing was written")
+        return INTERRUPTED
+    return 0
+
+
+def experiment(options: ToyOptions) -> str:
+    """Do all runs and write figure.png, layers.png, summary.md, summary.json and options.yml; return the summary."""
+    start = time.perf_counter()
+    planned, given = jobs(options), held_out(options)
+    with _mapping(options, len(planned)) as do_all:
+        finished = list(_told(do_all([(options, given, job) for job in planned]), len(planned)))
+    finished.sort(key=lambda run: planned.index(run.job))
+
+    folder = Path(options.path.results) / options.name
+    text = summary.markdown(options, given, finished, time.perf_counter() - start)
+    options_load.save(options, folder / "options.yml")
+    figures.save(figures.samples(options, given, finished), folder / "figure.png")
+    figures.save(figures.layers(options, finished), folder / "layers.png")
+    write_atomically(folder / "summary.json", json.dumps(summary.record(options, given, finished), indent=1).encode())
+    write_atomically(folder / "summary.md", text.encode())
+    log.info("%s: figure.png, layers.png, summary.md, summary.json", folder)
+    return text
+
+
+@contextlib.contextmanager
+def _mapping(options: ToyOptions, n_jobs: int) -> Iterator[Callable[[Sequence[Arguments]], Iterator[Finished]]]:
+    """A function that performs jobs, in processes of their own unless ``n_workers`` is 0; in any order."""
+    n_workers = os.cpu_count() or 1 if options.n_workers is None else options.n_workers
+    if n_workers == 0:
+        yield partial(itertools.starmap, perform)
+        return
+    # Forking a process whose torch has started threads can hang.
+    with multiprocessing.get_context("spawn").Pool(min(n_workers, n_jobs), _leave_signals_to_main) as pool:
+        yield lambda jobs: map(pickle.loads, pool.imap_unordered(_perform_packed, map(pickle.dumps, jobs)))
+
+
+def _perform_packed(arguments: bytes) -> bytes:
+    """``perform`` on pickles: torch itself hands tensors over in shared memory, of which containers have little."""
+    return pickle.dumps(perform(*pickle.loads(arguments)))
+
+
+def _leave_signals_to_main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _told(finished: Iterable[Finished], total: int) -> Iterator[Finished]:
+    """The same runs, with a line for each."""
+    for run in tqdm(finished, total=total, unit="run", disable=None):
+        log.info("%s, seed %d: %s", run.job.coupling, run.job.seed, summary.line(run))
+        yield run

@@ -1,0 +1,96 @@
+"""The toy's data, what is seen of them, and the exact answer."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# x = M u, u ~ U(-1, 1)² (Hong et al., ICCV 2023, supplement S1.2): a parallelogram.
+M = ((math.sqrt(3) / 4, -1 / 10), (1 / 4, -math.sqrt(3) / 10))
+AREA = 4 * abs(M[0][0] * M[1][1] - M[0][1] * M[1][0])
+# Half the side of the square that figures show.
+WINDOW = 1.5
+
+_GRID = 4001
+_CHUNK = 1000
+
+
+class Condition(NamedTuple):
+    """How y depends on x: y = (x₁ + σn, σ), n ~ N(0, 1), or without x₁.
+
+    Attributes:
+        sees_x: Whether y holds x₁.
+        sigma_max: σ ~ U(0, sigma_max) in training; 0: y is always (0, 0) there.
+    """
+
+    sees_x: bool
+    sigma_max: float
+
+    @classmethod
+    def named(cls, name: str, sigma_max: float) -> "Condition":
+        """The condition of the option ``data.condition``."""
+        return {"noisy": cls(True, sigma_max), "constant": cls(False, 0.0), "independent": cls(False, sigma_max)}[name]
+
+    def draw(self, x: Tensor, sigma: float | None, generator: torch.Generator) -> Tensor:
+        """Inputs y, (b, 2), of points x, (b, 2), at one noise level, or at those of training (None)."""
+        n = len(x)
+        sigmas = torch.rand(n, generator=generator) * self.sigma_max if sigma is None else torch.full((n,), sigma)
+        seen = x[:, 0] if self.sees_x else torch.zeros(n)
+        return torch.stack([seen + sigmas * torch.randn(n, generator=generator), sigmas], dim=1)
+
+
+def draw_points(n: int, generator: torch.Generator) -> Tensor:
+    """Points uniform on the parallelogram, (n, 2)."""
+    u = 2 * torch.rand(n, 2, generator=generator) - 1
+    return u @ torch.tensor(M).T
+
+
+class Posterior(NamedTuple):
+    """p(x | y) exactly, but for the grid on x₁.
+
+    Attributes:
+        mean: (b, 2).
+        var: (b, 2).
+        log_evidence: log p(y₁ | σ) − const, (b,); nats.
+    """
+
+    mean: Tensor
+    var: Tensor
+    log_evidence: Tensor
+
+
+def posterior(y: Tensor, condition: Condition) -> Posterior:
+    """Mean and variance of the points given y, (b, 2), by quadrature over x₁: given x₁, x₂ is uniform on a segment."""
+    (a, b), (c, d) = M
+    x1 = torch.linspace(-(abs(a) + abs(b)), abs(a) + abs(b), _GRID, dtype=torch.float64)
+    ends = torch.stack([(x1 - abs(a)) / b, (x1 + abs(a)) / b]).sort(dim=0).values.clamp(-1, 1)  # of u₂
+    low, high = (c / a) * x1 + (d - c * b / a) * ends
+    prior = (high - low).abs() / (high - low).abs().sum()
+    parts = [
+        _posterior(part, condition, (x1, (low + high) / 2, (high - low) ** 2 / 12, prior)) for part in y.split(_CHUNK)
+    ]
+    return Posterior(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def _posterior(y: Tensor, condition: Condition, grid: tuple[Tensor, Tensor, Tensor, Tensor]) -> Posterior:
+    x1, x2, var2, prior = grid
+    log_weight = prior.log() + _log_likelihood(x1, y.double()[:, None], condition)
+    log_evidence = log_weight.logsumexp(1)
+    weight = torch.exp(log_weight - log_evidence[:, None])
+    mean = torch.stack([weight @ x1, weight @ x2], dim=1)
+    var = torch.stack([weight @ x1**2, weight @ (x2**2 + var2)], dim=1) - mean**2
+    return Posterior(mean, var, log_evidence)
+
+
+def _log_likelihood(x1: Tensor, y: Tensor, condition: Condition) -> Tensor:
+    """log p(y₁ | x₁, σ) + log σ√2π, the same constant as in the evidence; y (..., 2)."""
+    if not condition.sees_x:
+        return torch.zeros_like(x1 + y[..., 0])
+    return -0.5 * ((y[..., 0] - x1) / y[..., 1]) ** 2
+
+
+def exact_bits_per_dim(x: Tensor, y: Tensor, condition: Condition) -> float:
+    """Mean of −log₂ p(x | y) / 2 of points on the parallelogram: what a perfect model reaches."""
+    nats = _log_likelihood(x.double()[:, 0], y.double(), condition) - posterior(y, condition).log_evidence
+    return float(-(nats - math.log(AREA)).mean() / (2 * math.log(2)))
