@@ -46,8 +46,8 @@ def run(chain: Chain, key: Hashable, *inputs: Tensor) -> tuple[Tensor, ...]:
             raise
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             _without_compiler.add(device)
-            reason = str(error).strip().splitlines()
-            log.warning("torch.compile does not work here (%s): elementwise maps run unfused, slower", reason[:1])
+            reason = str(error).strip().partition("\n")[0]
+            log.warning("torch.compile does not work here (%s): elementwise maps run unfused, slower", reason)
     return _in_pieces(chain, PIECE.get(device, PIECE["cuda"]), *inputs)
 
 

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from robustflow.errors import UserError
 from robustflow.evaluation import engine, report
+from robustflow.evaluation.columns import values_at
 from robustflow.files import write_atomically
 from robustflow.options.load import Assignment, load
 from robustflow.options.schema import RunOptions
@@ -110,17 +111,15 @@ def _seeds(chosen: argparse.Namespace) -> str:
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
     """Table of the mean ± standard deviation (of a sample, n − 1) over results that differ in the seed alone."""
     rows = [
-        [name, heat, *(_spread([_value(result, name, heat, column) for result in results]) for column in COLUMNS)]
+        [
+            name,
+            heat,
+            *(_spread([values_at(result["datasets"][name], heat)[column] for result in results]) for column in COLUMNS),
+        ]
         for name, dataset in results[0]["datasets"].items()
         for heat in dataset["heats"]
     ]
     return tabulate(rows, ["data set", "τ", *COLUMNS.values()], "github", disable_numparse=True)
-
-
-def _value(result: Mapping[str, Any], name: str, heat: str, column: str) -> float | None:
-    dataset = result["datasets"][name]
-    value: float | None = dataset["bits_per_dim"] if column == "bits_per_dim" else dataset["heats"][heat][column]
-    return value
 
 
 def _spread(values: Sequence[float | None]) -> str:

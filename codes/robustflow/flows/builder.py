@@ -46,8 +46,9 @@ def _set_up_computation(network: ConditionalFlow, precision: str, checkpointing:
     network.checkpoint_levels = checkpointing == "level"
     for level in network.typed_levels:
         level.checkpoint_steps = checkpointing == "step"
-        # A group's gradients exist at the same time in the backward pass.
-        level.steps_at_once = None if checkpointing == "none" else 4
+        if checkpointing != "none":
+            # A group's gradients exist at the same time in the backward pass.
+            level.steps_at_once = 4
     for module in network.modules():
         if isinstance(module, ConvNetwork):
             module.compute_dtype = COMPUTE_DTYPES[precision]

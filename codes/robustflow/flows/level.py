@@ -38,7 +38,6 @@ class FlowLevel(nn.Module):
     """
 
     checkpoint_steps: bool = False
-    steps_at_once: int | None = None
 
     def __init__(
         self,
@@ -56,6 +55,7 @@ class FlowLevel(nn.Module):
         self.injector_projection = injector_projection
         self.coupling_projection = coupling_projection
         self.split_prior = split_prior
+        self.steps_at_once = len(steps)
         self.first_noisy = sum(step.noise_coupling is None for step in steps)
         n_noisy = len(steps) - self.first_noisy
         hidden = injector_projection.hidden_channels
@@ -119,8 +119,7 @@ class LevelCondition:
         hidden = 4 * level.injector_projection.hidden_channels * native.element_size()
         bias = level.full_steps[0].injector.network.get_submodule("head").get_parameter("bias")
         per_step = native[:, 0].numel() * (hidden + bias.numel() * bias.element_size())
-        bounded = level.steps_at_once is not None and torch.is_grad_enabled()
-        limit = cast(int, level.steps_at_once) if bounded else len(level.steps)
+        limit = level.steps_at_once if torch.is_grad_enabled() else len(level.steps)
         self._group = min(limit, max(1, memory // per_step))
         self._made: dict[int, StepCondition] = {}
         self._noise: Tensor | None = None

@@ -11,7 +11,7 @@ class FeatureProjection(nn.Module):
     """First 3×3 convolution of ``n_networks`` parameter networks over [native, taps], as one convolution.
 
     A convolution is linear, so the part of it that reads the condition needs neither the flow's variables nor to be
-    done once per step; the taps are never brought to the level's size (``conv_of_nearest``).
+    done once per step; the taps are never brought to the level's size (``Resized``).
     """
 
     def __init__(self, n_networks: int, hidden_channels: int, native_channels: int, tap_channels: int) -> None:
