@@ -3,6 +3,7 @@
 # bash examples.sh test            linters, type check, tests
 # bash examples.sh bench [CASE...] speed and memory beside the published way of computing, full-size networks
 # bash examples.sh toy2d [...]     why affine couplings explode, on points in the plane: results/toy2d/
+# bash examples.sh remedies        what bounds, boxes, fixed 1x1 convolutions and temperature change: half an hour
 # bash examples.sh study KIND NAME [...]  temperature, best-of-n or seeds, of the model that confs/NAME.yml trained
 # bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
 # The first use makes .venv and installs the project there, unless a virtual environment is active: then it is used.
@@ -40,6 +41,31 @@ demo() {
     echo "results/demo/summary.md, results/demo/gallery.png, results/demo/report.html"
 }
 
+remedies() {
+    local line name override flow=network_G.flow results=()
+    while IFS= read -r line; do
+        name=${line%% *} override="name=remedies/${line%% *}|${line#* }"
+        python train.py -opt confs/remedies.yml --override "$override" --resume auto < /dev/null
+        python test.py -opt confs/remedies.yml --override "$override" < /dev/null > /dev/null
+        results+=("results/remedies/$name")
+    done <<END
+affine $flow.coupling=affine
+affine_eps_0.01 $flow.coupling={type: affine, eps: 0.01}
+affine_eps_0.1 $flow.coupling={type: affine, eps: 0.1}
+affine_eps_0.3 $flow.coupling={type: affine, eps: 0.3}
+affine_bounded_prior $flow.coupling=affine|$flow.split.max_log_scale=2
+rq_spline $flow.coupling=rq_spline
+rq_box_0.25 $flow.coupling={type: rq_spline, bounds: [-0.25, 0.25]}
+rq_box_1 $flow.coupling={type: rq_spline, bounds: [-1, 1]}
+rq_eps_0.01 $flow.coupling={type: rq_spline, eps: 0.01}
+rq_orthogonal $flow.coupling=rq_spline|$flow.permutation_train=false
+robust+ $flow.coupling=rq_spline|$flow.split.max_log_scale=2
+robust+_orthogonal $flow.coupling=rq_spline|$flow.split.max_log_scale=2|$flow.permutation_train=false
+END
+    python -m robustflow.evaluation.compare "${results[@]}" --output results/remedies
+    echo "results/remedies/summary.md, results/remedies/report.html"
+}
+
 check() {
     ruff check .
     ruff format --check .
@@ -62,7 +88,7 @@ reproduce() {
     local name=$1
     shift
     if [ ! -f "confs/$name.yml" ]; then
-        echo "expected demo, test, bench, study, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        echo "expected demo, test, bench, toy2d, remedies, study, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
     python train.py -opt "confs/$name.yml" --resume auto "$@"
@@ -72,11 +98,12 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,8s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,9s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup; check "$@" ;;
     study) setup; study "$@" ;;
     toy2d) setup; python train.py -opt confs/toy2d.yml "$@" ;;
+    remedies) setup; remedies ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

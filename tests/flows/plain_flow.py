@@ -84,6 +84,9 @@ def encode(flow, x, y, noise=None):
         if level.split_prior is not None:
             x, rest = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
             mean, log_std = zero_conv(level.split_prior.network, x).chunk(2, dim=1)
+            limit = level.split_prior.max_log_scale
+            if limit is not None:
+                log_std = torch.where(log_std > 0, limit * torch.tanh(log_std / limit), log_std)
             latents.append((rest - mean) / log_std.exp())
             log_prob = log_prob + log_normal(rest, mean, log_std)
     latents.append(x)

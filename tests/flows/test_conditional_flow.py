@@ -22,6 +22,11 @@ CASES = {
         {"coupling": SPLINE, "L": 3, "S": 1, "split": SplitOptions(correct_splits=True)},
     ),
     "affine 4x, all splits": (4, 8, {"coupling": AFFINE, "L": 2, "split": SplitOptions(correct_splits=True)}),
+    "spline 4x, bounded split priors": (
+        4,
+        8,
+        {"coupling": SPLINE, "L": 3, "S": 1, "split": SplitOptions(correct_splits=True, max_log_scale=0.05)},
+    ),
     "affine 4x, no split": (4, 8, {"coupling": AFFINE, "L": 3, "split": SplitOptions(enable=False)}),
     "spline 4x, fixed permutations": (4, 8, {"coupling": SPLINE, "L": 2, "permutation_train": False}),
     "spline 8x": (8, 16, {"coupling": SPLINE, "L": 4, "K": 1, "S": (0, 0, 1, 1)}),

@@ -145,3 +145,11 @@ def test_load_file(small, tmp_path):
     assert not flow.training
     assert yaml.safe_load((tmp_path / "x.yml").read_text())["network_G"]["nf"] == flow.encoder.native_channels
     assert torch.equal(flow.encoder.trunk_conv.weight, small.encoder.trunk_conv.weight)
+
+
+def test_a_bounded_split_prior_has_no_published_form(small, tmp_path, caplog):
+    override = ["--override", "network_G.flow.split.max_log_scale=2"]
+    arguments = ["-opt", "x.yml", "--weights", "x_G.pth", "--output", "back.pth", "--reverse", *override]
+    assert convert.main(arguments) != 0
+    assert "published networks have no such bound" in caplog.text
+    assert not (tmp_path / "back.pth").exists()

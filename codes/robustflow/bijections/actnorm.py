@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustflow.bijections.base import Bijection
+from robustflow.bijections.base import Bijection, InverseBound
 
 
 class ActNorm(Bijection):
@@ -64,6 +64,10 @@ class ActNorm(Bijection):
         """Return x = z·exp(−logs) − b and log|det| of the inverse, (b,)."""
         shape = (-1,) + (1,) * (z.dim() - 2)
         return z * torch.exp(-self.logs).view(shape) - self.bias.view(shape), -self._log_det(z)
+
+    def inverse_bound(self) -> InverseBound:
+        """The largest exp(−logs)."""
+        return InverseBound(float(torch.exp(-self.logs.detach().double().min())))
 
     def _log_det(self, x: Tensor) -> Tensor:
         return (self.logs.sum() * x[0, 0].numel()).expand(x.shape[0])

@@ -2,12 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from robustflow.bijections import fused
+
+
+class InverseBound(NamedTuple):
+    """What sampling can do to a difference, whatever the input: ‖x₁ − x₂‖ ≤ factor·‖z₁ − z₂‖ + offset·√n.
+
+    x₁, x₂ of n elements are the inverses of z₁, z₂ under the same elementwise parameters; how these parameters
+    themselves follow z is not part of it.
+    """
+
+    factor: float
+    offset: float = 0.0
 
 
 class Bijection(nn.Module, ABC):
@@ -20,6 +31,10 @@ class Bijection(nn.Module, ABC):
     @abstractmethod
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and log|det dx/dz|, shape (b,), natural logarithm."""
+
+    def inverse_bound(self) -> InverseBound | None:
+        """What holds for the present weights and any input; None: nothing is known."""
+        return None
 
 
 class Elementwise(nn.Module, ABC):
@@ -38,6 +53,10 @@ class Elementwise(nn.Module, ABC):
     @abstractmethod
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and log|dx/dy|, both of the shape of y."""
+
+    def inverse_bound(self) -> InverseBound | None:
+        """What holds for all parameters; None: no bound. A shift, which moves all points alike, does not count."""
+        return None
 
 
 Partials = tuple[Tensor, Tensor, list[tuple[Tensor | float, Tensor | float]]]

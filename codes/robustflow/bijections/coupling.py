@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustflow.bijections.base import Bijection, Elementwise, sum_per_item
+from robustflow.bijections.base import Bijection, Elementwise, InverseBound, sum_per_item
 
 
 class Coupling(Bijection):
@@ -37,3 +37,8 @@ class Coupling(Bijection):
         z_a, z_b = z[:, : self.kept_channels], z[:, self.kept_channels :]
         x_b, log_slope = self.elementwise.inverse(z_b, self._parameters_for(z_a, cond))
         return torch.cat([z_a, x_b], dim=1), sum_per_item(log_slope)
+
+    def inverse_bound(self) -> InverseBound | None:
+        """That of the elementwise map, or 1 for the half that passes if that is more."""
+        bound = self.elementwise.inverse_bound()
+        return None if bound is None else bound._replace(factor=max(1.0, bound.factor))

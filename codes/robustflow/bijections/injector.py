@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustflow.bijections.base import Bijection, Elementwise, sum_per_item
+from robustflow.bijections.base import Bijection, Elementwise, InverseBound, sum_per_item
 
 
 class Injector(Bijection):
@@ -44,3 +44,7 @@ class Injector(Bijection):
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and log|det| of the inverse, (b,)."""
         return self.untransform(z, self.parameters_for(cond))
+
+    def inverse_bound(self) -> InverseBound | None:
+        """That of the elementwise map."""
+        return self.elementwise.inverse_bound()

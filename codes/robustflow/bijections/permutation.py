@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustflow.bijections.base import Bijection
+from robustflow.bijections.base import Bijection, InverseBound
 
 
 def random_rotation(channels: int) -> Tensor:
@@ -44,6 +44,10 @@ class InvertibleConv(Bijection):
         """Return x = W⁻¹·z and its log-determinant, (b,)."""
         inverse, log_det = self._inverse_and_log_det(inverse=True)
         return mix_channels(inverse, z), -self._per_item(log_det, z)
+
+    def inverse_bound(self) -> InverseBound:
+        """One over the smallest singular value of W."""
+        return InverseBound(1 / float(torch.linalg.svdvals(self.weight.detach().double()).min()))
 
     def _inverse_and_log_det(self, inverse: bool) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.weight.requires_grad:
@@ -95,3 +99,7 @@ class FixedOrthogonal(Bijection):
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and zeros (b,)."""
         return mix_channels(self.weight.T.to(z.dtype), z), z.new_zeros(z.shape[0])
+
+    def inverse_bound(self) -> InverseBound:
+        """1: lengths are kept."""
+        return InverseBound(1.0)

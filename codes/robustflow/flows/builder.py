@@ -35,7 +35,7 @@ def build(
     for number in range(flow.L):
         channels *= 4
         levels.append(_level(flow, encoder, number, channels))
-        if _splits(flow, number):
+        if number < flow.n_splits:
             channels -= channels // 2
     network = ConditionalFlow(encoder, levels, scale, image_channels, flow.projection_memory * 2**20)
     _set_up_computation(network, precision, checkpointing)
@@ -52,12 +52,6 @@ def _set_up_computation(network: ConditionalFlow, precision: str, checkpointing:
     for module in network.modules():
         if isinstance(module, ConvNetwork):
             module.compute_dtype = COMPUTE_DTYPES[precision]
-
-
-def _splits(flow: FlowOptions, number: int) -> bool:
-    """Whether the level with this 0-based number ends with a split."""
-    last = flow.L - (1 if flow.split.correct_splits else 2)
-    return flow.split.enable and number < last
 
 
 def _permutation(flow: FlowOptions, channels: int) -> Bijection:
@@ -78,7 +72,7 @@ def _level(flow: FlowOptions, encoder: Encoder, number: int, channels: int) -> F
         [_step(flow, channels, noisy=index >= flow.K - n_noisy) for index in range(flow.K)],
         injector_projection=projection(),
         coupling_projection=projection(),
-        split_prior=SplitPrior(channels) if _splits(flow, number) else None,
+        split_prior=SplitPrior(channels, flow.split.max_log_scale) if number < flow.n_splits else None,
         noise_channels=flow.std_channels,
     )
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robustflow.bijections.base import sum_per_item
+from robustflow.bijections.base import InverseBound, sum_per_item
 from robustflow.bijections.networks import ZeroConv
 
 
@@ -19,20 +19,38 @@ class SplitPrior(nn.Module):
 
     The first C − C//2 channels pass; the rest becomes ε = (rest − mean)/exp(log_std), so that
     log N(rest; mean, std) = log N(ε; 0, 1) − Σ log_std (Lugmayr et al., SRFlow, ECCV 2020).
+
+    Args:
+        channels: C.
+        max_log_scale: m; a positive log_std becomes m·tanh(log_std/m), so that sampling scales by less than exp(m)
+            whatever the input (our addition). None: unbounded, as published.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, max_log_scale: float | None = None) -> None:
         super().__init__()
         self.kept_channels = channels - channels // 2
+        self.max_log_scale = max_log_scale
         self.network = ZeroConv(self.kept_channels, 2 * (channels // 2))
+
+    def mean_and_log_std(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-std of the rest, (b, C//2, *spatial) each, given the kept channels (b, C − C//2, *spatial)."""
+        mean, log_std = self.network(kept).chunk(2, dim=1)
+        if self.max_log_scale is not None:
+            bounded = self.max_log_scale * torch.tanh(log_std / self.max_log_scale)
+            log_std = torch.where(log_std > 0, bounded, log_std)
+        return mean, log_std
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the kept channels, the latent ε, and log|det dε/d rest|, (b,)."""
         kept, rest = x[:, : self.kept_channels], x[:, self.kept_channels :]
-        mean, log_std = self.network(kept).chunk(2, dim=1)
+        mean, log_std = self.mean_and_log_std(kept)
         return kept, (rest - mean) * torch.exp(-log_std), -sum_per_item(log_std)
 
     def merge(self, kept: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``split``; return x and log|det d rest/dε|, (b,)."""
-        mean, log_std = self.network(kept).chunk(2, dim=1)
+        mean, log_std = self.mean_and_log_std(kept)
         return torch.cat([kept, mean + latent * torch.exp(log_std)], dim=1), sum_per_item(log_std)
+
+    def inverse_bound(self) -> InverseBound | None:
+        """exp(max_log_scale), the part that passes counting 1; None without it."""
+        return None if self.max_log_scale is None else InverseBound(math.exp(self.max_log_scale))

@@ -46,6 +46,12 @@ class FlowStep(Bijection):
         self.noise_coupling = noise_coupling
         self.coupling = coupling
 
+    @property
+    def layers(self) -> list[Bijection]:
+        """The layers, data to latent."""
+        noisy = [] if self.noise_coupling is None else [self.noise_coupling]
+        return [self.actnorm, self.permutation, self.injector, *noisy, self.coupling]
+
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det|, (b,); ``cond`` is a StepCondition."""
         x, total = self.actnorm(x)

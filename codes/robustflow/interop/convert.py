@@ -52,6 +52,11 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -
     suffix = ".pth" if reverse else ".safetensors"
     if output.suffix != suffix:
         raise UserError(f"--output: expected a {suffix} file, got {output}")
+    if reverse and options.network_G.flow.split.max_log_scale is not None:
+        raise UserError(
+            "network_G.flow.split.max_log_scale: expected null with --reverse: published networks have no such bound, "
+            "and would sample otherwise"
+        )
     options = weights.fitting(options, source)
     network = tasks.build(options).build_network(options.network_G)
     weights.load(source, network, options, encoder_suffices=False)

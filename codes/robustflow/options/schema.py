@@ -103,6 +103,11 @@ class SplitOptions(Options):
 
     enable: bool = Field(True, description="Split at all.")
     correct_splits: bool = Field(False, description="false: after levels 1..L-2 (published default); true: 1..L-1.")
+    max_log_scale: Annotated[Finite, Field(gt=0)] | None = Field(
+        None,
+        description="Upper bound m of the prior's log-std (above 0: m tanh(log-std / m)), so that sampling scales by "
+        "less than exp(m) whatever the input (robust+: not in the paper); null: unbounded, as published.",
+    )
 
 
 class TapOptions(Options):
@@ -133,6 +138,11 @@ class FlowOptions(Options):
         1024,
         description="Budget for a level's projected features, MiB; above it they are made in groups of steps.",
     )
+
+    @property
+    def n_splits(self) -> int:
+        """Levels that split, the first ones."""
+        return max(0, self.L - (1 if self.split.correct_splits else 2)) if self.split.enable else 0
 
 
 class NetworkOptions(Options):
@@ -287,6 +297,12 @@ class RunOptions(Options):
             yield (
                 "network_G.flow.stackRRDB.blocks",
                 f"expected distinct block indices below nb = {self.network_G.nb}",
+            )
+        if flow.split.max_log_scale is not None and not flow.n_splits:
+            yield (
+                "network_G.flow.split.max_log_scale",
+                "expected a level that splits: there is none, so that it has no effect; remove it or see split.enable, "
+                "split.correct_splits and L",
             )
         for key, dataset in self.datasets.items():
             size = dataset.GT_size

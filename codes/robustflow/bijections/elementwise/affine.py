@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustflow.bijections.base import AnalyticElementwise, Partials
+from robustflow.bijections.base import AnalyticElementwise, InverseBound, Partials
 from robustflow.registry import ELEMENTWISE, Options
 
 
@@ -36,6 +36,10 @@ class Affine(AnalyticElementwise):
     def constants(self) -> tuple[Hashable, ...]:
         """ε."""
         return (self.eps,)
+
+    def inverse_bound(self) -> InverseBound:
+        """1/ε."""
+        return InverseBound(1 / self.eps)
 
     def evaluate(self, x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log s."""

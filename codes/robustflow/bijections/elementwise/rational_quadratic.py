@@ -7,7 +7,7 @@ import torch
 from pydantic import AfterValidator, Field, FiniteFloat
 from torch import Tensor
 
-from robustflow.bijections.base import AnalyticElementwise, Partials
+from robustflow.bijections.base import AnalyticElementwise, InverseBound, Partials
 from robustflow.registry import ELEMENTWISE, Options
 
 
@@ -119,6 +119,10 @@ class RationalQuadratic(AnalyticElementwise):
         per_d = 1 / ((1 - 2 * pi) + (1 + b.delta) * pi * (b.width * b.per_height))  # Δ/D, at most 2
         # One after the other: the square could underflow.
         return torch.log(numerator * per_d * per_d)
+
+    def inverse_bound(self) -> InverseBound:
+        """Slope 1 outside the box; inside, steep as it may be, nothing moves farther than the box is wide."""
+        return InverseBound(1.0, self._size)
 
     def evaluate(self, x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
         """Return y = q(x) + t and log q'(x)."""
