@@ -1,4 +1,4 @@
-"""Evaluate a model: python test.py -opt confs/demo.yml [--weights F] [--input DIR] [--output DIR] [--override ...]."""
+"""Evaluate a model: python test.py -opt confs/demo.yml [--weights F] [--input DIR] [--output DIR] [--trace]."""
 
 import sys
 
@@ -12,7 +12,7 @@ def main() -> int:
     # Imported after the options are read: a typing error is answered before the libraries are loaded.
     from robustflow.evaluation import engine
 
-    return engine.run(options, arguments.input, arguments.output)
+    return engine.run(options, arguments.input, arguments.output, arguments.trace)
 
 
 if __name__ == "__main__":

@@ -111,8 +111,9 @@ def check_elementwise(
 
     For random parameters: shapes, for images and vectors, with and without a leading dimension of samples that share
     the parameters; c(c⁻¹(y)) = y; the log-slopes of both directions; c increasing; gradients by input and parameters,
-    of forward against finite differences, of inverse against those of forward (implicit function theorem). For zero
-    parameters: finite, slopes between 1/e and e.
+    of forward against finite differences, of inverse against those of forward (implicit function theorem); the
+    ``inverse_bound``, if there is one, also for parameters ten times as large. For zero parameters: finite, slopes
+    between 1/e and e.
 
     Args:
         elementwise: The map; if it holds tensors, in float64.
@@ -128,6 +129,7 @@ def check_elementwise(
         for x, params in cases:
             _check_element_values(elementwise, x, params, tolerance)
         _check_increasing(elementwise, x_range, scale, generator)
+        _check_bound(elementwise, x_range, 10 * scale, generator)
         _check_forward_gradients(elementwise, x_range, scale, generator, gradient_tolerance)
         for x, params in cases:
             if x.dim() == params.dim():
@@ -328,6 +330,19 @@ def _check_increasing(elementwise: Elementwise, x_range: float, scale: float, ge
     for name, direction in (("forward", elementwise), ("inverse", elementwise.inverse)):
         smallest = float(direction(grid, params)[0].diff(dim=0).min())
         _require(smallest > 0, f"{name} must increase: it changes by {smallest:.2g} from one grid point to the next")
+
+
+def _check_bound(elementwise: Elementwise, x_range: float, scale: float, generator: torch.Generator) -> None:
+    """Differences of inverses, over all pairs of a grid that reaches three times as far as the inputs."""
+    bound = elementwise.inverse_bound()
+    if bound is None:
+        return
+    _, params = _random_elements((2, 20), 2, elementwise.num_params, x_range, scale, generator)
+    y = 3 * x_range * torch.linspace(-1, 1, 101, dtype=torch.float64)
+    x, _ = elementwise.inverse(y[:, None, None].expand(-1, 2, 20), params)
+    allowed = bound.factor * (y[:, None] - y).abs() + bound.offset
+    excess = float(((x[:, None] - x).abs() - allowed[:, :, None, None]).max())
+    _require(excess < 1e-9, f"inverse_bound {bound} is exceeded: inverses are farther apart by {excess:.2g}")
 
 
 def _check_forward_gradients(

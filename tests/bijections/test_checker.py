@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.bijections.base import Bijection, Elementwise
+from robustflow.bijections.base import Bijection, Elementwise, InverseBound
 from robustflow.testing import check_bijection, check_elementwise, take_item
 
 
@@ -197,6 +197,11 @@ class WrongSlope(Line):
         return super().forward(x, params)[0], params[:, 1].expand_as(x)
 
 
+class WrongBound(Line):
+    def inverse_bound(self):
+        return InverseBound(1.0, 0.5)
+
+
 class WrongInverse(Line):
     def inverse(self, y, params):
         x, log_slope = super().inverse(y, params)
@@ -259,6 +264,7 @@ def test_right_elementwise_map_passes():
     ("elementwise", "message"),
     [
         (WrongSlope, "log-slope of forward against autograd"),
+        (WrongBound, r"inverse_bound .* is exceeded"),
         (WrongInverse, r"c\(c⁻¹\(y\)\) against y"),
         (WrongInverseSlope, "log-slope of inverse"),
         (UnexpandedSlope, "expected the shape of x twice"),

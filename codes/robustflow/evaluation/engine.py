@@ -12,7 +12,7 @@ from torch import nn
 
 from robustflow import data
 from robustflow.errors import UserError
-from robustflow.evaluation import ood, report, report_html
+from robustflow.evaluation import ood, report, report_html, trace_report
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
@@ -26,19 +26,24 @@ VERSION = version("robustflow")
 NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
 
 
-def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
+def run(options: RunOptions, input_path: str | None, output: str | None, trace: bool = False) -> int:
     """Evaluate; return the exit status: 0 done, 1 mistake (message on stderr), 130 interrupted.
 
     Args:
         options: All options; ``path.model_path`` names the weights, else the newest of experiments/<name>.
         input_path: Folder of LR images, or one image, to super-resolve instead of the test sets.
         output: Folder for the results; default results/<name>, or results/<name>/input for ``input_path``.
+        trace: Trace the layers and audit their slopes, into the folder's sub-folder "trace", instead of metrics.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         own = Path(options.path.results) / options.name
         folder = own if input_path is None else own / "input"
-        evaluated = evaluate(options, input_path, folder if output is None else Path(output))
+        folder = folder if output is None else Path(output)
+        if trace:
+            text = trace_report.write(options, _data_sets(options, input_path), folder / "trace")
+        else:
+            text = report.table(evaluate(options, input_path, folder))
     except UserError as error:
         log.error("error: %s", str(error))
         return 1
@@ -52,7 +57,7 @@ def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
     except KeyboardInterrupt:
         log.error("interrupted; the same command goes on where it was")
         return 130
-    print(report.table(evaluated))  # noqa: T201
+    print(text)  # noqa: T201
     return 0
 
 

@@ -21,7 +21,8 @@ _TRAINING = """examples:
 _TESTING = """examples:
   python test.py -opt confs/demo.yml
   python test.py -opt confs/demo.yml --weights weights.safetensors --override "val.heats=[0, 0.8]|val.n_sample=5"
-  python test.py -opt confs/demo.yml --input photos/ --output upscaled/"""
+  python test.py -opt confs/demo.yml --input photos/ --output upscaled/
+  python test.py -opt confs/demo.yml --trace"""
 
 _KEYS = {"resume": "path.resume_state", "weights": "path.model_path"}
 
@@ -57,6 +58,12 @@ def _add_testing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", help="weights file or experiment folder (sets path.model_path)")
     parser.add_argument("--input", metavar="DIR_OR_FILE", help="own low-resolution images, in place of the datasets")
     parser.add_argument("--output", metavar="DIR", help="folder for the results; default: <path.results>/<name>")
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="instead of metrics: what every layer does along sampling, which one explodes first, and how much the "
+        "model can amplify; into the sub-folder trace",
+    )
 
 
 def load_or_exit(namespace: argparse.Namespace) -> RunOptions:

@@ -1,0 +1,102 @@
+"""Pictures of a layer trace (after Hong et al., ICCV 2023, Fig. 3b)."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from robustflow.files import write_atomically
+
+_RANGE = (1e-20, 1e20)  # beyond it, values are drawn at its ends
+_STEEPEST = 20  # log10, likewise
+_REFERENCE = "#444444"
+# Told apart by colour-blind readers, too; line styles differ as well.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a")
+_STYLES = ("-", "--", "-.", ":")
+
+
+def traces(report: Mapping[str, Any]) -> Figure:
+    """Largest |activation|, variance and smallest slope behind each layer, from latent to data, per data set."""
+    panels = (
+        ("max_abs", "largest |activation|"),
+        ("variance", "variance"),
+        ("smallest_slope", "smallest slope dz/dx"),
+    )
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    for axes, (key, label) in zip(figure.subplots(len(panels), 1, sharex=True), panels, strict=True):
+        lowest, highest = 1.0, 1.0
+        for k, (name, entry) in enumerate(report["datasets"].items()):
+            values = np.clip(np.array(entry[key], dtype=float), *_RANGE)
+            lowest, highest = min(lowest, values.min()), max(highest, values.max())
+            _line(axes, values, k, name, name == report["reference"])
+            if key != "smallest_slope":
+                _mark(axes, values, report, entry, k)
+        axes.set_yscale("log")
+        axes.set_ylim(lowest / 2, highest * 2)
+        axes.set_ylabel(label)
+        _levels(axes, [layer["name"] for layer in report["layers"]])
+    return _finished(figure, report, "cross: first layer that explodes")
+
+
+def growths(report: Mapping[str, Any]) -> Figure:
+    """log₁₀ growth of a perturbation up to each layer, median and largest over samples, and the bound."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, key, label in (
+        (upper, "log10_growth_median", "growth so far, log₁₀,\nsum of the layers' medians"),
+        (lower, "log10_growth_max", "growth in one layer, log₁₀,\nlargest over samples"),
+    ):
+        for k, (name, entry) in enumerate(report["datasets"].items()):
+            values = np.clip(np.array(entry[key], dtype=float), -_STEEPEST, _STEEPEST)
+            if axes is upper:
+                values = values.cumsum()
+            _line(axes, values, k, name, name == report["reference"])
+        axes.set_ylabel(label)
+        axes.axhline(0, color="#bbbbbb", linewidth=0.8)
+        _levels(axes, [layer["name"] for layer in report["layers"]])
+    return _finished(figure, report, "a random small difference of latents, parameters of elementwise maps held")
+
+
+def _line(axes: Axes, values: np.ndarray, k: int, name: str, is_reference: bool) -> None:
+    colour = _REFERENCE if is_reference else _COLOURS[k % len(_COLOURS)]
+    width = 2.2 if is_reference else 1.2
+    axes.plot(values, color=colour, linestyle=_STYLES[k % len(_STYLES)], linewidth=width, label=name)
+
+
+def _mark(axes: Axes, values: np.ndarray, report: Mapping[str, Any], entry: Mapping[str, Any], k: int) -> None:
+    first = entry["first_exploding_layer"]
+    if first is not None:
+        index = [layer["name"] for layer in report["layers"]].index(first)
+        axes.plot(index, values[index], "x", color=_COLOURS[k % len(_COLOURS)], markersize=8, markeredgewidth=2)
+
+
+def _levels(axes: Axes, names: Sequence[str]) -> None:
+    """A line where a level begins; names of single layers where there is room."""
+    levels = [" ".join(name.split()[:2]) for name in names]
+    for index, name in enumerate(levels):
+        if index > 0 and levels[index - 1] != name:
+            axes.axvline(index - 0.5, color="#999999", linewidth=0.8)
+    if len(names) <= 80:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    else:
+        starts = [index for index, name in enumerate(levels) if index == 0 or levels[index - 1] != name]
+        axes.set_xticks(starts, [levels[index] for index in starts])
+    axes.grid(axis="y", color="#dddddd", linewidth=0.5)
+
+
+def _finished(figure: Figure, report: Mapping[str, Any], what: str) -> Figure:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    figure.supxlabel(f"{report['name']}, along sampling: latent → image; {what}", fontsize=9)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG: the same bytes for the same figure."""
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", dpi=110)
+    write_atomically(path, encoded.getvalue())

@@ -1,0 +1,196 @@
+"""Watching every layer while a flow samples: what leaves it, its slopes, and how it stretches differences."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustflow.bijections.actnorm import ActNorm
+from robustflow.bijections.base import Bijection, InverseBound
+from robustflow.bijections.coupling import Coupling
+from robustflow.bijections.injector import Injector
+from robustflow.bijections.squeeze import Squeeze
+from robustflow.flows.conditional_flow import ConditionalFlow
+from robustflow.flows.prior import SplitPrior
+from robustflow.flows.step import FlowStep
+
+
+class Layer(NamedTuple):
+    """A layer of a flow.
+
+    Attributes:
+        name: Such as "level 1 step 3 coupling"; levels (finest first), steps and transitions count from 1.
+        kind: Last part of the name.
+        module: The layer.
+    """
+
+    name: str
+    kind: str
+    module: Bijection | SplitPrior
+
+    @property
+    def bound(self) -> InverseBound | None:
+        """What its inverse can do whatever the input."""
+        return self.module.inverse_bound()
+
+
+class Seen(NamedTuple):
+    """What one layer did to n·b samples.
+
+    Attributes:
+        place: The layer's, in ``layers``.
+        value: What left it, (n·b, c, h, w).
+        log_slopes: log|dx/dz| of the elements (or directions) that it scales, any shape.
+        log_growth: By how much it lengthened a small random perturbation of the latents, natural logarithm, (n·b,),
+            the parameters of all elementwise maps held; infinite or NaN where the samples are.
+    """
+
+    place: int
+    value: Tensor
+    log_slopes: Tensor
+    log_growth: Tensor
+
+
+def layers(flow: ConditionalFlow) -> list[Layer]:
+    """The layers of a flow in the order of sampling, latent to data; squeezes, which change nothing, left out."""
+    found: list[Layer] = []
+    for number, level in reversed(list(enumerate(flow.typed_levels, start=1))):
+        if level.split_prior is not None:
+            found.append(Layer(f"level {number} split prior", "split prior", level.split_prior))
+        for k, step in reversed(list(enumerate(level.full_steps, start=1))):
+            found += _of_step(step, f"level {number} step {k}")
+        for k, transition in reversed(list(enumerate(level.transitions, start=1))):
+            for module in (transition.permutation, transition.actnorm):
+                assert isinstance(module, Bijection)
+                kind = _kind(module)
+                found.append(Layer(f"level {number} transition {k} {kind}", kind, module))
+    return found
+
+
+def _of_step(step: FlowStep, name: str) -> Iterator[Layer]:
+    for module in reversed(step.layers):
+        kind = "noise coupling" if module is step.noise_coupling else _kind(module)
+        yield Layer(f"{name} {kind}", kind, module)
+
+
+def _kind(module: Bijection) -> str:
+    names = {ActNorm: "ActNorm", Coupling: "coupling", Injector: "injector"}
+    return next((name for known, name in names.items() if isinstance(module, known)), "1x1 convolution")
+
+
+@contextlib.contextmanager
+def probing(flow: ConditionalFlow, see: Callable[[Seen], None], seed: int = 0) -> Iterator[None]:
+    """Call ``see`` for each layer of every ``decode`` inside the ``with`` block, without autograd.
+
+    The flow itself knows nothing of it: layers are wrapped inside the block only.
+    """
+    perturbation = _Perturbation(torch.Generator().manual_seed(seed))
+    with contextlib.ExitStack() as stack:
+        _wrap(stack, flow, "decode", functools.partial(_decode, perturbation))
+        for level in flow.typed_levels:
+            _wrap(stack, level.squeeze, "inverse", functools.partial(_unsqueeze, level.squeeze, perturbation))
+        for place, layer in enumerate(layers(flow)):
+            watched = _Watched(place, layer.module, perturbation, see)
+            _wrap(stack, layer.module, watched.method, watched.run)
+            if isinstance(layer.module, Coupling | Injector):
+                _wrap(stack, layer.module.elementwise, "inverse", watched.run_elementwise)
+        yield
+
+
+def _wrap(stack: contextlib.ExitStack, module: nn.Module, method: str, wrapper: Callable[..., Any]) -> None:
+    """Let ``wrapper(original, *arguments)`` stand for a method of this module until the stack is left."""
+    module.__dict__[method] = functools.partial(wrapper, getattr(module, method))
+    stack.callback(module.__dict__.pop, method)
+
+
+class _Perturbation:
+    """A small difference between two sets of latents on its way through the layers.
+
+    Only its direction is kept: lengths may exceed what numbers hold. Latents that no level has merged yet belong to it.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.current = torch.empty(0)
+        self.pending: list[Tensor] = []
+
+    def begin(self, latents: list[Tensor]) -> None:
+        drawn = [torch.randn(z.shape, generator=self.generator, dtype=torch.float64).to(z.device) for z in latents]
+        *self.pending, self.current = drawn
+        self.growth()
+
+    def growth(self) -> Tensor:
+        """Log length since the last call, (n·b,); the length is 1 again."""
+        parts = [self.current, *self.pending]
+        length = torch.stack([part.flatten(1).square().sum(1) for part in parts]).sum(0).sqrt()
+        per_item = (1 / length).view(-1, 1, 1, 1)
+        self.current, *self.pending = (part * per_item for part in parts)
+        return length.log()
+
+
+def _decode(
+    perturbation: _Perturbation, decode: Callable[..., Any], latents: list[Tensor], *arguments: Any, **named: Any
+) -> Any:
+    perturbation.begin(latents)
+    with torch.no_grad():
+        return decode(latents, *arguments, **named)
+
+
+def _unsqueeze(squeeze: Squeeze, perturbation: _Perturbation, inverse: Callable[..., Any], z: Tensor) -> Any:
+    perturbation.current, _ = Squeeze.inverse(squeeze, perturbation.current)
+    return inverse(z)
+
+
+class _Watched:
+    """One layer under watch: runs it, moves the perturbation on, and tells."""
+
+    def __init__(
+        self, place: int, module: Bijection | SplitPrior, perturbation: _Perturbation, see: Callable[[Seen], None]
+    ) -> None:
+        self.place, self.module, self.perturbation, self.see = place, module, perturbation, see
+        self.method = {Injector: "untransform", SplitPrior: "merge"}.get(type(module), "inverse")
+        self._log_slopes = torch.empty(0)
+        self._linear: tuple[Tensor, Tensor] | None = None
+
+    def run_elementwise(self, inverse: Callable[..., Any], y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_slopes = inverse(y, params)
+        self._log_slopes = log_slopes.flatten(0, 1) if isinstance(self.module, Injector) else log_slopes
+        return x, log_slopes
+
+    def run(self, original: Callable[..., Any], z: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        value, log_det = original(z, *arguments)
+        log_slopes = self._stretched(z, original)
+        self.see(Seen(self.place, value, log_slopes, self.perturbation.growth()))
+        return value, log_det
+
+    def _stretched(self, z: Tensor, inverse: Callable[..., Any]) -> Tensor:
+        """Move the perturbation through the layer; return the log-slopes."""
+        module, moved = self.module, self.perturbation
+        if isinstance(module, SplitPrior):
+            _, log_slopes = module.mean_and_log_std(z)
+            moved.current = torch.cat([moved.current, moved.pending.pop() * log_slopes.double().exp()], dim=1)
+        elif isinstance(module, Coupling):
+            kept, mapped = moved.current.tensor_split([module.kept_channels], dim=1)
+            log_slopes = self._log_slopes
+            moved.current = torch.cat([kept, mapped * log_slopes.double().exp()], dim=1)
+        elif isinstance(module, Injector):
+            log_slopes = self._log_slopes
+            moved.current = moved.current * log_slopes.double().exp()
+        else:
+            matrix, log_slopes = self._linear_map(z, inverse)
+            moved.current = torch.matmul(matrix, moved.current.flatten(2)).view(moved.current.shape)
+        return log_slopes
+
+    def _linear_map(self, z: Tensor, inverse: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+        """Matrix (c, c) of a layer that mixes or scales channels, float64, and its log singular values, (c,)."""
+        if self._linear is None:
+            if isinstance(self.module, ActNorm):
+                matrix = torch.diag(torch.exp(-self.module.logs.detach().double()))
+            else:
+                unit = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[..., None]
+                matrix = inverse(unit)[0][..., 0].T.double()
+            self._linear = (matrix, torch.linalg.svdvals(matrix).log())
+        return self._linear
