@@ -1,4 +1,4 @@
-"""Plots as inline SVG whose colours follow the page: dark on light or light on dark."""
+"""Plots as inline SVG whose colours follow the page, dark on light or light on dark; and figures as PNG."""
 
 import io
 import math
@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -13,6 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from robustflow.files import write_atomically
 
 # Placeholders that become the page's colours; no plot uses them otherwise.
 _INK, _LINE = "#fe0100", "#fe0101"
@@ -113,6 +116,13 @@ class Key(NamedTuple):
 def legend(names: Sequence[str]) -> list[Key]:
     """Keys of the series of those names, in the order they are drawn."""
     return [Key(GLYPHS[k % len(GLYPHS)], k % len(_SERIES) + 1, _DASHES[_dash(k)], name) for k, name in enumerate(names)]
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a picture: the same bytes for the same figure."""
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", dpi=120)
+    write_atomically(path, encoded.getvalue())
 
 
 def _figure(x_label: str, y_label: str, width: float = 3.6) -> tuple[Figure, Axes]:

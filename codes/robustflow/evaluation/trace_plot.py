@@ -1,15 +1,11 @@
 """Pictures of a layer trace (after Hong et al., ICCV 2023, Fig. 3b)."""
 
-import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from robustflow.files import write_atomically
 
 _RANGE = (1e-20, 1e20)  # beyond it, values are drawn at its ends
 _STEEPEST = 20  # log10, likewise
@@ -93,10 +89,3 @@ def _finished(figure: Figure, report: Mapping[str, Any], what: str) -> Figure:
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     figure.supxlabel(f"{report['name']}, along sampling: latent → image; {what}", fontsize=9)
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG: the same bytes for the same figure."""
-    encoded = io.BytesIO()
-    figure.savefig(encoded, format="png", dpi=110)
-    write_atomically(path, encoded.getvalue())

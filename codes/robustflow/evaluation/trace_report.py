@@ -10,7 +10,8 @@ from torch import nn
 
 from robustflow import data
 from robustflow.data import EvaluationSet
-from robustflow.evaluation import audit, ood, trace, trace_plot
+from robustflow.errors import UserError
+from robustflow.evaluation import audit, ood, plots, trace, trace_plot
 from robustflow.evaluation.records import to_json
 from robustflow.files import write_atomically
 from robustflow.flows.probe import layers
@@ -43,8 +44,8 @@ def write(options: RunOptions, sets: Mapping[str, EvaluationSet], folder: Path) 
     text = _markdown(report)
     write_atomically(folder / "trace.json", to_json(report).encode())
     write_atomically(folder / "trace.md", text.encode())
-    trace_plot.save(trace_plot.traces(report), folder / "trace.png")
-    trace_plot.save(trace_plot.growths(report), folder / "growth.png")
+    plots.save_png(trace_plot.traces(report), folder / "trace.png")
+    plots.save_png(trace_plot.growths(report), folder / "growth.png")
     return text
 
 
@@ -52,6 +53,8 @@ def _with_reference(options: RunOptions, sets: Mapping[str, EvaluationSet]) -> t
     if "val" not in options.datasets:
         return next(iter(sets)), dict(sets)
     name = options.datasets["val"].name or "validation"
+    if name in sets:
+        raise UserError(f"datasets.val.name: '{name}' names two data sets")
     return name, {name: data.build_evaluation(options.datasets["val"], options.scale), **sets}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from robustflow.errors import UserError
+from robustflow.evaluation import plots
 from robustflow.files import write_atomically
 from robustflow.options import load as options_load
 from robustflow.options.toy import ToyOptions
@@ -56,8 +57,8 @@ def experiment(options: ToyOptions) -> str:
     folder = Path(options.path.results) / options.name
     text = summary.markdown(options, given, finished, time.perf_counter() - start)
     options_load.save(options, folder / "options.yml")
-    figures.save(figures.samples(options, given, finished), folder / "figure.png")
-    figures.save(figures.layers(options, finished), folder / "layers.png")
+    plots.save_png(figures.samples(options, given, finished), folder / "figure.png")
+    plots.save_png(figures.layers(options, finished), folder / "layers.png")
     write_atomically(folder / "summary.json", json.dumps(summary.record(options, given, finished), indent=1).encode())
     write_atomically(folder / "summary.md", text.encode())
     log.info("%s: figure.png, layers.png, summary.md, summary.json", folder)

@@ -1,15 +1,12 @@
 """The toy's pictures (after Hong et al., ICCV 2023, Fig. 2 and 3b)."""
 
-import io
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from robustflow.files import write_atomically
 from robustflow.options.toy import ToyOptions
 from robustflow.toy.points import WINDOW
 from robustflow.toy.run import Finished, Given
@@ -109,10 +106,3 @@ def _variances(axes: Axes, run: Finished, level: float | None, colour: str, bold
         values = run.levels[level].variances[:, k].clamp(1 / _LARGEST, _LARGEST)
         width, alpha = (2.0, 1.0) if bold else (0.7, 0.45)
         axes.plot(values, color=colour, linestyle=style, linewidth=width, alpha=alpha, label=label)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG: the same bytes for the same figure."""
-    encoded = io.BytesIO()
-    figure.savefig(encoded, format="png", dpi=130)
-    write_atomically(path, encoded.getvalue())
