@@ -3,7 +3,8 @@ import stat
 
 import pytest
 
-from robustflow.files import write_atomically
+from robustflow.errors import UserError
+from robustflow.files import remove_leftovers, write_atomically
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -23,10 +24,25 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"file: cannot be written \(disk full\); free some space.*is intact"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/inside: cannot be written \(.*\)"):
+        write_atomically(tmp_path / "file" / "inside", b"")
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+    for name in (".00000004.state.ab3_x9zz", "00000004.state", ".hidden", ".00000004.state.short", ".other.ab3_x9zz"):
+        (tmp_path / name).touch()
+    (tmp_path / ".00000005.state.ab3_x9zz").mkdir()
+    assert remove_leftovers(tmp_path, r"\d+\.state") == [tmp_path / ".00000004.state.ab3_x9zz"]
+    assert len(os.listdir(tmp_path)) == 5
+    assert remove_leftovers(tmp_path / "none", ".*") == []
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path):

@@ -112,8 +112,8 @@ def test_mistakes_are_explained(source, tmp_path, caplog):
         (str(tmp_path / "nowhere"), "out"): "expected a folder of images",
         (str(tmp_path / "empty"), "out"): "expected images",
         (str(source), "file"): "expected a folder for the PNGs, got a file",
-        (str(source), "file/below"): "expected a place for a PNG file",
-        (str(source), "taken"): "expected a place for a PNG file",
+        (str(source), "file/below"): "a.png: cannot be written (Not a directory)",
+        (str(source), "taken"): "a.png: cannot be written (Is a directory)",
         (str(source), "out"): "b.v2.bmp: expected a complete PNG",
     }
     for (folder, target), message in cases.items():

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from robustflow.errors import UserError
 from robustflow.options.__main__ import main, reference
 from robustflow.options.command_line import load_or_exit, parse
 from robustflow.options.load import OptionsError, dump, load, save
@@ -347,7 +348,7 @@ def test_save_leaves_the_old_file_if_it_fails(write, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         save(options, tmp_path / "saved.yml")
     assert (tmp_path / "saved.yml").read_text() == "old"
     assert not list(tmp_path.glob(".*"))

@@ -62,11 +62,7 @@ def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:
     targets = _targets(files, source, target)
     log.info("kernel %s: %s", kernel, _EFFECT[kernel])
     for file, png in tqdm(list(zip(files, targets, strict=True)), unit="image", leave=False, disable=None):
-        image = enhance(read_image(file), kernel)
-        try:
-            write_png(png, image)
-        except OSError as error:
-            raise UserError(f"{png}: expected a place for a PNG file, got: {error.strerror}; choose another") from error
+        write_png(png, enhance(read_image(file), kernel))
     log.info("%d images in %s", len(files), target)
 
 
