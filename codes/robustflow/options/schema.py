@@ -1,63 +1,24 @@
 """Every option: key name (that of the SRFlow and BasicSR families), type, unit, default and meaning."""
 
-import difflib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic.fields import FieldInfo
 
+from robustflow.options.types import (
+    DatasetName,
+    Finite,
+    FolderName,
+    NonNegative,
+    PerLevel,
+    Positive,
+    RelativeSteps,
+    RunName,
+    Temperatures,
+)
 from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, TASKS, Options, Registry
 
-
-def _integral(value: Any) -> Any:
-    """Let `1e5` count as an integer, as YAML files write iteration counts."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _one_or_many(value: Any) -> Any:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _name(value: str) -> str:
-    if re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", value) is None or ".." in value.split("/"):
-        raise ValueError("expected letters, digits, '_', '-', '+', '.', with '/' between folders")
-    return value
-
-
-def _dataset_name(key: str) -> str:
-    if key not in ("train", "val") and not key.startswith("test"):
-        near = difflib.get_close_matches(key.lower(), ["train", "val", "test"], n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"expected train, val or a name that begins with test, got {key!r}{hint}")
-    return key
-
-
-def _relative_steps(value: tuple[float, ...]) -> tuple[float, ...]:
-    if any(not 0 < step < 1 for step in value) or list(value) != sorted(set(value)):
-        raise ValueError("expected increasing fractions of niter, each between 0 and 1")
-    return value
-
-
-def _folder_name(value: str) -> str:
-    if value.strip(". ") == "" or re.search(r"[/\\\x00-\x1f]", value) is not None:
-        raise ValueError("expected a name fit for a folder, without '/'")
-    return value
-
-
-def _distinct(value: tuple[float, ...]) -> tuple[float, ...]:
-    if len({f"{heat:g}" for heat in value}) < len(value):
-        raise ValueError("expected temperatures that differ in their first six digits")
-    return value
-
-
-RunName = Annotated[str, AfterValidator(_name)]
-Int = Annotated[int, BeforeValidator(_integral)]
-Positive = Annotated[Int, Field(ge=1)]
-NonNegative = Annotated[Int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Temperature = Annotated[Finite, Field(ge=0)]
 Coupling = Annotated[SerializeAsAny[Options], BeforeValidator(ELEMENTWISE.parse)]
 Encoder = Annotated[SerializeAsAny[Options], BeforeValidator(ENCODERS.parse)]
 Model = Annotated[SerializeAsAny[Options], BeforeValidator(TASKS.parse)]
@@ -67,9 +28,7 @@ class DatasetOptions(Options):
     """What all datasets share; each ``mode`` adds its own keys."""
 
     mode: str
-    name: Annotated[str, AfterValidator(_folder_name)] | None = Field(
-        None, description="Name in tables and folders; default: the key under `datasets`."
-    )
+    name: FolderName | None = Field(None, description="Name in tables and folders; default: the key under `datasets`.")
     GT_size: Positive | None = Field(None, description="Side of the square HR crops, pixels; null: whole images.")
     batch_size: Positive = Field(16, description="Crops per training iteration (training only).")
     n_workers: NonNegative = Field(0, description="Loader processes, 0: none (training only).")
@@ -123,7 +82,7 @@ class FlowOptions(Options):
 
     K: Positive = Field(16, description="Full flow steps per level.")
     L: Positive = Field(3, description="Levels; level l works at 1/2^l of the HR resolution.")
-    S: Annotated[tuple[NonNegative, ...], Field(min_length=1), BeforeValidator(_one_or_many)] = Field(
+    S: PerLevel = Field(
         (0,),
         description="Steps per level, the last S[l] of K, with a noise coupling (NCSR); one number: all levels.",
     )
@@ -179,7 +138,7 @@ class TrainOptions(Options):
     lr_G: Annotated[Finite, Field(gt=0)] = Field(2e-4, description="Adam's learning rate.")
     beta1: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.9, description="Adam's first-moment decay.")
     beta2: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.999, description="Adam's second-moment decay.")
-    lr_steps_rel: Annotated[tuple[float, ...], AfterValidator(_relative_steps)] = Field(
+    lr_steps_rel: RelativeSteps = Field(
         (0.5, 0.75, 0.9, 0.95),
         description="Fractions of niter at which the learning rate is multiplied by lr_gamma.",
     )
@@ -208,9 +167,7 @@ class TrainOptions(Options):
 class ValOptions(Options):
     """Sampling, in validation and in tests."""
 
-    heats: Annotated[tuple[Temperature, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        (0.9,), description="Temperatures tau."
-    )
+    heats: Temperatures = Field((0.9,), description="Temperatures tau.")
     n_sample: Positive = Field(10, description="Samples per image and temperature.")
     sample_batch: Positive = Field(10, description="Samples computed at once (memory).")
     tile: Positive | None = Field(
@@ -273,7 +230,7 @@ class RunOptions(Options):
         "float32.",
     )
     plugins: tuple[str, ...] = Field((), description="Modules to import first; they register entries of their own.")
-    datasets: dict[Annotated[str, AfterValidator(_dataset_name)], Dataset] = Field(
+    datasets: dict[DatasetName, Dataset] = Field(
         {}, description="train, val, and any number whose name begins with test."
     )
     network_G: NetworkOptions = Field(default_factory=NetworkOptions)

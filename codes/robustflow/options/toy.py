@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from robustflow.options.schema import Coupling, Finite, NonNegative, Positive, RunName
+from robustflow.options.schema import Coupling
+from robustflow.options.types import Finite, NonNegative, Positive, RunName
 from robustflow.registry import Options
 
 Sigma = Annotated[Finite, Field(gt=0)]
