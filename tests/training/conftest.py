@@ -1,11 +1,13 @@
 import logging
+import signal
 
 import pytest
 import torch
 
-from robustflow import tasks
+from robustflow import data, tasks
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import weights
+from robustflow.training.logbook import Logbook
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +65,48 @@ def pretrained(make_options, make_model, tmp_path):
     _, network = make_model(options)
     weights.save(tmp_path / "encoder_G.safetensors", network, options, 1)
     return str(tmp_path / "encoder_G.safetensors")
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Interrupt the run, as Ctrl-C does, in the given iteration; or not at all."""
+    note = Logbook.iteration
+
+    def at(interrupted):
+        def interrupting(self, iteration, *values):
+            note(self, iteration, *values)
+            if iteration == interrupted:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(Logbook, "iteration", interrupting)
+
+    return at
+
+
+@pytest.fixture
+def validations(monkeypatch):
+    """Collect (iteration, scalars) of all validations."""
+    collected = []
+    note = Logbook.validation
+
+    def collecting(self, iteration, scalars, images):
+        collected.append((iteration, dict(scalars)))
+        note(self, iteration, scalars, images)
+
+    monkeypatch.setattr(Logbook, "validation", collecting)
+    return collected
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Put NaN into the training images of the given iterations, batches of two."""
+    item = data.TrainingCrops.__getitem__
+
+    def spoiling(*iterations):
+        def spoiled(self, index):
+            found = item(self, index)
+            return {**found, "gt": found["gt"] * float("nan")} if index // 2 + 1 in iterations else found
+
+        monkeypatch.setattr(data.TrainingCrops, "__getitem__", spoiled)
+
+    return spoiling

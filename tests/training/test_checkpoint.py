@@ -3,7 +3,7 @@ import torch
 
 from robustflow.tasks.weights import WeightsError
 from robustflow.training import checkpoint, optimizer
-from robustflow.training.checkpoint import CheckpointError
+from robustflow.training.checkpoint import CheckpointError, Progress
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def trained(make_options, make_model, tmp_path):
     adam = optimizer.build(network, options.train)
     task.loss(network, torch.rand(1, 3, 16, 16), torch.rand(1, 3, 4, 4), torch.Generator()).backward()
     adam.step()
-    checkpoint.save(tmp_path / "run", network, adam, options, 4)
+    checkpoint.save(tmp_path / "run", network, adam, options, Progress(4))
     return network, adam, options
 
 
@@ -29,7 +29,7 @@ def fresh(make_options, make_model):
 def test_round_trip(trained, fresh, tmp_path):
     network, adam, _ = trained
     other, other_adam, options = fresh
-    assert checkpoint.resume(checkpoint.state_file(tmp_path / "run", 4), other, other_adam, options) == 4
+    assert checkpoint.resume(checkpoint.state_file(tmp_path / "run", 4), other, other_adam, options) == Progress(4)
     for name, tensor in other.state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name]), name
     expected, states = adam.state_dict()["state"], other_adam.state_dict()["state"]
@@ -98,7 +98,9 @@ def test_newest_is_by_number_and_junk_is_ignored(tmp_path):
     for name in ("99999999.state", "100000000.state", "latest.state", ".00000011.state.x7", "00000012.state~", "13.pt"):
         (folder / name).touch()
     (folder / "00000002.state").touch()
-    assert checkpoint.find(tmp_path, "auto") == folder / "100000000.state"
+    names = ["100000000.state", "99999999.state", "00000002.state"]
+    assert checkpoint.states(tmp_path) == [folder / name for name in names]
+    assert checkpoint.newest(tmp_path) == folder / "100000000.state"
 
 
 def test_nothing_to_find(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_runs import assert_equal, assert_same_end, folder_of, weights_at
 
 from robustflow.errors import UserError
 from robustflow.options.load import load
@@ -13,69 +14,13 @@ from robustflow.training.logbook import Logbook
 from robustflow.training.trainer import TrainingStopped, accumulate_gradients, train
 
 
-def folder_of(options):
-    return Path(options.path.experiments) / options.name
-
-
-def weights_at(options, iteration):
-    return weights.read(checkpoint.weights_file(folder_of(options), iteration))[0]
-
-
-def state_at(options, iteration):
-    return torch.load(checkpoint.state_file(folder_of(options), iteration), weights_only=True)["optimizer"]["state"]
-
-
-def assert_equal(tensors, others):
-    assert tensors.keys() == others.keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, others[name]), name
-
-
 def changed(tensors, others, of_encoder):
     return {
         name for name in tensors if name.startswith("encoder.") == of_encoder and (tensors[name] != others[name]).any()
     }
 
 
-@pytest.fixture
-def interrupt(monkeypatch):
-    """Interrupt the run, as Ctrl-C does, in the given iteration; or not at all."""
-    note = Logbook.iteration
-
-    def at(interrupted):
-        def interrupting(self, iteration, *values):
-            note(self, iteration, *values)
-            if iteration == interrupted:
-                signal.raise_signal(signal.SIGINT)
-
-        monkeypatch.setattr(Logbook, "iteration", interrupting)
-
-    return at
-
-
-@pytest.fixture
-def validations(monkeypatch):
-    """Collect (iteration, scalars) of all validations."""
-    collected = []
-    note = Logbook.validation
-
-    def collecting(self, iteration, scalars, images):
-        collected.append((iteration, dict(scalars)))
-        note(self, iteration, scalars, images)
-
-    monkeypatch.setattr(Logbook, "validation", collecting)
-    return collected
-
-
 # Resuming
-
-
-def assert_same_end(options, others):
-    assert_equal(weights_at(options, 6), weights_at(others, 6))
-    states, other_states = state_at(options, 6), state_at(others, 6)
-    assert states.keys() == other_states.keys()
-    for number, state in states.items():
-        assert_equal(state, other_states[number])
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])

@@ -148,6 +148,19 @@ class TrainOptions(Options):
     val_freq: Positive = Field(5_000, description="Iterations between validations.")
     manual_seed: NonNegative = Field(0, description="Seed of initialisation, data order, crops and training noise.")
     max_grad_norm: Annotated[Finite, Field(gt=0)] | None = Field(None, description="Clip the gradient's L2 norm.")
+    non_finite: Literal["raise", "skip", "rollback"] = Field(
+        "raise",
+        description="When loss, gradients or most samples of a validation are not finite: end the run; leave the "
+        "update out and go on; or go back to the weights of the newest checkpoint and on with the next data.",
+    )
+    non_finite_budget: Positive = Field(
+        10, description="Such events that a run may have, resumed parts included, before it ends (skip, rollback)."
+    )
+    ema: Annotated[Finite, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay of an exponential moving average of the weights, which validation and tests then use; null: "
+        "none.",
+    )
     ood_patches: NonNegative = Field(
         1000,
         description="Training patches that the out-of-distribution score is fitted on when training ends; 0: none.",
@@ -213,6 +226,13 @@ class LoggerOptions(Options):
 
     print_freq: Positive = Field(100, description="Iterations between log lines.")
     save_checkpoint_freq: Positive = Field(5_000, description="Iterations between checkpoints.")
+    keep_last: Positive | None = Field(
+        None,
+        description="Newest checkpoints to keep, besides the best by validation bits per dimension; null: all.",
+    )
+    keep_every: Positive | None = Field(
+        None, description="Checkpoints of multiples of this iteration stay, too; null: none for that."
+    )
 
 
 class RunOptions(Options):
@@ -278,7 +298,24 @@ class RunOptions(Options):
                     yield f"datasets.{key}.{name}", f"expected in {use} only; it has no effect here, remove it"
             yield from dataset.contradictions(self)
         yield from self._memory_contradictions()
+        yield from self._checkpoint_contradictions()
         yield from self.model.contradictions(self)
+
+    def _checkpoint_contradictions(self) -> Iterator[tuple[str, str]]:
+        logger, budget = self.logger, self.train.non_finite_budget
+        if logger.keep_every is not None and logger.keep_last is None:
+            yield "logger.keep_every", "expected logger.keep_last beside it: without it all are kept, remove it"
+        elif logger.keep_every is not None and logger.keep_every % logger.save_checkpoint_freq != 0:
+            yield (
+                "logger.keep_every",
+                f"expected a multiple of logger.save_checkpoint_freq = {logger.save_checkpoint_freq}, got "
+                f"{logger.keep_every}",
+            )
+        if self.train.non_finite == "raise" and budget != TrainOptions.model_fields["non_finite_budget"].default:
+            yield (
+                "train.non_finite_budget",
+                "expected train.non_finite: skip or rollback beside it; it has no effect with raise, remove it",
+            )
 
     def _memory_contradictions(self) -> Iterator[tuple[str, str]]:
         training, pieces = self.datasets.get("train"), self.train.micro_batch

@@ -10,6 +10,7 @@ import safetensors.torch
 import yaml
 from torch import Tensor, nn
 
+from robustflow import checksums
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
 from robustflow.interop import published
@@ -19,6 +20,8 @@ from robustflow.options.schema import RunOptions
 log = logging.getLogger(__name__)
 
 SUFFIX = "_G.safetensors"
+# Of the exponential moving average of the weights, where training keeps one: taken in their place.
+EMA_SUFFIX = "_G_ema.safetensors"
 
 
 class WeightsError(UserError):
@@ -27,20 +30,34 @@ class WeightsError(UserError):
 
 def save(path: Path, network: nn.Module, options: RunOptions, iteration: int) -> None:
     """Write the network's weights atomically, with the resolved options and the iteration as metadata."""
+    write_atomically(path, serialized(network, options, iteration))
+
+
+def serialized(network: nn.Module, options: RunOptions, iteration: int) -> bytes:
+    """Contents of a weights file: the network's tensors, with the resolved options and the iteration as metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": "robustflow", "options": options_load.dump(options), "iteration": str(iteration)}
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
+    return safetensors.torch.save(tensors, metadata)
 
 
 def newest(experiment: Path) -> Path | None:
-    """Newest weights of an experiment folder, by iteration; None if it has none."""
-    files = [file for file in (experiment / "models").glob(f"*{SUFFIX}") if _iteration(file) is not None]
-    return max(files, key=lambda file: _iteration(file) or 0, default=None)
+    """Newest weights of an experiment folder, by iteration, their moving average where there is one; None without any.
 
-
-def _iteration(file: Path) -> int | None:
-    stem = file.name.removesuffix(SUFFIX)
-    return int(stem) if stem.isdigit() else None
+    Files that their checksums say are damaged are passed over, with a warning.
+    """
+    files: dict[int, Path] = {}
+    for suffix in (SUFFIX, EMA_SUFFIX):
+        for file in (experiment / "models").glob(f"*{suffix}"):
+            number = file.name.removesuffix(suffix)
+            # Iteration 0 is untrained: there to go back to, not to be used.
+            if number.isdigit() and int(number) > 0:
+                files[int(number)] = file
+    for _, file in sorted(files.items(), reverse=True):
+        fault = checksums.fault(file)
+        if fault is None:
+            return file
+        log.warning("%s; it is passed over", fault)
+    return None
 
 
 def locate(path: str) -> Path:
@@ -52,6 +69,9 @@ def locate(path: str) -> Path:
             f"{path}: expected a .safetensors or .pth file, or an experiment folder with models/*{SUFFIX}; found "
             "neither; train first, or correct path.pretrain_model_G, path.model_path or --weights"
         )
+    fault = None if place.is_dir() else checksums.fault(file)
+    if fault is not None:
+        raise WeightsError(f"{fault}; use another checkpoint, or delete that checksum if the change was meant")
     return file
 
 
@@ -60,9 +80,10 @@ def to_test(options: RunOptions) -> Path:
     experiment = Path(options.path.experiments) / options.name
     if options.path.model_path is not None:
         return locate(options.path.model_path)
-    if options.path.pretrain_model_G is not None and newest(experiment) is None:
-        return locate(options.path.pretrain_model_G)
-    return locate(str(experiment))
+    file = newest(experiment)
+    if file is not None:
+        return file
+    return locate(str(experiment) if options.path.pretrain_model_G is None else options.path.pretrain_model_G)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

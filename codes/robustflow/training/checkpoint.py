@@ -1,23 +1,52 @@
-"""Checkpoints: weights and optimizer state, each written atomically; the state last, so that it proves both."""
+"""Checkpoints: weights, their moving average, and state, each written atomically; the state last: it proves all."""
 
 import io
+import logging
 import pickle
+import re
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
+from robustflow import checksums
 from robustflow.errors import UserError
-from robustflow.files import write_atomically
-from robustflow.options.schema import RunOptions
+from robustflow.files import CannotWrite, remove_leftovers, write_atomically
+from robustflow.options.schema import LoggerOptions, RunOptions
 from robustflow.tasks import weights
+from robustflow.training import ema, randomness
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".state"
+_FOLDERS = ("training_state", "models", "checksums")
+_FILES = r"(\d+)(?:\.state|_G(?:_ema)?(?:\.ood)?\.safetensors|\.sha256)"
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be resumed; the message says why and what to do."""
+    """A checkpoint that cannot be resumed or written; the message says why and what to do."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        iteration: Iterations done.
+        non_finite: Events in which loss, gradients or most samples of a validation were not finite.
+        validated: Iteration of the last validation.
+        best: Iteration and bits per dimension of the best validation among those with a checkpoint.
+    """
+
+    iteration: int = 0
+    non_finite: int = 0
+    validated: int = 0
+    best: tuple[int, float] | None = None
 
 
 def weights_file(experiment: Path, iteration: int) -> Path:
@@ -25,51 +54,217 @@ def weights_file(experiment: Path, iteration: int) -> Path:
     return experiment / "models" / f"{iteration:08d}{weights.SUFFIX}"
 
 
+def ema_file(experiment: Path, iteration: int) -> Path:
+    """Moving average of the weights at an iteration."""
+    return experiment / "models" / f"{iteration:08d}{weights.EMA_SUFFIX}"
+
+
 def state_file(experiment: Path, iteration: int) -> Path:
-    """Optimizer state of an iteration."""
+    """State of optimizer, random generators and progress at an iteration."""
     return experiment / "training_state" / f"{iteration:08d}{SUFFIX}"
 
 
 def save(
-    experiment: Path, network: nn.Module, optimizer: torch.optim.Optimizer, options: RunOptions, iteration: int
+    experiment: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    options: RunOptions,
+    progress: Progress,
+    average: AveragedModel | None = None,
 ) -> None:
-    """Write the checkpoint of an iteration."""
-    weights.save(weights_file(experiment, iteration), network, options, iteration)
-    buffer = io.BytesIO()
-    torch.save({"iteration": iteration, "optimizer": optimizer.state_dict()}, buffer)
-    write_atomically(state_file(experiment, iteration), buffer.getvalue())
+    """Write the checkpoint of an iteration. CheckpointError if there is no room; the older ones stay as they are."""
+    iteration, buffer = progress.iteration, io.BytesIO()
+    values = {"optimizer": optimizer.state_dict(), "random": randomness.capture()}
+    torch.save({**asdict(progress), **values}, buffer)
+    contents = {}
+    if average is not None and ema.has_begun(average):
+        contents[ema_file(experiment, iteration)] = weights.serialized(average.module, options, iteration)
+    contents[weights_file(experiment, iteration)] = weights.serialized(network, options, iteration)
+    contents[state_file(experiment, iteration)] = buffer.getvalue()
+    older = newest(experiment)
+    try:
+        checksums.write(experiment, iteration, contents)
+        for file, data in contents.items():
+            write_atomically(file, data)
+    except CannotWrite as error:
+        left = "There is no older checkpoint." if older is None else f"{older} is intact; go on with --resume auto."
+        raise CheckpointError(f"{error}\n  Iteration {iteration} is not saved. {left}") from error
+
+
+def states(experiment: Path) -> list[Path]:
+    """State files of an experiment, newest first."""
+    found = [file for file in experiment.glob(f"training_state/*{SUFFIX}") if file.stem.isdigit()]
+    return sorted(found, key=lambda file: int(file.stem), reverse=True)
+
+
+def newest(experiment: Path) -> Path | None:
+    """Newest state file of an experiment, intact or not; None without any."""
+    return next(iter(states(experiment)), None)
 
 
 def find(experiment: Path, resume_state: str | None) -> Path | None:
-    """State file to resume: the newest of the experiment for "auto" (None if it has none), or the file named."""
+    """State file to resume: the newest intact one of the experiment for "auto", or the file named.
+
+    None if there is nothing to resume. CheckpointError if there is no such file, or all are damaged.
+    """
     if resume_state is None:
         return None
     if resume_state == "auto":
-        states = [file for file in experiment.glob(f"training_state/*{SUFFIX}") if file.stem.isdigit()]
-        return max(states, key=lambda file: int(file.stem), default=None)
-    if not Path(resume_state).is_file():
-        raise CheckpointError(f"{resume_state}: expected a {SUFFIX} file or 'auto' in path.resume_state, no such file")
-    return Path(resume_state)
+        return _newest_intact(states(experiment))
+    state = Path(resume_state)
+    if not state.is_file():
+        raise CheckpointError(f"{state}: expected a {SUFFIX} file or 'auto' in path.resume_state, no such file")
+    fault = checksums.fault_of_any(state.parent.parent, int(state.stem)) if state.stem.isdigit() else None
+    if fault is not None:
+        raise CheckpointError(f"{state}: damaged checkpoint ({fault}); resume an older {SUFFIX} file")
+    return state
 
 
-def resume(state: Path, network: nn.Module, optimizer: torch.optim.Optimizer, options: RunOptions) -> int:
-    """Load weights and optimizer state; return the iteration they were saved at."""
+def to_go_back_to(experiment: Path, every: int) -> Path:
+    """State file that training goes back to: the newest intact one of those saved regularly, else of all.
+
+    Which one it is does then not depend on interruptions.
+    """
+    found = states(experiment)
+    state = _newest_intact([file for file in found if int(file.stem) % every == 0]) or _newest_intact(found)
+    if state is None:
+        raise CheckpointError(f"{experiment}: expected a checkpoint to go back to, found none; start the run anew")
+    return state
+
+
+def _newest_intact(found: list[Path]) -> Path | None:
+    faults: list[str] = []
+    for state in found:
+        fault = fault_of(state)
+        if fault is None:
+            if faults:
+                log.warning("%s\n  The checkpoint before is used: %s", "\n".join(faults), state)
+            return state
+        faults.append(fault)
+    if faults:
+        raise CheckpointError("\n".join([*faults, "  No checkpoint is intact; train anew, without --resume."]))
+    return None
+
+
+def fault_of(state: Path) -> str | None:
+    """What is wrong with a checkpoint: a file that is missing, truncated or changed; None if nothing is."""
+    experiment, iteration = state.parent.parent, int(state.stem)
+    fault = checksums.fault_of_any(experiment, iteration)
+    if fault is not None or checksums.listing(experiment, iteration).is_file():
+        return fault
+    # An older checkpoint, without checksums.
     try:
-        saved = torch.load(state, map_location="cpu", weights_only=True)
+        weights.read(_weights_of(state, int(_read(state)["iteration"])))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def resume(
+    state: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    options: RunOptions,
+    average: AveragedModel | None = None,
+) -> Progress:
+    """Load a checkpoint: weights, moving average, optimizer and random states; return how far it had come."""
+    saved = restore(state, network, optimizer, options, average)
+    try:
+        if "random" in saved:
+            randomness.restore(saved["random"])
+        best = saved.get("best")
+        return Progress(
+            int(saved["iteration"]),
+            int(saved.get("non_finite", 0)),
+            int(saved.get("validated", saved["iteration"])),
+            None if best is None else (int(best[0]), float(best[1])),
+        )
+    except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise _damaged(state, error) from error
+
+
+def restore(
+    state: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    options: RunOptions,
+    average: AveragedModel | None = None,
+) -> Mapping[str, Any]:
+    """Load weights, moving average and optimizer state of a checkpoint; return all its state."""
+    saved = _read(state)
+    try:
         iteration = int(saved["iteration"])
-        file = weights_file(state.parent.parent, iteration)
-        if not file.is_file():
-            raise CheckpointError(f"{state}: its weights {file} are missing")
-        weights.load(file, network, options, encoder_suffices=False)
+        weights.load(_weights_of(state, iteration), network, options, encoder_suffices=False)
+        if average is not None:
+            _restore_average(ema_file(state.parent.parent, iteration), average, options, iteration)
         configured = [{key: group[key] for key in ("lr", "betas")} for group in optimizer.param_groups]
         optimizer.load_state_dict(saved["optimizer"])
         for group, values in zip(optimizer.param_groups, configured, strict=True):
             group.update(values)
     except UserError:
         raise
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(state, error) from error
+    return saved
+
+
+def _restore_average(file: Path, average: AveragedModel, options: RunOptions, iteration: int) -> None:
+    average.n_averaged.zero_()
+    if file.is_file():
+        weights.load(file, average.module, options, encoder_suffices=False)
+        average.n_averaged.fill_(iteration)
+    elif iteration > 0:
+        log.info("%s: not there; the moving average begins with the next update", file)
+
+
+def _read(state: Path) -> Mapping[str, Any]:
+    try:
+        saved = torch.load(state, map_location="cpu", weights_only=True)
+        int(saved["iteration"])
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{state}: damaged checkpoint ({error}); resume an older .state file") from error
-    return iteration
+        raise _damaged(state, error) from error
+    return saved
+
+
+def _weights_of(state: Path, iteration: int) -> Path:
+    file = weights_file(state.parent.parent, iteration)
+    if not file.is_file():
+        raise CheckpointError(f"{state}: its weights {file} are missing")
+    return file
+
+
+def _damaged(state: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{state}: damaged checkpoint ({error}); resume an older {SUFFIX} file")
+
+
+def clean(experiment: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for folder in (experiment, *(experiment / name for name in (*_FOLDERS, "non_finite"))):
+        for file in remove_leftovers(folder, rf"{_FILES}|\d+\.safetensors|options\.yml"):
+            log.info("%s: removed, half a file that a killed process left", file)
+
+
+def prune(experiment: Path, options: LoggerOptions, best: int | None) -> None:
+    """Remove all checkpoints but the newest ``keep_last``, those of ``keep_every`` and the best.
+
+    Unless the newest is damaged: then nothing is removed.
+    """
+    found = [int(state.stem) for state in states(experiment)]
+    if options.keep_last is None or not found or fault_of(state_file(experiment, found[0])) is not None:
+        return
+    every = options.keep_every
+    regular = () if every is None else (number for number in found if number > 0 and number % every == 0)
+    kept = {*found[: options.keep_last], best, *regular}
+    for number, file in _files(experiment):
+        if number < found[0] and number not in kept:
+            file.unlink(missing_ok=True)
+
+
+def _files(experiment: Path) -> list[tuple[int, Path]]:
+    """Files of all checkpoints, with their iterations; states first: without one there is no checkpoint."""
+    files = [file for name in _FOLDERS for file in sorted((experiment / name).glob("*"))]
+    matches = ((re.fullmatch(_FILES, file.name), file) for file in files)
+    return [(int(match[1]), file) for match, file in matches if match is not None]
 
 
 def _unused(path: Path) -> Path:
@@ -91,9 +286,7 @@ def set_aside_newer(experiment: Path, iteration: int) -> Path | None:
 
     Otherwise weights of two histories would stand side by side, and the newest be the wrong ones.
     """
-    files = [*experiment.glob(f"models/*{weights.SUFFIX}"), *experiment.glob(f"training_state/*{SUFFIX}")]
-    numbers = {file: file.name.removesuffix(weights.SUFFIX).removesuffix(SUFFIX) for file in files}
-    newer = [file for file, number in numbers.items() if number.isdigit() and int(number) > iteration]
+    newer = [file for number, file in _files(experiment) if number > iteration]
     if not newer:
         return None
     aside = _unused(experiment / "superseded")

@@ -3,8 +3,11 @@
 import contextlib
 import datetime
 import logging
+import math
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -12,7 +15,37 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from robustflow.files import answering
+
 log = logging.getLogger("robustflow")
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that says so when it cannot be written, in place of a traceback per line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass on what the system says."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            with answering(Path(self.baseFilename)):
+                raise error
+        super().handleError(record)
+
+
+@contextlib.contextmanager
+def _write_errors_unprinted() -> Iterator[None]:
+    """Keep TensorBoard's thread from printing what the next call of its writer raises."""
+    previous = threading.excepthook
+
+    def report(given: threading.ExceptHookArgs) -> None:
+        if not issubclass(given.exc_type, OSError):
+            previous(given)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 class Logbook:
@@ -29,8 +62,9 @@ class Logbook:
 
     def __init__(self, experiment: Path, total: int, print_freq: int, loss_name: str) -> None:
         self.experiment, self.total, self.print_freq, self.loss_name = experiment, total, print_freq, loss_name
-        experiment.mkdir(parents=True, exist_ok=True)
-        self._handler = logging.FileHandler(experiment / "train.log", encoding="utf-8")
+        with answering(experiment / "train.log"):
+            experiment.mkdir(parents=True, exist_ok=True)
+            self._handler = _LogFile(experiment / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
@@ -41,38 +75,50 @@ class Logbook:
 
     def begin(self, first: int) -> None:
         """Start the progress bar and TensorBoard after ``first`` iterations done before."""
-        self._writer = SummaryWriter(str(self.experiment / "tensorboard"), purge_step=first + 1)
+        with answering(self.experiment / "tensorboard"):
+            self._writer = SummaryWriter(str(self.experiment / "tensorboard"), purge_step=first + 1)
         self._bar = tqdm(total=self.total, initial=first, desc="train", unit="it", dynamic_ncols=True, disable=None)
+        self._open.enter_context(_write_errors_unprinted())
         self._open.callback(self._writer.close)
         self._open.callback(self._bar.close)
         self._first, self._began = first, time.perf_counter()
 
     def iteration(self, iteration: int, loss: float, rate: float, grad_norm: float) -> None:
-        """Note one training iteration."""
+        """Note one training iteration; the line's mean is over losses that are finite."""
         self._recent = [*self._recent[-(self.print_freq - 1) :], loss] if self.print_freq > 1 else [loss]
         self._bar.set_postfix({self.loss_name: f"{loss:.3f}"}, refresh=False)
         self._bar.update()
-        self._writer.add_scalar(f"train/{self.loss_name}", loss, iteration)
-        self._writer.add_scalar("train/lr", rate, iteration)
-        self._writer.add_scalar("train/grad_norm", grad_norm, iteration)
+        self._write({f"train/{self.loss_name}": loss, "train/lr": rate, "train/grad_norm": grad_norm}, iteration)
         if iteration % self.print_freq == 0 or iteration == self.total:
-            mean = sum(self._recent) / len(self._recent)
+            finite = [value for value in self._recent if math.isfinite(value)]
+            mean = sum(finite) / len(finite) if finite else math.nan
             speed = (iteration - self._first) / (time.perf_counter() - self._began)
             left = datetime.timedelta(seconds=round((self.total - iteration) / speed))
             text = "iteration %d/%d: %s %.4f, lr %.2e, |grad| %.3g, %.3g it/s, %s left"
             log.info(text, iteration, self.total, self.loss_name, mean, rate, grad_norm, speed, left)
 
+    def event(self, iteration: int, count: int) -> None:
+        """Note that something was not finite, for the ``count``-th time in this run."""
+        self._write({"train/non_finite": count}, iteration)
+
+    def _write(self, scalars: Mapping[str, float], iteration: int) -> None:
+        with answering(self.experiment / "tensorboard"):
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, iteration)
+
     def validation(self, iteration: int, scalars: Mapping[str, float | None], images: Mapping[str, Tensor]) -> None:
         """Note one validation: scalars by name, and image strips (3, H, W), clamped to [0, 1]."""
         known = {name: value for name, value in scalars.items() if value is not None}
-        for name, value in known.items():
-            self._writer.add_scalar(f"val/{name}", value, iteration)
-        for name, image in images.items():
-            self._writer.add_image(f"val/{name}", image.nan_to_num(nan=1, posinf=1, neginf=0).clamp(0, 1), iteration)
+        self._write({f"val/{name}": value for name, value in known.items()}, iteration)
+        with answering(self.experiment / "tensorboard"):
+            for name, image in images.items():
+                shown = image.nan_to_num(nan=1, posinf=1, neginf=0).clamp(0, 1)
+                self._writer.add_image(f"val/{name}", shown, iteration)
         log.info("iteration %d: val %s", iteration, ", ".join(f"{name} {value:.4g}" for name, value in known.items()))
 
     def close(self) -> None:
-        """Flush and close everything."""
-        self._open.close()
+        """Flush and close everything; what cannot be written any more is left out."""
         log.removeHandler(self._handler)
-        self._handler.close()
+        for opened in (self._open, self._handler):
+            with contextlib.suppress(OSError):
+                opened.close()

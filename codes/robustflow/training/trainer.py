@@ -3,15 +3,17 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from robustflow import data, devices, tasks
+from robustflow import data, devices, files, tasks
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
 from robustflow.evaluation import ood
@@ -20,15 +22,15 @@ from robustflow.evaluation.sampler import draw_samples
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, weights
-from robustflow.training import checkpoint, optimizer
+from robustflow.training import checkpoint, ema, optimizer
+from robustflow.training.checkpoint import CheckpointError, Progress
+from robustflow.training.dump import Step
 from robustflow.training.interruption import Interruption, leave_signals_to_main
 from robustflow.training.logbook import Logbook
+from robustflow.training.sentinel import Sentinel
+from robustflow.training.sentinel import TrainingStopped as TrainingStopped
 
 log = logging.getLogger(__name__)
-
-
-class TrainingStopped(RuntimeError):
-    """Training cannot go on; the message says why and what to do."""
 
 
 class _Run(NamedTuple):
@@ -38,6 +40,7 @@ class _Run(NamedTuple):
     task: Task
     network: nn.Module
     adam: torch.optim.Adam
+    average: AveragedModel | None
     crops: data.TrainingCrops
     validation: data.EvaluationSet | None
     experiment: Path
@@ -49,55 +52,77 @@ def train(options: RunOptions) -> bool:
     Writes experiments/<name>/: options.yml, models/, training_state/, tensorboard/, train.log.
     """
     run, state = _prepare(options)
-    options, task, network, adam, crops, validation, experiment = run
+    options, task, network, adam, _, crops, _, experiment = run
     o, device = options.train, next(network.parameters()).device
 
     logbook = Logbook(experiment, o.niter, options.logger.print_freq, task.loss_name)
     try:
-        first = iteration = _start(run, state)
-        if first >= o.niter:
+        progress = _start(run, state)
+        sentinel = Sentinel(experiment, network, options, progress)
+        if progress.iteration >= o.niter:
             log.info("%s: all %d iterations are done; raise train.niter to go on", experiment, o.niter)
-            _fit_ood_score(run, first)
+            _fit_ood_score(run, progress.iteration)
             return True
-        logbook.begin(first)
+        logbook.begin(progress.iteration)
         network.train()
-        with Interruption() as interruption, _saving_what_is_learnt(run, interruption, lambda: iteration):
-            for batch in _loader(crops, options, first, pin_memory=device.type == "cuda"):
+        with Interruption() as interruption, _saving_what_is_learnt(run, interruption, progress):
+            _validate_what_was_left_out(run, logbook, progress, sentinel)
+            for batch in _loader(crops, options, progress.iteration, pin_memory=device.type == "cuda"):
                 # Set what learns now, and how fast.
-                number = iteration + 1
+                number = progress.iteration + 1
                 rate = optimizer.learning_rate(o, number)
                 optimizer.set_learning_rate(adam, rate)
-                _freeze_encoder(task.encoder(network), options, number)
+                freeze_encoder(task.encoder(network), options, number)
 
                 # Forward and backward.
                 gt, lr = (batch[key].to(device, non_blocking=True) for key in ("gt", "lr"))
-                generator = torch.Generator(device).manual_seed(derive_seed(o.manual_seed, "noise", number))
+                step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number))
+                sentinel.before_step()
                 adam.zero_grad(set_to_none=True)
-                loss = accumulate_gradients(task, network, gt, lr, generator, o.micro_batch)
-                limit = float("inf") if o.max_grad_norm is None else o.max_grad_norm
-                grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
+                gradients_of = partial(_gradients_of, task, network, step, o.micro_batch)
+                loss, grad_norm = gradients_of(), _clipped_norm(network, o.max_grad_norm)
                 measured, norm = torch.stack([loss, grad_norm]).tolist()
-                _require_finite(number, measured, norm, experiment)
 
                 # Update weights.
-                adam.step()
-                iteration = number
+                if sentinel.bad_step(step, measured, norm, gradients_of):
+                    _after_event(run, logbook, number, progress.non_finite)
+                else:
+                    _update(run)
+                progress.iteration = number
 
-                # Log, save, validate.
-                logbook.iteration(iteration, measured, rate, norm)
-                last, leave = iteration == o.niter, interruption.requested
-                if iteration % options.logger.save_checkpoint_freq == 0 or last or leave:
-                    checkpoint.save(experiment, network, adam, options, iteration)
-                if validation is not None and (last or (iteration % o.val_freq == 0 and not leave)):
-                    _validate(run, validation, logbook, iteration)
+                # Log, validate, save.
+                logbook.iteration(number, measured, rate, norm)
+                last = number == o.niter
+                if last or (number % o.val_freq == 0 and not interruption.requested):
+                    _validate(run, logbook, progress, sentinel)
+                leave = interruption.requested
+                if _saves_at(options, number) or leave:
+                    _save(run, progress)
                 if leave and not last:
-                    log.info("interrupted: saved iteration %d; go on with --resume auto", iteration)
+                    log.info("interrupted: saved iteration %d; go on with --resume auto", number)
                     return False
     finally:
         logbook.close()
-    if iteration == o.niter:
-        _fit_ood_score(run, iteration)
-    return iteration == o.niter
+    if progress.iteration == o.niter:
+        _fit_ood_score(run, progress.iteration)
+    return progress.iteration == o.niter
+
+
+def _gradients_of(task: Task, network: nn.Module, step: Step, micro_batch: int | None) -> Tensor:
+    """Compute the gradients of a step, the same at each call; return its loss."""
+    generator = torch.Generator(step.gt.device).manual_seed(step.seed)
+    return accumulate_gradients(task, network, step.gt, step.lr, generator, micro_batch)
+
+
+def _clipped_norm(network: nn.Module, limit: float | None) -> Tensor:
+    """Clip the gradients' L2 norm, if there is a limit; return what it was before."""
+    return torch.nn.utils.clip_grad_norm_(network.parameters(), float("inf") if limit is None else limit)
+
+
+def _update(run: _Run) -> None:
+    run.adam.step()
+    if run.average is not None:
+        run.average.update_parameters(run.network)
 
 
 def accumulate_gradients(
@@ -113,16 +138,38 @@ def accumulate_gradients(
     return torch.stack(losses).sum()
 
 
+def _saves_at(options: RunOptions, iteration: int) -> bool:
+    """Whether an iteration's checkpoint is saved, whatever happens."""
+    return iteration % options.logger.save_checkpoint_freq == 0 or iteration == options.train.niter
+
+
+def _save(run: _Run, progress: Progress) -> None:
+    checkpoint.save(run.experiment, run.network, run.adam, run.options, progress, run.average)
+    if _saves_at(run.options, progress.iteration):
+        checkpoint.prune(run.experiment, run.options.logger, None if progress.best is None else progress.best[0])
+
+
+def _after_event(run: _Run, logbook: Logbook, iteration: int, count: int) -> None:
+    """Note an event, and go back to the newest checkpoint if that is the policy; data and iterations go on."""
+    logbook.event(iteration, count)
+    if run.options.train.non_finite == "rollback":
+        state = checkpoint.to_go_back_to(run.experiment, run.options.logger.save_checkpoint_freq)
+        checkpoint.restore(state, run.network, run.adam, run.options, run.average)
+        log.warning("  Weights are those of %s again; iterations and data go on.", state)
+
+
 def _fit_ood_score(run: _Run, iteration: int) -> None:
     """Fit the out-of-distribution score on training patches of the size trained on, beside the last weights.
 
     Nothing to do if it is there already.
     """
-    file, size = checkpoint.weights_file(run.experiment, iteration), run.options.datasets["train"].GT_size
+    size, begun = run.options.datasets["train"].GT_size, ema.has_begun(run.average)
+    file = (checkpoint.ema_file if begun else checkpoint.weights_file)(run.experiment, iteration)
     if run.options.train.ood_patches == 0 or ood.file_beside(file).is_file():
         return
+    network, n_patches = ema.evaluated(run.network, run.average), run.options.train.ood_patches
     try:
-        ood.fit_and_save(run.options, file, run.task, run.network, n_patches=run.options.train.ood_patches, patch=size)
+        ood.fit_and_save(run.options, file, run.task, network, n_patches=n_patches, patch=size)
     except UserError as error:
         # The training itself is done and saved.
         log.warning("no out-of-distribution score: %s", error)
@@ -136,20 +183,20 @@ def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
     seed, scale = options.train.manual_seed, options.scale
     crops = data.build_training(options.datasets["train"], scale, seed)
     validation = data.build_evaluation(options.datasets["val"], scale) if "val" in options.datasets else None
-    options = _fitting(options)
+    experiment = Path(options.path.experiments) / options.name
+    state = checkpoint.find(experiment, options.path.resume_state)
+    options = _fitting(options, state)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(seed)
     task = tasks.build(options)
     network = task.build_network(options.network_G, options.precision, options.train.checkpointing).to(device)
-    experiment = Path(options.path.experiments) / options.name
-    state = _make_ready(experiment, network, options)
-    adam = optimizer.build(network, options.train)
-    return _Run(options, task, network, adam, crops, validation, experiment), state
+    _make_ready(experiment, network, options, state)
+    adam, average = optimizer.build(network, options.train), ema.build(network, options.train.ema)
+    return _Run(options, task, network, adam, average, crops, validation, experiment), state
 
 
-def _fitting(options: RunOptions) -> RunOptions:
+def _fitting(options: RunOptions, state: Path | None) -> RunOptions:
     """The options with sizes that were not given taken from the weights that training starts or goes on from."""
-    state = checkpoint.find(Path(options.path.experiments) / options.name, options.path.resume_state)
     if state is not None and state.stem.isdigit():
         file = checkpoint.weights_file(state.parent.parent, int(state.stem))
         return weights.fitting(options, file) if file.is_file() else options
@@ -158,26 +205,25 @@ def _fitting(options: RunOptions) -> RunOptions:
 
 
 @contextlib.contextmanager
-def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Callable[[], int]) -> Iterator[None]:
+def _saving_what_is_learnt(run: _Run, interruption: Interruption, progress: Progress) -> Iterator[None]:
     """Save when an image turns out unreadable in mid-training, or a signal to all processes ended a loader process."""
-
-    def save() -> None:
-        if iteration() > 0:
-            checkpoint.save(run.experiment, run.network, run.adam, run.options, iteration())
-
     try:
         yield
+    except (CheckpointError, files.CannotWrite):
+        raise
     except UserError as error:
-        save()
         # A loader process sends its whole traceback as the message.
-        message = str(error).strip().rsplit("UserError: ", 1)[-1]
-        saved = f"\n  Saved iteration {iteration()}; go on with --resume auto." if iteration() > 0 else ""
+        message, saved = str(error).strip().rsplit("UserError: ", 1)[-1], ""
+        if progress.iteration > 0:
+            _save(run, progress)
+            saved = f"\n  Saved iteration {progress.iteration}; go on with --resume auto."
         raise UserError(f"{message}{saved}") from error
     except RuntimeError as error:
         if not interruption.requested or "DataLoader worker" not in str(error):
             raise
-        save()
-        log.info("interrupted: saved iteration %d; go on with --resume auto", iteration())
+        if progress.iteration > 0:
+            _save(run, progress)
+        log.info("interrupted: saved iteration %d; go on with --resume auto", progress.iteration)
 
 
 def _loader(
@@ -191,38 +237,42 @@ def _loader(
         sampler=range(first * training.batch_size, options.train.niter * training.batch_size),
         num_workers=training.n_workers,
         worker_init_fn=leave_signals_to_main,
+        # Otherwise a loader takes its processes' seeds from the global generator, once more whenever a run is resumed.
+        generator=torch.Generator().manual_seed(derive_seed(options.train.manual_seed, "loader", first)),
         pin_memory=pin_memory,
     )
 
 
-def _make_ready(experiment: Path, network: nn.Module, options: RunOptions) -> Path | None:
-    """Find the state to resume; else check and load the weights to start from, and move an older experiment aside."""
-    state = checkpoint.find(experiment, options.path.resume_state)
+def _make_ready(experiment: Path, network: nn.Module, options: RunOptions, state: Path | None) -> None:
+    """Unless there is a state to resume, load the weights to start from; move an older experiment aside."""
     if state is None:
         _load_pretrained(network, options)
     elsewhere = state is not None and state.resolve().parent.parent != experiment.resolve()
     if options.path.resume_state is None or elsewhere:
-        archived = checkpoint.make_room(experiment)
+        with files.answering(experiment):
+            archived = checkpoint.make_room(experiment)
         if archived is not None:
             log.info("an experiment of this name exists; it is now %s", archived)
-    return state
 
 
-def _start(run: _Run, state: Path | None) -> int:
-    """Resume if there is a state; return the number of iterations already done."""
-    experiment, options, network, first = run.experiment, run.options, run.network, 0
+def _start(run: _Run, state: Path | None) -> Progress:
+    """Resume if there is a state; return how far the run has come."""
+    experiment, options, network, progress = run.experiment, run.options, run.network, Progress()
+    checkpoint.clean(experiment)
     if state is not None:
-        first = checkpoint.resume(state, network, run.adam, options)
-        log.info("resumed %s at iteration %d", state, first)
-        aside = checkpoint.set_aside_newer(experiment, first)
+        progress = checkpoint.resume(state, network, run.adam, options, run.average)
+        log.info("resumed %s at iteration %d", state, progress.iteration)
+        aside = checkpoint.set_aside_newer(experiment, progress.iteration)
         if aside is not None:
             log.info("newer checkpoints are now in %s", aside)
     elif options.path.resume_state is not None:
         log.info("%s: no checkpoint to resume; starting at iteration 1", experiment)
     options_load.save(options, experiment / "options.yml")
+    if options.train.non_finite == "rollback" and checkpoint.newest(experiment) is None:
+        _save(run, progress)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %.2f M parameters, %s", experiment, n_parameters / 1e6, next(network.parameters()).device)
-    return first
+    return progress
 
 
 def _load_pretrained(network: nn.Module, options: RunOptions) -> None:
@@ -239,35 +289,55 @@ def _load_pretrained(network: nn.Module, options: RunOptions) -> None:
         )
 
 
-def _freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> None:
+def freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> None:
     """Let the encoder learn from train_RRDB_delay·niter on; frozen, it runs without autograd."""
     network = options.network_G
     learns = network.train_RRDB and iteration > network.train_RRDB_delay * options.train.niter
     encoder.requires_grad_(learns)
 
 
-def _require_finite(iteration: int, loss: float, grad_norm: float, experiment: Path) -> None:
-    if math.isfinite(loss) and math.isfinite(grad_norm):
+def _validate_what_was_left_out(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentinel) -> None:
+    """Validate where a signal ended the run at an iteration with a validation."""
+    due = progress.iteration > 0 and progress.iteration % run.options.train.val_freq == 0
+    if due and progress.validated < progress.iteration:
+        _validate(run, logbook, progress, sentinel)
+
+
+def _validate(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentinel) -> None:
+    """Evaluate the validation set and note its figures and, of the first image, input, sample and ground truth.
+
+    It comes before the checkpoint is saved, so that this holds the best validation so far, and is not what training
+    goes back to if its samples are not finite.
+    """
+    task, options, items, iteration = run.task, run.options, run.validation, progress.iteration
+    if items is None:
         return
-    newest = checkpoint.find(experiment, "auto")
-    raise TrainingStopped(
-        f"iteration {iteration}: loss {loss:g}, gradient norm {grad_norm:g}; weights were not updated.\n"
-        "  Look at: train.lr_G (lower it), train.warmup_iter (lengthen it), train.max_grad_norm (set it), "
-        "network_G.flow.coupling (rq_spline is the stable one), and the training images.\n"
-        f"  Newest checkpoint: {newest or 'none yet'}; go on from it with --resume auto."
-    )
-
-
-def _validate(run: _Run, items: data.EvaluationSet, logbook: Logbook, iteration: int) -> None:
-    """Evaluate the validation set and note its figures and, of the first image, input, sample and ground truth."""
-    task, network, options = run.task, run.network, run.options
-    network.eval()
-    summary, _ = Evaluator(task, network, options.scale, options.val, None).evaluate("val", items)
-    scalars = {"bits_per_dim": summary["bits_per_dim"]}
+    network = ema.evaluated(run.network, run.average).eval()
+    try:
+        summary, _ = Evaluator(task, network, options.scale, options.val, None).evaluate("val", items)
+    except torch.OutOfMemoryError:
+        # The training itself is sound.
+        _save(run, progress)
+        raise
+    drawn, finite = (sum(of_heat[key] for of_heat in summary["heats"].values()) for key in ("n_samples", "n_finite"))
+    scalars = {"bits_per_dim": summary["bits_per_dim"], "non_finite_samples": drawn - finite}
     for heat, values in summary["heats"].items():
         scalars |= {f"{key}_t{heat}": values[key] for key in ("psnr", "lr_psnr_mean", "pixel_error_pct", "inf_pct")}
     logbook.validation(iteration, scalars, _picture(task, network, items[0], options))
-    network.train()
+    run.network.train()
+    progress.validated = iteration
+    if sentinel.bad_validation(iteration, drawn - finite, drawn):
+        _after_event(run, logbook, iteration, progress.non_finite)
+    elif _saves_at(options, iteration):
+        _note_best(progress, summary["bits_per_dim"])
+
+
+def _note_best(progress: Progress, bits_per_dim: float | None) -> None:
+    if bits_per_dim is None or not math.isfinite(bits_per_dim):
+        return
+    if progress.best is None or bits_per_dim < progress.best[1]:
+        progress.best = (progress.iteration, bits_per_dim)
+    log.info("best validation with a checkpoint: iteration %d, bits_per_dim %.4f", *progress.best)
 
 
 def _picture(task: Task, network: nn.Module, item: data.EvaluationItem, options: RunOptions) -> dict[str, Tensor]:

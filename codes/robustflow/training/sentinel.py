@@ -1,0 +1,112 @@
+"""What happens when loss, gradients or validation samples are not finite."""
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from robustflow.bijections.actnorm import ActNorm
+from robustflow.errors import UserError
+from robustflow.options.schema import RunOptions
+from robustflow.training import checkpoint, dump
+from robustflow.training.checkpoint import Progress
+from robustflow.training.diagnosis import diagnose, finite
+from robustflow.training.dump import Step
+
+log = logging.getLogger(__name__)
+
+# Events of a run that leave a dump.
+N_DUMPS = 3
+# Share of a validation's samples that may be non-finite before it counts as an event: an affine flow explodes now and
+# then, which is measured, not mended.
+TOLERATED = 0.5
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class Sentinel:
+    """Counts the events of a run, dumps the first ones and ends the run when it must.
+
+    Args:
+        experiment: Folder of the run.
+        network: What is trained.
+        options: Policy and budget; part of the dumps.
+        progress: Of the run; its count of events is kept here.
+    """
+
+    def __init__(self, experiment: Path, network: nn.Module, options: RunOptions, progress: Progress) -> None:
+        self.experiment, self.network, self.options, self.progress = experiment, network, options, progress
+        self._norms = [module for module in network.modules() if isinstance(module, ActNorm)]
+        self._before: dict[str, Tensor] | None = None
+
+    def before_step(self) -> None:
+        """Remember the weights if the step changes them before its loss is known: ActNorms initialise themselves."""
+        self._before = None
+        if not all(norm.is_initialized() for norm in self._norms):
+            self._before = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+
+    def bad_step(self, step: Step, loss: float, grad_norm: float, again: Callable[[], Tensor]) -> bool:
+        """Whether a step was not finite, so that there is no update; the weights are then as before it.
+
+        Args:
+            step: What the step was given.
+            loss: Its loss.
+            grad_norm: Norm of its gradients.
+            again: Computes loss and gradients once more, to find where they fail.
+
+        Raises:
+            TrainingStopped: if the policy is to raise, or the budget is used up.
+        """
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return False
+        self._undo()
+        self.progress.non_finite += 1
+        where = self._dump(step, again) if self.progress.non_finite <= N_DUMPS else ""
+        self._act(
+            f"iteration {step.iteration}: loss {loss:g}, gradient norm {grad_norm:g}; weights were not updated.{where}"
+        )
+        return True
+
+    def bad_validation(self, iteration: int, failed: int, drawn: int) -> bool:
+        """Answer a validation of which ``failed`` of ``drawn`` samples are not finite: whether they are too many."""
+        if failed == 0:
+            return False
+        log.warning("iteration %d: %d of %d validation samples are not finite", iteration, failed, drawn)
+        if failed <= TOLERATED * drawn:
+            return False
+        self.progress.non_finite += 1
+        self._act(f"iteration {iteration}: {failed} of {drawn} validation samples are not finite.")
+        return True
+
+    def _undo(self) -> None:
+        if self._before is not None:
+            self.network.load_state_dict(self._before)
+
+    def _dump(self, step: Step, again: Callable[[], Tensor]) -> str:
+        file, found = dump.file_for(self.experiment, step.iteration), diagnose(self.network, again)
+        self._undo()
+        batch = "" if finite(step.gt) and finite(step.lr) else " The batch itself is not finite."
+        text = f"\n  Once more: {found.described()}.{batch}"
+        try:
+            dump.write(file, self.network, self.options, step, found)
+        except UserError as error:
+            return f"{text}\n  {error}"
+        return f"{text}\n  To run it again: python -m robustflow.training.replay {file}"
+
+    def _act(self, message: str) -> None:
+        count, budget = self.progress.non_finite, self.options.train.non_finite_budget
+        if self.options.train.non_finite != "raise" and count <= budget:
+            log.warning("%s\n  Event %d of at most %d (train.non_finite_budget).", message, count, budget)
+            return
+        newest = checkpoint.newest(self.experiment)
+        used_up = "" if self.options.train.non_finite == "raise" else f"  More than {budget} events in this run.\n"
+        raise TrainingStopped(
+            f"{message}\n{used_up}"
+            "  Look at: train.lr_G (lower it), train.warmup_iter (lengthen it), train.max_grad_norm (set it), "
+            "network_G.flow.coupling (rq_spline is the stable one), and the training images.\n"
+            f"  Newest checkpoint: {newest or 'none yet'}; go on from it with --resume auto."
+        )
