@@ -55,7 +55,10 @@ def _fault(file: Path, digest: str | None) -> str | None:
         return None
     if not file.is_file():
         return f"{file}: missing"
-    return None if _digest(file) == digest else f"{file}: damaged, its SHA-256 is not the one noted in checksums"
+    try:
+        return None if _digest(file) == digest else f"{file}: damaged, its SHA-256 is not the one noted in checksums"
+    except OSError as error:
+        return f"{file}: cannot be read ({error.strerror or error})"
 
 
 def _digest(file: Path) -> str:

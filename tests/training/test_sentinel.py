@@ -1,5 +1,6 @@
 import logging
 import math
+import re
 
 import pytest
 import torch
@@ -88,6 +89,16 @@ def test_rollback_does_not_depend_on_interruptions(make_options, spoil, interrup
     interrupt(None)
     assert train(make_options("parts", path={"resume_state": "auto"}, **settings))
     assert_same_end(make_options("whole"), make_options("parts"))
+
+
+def test_events_one_after_the_other_go_back_further_each_time(make_options, spoil, caplog):
+    spoil(4, 5, 6, 8)
+    options = make_options(train={"non_finite": "rollback", "niter": 8, "val_freq": 100}, logger=EVERY)
+    assert train(options)
+    targets = re.findall(r"Weights are those of .*/(\d+)\.state again", caplog.text)
+    assert [int(target) for target in targets] == [3, 2, 1, 7]
+    assert_equal(weights_at(options, 6), weights_at(options, 1))
+    assert_equal(weights_at(options, 8), weights_at(options, 7))
 
 
 def test_untrained_weights_are_there_to_go_back_to_but_not_to_test(make_options, spoil):

@@ -6,7 +6,7 @@ import pickle
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,14 @@ class Progress:
         non_finite: Events in which loss, gradients or most samples of a validation were not finite.
         validated: Iteration of the last validation.
         best: Iteration and bits per dimension of the best validation among those with a checkpoint.
+        went_back: Iteration of the last event that training went back at, and that of the checkpoint.
     """
 
     iteration: int = 0
     non_finite: int = 0
     validated: int = 0
     best: tuple[int, float] | None = None
+    went_back: tuple[int, int] | None = None
 
 
 def weights_file(experiment: Path, iteration: int) -> Path:
@@ -120,13 +122,22 @@ def find(experiment: Path, resume_state: str | None) -> Path | None:
     return state
 
 
-def to_go_back_to(experiment: Path, every: int) -> Path:
+def to_go_back_to(experiment: Path, every: int, progress: Progress, iteration: int) -> Path:
     """State file that training goes back to: the newest intact one of those saved regularly, else of all.
 
-    Which one it is does then not depend on interruptions.
+    Which one it is does then not depend on interruptions. An older one if the last one led to this event at once.
+
+    Args:
+        experiment: Folder of the run.
+        every: Iterations between regular checkpoints.
+        progress: Holds where training went back to last.
+        iteration: That of the event.
     """
     found = states(experiment)
-    state = _newest_intact([file for file in found if int(file.stem) % every == 0]) or _newest_intact(found)
+    if progress.went_back is not None and iteration - progress.went_back[0] <= 1:
+        found = [state for state in found if int(state.stem) < progress.went_back[1]] or found
+    regular = [state for state in found if int(state.stem) % every == 0]
+    state = _newest_intact(regular or found)
     if state is None:
         raise CheckpointError(f"{experiment}: expected a checkpoint to go back to, found none; start the run anew")
     return state
@@ -172,13 +183,9 @@ def resume(
     try:
         if "random" in saved:
             randomness.restore(saved["random"])
-        best = saved.get("best")
-        return Progress(
-            int(saved["iteration"]),
-            int(saved.get("non_finite", 0)),
-            int(saved.get("validated", saved["iteration"])),
-            None if best is None else (int(best[0]), float(best[1])),
-        )
+        # Older checkpoints say nothing but the iteration; there a validation was never left out.
+        known = {"validated": saved["iteration"], **saved}
+        return Progress(**{field.name: known[field.name] for field in fields(Progress) if field.name in known})
     except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise _damaged(state, error) from error
 

@@ -85,7 +85,7 @@ def train(options: RunOptions) -> bool:
 
                 # Update weights.
                 if sentinel.bad_step(step, measured, norm, gradients_of):
-                    _after_event(run, logbook, number, progress.non_finite)
+                    _after_event(run, logbook, number, progress)
                 else:
                     _update(run)
                 progress.iteration = number
@@ -149,12 +149,14 @@ def _save(run: _Run, progress: Progress) -> None:
         checkpoint.prune(run.experiment, run.options.logger, None if progress.best is None else progress.best[0])
 
 
-def _after_event(run: _Run, logbook: Logbook, iteration: int, count: int) -> None:
+def _after_event(run: _Run, logbook: Logbook, iteration: int, progress: Progress) -> None:
     """Note an event, and go back to the newest checkpoint if that is the policy; data and iterations go on."""
-    logbook.event(iteration, count)
+    logbook.event(iteration, progress.non_finite)
     if run.options.train.non_finite == "rollback":
-        state = checkpoint.to_go_back_to(run.experiment, run.options.logger.save_checkpoint_freq)
+        every = run.options.logger.save_checkpoint_freq
+        state = checkpoint.to_go_back_to(run.experiment, every, progress, iteration)
         checkpoint.restore(state, run.network, run.adam, run.options, run.average)
+        progress.went_back = (iteration, int(state.stem))
         log.warning("  Weights are those of %s again; iterations and data go on.", state)
 
 
@@ -327,7 +329,7 @@ def _validate(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentine
     run.network.train()
     progress.validated = iteration
     if sentinel.bad_validation(iteration, drawn - finite, drawn):
-        _after_event(run, logbook, iteration, progress.non_finite)
+        _after_event(run, logbook, iteration, progress)
     elif _saves_at(options, iteration):
         _note_best(progress, summary["bits_per_dim"])
 
