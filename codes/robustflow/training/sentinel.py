@@ -71,15 +71,25 @@ class Sentinel:
         )
         return True
 
-    def bad_validation(self, iteration: int, failed: int, drawn: int) -> bool:
-        """Answer a validation of which ``failed`` of ``drawn`` samples are not finite: whether they are too many."""
+    def bad_validation(self, iteration: int, failed: int, drawn: int, save: Callable[[], None]) -> bool:
+        """Whether too many of a validation's samples are not finite.
+
+        Args:
+            iteration: Where it took place.
+            failed: Samples that are not finite.
+            drawn: Samples in all.
+            save: Saves a checkpoint; called before the run ends, for the weights themselves are finite.
+
+        Raises:
+            TrainingStopped: if the policy is to raise, or the budget is used up.
+        """
         if failed == 0:
             return False
         log.warning("iteration %d: %d of %d validation samples are not finite", iteration, failed, drawn)
         if failed <= TOLERATED * drawn:
             return False
         self.progress.non_finite += 1
-        self._act(f"iteration {iteration}: {failed} of {drawn} validation samples are not finite.")
+        self._act(f"iteration {iteration}: {failed} of {drawn} validation samples are not finite.", save)
         return True
 
     def _undo(self) -> None:
@@ -97,16 +107,20 @@ class Sentinel:
             return f"{text}\n  {error}"
         return f"{text}\n  To run it again: python -m robustflow.training.replay {file}"
 
-    def _act(self, message: str) -> None:
+    def _act(self, message: str, save: Callable[[], None] | None = None) -> None:
         count, budget = self.progress.non_finite, self.options.train.non_finite_budget
-        if self.options.train.non_finite != "raise" and count <= budget:
+        raises = self.options.train.non_finite == "raise"
+        if not raises and count <= budget:
             log.warning("%s\n  Event %d of at most %d (train.non_finite_budget).", message, count, budget)
             return
+        if save is not None:
+            save()
         newest = checkpoint.newest(self.experiment)
-        used_up = "" if self.options.train.non_finite == "raise" else f"  More than {budget} events in this run.\n"
+        policy = "train.non_finite (skip or rollback)"
+        other = policy if raises else f"train.non_finite_budget (more than {budget} events)"
         raise TrainingStopped(
-            f"{message}\n{used_up}"
+            f"{message}\n"
             "  Look at: train.lr_G (lower it), train.warmup_iter (lengthen it), train.max_grad_norm (set it), "
-            "network_G.flow.coupling (rq_spline is the stable one), and the training images.\n"
+            f"network_G.flow.coupling (rq_spline is the stable one), the training images, and {other}.\n"
             f"  Newest checkpoint: {newest or 'none yet'}; go on from it with --resume auto."
         )

@@ -328,7 +328,7 @@ def _validate(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentine
     logbook.validation(iteration, scalars, _picture(task, network, items[0], options))
     run.network.train()
     progress.validated = iteration
-    if sentinel.bad_validation(iteration, drawn - finite, drawn):
+    if sentinel.bad_validation(iteration, drawn - finite, drawn, partial(_save, run, progress)):
         _after_event(run, logbook, iteration, progress)
     elif _saves_at(options, iteration):
         _note_best(progress, summary["bits_per_dim"])
