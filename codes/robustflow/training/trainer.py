@@ -5,14 +5,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from robustflow import data, devices, tasks
-from robustflow.data.seeds import derive_seed
+from robustflow import data, tasks
+from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
 from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
@@ -20,7 +20,7 @@ from robustflow.evaluation.sampler import draw_samples
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, weights
-from robustflow.training import checkpoint, optimizer
+from robustflow.training import checkpoint, optimizer, parallel
 from robustflow.training.interruption import Interruption, leave_signals_to_main
 from robustflow.training.logbook import Logbook
 
@@ -41,28 +41,31 @@ class _Run(NamedTuple):
     crops: data.TrainingCrops
     validation: data.EvaluationSet | None
     experiment: Path
+    processes: Processes
 
 
-def train(options: RunOptions) -> bool:
+def train(options: RunOptions, processes: Processes = ALONE) -> bool:
     """Train as the options say. Return False if a signal ended the run early, after a checkpoint was saved.
 
-    Writes experiments/<name>/: options.yml, models/, training_state/, tensorboard/, train.log.
+    Writes experiments/<name>/: options.yml, models/, training_state/, tensorboard/, train.log; of several processes
+    the main one alone.
     """
-    run, state = _prepare(options)
-    options, task, network, adam, crops, validation, experiment = run
+    run, state = _prepare(options, processes)
+    options, task, network, adam, crops, validation, experiment, _ = run
     o, device = options.train, next(network.parameters()).device
 
-    logbook = Logbook(experiment, o.niter, options.logger.print_freq, task.loss_name)
+    logbook = _logbook(run)
     try:
-        first = iteration = _start(run, state)
+        first = iteration = processes.on_main(_start, run, state)
+        parallel.share_network(processes, network, adam)
         if first >= o.niter:
             log.info("%s: all %d iterations are done; raise train.niter to go on", experiment, o.niter)
-            _fit_ood_score(run, first)
+            processes.on_main(_fit_ood_score, run, first)
             return True
         logbook.begin(first)
         network.train()
         with Interruption() as interruption, _saving_what_is_learnt(run, interruption, lambda: iteration):
-            for batch in _loader(crops, options, first, pin_memory=device.type == "cuda"):
+            for batch in _loader(run, first, pin_memory=device.type == "cuda"):
                 # Set what learns now, and how fast.
                 number = iteration + 1
                 rate = optimizer.learning_rate(o, number)
@@ -71,9 +74,12 @@ def train(options: RunOptions) -> bool:
 
                 # Forward and backward.
                 gt, lr = (batch[key].to(device, non_blocking=True) for key in ("gt", "lr"))
-                generator = torch.Generator(device).manual_seed(derive_seed(o.manual_seed, "noise", number))
+                generator = parallel.noise_generator(options, number, device)
+                parallel.initialise_actnorms(processes, task, network, crops, options, number)
+                task.skip_noise(gt, lr, generator, processes.rank * len(gt))
                 adam.zero_grad(set_to_none=True)
                 loss = accumulate_gradients(task, network, gt, lr, generator, o.micro_batch)
+                loss = parallel.average(processes, network, loss)
                 limit = float("inf") if o.max_grad_norm is None else o.max_grad_norm
                 grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
                 measured, norm = torch.stack([loss, grad_norm]).tolist()
@@ -85,9 +91,9 @@ def train(options: RunOptions) -> bool:
 
                 # Log, save, validate.
                 logbook.iteration(iteration, measured, rate, norm)
-                last, leave = iteration == o.niter, interruption.requested
+                last, leave = iteration == o.niter, processes.agree(interruption.requested)
                 if iteration % options.logger.save_checkpoint_freq == 0 or last or leave:
-                    checkpoint.save(experiment, network, adam, options, iteration)
+                    processes.on_main(_save, run, iteration)
                 if validation is not None and (last or (iteration % o.val_freq == 0 and not leave)):
                     _validate(run, validation, logbook, iteration)
                 if leave and not last:
@@ -96,8 +102,19 @@ def train(options: RunOptions) -> bool:
     finally:
         logbook.close()
     if iteration == o.niter:
-        _fit_ood_score(run, iteration)
+        processes.on_main(_fit_ood_score, run, iteration)
     return iteration == o.niter
+
+
+def _logbook(run: _Run) -> Logbook:
+    if not run.processes.main:
+        return cast(Logbook, parallel.Silent())
+    o = run.options
+    return Logbook(run.experiment, o.train.niter, o.logger.print_freq, run.task.loss_name)
+
+
+def _save(run: _Run, iteration: int) -> None:
+    checkpoint.save(run.experiment, run.network, run.adam, run.options, iteration)
 
 
 def accumulate_gradients(
@@ -128,23 +145,24 @@ def _fit_ood_score(run: _Run, iteration: int) -> None:
         log.warning("no out-of-distribution score: %s", error)
 
 
-def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
+def _prepare(options: RunOptions, processes: Processes) -> tuple[_Run, Path | None]:
     """Check the data, build the model, find the state to resume; nothing is written before all of it is right."""
-    device = devices.choose(options.device)
+    device = processes.device(options.device)
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
+    processes.share_of(options.datasets["train"].batch_size)
     seed, scale = options.train.manual_seed, options.scale
     crops = data.build_training(options.datasets["train"], scale, seed)
     validation = data.build_evaluation(options.datasets["val"], scale) if "val" in options.datasets else None
-    options = _fitting(options)
+    options = processes.on_main(_fitting, options)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(seed)
     task = tasks.build(options)
     network = task.build_network(options.network_G, options.precision, options.train.checkpointing).to(device)
     experiment = Path(options.path.experiments) / options.name
-    state = _make_ready(experiment, network, options)
+    state = processes.on_main(_make_ready, experiment, network, options)
     adam = optimizer.build(network, options.train)
-    return _Run(options, task, network, adam, crops, validation, experiment), state
+    return _Run(options, task, network, adam, crops, validation, experiment, processes), state
 
 
 def _fitting(options: RunOptions) -> RunOptions:
@@ -162,12 +180,13 @@ def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Cal
     """Save when an image turns out unreadable in mid-training, or a signal to all processes ended a loader process."""
 
     def save() -> None:
-        if iteration() > 0:
-            checkpoint.save(run.experiment, run.network, run.adam, run.options, iteration())
+        if iteration() > 0 and run.processes.main:
+            _save(run, iteration())
 
     try:
         yield
     except UserError as error:
+        run.processes.announce(error)
         save()
         # A loader process sends its whole traceback as the message.
         message = str(error).strip().rsplit("UserError: ", 1)[-1]
@@ -176,19 +195,18 @@ def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Cal
     except RuntimeError as error:
         if not interruption.requested or "DataLoader worker" not in str(error):
             raise
+        run.processes.announce(error)
         save()
         log.info("interrupted: saved iteration %d; go on with --resume auto", iteration())
 
 
-def _loader(
-    crops: data.TrainingCrops, options: RunOptions, first: int, pin_memory: bool
-) -> DataLoader[dict[str, Tensor]]:
-    """Batches of the iterations after ``first``; which crops they hold depends on the iteration alone."""
-    training = options.datasets["train"]
+def _loader(run: _Run, first: int, pin_memory: bool) -> DataLoader[dict[str, Tensor]]:
+    """This process's shares of the batches after ``first``; which crops they hold depends on the iteration alone."""
+    training, processes = run.options.datasets["train"], run.processes
     return DataLoader(
-        crops,
-        training.batch_size,
-        sampler=range(first * training.batch_size, options.train.niter * training.batch_size),
+        run.crops,
+        processes.share_of(training.batch_size),
+        sampler=parallel.share_of_numbers(processes, training.batch_size, first, run.options.train.niter),
         num_workers=training.n_workers,
         worker_init_fn=leave_signals_to_main,
         pin_memory=pin_memory,
@@ -262,11 +280,13 @@ def _validate(run: _Run, items: data.EvaluationSet, logbook: Logbook, iteration:
     """Evaluate the validation set and note its figures and, of the first image, input, sample and ground truth."""
     task, network, options = run.task, run.network, run.options
     network.eval()
-    summary, _ = Evaluator(task, network, options.scale, options.val, None).evaluate("val", items)
+    evaluator = Evaluator(task, network, options.scale, options.val, None, processes=run.processes)
+    summary, _ = evaluator.evaluate("val", items)
     scalars = {"bits_per_dim": summary["bits_per_dim"]}
     for heat, values in summary["heats"].items():
         scalars |= {f"{key}_t{heat}": values[key] for key in ("psnr", "lr_psnr_mean", "pixel_error_pct", "inf_pct")}
-    logbook.validation(iteration, scalars, _picture(task, network, items[0], options))
+    if run.processes.main:
+        logbook.validation(iteration, scalars, _picture(task, network, items[0], options))
     network.train()
 
 
