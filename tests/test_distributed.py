@@ -1,6 +1,7 @@
 """Several processes compute what one does. Most are forked here, which is quick; two runs are started by torchrun."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -188,6 +189,23 @@ def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_sa
     assert stderr.count("error: crop 11: damaged\n  Saved iteration 2; go on with --resume auto.") == 1
     assert "Traceback" not in stderr
     assert stderr.count("damaged") == 1
+
+
+def test_what_is_learnt_is_saved_when_another_process_dies(make_options, monkeypatch, capfd):
+    read = TrainingCrops.__getitem__
+
+    def dying(self, number):
+        if number == 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, number)
+
+    monkeypatch.setattr(TrainingCrops, "__getitem__", dying)
+    options = make_options("dying")
+    assert forked(lambda: engine.run(options), dying=(1,)) == [1]
+    assert weights_at(options, 2)
+    stderr = capfd.readouterr().err
+    assert stderr.count("saved iteration 2\nerror: another process of this run ended; go on") == 1
+    assert "Traceback" not in stderr
 
 
 def test_a_batch_that_cannot_be_divided(make_options, capfd):

@@ -38,6 +38,19 @@ def test_exchanges():
     assert first["dealt"][1] == [[], [], []]
 
 
+def test_a_slow_process_delays_no_other():
+    def take(processes):
+        taken = []
+        for number in processes.dealt(8):
+            taken.append(number)
+            time.sleep(processes.rank)
+        return taken
+
+    fast, slow = forked(in_group(take))
+    assert sorted(fast + slow) == list(range(8))
+    assert len(slow) <= 1
+
+
 @pytest.mark.parametrize(
     ("error", "elsewhere"),
     [

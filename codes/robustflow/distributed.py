@@ -108,7 +108,7 @@ class _Launched(Processes):
     """One of several processes that torchrun started."""
 
     def __init__(self) -> None:
-        store, self.rank, self.size = next(iter(rendezvous("env://", timeout=PATIENCE)))
+        store, self.rank, self.size = next(iter(rendezvous("env://")))
         nccl = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
         dist.init_process_group(backend, store=PrefixStore("tensors", store), rank=self.rank, world_size=self.size)

@@ -73,7 +73,8 @@ def initialise_actnorms(
 ) -> None:
     """Before the first update: show ActNorms the crops that one process would initialise them from.
 
-    These are the first ``micro_batch`` of the whole batch, or all of it, computed in the main process.
+    These are the first ``micro_batch`` of the whole batch, or all of it, computed in the main process; without
+    autograd, which takes less memory than a training step of as many crops.
     """
     ready = all(module.is_initialized() for module in network.modules() if isinstance(module, ActNorm))
     if processes.size == 1 or ready:

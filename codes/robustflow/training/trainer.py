@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robustflow import data, tasks
-from robustflow.distributed import ALONE, Processes
+from robustflow.distributed import ALONE, FailedElsewhere, Processes
 from robustflow.errors import UserError
 from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
@@ -177,7 +177,11 @@ def _fitting(options: RunOptions) -> RunOptions:
 
 @contextlib.contextmanager
 def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Callable[[], int]) -> Iterator[None]:
-    """Save when an image turns out unreadable in mid-training, or a signal to all processes ended a loader process."""
+    """Save when training ends without a fault of its own.
+
+    That is: an image turns out unreadable, a signal to all processes ended a loader process, another of the processes
+    that train together failed.
+    """
 
     def save() -> None:
         if iteration() > 0 and run.processes.main:
@@ -193,10 +197,15 @@ def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Cal
         saved = f"\n  Saved iteration {iteration()}; go on with --resume auto." if iteration() > 0 else ""
         raise UserError(f"{message}{saved}") from error
     except RuntimeError as error:
-        if not interruption.requested or "DataLoader worker" not in str(error):
+        interrupted = interruption.requested and "DataLoader worker" in str(error)
+        if not interrupted and not isinstance(error, FailedElsewhere):
             raise
         run.processes.announce(error)
         save()
+        if not interrupted:
+            if iteration() > 0:
+                log.info("saved iteration %d", iteration())
+            raise
         log.info("interrupted: saved iteration %d; go on with --resume auto", iteration())
 
 
