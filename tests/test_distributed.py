@@ -204,7 +204,7 @@ def test_what_is_learnt_is_saved_when_another_process_dies(make_options, monkeyp
     assert forked(lambda: engine.run(options), dying=(1,)) == [1]
     assert weights_at(options, 2)
     stderr = capfd.readouterr().err
-    assert stderr.count("saved iteration 2\nerror: another process of this run ended; go on") == 1
+    assert stderr.count("saved iteration 2; go on with --resume auto\nerror: another process of this run ended or") == 1
     assert "Traceback" not in stderr
 
 

@@ -1,5 +1,6 @@
 """Processes agree, share their errors and exchange tensors."""
 
+import hashlib
 import os
 import time
 
@@ -11,6 +12,12 @@ from robustflow import devices, distributed, launcher
 from robustflow.errors import UserError
 
 
+def mean_of_noise(processes):
+    noise = torch.rand(100_000, generator=torch.Generator().manual_seed(processes.rank))
+    processes.average([noise])
+    return hashlib.sha256(noise.numpy().tobytes()).hexdigest()
+
+
 def test_exchanges():
     def exchange(processes):
         number = float(processes.rank)
@@ -20,6 +27,7 @@ def test_exchanges():
         processes.copy_from_main(own)
         return {
             "means": [tensor.tolist() for tensor in tensors],
+            "bits": mean_of_noise(processes),
             "copies": [tensor.tolist() for tensor in own],
             "any": [processes.agree(processes.rank == 2), processes.agree()],
             "main": processes.on_main(lambda: processes.rank),

@@ -131,7 +131,8 @@ class _Launched(Processes):
             return
         # The others may lose their way in the meantime: what counts is the error.
         with contextlib.suppress(FailedElsewhere):
-            self._store.set("failed", "")
+            with self._exchange():
+                self._store.set("failed", "")
             self._flags(True, False)
             self._errors(error)
 
@@ -148,9 +149,14 @@ class _Launched(Processes):
 
     def dealt(self, n: int) -> Iterator[int]:
         self._n_deals += 1
-        key = f"deal {self._n_deals}"
-        while not self._store.check(["failed"]) and (number := self._store.add(key, 1) - 1) < n:
+        while (number := self._next_of_deal()) is not None and number < n:
             yield number
+
+    def _next_of_deal(self) -> int | None:
+        """The next number that no process has; None once a process has failed."""
+        with self._exchange():
+            failed = self._store.check(["failed"])
+            return None if failed else self._store.add(f"deal {self._n_deals}", 1) - 1
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         self.agree()
@@ -195,9 +201,15 @@ class _Launched(Processes):
     def _errors(self, own: Exception | None) -> list[Exception]:
         """Errors of all processes, by rank, once some announced theirs."""
         self._over = True
-        portable = own is None or isinstance(own, UserError | torch.OutOfMemoryError | FailedElsewhere)
-        described = own if portable else FailedElsewhere(f"process {self.rank} failed: {type(own).__name__}: {own}")
-        return [error for error in self._all_values(described) if error is not None]
+        return [error for error in self._all_values(self._portable(own)) if error is not None]
+
+    def _portable(self, error: Exception | None) -> Exception | None:
+        """An error as the other processes raise it."""
+        if isinstance(error, UserError):
+            return UserError(str(error))
+        if error is None or isinstance(error, torch.OutOfMemoryError | FailedElsewhere):
+            return error
+        return FailedElsewhere(f"process {self.rank} failed: {type(error).__name__}: {error}")
 
     @contextlib.contextmanager
     def _exchange(self) -> Iterator[None]:
@@ -205,8 +217,8 @@ class _Launched(Processes):
             yield
         except RuntimeError as error:
             self._over = self._lost = True
-            message = "another process of this run ended; go on from the newest checkpoint with --resume auto"
-            raise FailedElsewhere(message) from error
+            reason = str(error).strip().partition("\n")[0]
+            raise FailedElsewhere(f"another process of this run ended or is out of reach ({reason})") from error
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -49,6 +49,8 @@ def noise_generator(options: RunOptions, iteration: int, device: torch.device) -
 
 def share_network(processes: Processes, network: nn.Module, adam: torch.optim.Optimizer) -> None:
     """Give all processes the weights and the optimizer state of the main one."""
+    if processes.size == 1:
+        return
     processes.copy_from_main(list(network.state_dict().values()))
     state = processes.on_main(lambda: _on_cpu(adam.state_dict()))
     if not processes.main:

@@ -204,7 +204,7 @@ def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Cal
         save()
         if not interrupted:
             if iteration() > 0:
-                log.info("saved iteration %d", iteration())
+                log.info("saved iteration %d; go on with --resume auto", iteration())
             raise
         log.info("interrupted: saved iteration %d; go on with --resume auto", iteration())
 
