@@ -23,6 +23,8 @@ from robustflow.tasks import FlowTask, weights
 from robustflow.training import checkpoint, engine, parallel
 from robustflow.training.trainer import train
 
+pytestmark = pytest.mark.forks
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -11,6 +11,8 @@ from several import forked, in_group
 from robustflow import devices, distributed, launcher
 from robustflow.errors import UserError
 
+pytestmark = pytest.mark.forks
+
 
 def mean_of_noise(processes):
     noise = torch.rand(100_000, generator=torch.Generator().manual_seed(processes.rank))
