@@ -1,14 +1,21 @@
-"""Evaluate a model: python test.py -opt confs/demo.yml [--weights F] [--input DIR] [--output DIR] [--trace]."""
+"""Evaluate a model: python test.py -opt confs/demo.yml [--weights F] [--input DIR] [--output DIR] [--trace].
+
+On several GPUs: torchrun --standalone --nproc_per_node N test.py -opt confs/demo.yml ...
+"""
 
 import sys
 
+from robustflow import launcher
 from robustflow.options import command_line
 
 
 def main() -> int:
     """Run the command line; return the exit status."""
-    arguments = command_line.parse(None, testing=True)
-    options = command_line.load_or_exit(arguments)
+    with launcher.one_voice():
+        arguments = command_line.parse(None, testing=True)
+        options = command_line.load_or_exit(arguments)
+        if arguments.trace:
+            launcher.require_one_process("--trace")
     # Imported after the options are read: a typing error is answered before the libraries are loaded.
     from robustflow.evaluation import engine
 

@@ -5,6 +5,11 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Run tests that fork first: what other tests do with autograd may leave threads, which forbid it in a fork."""
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
 @pytest.fixture
 def perturb():
     """A function that moves all parameters off their special initial values, and gives the module in float64."""

@@ -14,3 +14,20 @@ def choose(name: str) -> torch.device:
         count = torch.cuda.device_count()
         raise UserError(f"device: expected one of the {count} CUDA devices here, got {name}; use cpu or auto")
     return device
+
+
+def choose_one_each(name: str, local_rank: int) -> torch.device:
+    """Device of one of several processes, number ``local_rank`` on this machine: the CPU, or a GPU of its own."""
+    device = choose(name)
+    if device.type == "cpu":
+        return device
+    if device.index is not None:
+        raise UserError(f"device: expected auto, cuda or cpu for several processes, got {name}: each takes its own GPU")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"device: expected a GPU for each process, got {count} GPUs here; lower torchrun's --nproc_per_node to "
+            f"{count}, or set device: cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

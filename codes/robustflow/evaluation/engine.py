@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import data
+from robustflow import data, distributed
+from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, report, report_html, trace_report
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
@@ -36,15 +37,20 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
         trace: Trace the layers and audit their slopes, into the folder's sub-folder "trace", instead of metrics.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    own = Path(options.path.results) / options.name
+    folder = own if input_path is None else own / "input"
+    with distributed.joined() as processes:
+        return _answered(options, input_path, folder if output is None else Path(output), trace, processes)
+
+
+def _answered(options: RunOptions, input_path: str | None, folder: Path, trace: bool, processes: Processes) -> int:
     try:
-        own = Path(options.path.results) / options.name
-        folder = own if input_path is None else own / "input"
-        folder = folder if output is None else Path(output)
-        if trace:
-            text = trace_report.write(options, _data_sets(options, input_path), folder / "trace")
-        else:
-            text = report.table(evaluate(options, input_path, folder))
-    except UserError as error:
+        with processes.sharing_errors():
+            if trace:
+                text = trace_report.write(options, _data_sets(options, input_path), folder / "trace")
+            else:
+                text = report.table(evaluate(options, input_path, folder, processes))
+    except (UserError, distributed.FailedElsewhere) as error:
         log.error("error: %s", str(error))
         return 1
     except torch.OutOfMemoryError as error:
@@ -57,16 +63,20 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
     except KeyboardInterrupt:
         log.error("interrupted; the same command goes on where it was")
         return 130
-    print(text)  # noqa: T201
+    if processes.main:
+        print(text)  # noqa: T201
     return 0
 
 
-def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:
-    """Evaluate the data sets whose key begins with "test"; write metrics, records, pictures and report to folder."""
+def evaluate(options: RunOptions, input_path: str | None, folder: Path, processes: Processes = ALONE) -> dict[str, Any]:
+    """Evaluate the data sets whose key begins with "test"; write metrics, records, pictures and report to folder.
+
+    Several processes divide the images; each writes the records and pictures of its own, the main one all else.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
-    options, file, task, network = ood.opened(options)
+    options, file, task, network = ood.opened(options, processes.device(options.device))
     log.info("%s: %s", options.name, file)
 
     lpips = perceptual.load(next(network.parameters()).device)
@@ -88,6 +98,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
             "ood": None if score is None else score.described(),
             "versions": _versions(network),
         },
+        processes=processes,
     )
     summaries: dict[str, Any] = {}
     found: list[Record] = []
@@ -98,14 +109,14 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
         "protocol": protocol,
         "datasets": summaries,
     }
-    options_load.save(options, folder / "options.yml")
+    processes.on_main(options_load.save, options, folder / "options.yml")
     for name, items in sets.items():
         summaries[name], of_set = evaluator.evaluate(name, items)
         found += of_set
         # After each set, so that a fault in a later one loses nothing.
-        write_results(folder, result, found)
+        processes.on_main(write_results, folder, result, found)
     _warn_of_strange_inputs(found, score, getattr(options.network_G.flow.coupling, "type", ""))
-    log.info("report: %s", report_html.write(folder))
+    log.info("report: %s", processes.on_main(report_html.write, folder))
     return result
 
 
@@ -114,7 +125,8 @@ def _versions(network: nn.Module) -> dict[str, str]:
         "robustflow": VERSION,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": str(next(network.parameters()).device),
+        # Without its number, so that the results of several are those of one.
+        "device": next(network.parameters()).device.type,
     }
 
 

@@ -17,6 +17,7 @@ from robustflow.data import EvaluationItem, EvaluationSet
 from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.images import to_uint8, write_png
 from robustflow.data.seeds import derive_seed
+from robustflow.distributed import ALONE, Processes
 from robustflow.evaluation import ood, records, summary
 from robustflow.evaluation.metrics import diversity, fidelity
 from robustflow.evaluation.metrics.perceptual import Perceptual
@@ -67,6 +68,7 @@ class Evaluator:
         perceptual: LPIPS, or None.
         score: Out-of-distribution score, or None.
         common: What all results depend on besides an image, plain values: weights and options.
+        processes: Among which the images are divided.
     """
 
     def __init__(
@@ -80,24 +82,30 @@ class Evaluator:
         perceptual: Perceptual | None = None,
         score: ood.OODScore | None = None,
         common: Mapping[str, Any] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.task, self.network, self.scale, self.options, self.folder = task, network, scale, options, folder
-        self.perceptual, self.score, self.common = perceptual, score, common
+        self.perceptual, self.score, self.common, self.processes = perceptual, score, common, processes
         self.truncate = options.rounding == "floor"
         self.device = next(network.parameters()).device
 
     def evaluate(self, name: str, items: EvaluationSet) -> tuple[dict[str, Any], list[Record]]:
-        """Evaluate a data set: its summary, as in metrics.json, and one record per image.
+        """Evaluate a data set: its summary, as in metrics.json, and one record per image; in every process all of them.
 
         Images whose record and pictures are there already, made from the same input by the same model under the same
         options, are not evaluated again.
         """
-        found: list[Record] = []
-        n_samples = len(self.options.heats) * self.options.n_sample
-        with tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=None) as bar:
-            for number, item in enumerate(items, start=1):
-                bar.set_postfix_str(f"image {number}/{len(items)}")
-                found.append(self._record(name, item, bar))
+        own: dict[int, Record] = {}
+        n_samples, processes = len(self.options.heats) * self.options.n_sample, self.processes
+        quiet = None if processes.main else True
+        with tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=quiet) as bar:
+            for number in processes.dealt(len(items)):
+                bar.set_postfix_str(f"image {number + 1}/{len(items)}")
+                # Those before it that other processes have.
+                bar.update(number * n_samples - bar.n)
+                own[number] = self._record(name, items[number], bar)
+        records_by_number = {number: record for part in processes.gathered(own) for number, record in part.items()}
+        found = [records_by_number[number] for number in range(len(items))]
         return summary.of_data_set(found, self.options.heats), found
 
     def _record(self, dataset: str, item: EvaluationItem, bar: tqdm) -> Record:

@@ -310,14 +310,19 @@ def _fitted(parts: list[Tensor]) -> GaussianFit:
     return fitted
 
 
-def opened(options: RunOptions) -> tuple[RunOptions, Path, Task, nn.Module]:
-    """Options completed from the weights, the weights file, the task and the network in eval mode, on its device."""
+def opened(options: RunOptions, device: torch.device | None = None) -> tuple[RunOptions, Path, Task, nn.Module]:
+    """Options completed from the weights, the weights file, the task and the network in eval mode, on its device.
+
+    Args:
+        options: Of the run.
+        device: Another device than the options name.
+    """
     file = weights.to_test(options)
     options = weights.fitting(options, file)
     task = tasks.build(options)
     network = task.build_network(options.network_G, options.precision)
     weights.load(file, network, options, encoder_suffices=False)
-    return options, file, task, network.to(devices.choose(options.device)).eval()
+    return options, file, task, network.to(device or devices.choose(options.device)).eval()
 
 
 def fit_and_save(

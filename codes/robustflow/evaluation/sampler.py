@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustflow.data import EvaluationItem
 from robustflow.data.seeds import derive_seed
+from robustflow.options.schema import ValOptions
 from robustflow.tasks import Task
 
 
@@ -47,3 +49,24 @@ def draw_samples(
     for heat in heats:
         chunks = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
         yield heat, torch.cat([draw(heat, [latent_generator(seed, name, k) for k in chunk]) for chunk in chunks])
+
+
+def strip(task: Task, network: nn.Module, item: EvaluationItem, scale: int, options: ValOptions) -> dict[str, Tensor]:
+    """Input, one sample and ground truth side by side, (3, H, n·W), by the image's name; last of the temperatures."""
+    device = next(network.parameters()).device
+    drawn = draw_samples(
+        task,
+        network,
+        item.lr.to(device),
+        name=item.name,
+        heats=options.heats[-1:],
+        n=1,
+        seed=options.seed,
+        batch=1,
+        tile=options.tile,
+        overlap=options.tile_overlap,
+    )
+    samples = [sample[0].cpu() for _, sample in drawn]
+    enlarged = item.lr.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    strip = [enlarged, *samples, *([] if item.gt is None else [item.gt])]
+    return {item.name: torch.cat(strip, dim=2)}

@@ -30,8 +30,8 @@ class DatasetOptions(Options):
     mode: str
     name: FolderName | None = Field(None, description="Name in tables and folders; default: the key under `datasets`.")
     GT_size: Positive | None = Field(None, description="Side of the square HR crops, pixels; null: whole images.")
-    batch_size: Positive = Field(16, description="Crops per training iteration (training only).")
-    n_workers: NonNegative = Field(0, description="Loader processes, 0: none (training only).")
+    batch_size: Positive = Field(16, description="Crops per iteration, of all processes (training only).")
+    n_workers: NonNegative = Field(0, description="Loader processes of each process, 0: none (training only).")
     use_flip: bool = Field(False, description="Random horizontal flips (training only).")
     use_rot: bool = Field(False, description="Random rotations by multiples of 90 degrees (training only).")
     n_crops: Positive | None = Field(
@@ -242,7 +242,8 @@ class RunOptions(Options):
     model: Model = Field(description="Task and model: SRFlow, NCSR, FS-NCSR, or RRDB (pretrain the encoder alone).")
     scale: Literal[2, 4, 8] = Field(4, description="Super-resolution factor.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
-        "auto", description="auto (CUDA if there is one), cpu, cuda or cuda:N."
+        "auto",
+        description="auto (CUDA if there is one), cpu, cuda or cuda:N; of several processes each takes its own GPU.",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",

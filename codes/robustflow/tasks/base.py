@@ -61,6 +61,13 @@ class Task(ABC):
     def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
         """Training loss, scalar, of images gt (b, 3, H, W) and lr (b, 3, h, w), both in [0, 1]."""
 
+    def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
+        """Draw from the generator what ``loss`` draws for n images of the size of those of gt and lr.
+
+        The images after them, in another process, then get the noise that they would get in one.
+        """
+        return
+
     @abstractmethod
     def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood | None:
         """Likelihood of gt given lr under the training noise; None for models without one."""
@@ -112,6 +119,11 @@ class FlowTask(Task):
     def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
         """Mean negative log-likelihood, bits per dimension."""
         return self.likelihood(network, gt, lr, generator).bits_per_dim.mean()
+
+    def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
+        """Draw the noise of n images, as ``inputs`` does, image by image."""
+        for _ in range(n):
+            self.inputs(gt[:1], lr[:1], generator)
 
     def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood:
         """Likelihood of the noisy x that ``inputs`` makes; image range [0, 1]."""

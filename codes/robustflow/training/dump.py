@@ -27,12 +27,14 @@ class Step(NamedTuple):
         gt: HR crops of the batch, (b, 3, H, W) in [0, 1].
         lr: LR crops, (b, 3, h, w) in [0, 1].
         seed: Of the generator of the training noise, which is on the device of the crops.
+        first: Place of the first crop in the batch of all processes.
     """
 
     iteration: int
     gt: Tensor
     lr: Tensor
     seed: int
+    first: int = 0
 
 
 @dataclass(frozen=True)

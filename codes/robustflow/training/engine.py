@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from robustflow import distributed
 from robustflow.errors import UserError
 from robustflow.options.schema import RunOptions
 from robustflow.training.trainer import TrainingStopped, train
@@ -14,11 +15,20 @@ INTERRUPTED = 130
 
 
 def run(options: RunOptions) -> int:
-    """Train; return the exit status: 0 done, 1 mistake or failure (message on stderr), 130 interrupted and saved."""
+    """Train; return the exit status: 0 done, 1 mistake or failure (message on stderr), 130 interrupted and saved.
+
+    Started by torchrun, train together with its other processes.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with distributed.joined() as processes:
+        return _answered(options, processes)
+
+
+def _answered(options: RunOptions, processes: distributed.Processes) -> int:
     try:
-        return 0 if train(options) else INTERRUPTED
-    except (UserError, TrainingStopped) as error:
+        with processes.sharing_errors():
+            return 0 if train(options, processes) else INTERRUPTED
+    except (UserError, TrainingStopped, distributed.FailedElsewhere) as error:
         logging.getLogger(__name__).error("error: %s", str(error))
         return 1
     except torch.OutOfMemoryError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
+from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, dump
@@ -36,9 +37,18 @@ class Sentinel:
         network: What is trained.
         options: Policy and budget; part of the dumps.
         progress: Of the run; its count of events is kept here.
+        processes: Those that train together, all with a sentinel; the main one looks for the reason and dumps.
     """
 
-    def __init__(self, experiment: Path, network: nn.Module, options: RunOptions, progress: Progress) -> None:
+    def __init__(
+        self,
+        experiment: Path,
+        network: nn.Module,
+        options: RunOptions,
+        progress: Progress,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.processes = processes
         self.experiment, self.network, self.options, self.progress = experiment, network, options, progress
         self._norms = [module for module in network.modules() if isinstance(module, ActNorm)]
         self._before: dict[str, Tensor] | None = None
@@ -49,14 +59,16 @@ class Sentinel:
         if not all(norm.is_initialized() for norm in self._norms):
             self._before = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
-    def bad_step(self, step: Step, loss: float, grad_norm: float, again: Callable[[], Tensor]) -> bool:
+    def bad_step(
+        self, loss: float, grad_norm: float, step: Callable[[], Step], gradients_of: Callable[[Step], Tensor]
+    ) -> bool:
         """Whether a step was not finite, so that there is no update; the weights are then as before it.
 
         Args:
-            step: What the step was given.
-            loss: Its loss.
+            loss: Its loss, of the whole batch.
             grad_norm: Norm of its gradients.
-            again: Computes loss and gradients once more, to find where they fail.
+            step: Gives what the step was given, the whole batch.
+            gradients_of: Computes loss and gradients of it once more, in one process, to find where they fail.
 
         Raises:
             TrainingStopped: if the policy is to raise, or the budget is used up.
@@ -65,10 +77,10 @@ class Sentinel:
             return False
         self._undo()
         self.progress.non_finite += 1
-        where = self._dump(step, again) if self.progress.non_finite <= N_DUMPS else ""
-        self._act(
-            f"iteration {step.iteration}: loss {loss:g}, gradient norm {grad_norm:g}; weights were not updated.{where}"
-        )
+        dumps = self.progress.non_finite <= N_DUMPS
+        where = self.processes.on_main(self._dump, step, gradients_of) if dumps else ""
+        what = f"loss {loss:g}, gradient norm {grad_norm:g}; weights were not updated.{where}"
+        self._act(f"iteration {self.progress.iteration + 1}: {what}")
         return True
 
     def bad_validation(self, iteration: int, failed: int, drawn: int, save: Callable[[], None]) -> bool:
@@ -96,8 +108,10 @@ class Sentinel:
         if self._before is not None:
             self.network.load_state_dict(self._before)
 
-    def _dump(self, step: Step, again: Callable[[], Tensor]) -> str:
-        file, found = dump.file_for(self.experiment, step.iteration), diagnose(self.network, again)
+    def _dump(self, make_step: Callable[[], Step], gradients_of: Callable[[Step], Tensor]) -> str:
+        step = make_step()
+        file = dump.file_for(self.experiment, step.iteration)
+        found = diagnose(self.network, lambda: gradients_of(step))
         self._undo()
         batch = "" if finite(step.gt) and finite(step.lr) else " The batch itself is not finite."
         text = f"\n  Once more: {found.described()}.{batch}"

@@ -6,23 +6,24 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from robustflow import data, devices, files, tasks
+from robustflow import data, files, tasks
 from robustflow.data.seeds import derive_seed
+from robustflow.distributed import ALONE, FailedElsewhere, Processes
 from robustflow.errors import UserError
 from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
-from robustflow.evaluation.sampler import draw_samples
+from robustflow.evaluation.sampler import strip
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, weights
-from robustflow.training import checkpoint, ema, optimizer
+from robustflow.training import checkpoint, ema, optimizer, parallel
 from robustflow.training.checkpoint import CheckpointError, Progress
 from robustflow.training.dump import Step
 from robustflow.training.interruption import Interruption, leave_signals_to_main
@@ -44,30 +45,33 @@ class _Run(NamedTuple):
     crops: data.TrainingCrops
     validation: data.EvaluationSet | None
     experiment: Path
+    processes: Processes
 
 
-def train(options: RunOptions) -> bool:
+def train(options: RunOptions, processes: Processes = ALONE) -> bool:
     """Train as the options say. Return False if a signal ended the run early, after a checkpoint was saved.
 
-    Writes experiments/<name>/: options.yml, models/, training_state/, tensorboard/, train.log.
+    Writes experiments/<name>/: options.yml, models/, training_state/, tensorboard/, train.log; of several processes
+    the main one alone.
     """
-    run, state = _prepare(options)
-    options, task, network, adam, _, crops, _, experiment = run
+    run, state = _prepare(options, processes)
+    options, task, network, adam = run.options, run.task, run.network, run.adam
     o, device = options.train, next(network.parameters()).device
 
-    logbook = Logbook(experiment, o.niter, options.logger.print_freq, task.loss_name)
+    logbook = _logbook(run)
     try:
-        progress = _start(run, state)
-        sentinel = Sentinel(experiment, network, options, progress)
+        progress = processes.on_main(_start, run, state)
+        parallel.share(processes, network, adam, run.average)
+        sentinel = Sentinel(run.experiment, network, options, progress, processes)
         if progress.iteration >= o.niter:
-            log.info("%s: all %d iterations are done; raise train.niter to go on", experiment, o.niter)
-            _fit_ood_score(run, progress.iteration)
+            log.info("%s: all %d iterations are done; raise train.niter to go on", run.experiment, o.niter)
+            processes.on_main(_fit_ood_score, run, progress.iteration)
             return True
         logbook.begin(progress.iteration)
         network.train()
         with Interruption() as interruption, _saving_what_is_learnt(run, interruption, progress):
             _validate_what_was_left_out(run, logbook, progress, sentinel)
-            for batch in _loader(crops, options, progress.iteration, pin_memory=device.type == "cuda"):
+            for batch in _loader(run, progress.iteration, pin_memory=device.type == "cuda"):
                 # Set what learns now, and how fast.
                 number = progress.iteration + 1
                 rate = optimizer.learning_rate(o, number)
@@ -76,15 +80,16 @@ def train(options: RunOptions) -> bool:
 
                 # Forward and backward.
                 gt, lr = (batch[key].to(device, non_blocking=True) for key in ("gt", "lr"))
-                step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number))
+                step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number), processes.rank * len(gt))
                 sentinel.before_step()
+                parallel.initialise_actnorms(processes, task, network, run.crops, options, number)
                 adam.zero_grad(set_to_none=True)
-                gradients_of = partial(_gradients_of, task, network, step, o.micro_batch)
-                loss, grad_norm = gradients_of(), _clipped_norm(network, o.max_grad_norm)
+                loss = parallel.average(processes, network, _gradients_of(run, step))
+                grad_norm = _clipped_norm(network, o.max_grad_norm)
                 measured, norm = torch.stack([loss, grad_norm]).tolist()
 
                 # Update weights.
-                if sentinel.bad_step(step, measured, norm, gradients_of):
+                if sentinel.bad_step(measured, norm, partial(_whole, run, step), partial(_gradients_of, run)):
                     _after_event(run, logbook, number, progress)
                 else:
                     _update(run)
@@ -92,26 +97,42 @@ def train(options: RunOptions) -> bool:
 
                 # Log, validate, save.
                 logbook.iteration(number, measured, rate, norm)
-                last = number == o.niter
-                if last or (number % o.val_freq == 0 and not interruption.requested):
+                last, leave = number == o.niter, processes.agree(interruption.requested)
+                if last or (number % o.val_freq == 0 and not leave):
                     _validate(run, logbook, progress, sentinel)
-                leave = interruption.requested
+                    leave = processes.agree(interruption.requested)
                 if _saves_at(options, number) or leave:
-                    _save(run, progress)
+                    processes.on_main(_save, run, progress)
                 if leave and not last:
                     log.info("interrupted: saved iteration %d; go on with --resume auto", number)
                     return False
     finally:
         logbook.close()
     if progress.iteration == o.niter:
-        _fit_ood_score(run, progress.iteration)
+        processes.on_main(_fit_ood_score, run, progress.iteration)
     return progress.iteration == o.niter
 
 
-def _gradients_of(task: Task, network: nn.Module, step: Step, micro_batch: int | None) -> Tensor:
-    """Compute the gradients of a step, the same at each call; return its loss."""
+def _logbook(run: _Run) -> Logbook:
+    if not run.processes.main:
+        return cast(Logbook, parallel.Silent())
+    o = run.options
+    return Logbook(run.experiment, o.train.niter, o.logger.print_freq, run.task.loss_name)
+
+
+def _gradients_of(run: _Run, step: Step) -> Tensor:
+    """Compute the gradients of a step, or of this process's share of it, the same at each call; return its loss."""
     generator = torch.Generator(step.gt.device).manual_seed(step.seed)
-    return accumulate_gradients(task, network, step.gt, step.lr, generator, micro_batch)
+    run.task.skip_noise(step.gt, step.lr, generator, step.first)
+    return accumulate_gradients(run.task, run.network, step.gt, step.lr, generator, run.options.train.micro_batch)
+
+
+def _whole(run: _Run, step: Step) -> Step:
+    """The step of all processes together."""
+    if run.processes.size == 1:
+        return step
+    batch = parallel.whole_batch(run.crops, run.options.datasets["train"].batch_size, step.iteration)
+    return Step(step.iteration, batch["gt"].to(step.gt), batch["lr"].to(step.lr), step.seed)
 
 
 def _clipped_norm(network: nn.Module, limit: float | None) -> Tensor:
@@ -153,11 +174,17 @@ def _after_event(run: _Run, logbook: Logbook, iteration: int, progress: Progress
     """Note an event, and go back to the newest checkpoint if that is the policy; data and iterations go on."""
     logbook.event(iteration, progress.non_finite)
     if run.options.train.non_finite == "rollback":
-        every = run.options.logger.save_checkpoint_freq
-        state = checkpoint.to_go_back_to(run.experiment, every, progress, iteration)
-        checkpoint.restore(state, run.network, run.adam, run.options, run.average)
-        progress.went_back = (iteration, int(state.stem))
-        log.warning("  Weights are those of %s again; iterations and data go on.", state)
+        progress.went_back = (iteration, run.processes.on_main(_go_back, run, iteration, progress))
+        parallel.share(run.processes, run.network, run.adam, run.average)
+
+
+def _go_back(run: _Run, iteration: int, progress: Progress) -> int:
+    """Load an earlier checkpoint; return its iteration."""
+    every = run.options.logger.save_checkpoint_freq
+    state = checkpoint.to_go_back_to(run.experiment, every, progress, iteration)
+    checkpoint.restore(state, run.network, run.adam, run.options, run.average)
+    log.warning("  Weights are those of %s again; iterations and data go on.", state)
+    return int(state.stem)
 
 
 def _fit_ood_score(run: _Run, iteration: int) -> None:
@@ -177,24 +204,25 @@ def _fit_ood_score(run: _Run, iteration: int) -> None:
         log.warning("no out-of-distribution score: %s", error)
 
 
-def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
+def _prepare(options: RunOptions, processes: Processes) -> tuple[_Run, Path | None]:
     """Check the data, build the model, find the state to resume; nothing is written before all of it is right."""
-    device = devices.choose(options.device)
+    device = processes.device(options.device)
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
+    processes.share_of(options.datasets["train"].batch_size)
     seed, scale = options.train.manual_seed, options.scale
     crops = data.build_training(options.datasets["train"], scale, seed)
     validation = data.build_evaluation(options.datasets["val"], scale) if "val" in options.datasets else None
     experiment = Path(options.path.experiments) / options.name
-    state = checkpoint.find(experiment, options.path.resume_state)
-    options = _fitting(options, state)
+    state = processes.on_main(checkpoint.find, experiment, options.path.resume_state)
+    options = processes.on_main(_fitting, options, state)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(seed)
     task = tasks.build(options)
     network = task.build_network(options.network_G, options.precision, options.train.checkpointing).to(device)
-    _make_ready(experiment, network, options, state)
+    processes.on_main(_make_ready, experiment, network, options, state)
     adam, average = optimizer.build(network, options.train), ema.build(network, options.train.ema)
-    return _Run(options, task, network, adam, average, crops, validation, experiment), state
+    return _Run(options, task, network, adam, average, crops, validation, experiment, processes), state
 
 
 def _fitting(options: RunOptions, state: Path | None) -> RunOptions:
@@ -208,39 +236,52 @@ def _fitting(options: RunOptions, state: Path | None) -> RunOptions:
 
 @contextlib.contextmanager
 def _saving_what_is_learnt(run: _Run, interruption: Interruption, progress: Progress) -> Iterator[None]:
-    """Save when an image turns out unreadable in mid-training, or a signal to all processes ended a loader process."""
+    """Save when training ends without a fault of its own.
+
+    That is: an image turns out unreadable, a signal to all processes ended a loader process, another of the processes
+    that train together failed.
+    """
+
+    def save() -> None:
+        if progress.iteration > 0 and run.processes.main:
+            _save(run, progress)
+
     try:
         yield
     except (CheckpointError, files.CannotWrite):
         raise
     except UserError as error:
+        run.processes.announce(error)
         # A loader process sends its whole traceback as the message.
         message, saved = str(error).strip().rsplit("UserError: ", 1)[-1], ""
+        save()
         if progress.iteration > 0:
-            _save(run, progress)
             saved = f"\n  Saved iteration {progress.iteration}; go on with --resume auto."
         raise UserError(f"{message}{saved}") from error
     except RuntimeError as error:
-        if not interruption.requested or "DataLoader worker" not in str(error):
+        interrupted = interruption.requested and "DataLoader worker" in str(error)
+        if not interrupted and not isinstance(error, FailedElsewhere):
             raise
-        if progress.iteration > 0:
-            _save(run, progress)
+        run.processes.announce(error)
+        save()
+        if not interrupted:
+            if progress.iteration > 0:
+                log.info("saved iteration %d; go on with --resume auto", progress.iteration)
+            raise
         log.info("interrupted: saved iteration %d; go on with --resume auto", progress.iteration)
 
 
-def _loader(
-    crops: data.TrainingCrops, options: RunOptions, first: int, pin_memory: bool
-) -> DataLoader[dict[str, Tensor]]:
-    """Batches of the iterations after ``first``; which crops they hold depends on the iteration alone."""
-    training = options.datasets["train"]
+def _loader(run: _Run, first: int, pin_memory: bool) -> DataLoader[dict[str, Tensor]]:
+    """This process's shares of the batches after ``first``; which crops they hold depends on the iteration alone."""
+    training, processes, o = run.options.datasets["train"], run.processes, run.options.train
     return DataLoader(
-        crops,
-        training.batch_size,
-        sampler=range(first * training.batch_size, options.train.niter * training.batch_size),
+        run.crops,
+        processes.share_of(training.batch_size),
+        sampler=parallel.share_of_numbers(processes, training.batch_size, first, o.niter),
         num_workers=training.n_workers,
         worker_init_fn=leave_signals_to_main,
         # Otherwise a loader takes its processes' seeds from the global generator, once more whenever a run is resumed.
-        generator=torch.Generator().manual_seed(derive_seed(options.train.manual_seed, "loader", first)),
+        generator=torch.Generator().manual_seed(derive_seed(o.manual_seed, "loader", first)),
         pin_memory=pin_memory,
     )
 
@@ -316,19 +357,22 @@ def _validate(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentine
         return
     network = ema.evaluated(run.network, run.average).eval()
     try:
-        summary, _ = Evaluator(task, network, options.scale, options.val, None).evaluate("val", items)
+        evaluator = Evaluator(task, network, options.scale, options.val, None, processes=run.processes)
+        summary, _ = evaluator.evaluate("val", items)
     except torch.OutOfMemoryError:
         # The training itself is sound.
-        _save(run, progress)
+        if run.processes.main:
+            _save(run, progress)
         raise
     drawn, finite = (sum(of_heat[key] for of_heat in summary["heats"].values()) for key in ("n_samples", "n_finite"))
     scalars = {"bits_per_dim": summary["bits_per_dim"], "non_finite_samples": drawn - finite}
     for heat, values in summary["heats"].items():
         scalars |= {f"{key}_t{heat}": values[key] for key in ("psnr", "lr_psnr_mean", "pixel_error_pct", "inf_pct")}
-    logbook.validation(iteration, scalars, _picture(task, network, items[0], options))
+    if run.processes.main:
+        logbook.validation(iteration, scalars, strip(task, network, items[0], options.scale, options.val))
     run.network.train()
     progress.validated = iteration
-    if sentinel.bad_validation(iteration, drawn - finite, drawn, partial(_save, run, progress)):
+    if sentinel.bad_validation(iteration, drawn - finite, drawn, partial(run.processes.on_main, _save, run, progress)):
         _after_event(run, logbook, iteration, progress)
     elif _saves_at(options, iteration):
         _note_best(progress, summary["bits_per_dim"])
@@ -340,23 +384,3 @@ def _note_best(progress: Progress, bits_per_dim: float | None) -> None:
     if progress.best is None or bits_per_dim < progress.best[1]:
         progress.best = (progress.iteration, bits_per_dim)
     log.info("best validation with a checkpoint: iteration %d, bits_per_dim %.4f", *progress.best)
-
-
-def _picture(task: Task, network: nn.Module, item: data.EvaluationItem, options: RunOptions) -> dict[str, Tensor]:
-    device = next(network.parameters()).device
-    drawn = draw_samples(
-        task,
-        network,
-        item.lr.to(device),
-        name=item.name,
-        heats=options.val.heats[-1:],
-        n=1,
-        seed=options.val.seed,
-        batch=1,
-        tile=options.val.tile,
-        overlap=options.val.tile_overlap,
-    )
-    samples = [sample[0].cpu() for _, sample in drawn]
-    enlarged = item.lr.repeat_interleave(options.scale, 1).repeat_interleave(options.scale, 2)
-    strip = [enlarged, *samples, *([] if item.gt is None else [item.gt])]
-    return {item.name: torch.cat(strip, dim=2)}

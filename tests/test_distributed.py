@@ -1,0 +1,314 @@
+"""Several processes compute what one does. Most are forked here, which is quick; two runs are started by torchrun."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from several import forked, in_group, torchrun
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from robustflow import distributed, launcher, tasks
+from robustflow.data import TrainingCrops
+from robustflow.data.images import write_png
+from robustflow.errors import UserError
+from robustflow.evaluation import engine as evaluation
+from robustflow.options.load import load, save
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import FlowTask, weights
+from robustflow.training import checkpoint, engine, parallel
+from robustflow.training.trainer import train
+
+pytestmark = pytest.mark.forks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("distributed")
+
+
+@pytest.fixture(scope="module")
+def make_options(folder):
+    """Make the options of a tiny run; keywords replace values of their sections."""
+
+    def make(name, model="FS-NCSR", *, batch_size=4, n_workers=0, **sections):
+        crops = {"mode": "bundled", "GT_size": 16}
+        flow = {"K": 1, "L": 2, "S": (0,) if model == "SRFlow" else (0, 1), "hidden_channels": 8}
+        # Adam's first steps are as long where a gradient is nothing but rounding, as that of ActNorm's bias once it
+        # is initialised: short ones keep runs comparable.
+        settings = {"niter": 10, "val_freq": 5, "lr_G": 1e-5, "max_grad_norm": 0.5, "ood_patches": 10}
+        defaults = {
+            "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
+            "path": {"experiments": str(folder / "experiments"), "results": str(folder / "results")},
+            "train": settings,
+            "val": {"n_sample": 2},
+            "logger": {"print_freq": 1, "save_checkpoint_freq": 5},
+        }
+        values = {key: {**value, **sections.get(key, {})} for key, value in defaults.items()}
+        training = {**crops, "split": "train", "batch_size": batch_size, "n_workers": n_workers, "use_flip": True}
+        both = {"train": training, "val": {**crops, "split": "test", "n_crops": 3}}
+        return RunOptions.model_validate({"name": name, "model": model, "device": "cpu", "datasets": both, **values})
+
+    return make
+
+
+def scalars(options, name="train/bits_per_dim"):
+    events = EventAccumulator(str(folder_of(options) / "tensorboard")).Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
+def folder_of(options):
+    return Path(options.path.experiments) / options.name
+
+
+def weights_at(options, iteration):
+    return weights.read(checkpoint.weights_file(folder_of(options), iteration))[0]
+
+
+# Training
+
+
+def assert_same_losses(options, others):
+    losses, other_losses = scalars(options), scalars(others)
+    assert list(losses) == list(other_losses) == list(range(1, options.train.niter + 1))
+    assert list(losses.values()) == pytest.approx(list(other_losses.values()), abs=1e-6)
+
+
+def test_two_processes_train_as_one(make_options):
+    one, two = make_options("one"), make_options("two")
+    assert train(one)
+    done = torchrun("train.py", two)
+    assert done.returncode == 0, done.stderr
+
+    assert_same_losses(two, one)
+    norms, other_norms = scalars(two, "train/grad_norm"), scalars(one, "train/grad_norm")
+    assert list(norms.values()) == pytest.approx(list(other_norms.values()), rel=1e-4)
+    for name, tensor in weights_at(one, 10).items():
+        torch.testing.assert_close(weights_at(two, 10)[name], tensor, rtol=1e-3, atol=2e-5)
+    validations, others = scalars(two, "val/bits_per_dim"), scalars(one, "val/bits_per_dim")
+    assert list(validations) == [5, 10]
+    assert validations == pytest.approx(others, abs=1e-5)
+    # Written once.
+    kinds = [
+        {str(file.relative_to(folder_of(o))) for file in folder_of(o).rglob("*") if "events" not in file.name}
+        for o in (one, two)
+    ]
+    assert kinds[0] == kinds[1]
+    assert len(list((folder_of(two) / "tensorboard").iterdir())) == 1
+    for text in (done.stderr, (folder_of(two) / "train.log").read_text()):
+        assert [int(number) for number in re.findall(r"iteration (\d+)/10: ", text)] == list(range(1, 11))
+        assert text.count("iteration 10: val") == 1
+
+
+@pytest.fixture(scope="module")
+def pretrained(make_options, folder):
+    options = make_options("encoder", "RRDB", train={"niter": 1, "ood_patches": 0})
+    torch.manual_seed(0)
+    network = tasks.build(options).build_network(options.network_G)
+    weights.save(folder / "encoder_G.safetensors", network, options, 1)
+    return str(folder / "encoder_G.safetensors")
+
+
+def delayed(make_options, pretrained, name, **path):
+    """An encoder that learns from iteration 6 on, batches in pieces, loader processes, no validation."""
+    return make_options(
+        name,
+        n_workers=1,
+        network_G={"train_RRDB_delay": 0.5},
+        path={"pretrain_model_G": pretrained, **path},
+        train={"micro_batch": 1, "val_freq": 100, "ood_patches": 0},
+    )
+
+
+def interrupt_second_process(monkeypatch, in_iteration):
+    """Send SIGTERM to the second of several processes, once, in the middle of an iteration."""
+    loss, calls = FlowTask.loss, []
+
+    def interrupting(*arguments):
+        calls.append(torch.is_grad_enabled())
+        if launcher.rank() == 1 and sum(calls) == 2 * in_iteration:
+            signal.raise_signal(signal.SIGTERM)
+        return loss(*arguments)
+
+    monkeypatch.setattr(FlowTask, "loss", interrupting)
+
+
+def test_an_interrupted_run_goes_on_with_any_number_of_processes(make_options, pretrained, monkeypatch):
+    one, whole = (delayed(make_options, pretrained, name) for name in ("delayed_one", "delayed_two"))
+    assert train(one)
+    assert forked(in_group(lambda processes: train(whole, processes))) == [True, True]
+    assert_same_losses(whole, one)
+
+    parts = delayed(make_options, pretrained, "delayed_parts")
+    with monkeypatch.context() as patch:
+        interrupt_second_process(patch, in_iteration=4)
+        assert forked(lambda: engine.run(parts)) == [130, 130]
+    assert [file.stem for file in (folder_of(parts) / "training_state").iterdir()] == ["00000004"]
+    assert (folder_of(parts) / "train.log").read_text().count("interrupted: saved iteration 4") == 1
+    shutil.copytree(folder_of(parts), folder_of(parts).with_name("delayed_mixed"))
+
+    resumed = delayed(make_options, pretrained, "delayed_parts", resume_state="auto")
+    assert forked(in_group(lambda processes: train(resumed, processes))) == [True, True]
+    assert_same_losses(resumed, one)
+    end = weights_at(whole, 10)
+    for name, tensor in weights_at(resumed, 10).items():
+        assert torch.equal(tensor, end[name]), name
+
+    mixed = delayed(make_options, pretrained, "delayed_mixed", resume_state="auto")
+    assert train(mixed)
+    assert_same_losses(mixed, one)
+
+
+def test_three_processes_train_a_model_that_draws_no_level(make_options):
+    one, three = (
+        make_options(name, "SRFlow", batch_size=6, train={"niter": 3, "lr_G": 1e-7}) for name in ("noise_1", "noise_3")
+    )
+    assert train(one)
+    assert forked(in_group(lambda processes: train(three, processes)), 3) == [True] * 3
+    assert_same_losses(three, one)
+
+
+def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_saved(make_options, monkeypatch, capfd):
+    read = TrainingCrops.__getitem__
+
+    def unreadable(self, number):
+        # The last crop of iteration 3, the second process's.
+        if number == 11:
+            raise UserError("crop 11: damaged")
+        return read(self, number)
+
+    monkeypatch.setattr(TrainingCrops, "__getitem__", unreadable)
+    options = make_options("unreadable")
+    statuses = forked(lambda: engine.run(options))
+    assert len(set(statuses)) == 1
+    assert statuses[0] in (1, 2), statuses
+    assert weights_at(options, 2)
+    stderr = capfd.readouterr().err
+    assert stderr.count("error: crop 11: damaged\n  Saved iteration 2; go on with --resume auto.") == 1
+    assert "Traceback" not in stderr
+    assert stderr.count("damaged") == 1
+
+
+def test_what_is_learnt_is_saved_when_another_process_dies(make_options, monkeypatch, capfd):
+    read = TrainingCrops.__getitem__
+
+    def dying(self, number):
+        if number == 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, number)
+
+    monkeypatch.setattr(TrainingCrops, "__getitem__", dying)
+    options = make_options("dying")
+    assert forked(lambda: engine.run(options), dying=(1,)) == [1]
+    assert weights_at(options, 2)
+    stderr = capfd.readouterr().err
+    assert stderr.count("saved iteration 2; go on with --resume auto\nerror: another process of this run ended or") == 1
+    assert "Traceback" not in stderr
+
+
+def test_a_batch_that_cannot_be_divided(make_options, capfd):
+    options = make_options("odd", batch_size=5)
+    statuses = forked(lambda: engine.run(options))
+    assert len(set(statuses)) == 1
+    assert statuses[0] in (1, 2), statuses
+    assert capfd.readouterr().err.count("batch_size: expected a multiple of the 2 processes") == 1
+    assert not folder_of(options).exists()
+
+
+@pytest.mark.parametrize("model", ["SRFlow", "NCSR", "FS-NCSR", "RRDB"])
+def test_noise_of_the_images_after_those_skipped(make_options, model):
+    options = make_options("noise", "RRDB" if model == "RRDB" else model)
+    task = tasks.build(options)
+    images = torch.Generator().manual_seed(0)
+    gt, lr = (torch.rand(5, 3, side, side, generator=images) for side in (16, 4))
+    whole, part = (torch.Generator().manual_seed(1) for _ in range(2))
+    task.skip_noise(gt[3:], lr[3:], part, 3)
+    if isinstance(task, FlowTask):
+        inputs, last = task.inputs(gt, lr, whole), task.inputs(gt[3:], lr[3:], part)
+        assert torch.equal(last.x, inputs.x[3:])
+    assert torch.equal(whole.get_state(), part.get_state())
+
+
+def test_crops_are_dealt_out_in_order():
+    processes = [distributed.Processes() for _ in range(3)]
+    for rank, process in enumerate(processes):
+        process.rank, process.size = rank, 3
+    shares = [list(parallel.share_of_numbers(process, 6, first=2, last=4)) for process in processes]
+    assert shares == [[12, 13, 18, 19], [14, 15, 20, 21], [16, 17, 22, 23]]
+    assert list(parallel.share_of_numbers(distributed.ALONE, 6, first=2, last=4)) == list(range(12, 24))
+
+
+# Evaluation
+
+
+@pytest.fixture(scope="module")
+def tested(make_options, folder):
+    """Options to test seven images of different sizes, and the weights."""
+    for number in range(7):
+        size = (3, 20 + 4 * (number % 3), 40 if number % 2 else 16)
+        write_png(folder / "HR" / f"{number}.png", torch.rand(size, generator=torch.Generator().manual_seed(number)))
+    options = make_options("evaluated")
+    sets = {"test_all": {"mode": "folder", "dataroot_GT": str(folder / "HR"), "name": "seven"}}
+    torch.manual_seed(0)
+    network = tasks.build(options).build_network(options.network_G)
+    weights.save(checkpoint.weights_file(folder_of(options), 1), network, options, 1)
+    values = {**options.model_dump(), "datasets": sets, "val": {"n_sample": 2, "heats": (0.0, 0.9)}}
+    return RunOptions.model_validate(values)
+
+
+def contents(place):
+    return {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
+
+
+def test_two_processes_evaluate_as_one(tested, folder):
+    options = load(_saved(tested, folder))
+    evaluation.evaluate(options, None, folder / "by one")
+    done = torchrun("test.py", tested, "--output", folder / "by two")
+    assert done.returncode == 0, done.stderr
+    one, two = contents(folder / "by one"), contents(folder / "by two")
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
+    assert json.loads(two["metrics.json"])["datasets"]["seven"]["n_images"] == 7
+    assert sum(name.startswith("records/") for name in two) == 7
+    assert done.stdout.count("seven") == 2
+    assert done.stderr.count("report: ") == 1
+
+
+def _saved(options, folder):
+    save(options, folder / "tested.yml")
+    return folder / "tested.yml"
+
+
+def test_an_error_in_one_process_ends_the_evaluation_of_all(tested, folder, monkeypatch, capfd):
+    evaluated = evaluation.Evaluator._evaluated
+
+    def failing(*arguments):
+        if launcher.rank() == 1:
+            raise UserError("the second process gives up")
+        return evaluated(*arguments)
+
+    monkeypatch.setattr(evaluation.Evaluator, "_evaluated", failing)
+    arguments = (tested, None, str(folder / "failed"))
+    statuses = forked(lambda: evaluation.run(*arguments))
+    assert len(set(statuses)) == 1
+    assert statuses[0] in (1, 2), statuses
+    stderr = capfd.readouterr().err
+    assert stderr.count("error: the second process gives up") == 1
+    assert not (folder / "failed" / "metrics.json").exists()
+
+
+def test_an_interruption_of_one_process_ends_the_evaluation_of_all(tested, folder, monkeypatch):
+    evaluated = evaluation.Evaluator._evaluated
+
+    def interrupting(*arguments):
+        if launcher.rank() == 1:
+            raise KeyboardInterrupt
+        return evaluated(*arguments)
+
+    monkeypatch.setattr(evaluation.Evaluator, "_evaluated", interrupting)
+    statuses = forked(lambda: evaluation.run(tested, None, str(folder / "interrupted")))
+    assert statuses == [1, 130]
