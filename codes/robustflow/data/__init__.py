@@ -5,6 +5,7 @@ from typing import Any
 
 from robustflow.data.augment import TrainingCrops
 from robustflow.data.bundled import BundledOptions, BundledSource
+from robustflow.data.cuts import Cut, collate
 from robustflow.data.degrade import Enhancement
 from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
 from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
@@ -17,6 +18,7 @@ from robustflow.registry import DATASETS
 __all__ = [
     "BundledOptions",
     "BundledSource",
+    "Cut",
     "EvaluationItem",
     "EvaluationSet",
     "FileSource",
@@ -29,6 +31,7 @@ __all__ = [
     "TrainingCrops",
     "build_evaluation",
     "build_training",
+    "collate",
     "evaluation_of_folder",
     "open_folders",
     "open_patches",

@@ -70,7 +70,7 @@ def train(options: RunOptions) -> bool:
                 _freeze_encoder(task.encoder(network), options, number)
 
                 # Forward and backward.
-                gt, lr = (batch[key].to(device, non_blocking=True) for key in ("gt", "lr"))
+                gt, lr = crops.finish(batch, device)
                 generator = torch.Generator(device).manual_seed(derive_seed(o.manual_seed, "noise", number))
                 adam.zero_grad(set_to_none=True)
                 loss = accumulate_gradients(task, network, gt, lr, generator, o.micro_batch)
@@ -180,17 +180,16 @@ def _saving_what_is_learnt(run: _Run, interruption: Interruption, iteration: Cal
         log.info("interrupted: saved iteration %d; go on with --resume auto", iteration())
 
 
-def _loader(
-    crops: data.TrainingCrops, options: RunOptions, first: int, pin_memory: bool
-) -> DataLoader[dict[str, Tensor]]:
+def _loader(crops: data.TrainingCrops, options: RunOptions, first: int, pin_memory: bool) -> DataLoader[data.Cut]:
     """Batches of the iterations after ``first``; which crops they hold depends on the iteration alone."""
     training = options.datasets["train"]
     return DataLoader(
-        crops,
+        crops.cuts,
         training.batch_size,
         sampler=range(first * training.batch_size, options.train.niter * training.batch_size),
         num_workers=training.n_workers,
         worker_init_fn=leave_signals_to_main,
+        collate_fn=data.collate,
         pin_memory=pin_memory,
     )
 
