@@ -10,6 +10,7 @@ from robustflow.data.degrade import Enhancement
 from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
 from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
 from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions, PickleOptions, PickleSource, open_patches
+from robustflow.data.prepared import PreparedOptions, PreparedSource, open_prepared
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
@@ -27,6 +28,8 @@ __all__ = [
     "PatchFolderOptions",
     "PickleOptions",
     "PickleSource",
+    "PreparedOptions",
+    "PreparedSource",
     "Source",
     "TrainingCrops",
     "build_evaluation",
@@ -35,6 +38,7 @@ __all__ = [
     "evaluation_of_folder",
     "open_folders",
     "open_patches",
+    "open_prepared",
     "register_source",
 ]
 
