@@ -6,13 +6,13 @@
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from robustflow.data.folders import FolderOptions, _check_sizes, pair_by_stem, unique_names
@@ -21,6 +21,8 @@ from robustflow.errors import UserError
 from robustflow.registry import Options
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 INDEX = "index.json"
 FORMAT: Final = "robustflow prepared images"
@@ -43,6 +45,11 @@ class Entry(Options):
     def file(self) -> str:
         """Path of the NumPy file below the folder of the index."""
         return PurePosixPath(self.image).with_suffix(".npy").as_posix()
+
+    @property
+    def offset(self) -> int:
+        """Where the pixels begin in the NumPy file, bytes."""
+        return self.file_bytes - self.height * self.width * 3 * np.dtype(self.dtype).itemsize
 
 
 class Index(Options):
@@ -136,25 +143,29 @@ def read_index(folder: Path) -> Index:
     except (OSError, UnicodeDecodeError) as error:
         reason = "nothing there" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", str(error))
         raise UserError(
-            f"{file}: expected the index of prepared images, got {reason}; write it with {COMMAND} IMAGES {folder}, or "
-            "read image files with mode: folder"
+            f"{file}: expected the index of prepared images, got {reason}; write them with {COMMAND} SOURCE "
+            "DESTINATION and give that DESTINATION, or read image files with mode: folder"
         ) from error
-    try:
-        values = json.loads(text)
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise UserError(f"{file}: expected the index that {COMMAND} writes, got another file")
-        if values.get("version") != VERSION:
-            raise UserError(
-                f"{file}: expected version {VERSION} of the index, got {values.get('version')!r}: written by another "
-                f"version of robustflow; prepare the images again, into another folder"
-            )
-        index = Index.model_validate_json(text)
-    except (json.JSONDecodeError, RecursionError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{file}: damaged ({first}); delete {folder} and prepare the images again") from error
+    values = _parsed(file, lambda: json.loads(text))
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise UserError(f"{file}: expected the index that {COMMAND} writes, got another file")
+    if values.get("version") != VERSION:
+        raise UserError(
+            f"{file}: expected version {VERSION} of the index, got {values.get('version')!r}, written by another "
+            "version of robustflow; prepare the images again, into another folder"
+        )
+    index = _parsed(file, lambda: Index.model_validate_json(text))
     for entry in index.images:
-        _require_below(file, entry.image)
+        _check(file, entry)
     return index
+
+
+def _parsed(file: Path, parse: Callable[[], T]) -> T:
+    try:
+        return parse()
+    except (ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{file}: damaged ({first}); delete its folder and prepare the images again") from error
 
 
 def is_whole(folder: Path, entry: Entry) -> bool:
@@ -203,25 +214,24 @@ def _by_stem(folder: Path, images: Iterable[str]) -> dict[str, Path]:
 
 
 def _mapped(file: Path, entry: Entry) -> Tensor:
-    """Image (3, height, width) in a NumPy file, its pixels read when used."""
-    expected = (entry.height, entry.width, 3), entry.dtype
+    """Image (3, height, width) in a NumPy file, its pixels read when used; the index says what is in the file."""
     try:
         # Copy on write: torch warns of arrays that cannot be written to.
-        array = np.lib.format.open_memmap(file, mode="c")
-    except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise UserError(f"{file}: expected a whole NumPy file, got: {error}; {COMMAND} writes it anew") from error
-    if (array.shape, array.dtype.name) != expected:
+        array = np.memmap(file, entry.dtype, "c", entry.offset, (entry.height, entry.width, 3))
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{file}: expected an array {expected[0]} of {expected[1]} as {INDEX} says, got {array.shape} of "
-            f"{array.dtype.name}; delete it and run {COMMAND} again"
-        )
+            f"{file}: expected a file of {entry.file_bytes} bytes, got: {error}; run {COMMAND} again"
+        ) from error
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def _require_below(index: Path, image: str) -> None:
-    path = PurePosixPath(image)
-    if path.is_absolute() or ".." in path.parts or "\0" in image or not path.name:
-        raise UserError(f"{index}: expected paths below the folder, got {image!r}; the index was tampered with")
+def _check(index: Path, entry: Entry) -> None:
+    path = PurePosixPath(entry.image)
+    if path.is_absolute() or ".." in path.parts or "\0" in entry.image or not path.name or entry.offset < 0:
+        raise UserError(
+            f"{index}: expected images below the folder, in files that hold them, got {entry.image!r} of "
+            f"{entry.width} x {entry.height} pixels in {entry.file_bytes} bytes; prepare the images again"
+        )
 
 
 def _size(entry: Entry) -> tuple[int, int]:
