@@ -285,7 +285,7 @@ def test_mistakes_are_answered(source: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert "expected a folder of images, got nothing there" in answer(source.parent / "made", source / "none")
     assert "got one with other files" in answer(source)
     assert "got a file" in answer(source / "8.png")
-    assert "cannot be written" in answer(source / "8.png" / "made")
+    assert "Not a directory" in answer(source / "8.png" / "made")
     write_png(source / "sub_b.v2.png", picture(8, 8))
     assert "distinct names" in answer(source.parent / "made")
     (source / "sub_b.v2.png").write_bytes((source / "8.png").read_bytes()[:900])
@@ -310,7 +310,7 @@ def test_full_disk_is_answered(source: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(prepare, "write_atomically", write_three)
     target = source.parent / "made"
     assert prepare.main([str(source), str(target), "--workers", "0"]) == 2
-    assert "cannot be written: No space left on device; make room" in caplog.text
+    assert "cannot be used: No space left on device; make room" in caplog.text
     monkeypatch.undo()
     before = found_in(target)
     made(source)

@@ -78,7 +78,7 @@ def prepare(source: Path, destination: Path, workers: int = 0) -> None:
             _target(destination, file).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
-            f"{error.filename or destination}: cannot be written: {error.strerror}; make room or choose another "
+            f"{error.filename or destination}: cannot be used: {error.strerror}; make room or choose another "
             "DESTINATION. What was written stays; run the command again to go on"
         ) from error
     log.info("%d images in %s, %d of them new", len(images), destination, len(missing))
