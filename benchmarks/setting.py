@@ -42,12 +42,12 @@ def _device_name(setting: Setting) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def report(setting: Setting, title: str, rows: Sequence[Row], note: str = "") -> None:
-    """Print rows as a Markdown table under a line that says where they were measured."""
+def report(setting: Setting, title: str, rows: Sequence[Row], note: str = "", what: str = "full 4x network") -> None:
+    """Print rows as a Markdown table under a line that says what was measured, and where."""
     tf32 = f", TF32 convolutions {'on' if torch.backends.cudnn.allow_tf32 else 'off'}" if setting.on_cuda else ""
     where = f"{setting.device} ({_device_name(setting)}), {setting.threads} threads, torch {torch.__version__}"
-    network = "tiny network: no measurement" if setting.tiny else "full 4x network"
-    print(f"\n## {title}\n\n{where}, float32 unless said{tf32}; {network}; medians of {setting.repeats}\n", flush=True)
+    what = "tiny: no measurement" if setting.tiny else what
+    print(f"\n## {title}\n\n{where}, float32 unless said{tf32}; {what}; medians of {setting.repeats}\n", flush=True)
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", missingval="–"), flush=True)
     if note:
         print(f"\n{note}", flush=True)

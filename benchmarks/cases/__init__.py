@@ -5,6 +5,7 @@ from collections.abc import Callable
 from benchmarks.cases.elementwise import elementwise
 from benchmarks.cases.floor import floor
 from benchmarks.cases.flow import agree, sample, sample128, train
+from benchmarks.cases.loader import loader
 from benchmarks.cases.memory import large, memory, scaling
 from benchmarks.setting import Setting
 
@@ -18,5 +19,6 @@ CASES: dict[str, Callable[[Setting], None]] = {
     "scaling": scaling,
     "large": large,
     "floor": floor,
+    "loader": loader,
 }
-DEFAULT = ("agree", "sample", "train", "memory", "elementwise", "floor")
+DEFAULT = ("agree", "sample", "train", "memory", "elementwise", "floor", "loader")

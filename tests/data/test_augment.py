@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from robustflow.data import EvaluationSet, TrainingCrops, build_evaluation, build_training, register_source
-from robustflow.data.augment import turned
 from robustflow.data.bicubic import downsample
+from robustflow.data.cuts import turned
 from robustflow.data.degrade import enhance
 from robustflow.data.images import to_float
 from robustflow.data.source import Box, Source, cut_pair

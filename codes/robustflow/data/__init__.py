@@ -5,10 +5,12 @@ from typing import Any
 
 from robustflow.data.augment import TrainingCrops
 from robustflow.data.bundled import BundledOptions, BundledSource
+from robustflow.data.cuts import Cut, collate
 from robustflow.data.degrade import Enhancement
 from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
 from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
 from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions, PickleOptions, PickleSource, open_patches
+from robustflow.data.prepared import PreparedOptions, PreparedSource, open_prepared
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
@@ -17,6 +19,7 @@ from robustflow.registry import DATASETS
 __all__ = [
     "BundledOptions",
     "BundledSource",
+    "Cut",
     "EvaluationItem",
     "EvaluationSet",
     "FileSource",
@@ -25,13 +28,17 @@ __all__ = [
     "PatchFolderOptions",
     "PickleOptions",
     "PickleSource",
+    "PreparedOptions",
+    "PreparedSource",
     "Source",
     "TrainingCrops",
     "build_evaluation",
     "build_training",
+    "collate",
     "evaluation_of_folder",
     "open_folders",
     "open_patches",
+    "open_prepared",
     "register_source",
 ]
 

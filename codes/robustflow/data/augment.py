@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustflow.data.degrade import Enhancement, degrade_lr
-from robustflow.data.images import to_float
+from robustflow.data.cuts import Batch, Cut, Finish, collate, cut_box
+from robustflow.data.degrade import Enhancement
 from robustflow.data.seeds import derive_seed
-from robustflow.data.source import Box, Source, cut_pair, lr_size, require_multiple, require_size
+from robustflow.data.source import Box, Source, lr_size, require_multiple, require_size
 from robustflow.errors import UserError
 
 
@@ -19,6 +19,9 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
     Sample i is the same whatever came before it, whoever loads it and in whatever batch, so that a resumed run sees
     what an uninterrupted one would have seen. Samples e * n ... e * n + n - 1 take one crop of each of the n images, in
     an order shuffled per epoch e; any i >= 0 is valid, e.g. ``DataLoader(crops, sampler=range(first, last))``.
+
+    The same crops faster: ``DataLoader(crops.cuts, ..., collate_fn=collate)`` decodes and cuts only, and ``finish``
+    makes the rest of a batch at once, on the device that trains.
 
     Args:
         source: Whole images, HR given.
@@ -63,20 +66,44 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Sample i >= 0: ``gt`` (3, size, size) and ``lr`` (3, size / scale, size / scale), float32 in [0, 1]."""
+        gt, lr = self.finish(collate([self.cut(i)]), torch.device("cpu"))
+        return {"gt": gt[0], "lr": lr[0]}
+
+    @property
+    def cuts(self) -> "Cuts":
+        """These crops as loader processes are to make them."""
+        return Cuts(self)
+
+    def cut(self, i: int) -> Cut:
+        """Decode the image of sample i >= 0 and cut out what the sample is made from, see `cut_box`."""
         if i < 0:
             raise IndexError(f"expected a sample number of at least 0, got {i}")
         generator = torch.Generator().manual_seed(derive_seed("training crop", self.seed, i))
-        gt, lr = self._random_crop(self._image_of(i), generator)
+        cut = self._random_cut(self._image_of(i), generator)
         flip, turns = _draw(2, generator) == 1, _draw(4, generator)
-        gt, lr = (turned(to_float(image), flip and self.use_flip, turns * self.use_rot) for image in (gt, lr))
-        lr = degrade_lr(lr, noise=self.lr_noise, gain=self.lr_gain, invert=self.lr_invert, generator=generator)
-        return {"gt": gt, "lr": lr}
+        cut["pose"] = torch.tensor([flip and self.use_flip, turns * self.use_rot])
+        if self.lr_noise > 0:
+            side = self.size // self.scale
+            cut["white"] = torch.randn(3, side, side, generator=generator)
+        return cut
+
+    def finish(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Make samples from a batch of cuts, bit for bit those of ``crops[i]``.
+
+        Args:
+            batch: From `collate`.
+            device: Where to.
+
+        Returns:
+            ``gt`` (b, 3, size, size) and ``lr`` (b, 3, size / scale, size / scale), float32 in [0, 1].
+        """
+        return Finish(self.scale, self.enhancement, self.lr_noise, self.lr_gain, self.lr_invert)(batch, device)
 
     def _image_of(self, i: int) -> int:
         epoch, position = divmod(i, len(self.source))
         return int(_shuffled(len(self.source), self.seed, epoch)[position])
 
-    def _random_crop(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _random_cut(self, index: int, generator: torch.Generator) -> Cut:
         hr, lr = self.source.pair(index)
         name = self.source.names[index]
         if hr is None:
@@ -85,16 +112,18 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         require_size(name, (height * self.scale, width * self.scale), self.size, self.scale)
         side = self.size // self.scale
         box = Box(_draw(height - side + 1, generator), _draw(width - side + 1, generator), side, side)
-        gt, lr = cut_pair(hr, lr, box, self.scale, self.enhancement)
-        assert gt is not None, "HR given, HR returned"
-        return gt, lr
+        return cut_box(hr, lr, box, self.scale, self.enhancement)
 
 
-def turned(image: Tensor, flip: bool, quarter_turns: int) -> Tensor:
-    """Flip (..., h, w) horizontally, then turn it counter-clockwise by multiples of 90 degrees; contiguous."""
-    if flip:
-        image = image.flip(-1)
-    return torch.rot90(image, quarter_turns, (-2, -1)).contiguous()
+class Cuts(Dataset[Cut]):
+    """Training crops as far as loader processes make them: decoded and cut, see `TrainingCrops.finish` for the rest."""
+
+    def __init__(self, crops: TrainingCrops) -> None:
+        self._crops = crops
+
+    def __getitem__(self, i: int) -> Cut:
+        """Cut of sample i >= 0."""
+        return self._crops.cut(i)
 
 
 def _draw(n: int, generator: torch.Generator) -> int:

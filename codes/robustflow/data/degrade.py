@@ -27,7 +27,8 @@ def enhance(image: Tensor, kind: Enhancement) -> Tensor:
         raise ValueError(f"expected an enhancement 'published' or 'unit', got {kind!r}")
     flat = image.reshape(-1, 1, *image.shape[-2:]).to(torch.promote_types(image.dtype, torch.float32))
     filtered = F.conv2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), flat.new_tensor([[_KERNEL]]))
-    filtered = filtered.reshape(image.shape) / _DIVISORS[kind]
+    # By a tensor: GPUs replace division by a number with multiplication by its inverse, which breaks ties of rounding.
+    filtered = filtered.reshape(image.shape) / filtered.new_full((), _DIVISORS[kind])
     if image.dtype == torch.uint8:
         return filtered.round().clamp(0, 255).to(torch.uint8)
     return filtered.clamp(0, 1).to(image.dtype)
@@ -46,10 +47,16 @@ def degrade_lr(lr: Tensor, *, noise: float, gain: float, invert: bool, generator
     Returns:
         Same shape and dtype; ``lr`` itself if nothing is to be changed.
     """
+    white = torch.randn(lr.shape, generator=generator, dtype=lr.dtype) if noise > 0 else None
+    return alter_lr(lr, noise=noise, gain=gain, invert=invert, white=white)
+
+
+def alter_lr(lr: Tensor, *, noise: float, gain: float, invert: bool, white: Tensor | None) -> Tensor:
+    """As `degrade_lr`, the white noise (shape of ``lr``, standard deviation 1) given; None: no noise."""
     if gain != 1:
         lr = lr * gain
     if invert:
         lr = 1 - lr
-    if noise > 0:
-        lr = (lr + noise * torch.randn(lr.shape, generator=generator, dtype=lr.dtype)).clamp(0, 1)
+    if white is not None:
+        lr = (lr + noise * white).clamp(0, 1)
     return lr

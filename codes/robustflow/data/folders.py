@@ -125,7 +125,11 @@ def pair_files(gt: Path, lq: Path, scale: int) -> list[tuple[Path, Path]]:
     Raises:
         UserError: naming files without a partner, or two with the same name.
     """
-    hr, lr = _by_stem(gt), _by_stem(lq)
+    return pair_by_stem(gt, _by_stem(gt), lq, _by_stem(lq), scale)
+
+
+def pair_by_stem(gt: Path, hr: dict[str, Path], lq: Path, lr: dict[str, Path], scale: int) -> list[tuple[Path, Path]]:
+    """Pair files by their stems, see `pair_files`."""
     # Equal names first: a mark that both files carry belongs to the name.
     equal = hr.keys() & lr.keys()
     hr = _without_marks(hr, equal, r"(_SRF_\d+)?_(HR|GT)$")

@@ -123,7 +123,8 @@ def to_uint8(image: Tensor, *, truncate: bool = False) -> Tensor:
 
 def to_float(image: Tensor) -> Tensor:
     """Image in [0, 1]: uint8 divided by 255 as float32, floating unchanged."""
-    return image.float() / 255 if image.dtype == torch.uint8 else image
+    # By a tensor: GPUs multiply by the inverse of a number, which is not the same in the last digit.
+    return image.float() / image.new_full((), 255, dtype=torch.float32) if image.dtype == torch.uint8 else image
 
 
 def list_images(folder: str | Path) -> list[Path]:

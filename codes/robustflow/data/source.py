@@ -25,7 +25,7 @@ from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
 
 T = TypeVar("T", bound=Callable[..., Any])
-_REACH = 2  # LR pixels around a crop that count: 1.5 for its bicubic LR, 1 HR pixel (at most 0.5) to enhance
+REACH = 2  # LR pixels around a crop that count: 1.5 for its bicubic LR, 1 HR pixel (at most 0.5) to enhance
 
 
 class Source(Protocol):
@@ -130,7 +130,7 @@ def cut_pair(
     if lr is not None and enhancement is None:
         return box.of(hr, scale), box.of(lr)
     # Seen from the box, the edges of the larger window are either the image's own or out of reach.
-    window = box.grown(_REACH, *lr_size(hr, None, scale))
+    window = box.grown(REACH, *lr_size(hr, None, scale))
     region, inner = window.of(hr, scale), box.within(window)
     if enhancement is not None:
         region = enhance(region, enhancement)

@@ -79,7 +79,7 @@ def train(options: RunOptions, processes: Processes = ALONE) -> bool:
                 freeze_encoder(task.encoder(network), options, number)
 
                 # Forward and backward.
-                gt, lr = (batch[key].to(device, non_blocking=True) for key in ("gt", "lr"))
+                gt, lr = run.crops.finish(batch, device)
                 step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number), processes.rank * len(gt))
                 sentinel.before_step()
                 parallel.initialise_actnorms(processes, task, network, run.crops, options, number)
@@ -271,14 +271,15 @@ def _saving_what_is_learnt(run: _Run, interruption: Interruption, progress: Prog
         log.info("interrupted: saved iteration %d; go on with --resume auto", progress.iteration)
 
 
-def _loader(run: _Run, first: int, pin_memory: bool) -> DataLoader[dict[str, Tensor]]:
+def _loader(run: _Run, first: int, pin_memory: bool) -> DataLoader[data.Cut]:
     """This process's shares of the batches after ``first``; which crops they hold depends on the iteration alone."""
     training, processes, o = run.options.datasets["train"], run.processes, run.options.train
     return DataLoader(
-        run.crops,
+        run.crops.cuts,
         processes.share_of(training.batch_size),
         sampler=parallel.share_of_numbers(processes, training.batch_size, first, o.niter),
         num_workers=training.n_workers,
+        collate_fn=data.collate,
         worker_init_fn=leave_signals_to_main,
         # Otherwise a loader takes its processes' seeds from the global generator, once more whenever a run is resumed.
         generator=torch.Generator().manual_seed(derive_seed(o.manual_seed, "loader", first)),

@@ -1,0 +1,214 @@
+"""Decode a folder of images once, for fast training crops: `python -m robustflow.data.prepare SOURCE DESTINATION`."""
+
+import argparse
+import io
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from robustflow.data.folders import unique_names
+from robustflow.data.images import _is_16_bit, image_size, list_images, read_image
+from robustflow.data.prepared import INDEX, Entry, Index, is_current, is_whole, read_index
+from robustflow.errors import UserError
+from robustflow.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+_MISTAKE, _INTERRUPTED = 2, 130
+# Seconds between two writings of the index: what a killed process loses at most.
+_PERIOD = 5.0
+_GIB = 2**30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr), 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m robustflow.data.prepare", description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of images, sub-folders included")
+    parser.add_argument("destination", metavar="DESTINATION", type=Path, help="folder for the decoded images")
+    workers = os.cpu_count() or 1
+    parser.add_argument("--workers", type=int, default=workers, help=f"processes that decode (default {workers})")
+    chosen = parser.parse_args(arguments)
+    if chosen.workers < 0:
+        parser.error(f"--workers: expected 0 or more, got {chosen.workers}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        prepare(chosen.source, chosen.destination, chosen.workers)
+    except UserError as error:
+        log.error("error: %s", str(error))
+        return _MISTAKE
+    except KeyboardInterrupt:
+        log.error("interrupted; run it again to go on")
+        return _INTERRUPTED
+    return 0
+
+
+def prepare(source: Path, destination: Path, workers: int = 0) -> None:
+    """Write every image of a folder as dataset mode `prepared` reads it; what is there already and current stays.
+
+    Args:
+        source: Folder of images, sub-folders included.
+        destination: Folder that is new, empty or of an earlier call. Images that ``source`` no longer has are removed.
+        workers: Processes that decode; 0: this one.
+
+    Raises:
+        UserError: if ``source`` has no images, one cannot be read, ``destination`` holds something else or cannot be
+            written, or there is too little space; what was written stays, and another call goes on from there.
+    """
+    files = list_images(source)
+    unique_names([file.relative_to(source) for file in files])
+    images = [_relative(file, source) for file in files]
+    earlier = _earlier(destination)
+    kept = {entry.image: entry for entry in earlier if is_current(entry, source) and is_whole(destination, entry)}
+    kept = {image: kept[image] for image in images if image in kept}
+    missing = [image for image in images if image not in kept]
+    _require_space(source, missing, destination)
+    try:
+        _write_all(source, destination, images, kept, missing, workers)
+        for file in {entry.file for entry in earlier} - {entry.file for entry in kept.values()}:
+            _target(destination, file).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or destination}: cannot be used: {error.strerror}; make room or choose another "
+            "DESTINATION. What was written stays; run the command again to go on"
+        ) from error
+    log.info("%d images in %s, %d of them new", len(images), destination, len(missing))
+
+
+def _write_all(
+    source: Path, destination: Path, images: list[str], done: dict[str, Entry], missing: list[str], workers: int
+) -> None:
+    """Write the missing images and add them to those done; the index is complete once all are."""
+    _write_index(source, destination, images, done)
+    for leftover in destination.rglob(".*.npy.????????"):
+        leftover.unlink()
+    decoded = DataLoader(
+        _Decoding(source, destination, missing),
+        batch_size=None,
+        num_workers=workers if missing else 0,
+        worker_init_fn=_without_signals,
+    )
+    written = time.monotonic()
+    try:
+        for entry in tqdm(decoded, total=len(missing), unit="image", leave=False, disable=None):
+            if isinstance(entry, Exception):
+                raise entry
+            done[entry.image] = entry
+            if time.monotonic() - written > _PERIOD:
+                _write_index(source, destination, images, done)
+                written = time.monotonic()
+    finally:
+        _write_index(source, destination, images, done)
+
+
+class _Decoding(Dataset[Entry | Exception]):
+    """Decodes image by image, writes it and describes it; a mistake is returned, for the main process to raise."""
+
+    def __init__(self, source: Path, destination: Path, images: list[str]) -> None:
+        self._source, self._destination, self._images = source, destination, images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, k: int) -> Entry | Exception:
+        try:
+            return self._written(self._images[k])
+        except (UserError, OSError) as error:
+            return error
+
+    def _written(self, image: str) -> Entry:
+        file = self._source / image
+        found = file.stat()
+        pixels = read_image(file).permute(1, 2, 0).numpy()
+        encoded = io.BytesIO()
+        np.save(encoded, np.ascontiguousarray(pixels), allow_pickle=False)
+        entry = Entry(
+            image=image,
+            image_bytes=found.st_size,
+            image_modified=found.st_mtime_ns,
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            dtype=pixels.dtype.name,
+            file_bytes=encoded.tell(),
+        )
+        write_atomically(_target(self._destination, entry.file), encoded.getvalue())
+        return entry
+
+
+def _without_signals(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _relative(file: Path, source: Path) -> str:
+    image = file.relative_to(source).as_posix()
+    try:
+        image.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{source}: expected file names in UTF-8, got {image!r}; rename it") from error
+    return image
+
+
+def _earlier(destination: Path) -> list[Entry]:
+    """Images of an earlier call. UserError if the destination is no folder of such a call."""
+    if not destination.exists():
+        return []
+    if not destination.is_dir():
+        raise UserError(f"{destination}: expected a folder for the decoded images, got a file; choose another")
+    if (destination / INDEX).exists():
+        return read_index(destination).images
+    if any(destination.iterdir()):
+        raise UserError(
+            f"{destination}: expected a new or empty folder, or one that this command wrote, got one with other files; "
+            "choose another"
+        )
+    return []
+
+
+def _target(destination: Path, file: str) -> Path:
+    """Where to write a file. UserError if a link leads out of the folder."""
+    target = destination / file
+    if not target.resolve().is_relative_to(destination.resolve()):
+        raise UserError(f"{target}: expected a place below {destination}, got a link to {target.resolve()}; remove it")
+    return target
+
+
+def _require_space(source: Path, images: list[str], destination: Path) -> None:
+    needed = sum(_decoded_bytes(source / image) for image in images)
+    place = next(folder for folder in (destination, *destination.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"{destination}: expected {needed / _GIB:.3g} GiB of free space for {len(images)} decoded images, got "
+            f"{free / _GIB:.3g} GiB; make room or choose another DESTINATION"
+        )
+    log.info("%d images to decode: %.3g GiB (%.3g GiB are free)", len(images), needed / _GIB, free / _GIB)
+
+
+def _decoded_bytes(file: Path) -> int:
+    """Size of an image once decoded, from the file's header. UserError as `image_size`."""
+    height, width = image_size(file)
+    with file.open("rb") as opened:
+        head = opened.read(32)
+    with Image.open(file) as image:
+        deep = _is_16_bit(image, head)
+    return height * width * 3 * (4 if deep else 1)
+
+
+def _write_index(source: Path, destination: Path, images: Sequence[str], done: dict[str, Entry]) -> None:
+    """Write the index of the images done so far, in the order of all."""
+    entries = [done[image] for image in images if image in done]
+    index = Index(origin=str(source.resolve()), complete=len(entries) == len(images), images=entries)
+    write_atomically(destination / INDEX, index.model_dump_json(indent=1).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

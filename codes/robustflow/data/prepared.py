@@ -1,0 +1,238 @@
+"""Images decoded once: a crop reads its own pixels only.
+
+`robustflow.data.prepare` writes such a folder: per image an uncompressed NumPy file (height, width, 3), as
+`images.read_image` decodes it, that is mapped into memory when read; and an index of all.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from robustflow.data.folders import FolderOptions, _check_sizes, pair_by_stem, unique_names
+from robustflow.data.source import Source, register_source
+from robustflow.errors import UserError
+from robustflow.registry import Options
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+INDEX = "index.json"
+FORMAT: Final = "robustflow prepared images"
+VERSION: Final = 1
+COMMAND = "python -m robustflow.data.prepare"
+
+
+class Entry(Options):
+    """One image in an index."""
+
+    image: str  # path below the folder it was read from, / between its parts
+    image_bytes: NonNegativeInt  # size of that file
+    image_modified: int  # its time of modification, ns since 1970
+    height: PositiveInt
+    width: PositiveInt
+    dtype: Literal["uint8", "float32"]
+    file_bytes: PositiveInt  # size of the NumPy file
+
+    @property
+    def file(self) -> str:
+        """Path of the NumPy file below the folder of the index."""
+        return PurePosixPath(self.image).with_suffix(".npy").as_posix()
+
+    @property
+    def offset(self) -> int:
+        """Where the pixels begin in the NumPy file, bytes."""
+        return self.file_bytes - self.height * self.width * 3 * np.dtype(self.dtype).itemsize
+
+
+class Index(Options):
+    """Contents of an index file."""
+
+    format: Literal["robustflow prepared images"] = FORMAT
+    version: Literal[1] = VERSION
+    origin: str  # folder the images were read from
+    complete: bool
+    images: list[Entry]
+
+
+class PreparedOptions(FolderOptions):
+    """Folders that ``python -m robustflow.data.prepare`` wrote, for fast crops of large images; as mode `folder`."""
+
+    mode: Literal["prepared"]  # type: ignore[assignment]
+
+
+Pair = tuple[tuple[Path, Entry] | None, tuple[Path, Entry] | None]
+
+
+class PreparedSource(Source):
+    """Images from NumPy files, of which only the pixels that are used are read.
+
+    Args:
+        pairs: HR and LR image, one of them possibly None: the NumPy file and its entry.
+        names: One per image, unique.
+        scale: Super-resolution factor.
+
+    Raises:
+        UserError: naming both images, if the sizes of a pair do not fit.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], names: Sequence[str], scale: int) -> None:
+        self._pairs, self._scale = list(pairs), scale
+        self.names = list(names)
+        for gt, lq in self._pairs:
+            if gt is not None and lq is not None:
+                _check_sizes(gt[0], _size(gt[1]), lq[0], _size(lq[1]), scale)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the HR image, or of the LR one times scale."""
+        gt, lq = self._pairs[index]
+        if gt is not None:
+            return _size(gt[1])
+        assert lq is not None, "an image has at least one file"
+        height, width = _size(lq[1])
+        return height * self._scale, width * self._scale
+
+    def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
+        """HR (3, H, W) and LR (3, H // scale, W // scale), or None: uint8 or float32 in [0, 1], not yet in memory."""
+        gt, lq = self._pairs[index]
+        return None if gt is None else _mapped(*gt), None if lq is None else _mapped(*lq)
+
+
+@register_source("prepared", PreparedOptions)
+def open_prepared(dataroot_GT: str | None, dataroot_LQ: str | None, scale: int) -> PreparedSource:
+    """Open prepared HR images, LR images or pairs of them, paired and named as mode `folder` does.
+
+    Args:
+        dataroot_GT: Folder of prepared HR images, or None.
+        dataroot_LQ: Folder of prepared LR images, or None; one of the two is needed.
+        scale: Super-resolution factor.
+
+    Raises:
+        UserError: naming folders and files, if one cannot be used or has no partner.
+    """
+    gt, lq = (None if root is None else _opened(Path(root)) for root in (dataroot_GT, dataroot_LQ))
+    if gt is not None and lq is not None:
+        hr_root, lr_root = Path(str(dataroot_GT)), Path(str(dataroot_LQ))
+        files = pair_by_stem(hr_root, _by_stem(hr_root, gt), lr_root, _by_stem(lr_root, lq), scale)
+        named = [(hr.relative_to(hr_root), lr.relative_to(lr_root)) for hr, lr in files]
+        pairs: list[Pair] = [(gt[hr.as_posix()], lq[lr.as_posix()]) for hr, lr in named]
+        return PreparedSource(pairs, unique_names([hr for hr, _ in named]), scale)
+    if gt is not None:
+        return PreparedSource(
+            [(image, None) for image in gt.values()], unique_names([Path(name) for name in gt]), scale
+        )
+    if lq is not None:
+        return PreparedSource(
+            [(None, image) for image in lq.values()], unique_names([Path(name) for name in lq]), scale
+        )
+    raise UserError("expected dataroot_GT, dataroot_LQ or both, got neither")
+
+
+def read_index(folder: Path) -> Index:
+    """Read the index of a folder, complete or not. UserError if there is none or it is of another kind."""
+    file = folder / INDEX
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "nothing there" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", str(error))
+        raise UserError(
+            f"{file}: expected the index of prepared images, got {reason}; write them with {COMMAND} SOURCE "
+            "DESTINATION and give that DESTINATION, or read image files with mode: folder"
+        ) from error
+    values = _parsed(file, lambda: json.loads(text))
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise UserError(f"{file}: expected the index that {COMMAND} writes, got another file")
+    if values.get("version") != VERSION:
+        raise UserError(
+            f"{file}: expected version {VERSION} of the index, got {values.get('version')!r}, written by another "
+            "version of robustflow; prepare the images again, into another folder"
+        )
+    index = _parsed(file, lambda: Index.model_validate_json(text))
+    for entry in index.images:
+        _check(file, entry)
+    return index
+
+
+def _parsed(file: Path, parse: Callable[[], T]) -> T:
+    try:
+        return parse()
+    except (ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{file}: damaged ({first}); delete its folder and prepare the images again") from error
+
+
+def is_whole(folder: Path, entry: Entry) -> bool:
+    """Whether the NumPy file of an entry is there, in its size."""
+    file = folder / entry.file
+    return file.is_file() and file.stat().st_size == entry.file_bytes
+
+
+def is_current(entry: Entry, origin: Path) -> bool:
+    """Whether an image below ``origin`` is the one that was prepared, by its size and time of modification."""
+    try:
+        found = (origin / entry.image).stat()
+    except OSError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (entry.image_bytes, entry.image_modified)
+
+
+def _opened(folder: Path) -> dict[str, tuple[Path, Entry]]:
+    """NumPy file and entry by the path of the image; all of them are there."""
+    index = read_index(folder)
+    again = f"run {COMMAND} {index.origin} {folder} again"
+    if not index.complete:
+        raise UserError(f"{folder}: expected prepared images, got a part of them: the command was interrupted; {again}")
+    if not index.images:
+        raise UserError(f"{folder}: expected prepared images, found none")
+    for entry in index.images:
+        if not is_whole(folder, entry):
+            raise UserError(f"{folder / entry.file}: expected a file of {entry.file_bytes} bytes, found none; {again}")
+    _warn_of_changes(index, again)
+    return {entry.image: (folder / entry.file, entry) for entry in index.images}
+
+
+def _warn_of_changes(index: Index, again: str) -> None:
+    """Warn of images that changed since, if they are still where they were read."""
+    origin = Path(index.origin)
+    changed = [entry.image for entry in index.images if not is_current(entry, origin)] if origin.is_dir() else []
+    if changed:
+        log.warning(
+            "%s: %d of %d images are not those that were prepared, the first %s; %s",
+            *(origin, len(changed), len(index.images), changed[0], again),
+        )
+
+
+def _by_stem(folder: Path, images: Iterable[str]) -> dict[str, Path]:
+    return {Path(image).with_suffix("").as_posix(): folder / image for image in images}
+
+
+def _mapped(file: Path, entry: Entry) -> Tensor:
+    """Image (3, height, width) in a NumPy file, its pixels read when used; the index says what is in the file."""
+    try:
+        # Copy on write: torch warns of arrays that cannot be written to.
+        array = np.memmap(file, entry.dtype, "c", entry.offset, (entry.height, entry.width, 3))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}: expected a file of {entry.file_bytes} bytes, got: {error}; run {COMMAND} again"
+        ) from error
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _check(index: Path, entry: Entry) -> None:
+    path = PurePosixPath(entry.image)
+    if path.is_absolute() or ".." in path.parts or "\0" in entry.image or not path.name or entry.offset < 0:
+        raise UserError(
+            f"{index}: expected images below the folder, in files that hold them, got {entry.image!r} of "
+            f"{entry.width} x {entry.height} pixels in {entry.file_bytes} bytes; prepare the images again"
+        )
+
+
+def _size(entry: Entry) -> tuple[int, int]:
+    return entry.height, entry.width

@@ -1,0 +1,120 @@
+"""A batch finished at once equals, bit for bit, crops that are made one by one in the plain way."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from robustflow.data import TrainingCrops
+from robustflow.data.augment import _draw
+from robustflow.data.bicubic import downsample
+from robustflow.data.cuts import collate, mirrored_window, turned
+from robustflow.data.degrade import degrade_lr, enhance
+from robustflow.data.images import to_float
+from robustflow.data.seeds import derive_seed
+from robustflow.data.source import Box, Source, cut_pair, lr_size
+
+CPU = torch.device("cpu")
+
+
+class Pictures(Source):
+    """Random images of given sizes; those whose number is in ``deep`` are floating, those in ``paired`` have an LR."""
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], scale: int, deep=(), paired=()) -> None:
+        self.names = [str(number) for number in range(len(sizes))]
+        self.sizes, self.scale, self.deep, self.paired = sizes, scale, deep, paired
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor | None]:
+        height, width = self.sizes[index]
+        lr_size = (height // self.scale, width // self.scale)
+        return self._image(index, height, width), self._image(index, *lr_size) if index in self.paired else None
+
+    def _image(self, index: int, height: int, width: int) -> Tensor:
+        generator = torch.Generator().manual_seed(index)
+        image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
+        return image / 255 if index in self.deep else image
+
+
+def plain_crop(crops: TrainingCrops, i: int) -> tuple[Tensor, Tensor]:
+    """Sample i: cut, downsample, convert, turn, degrade, one after another."""
+    generator = torch.Generator().manual_seed(derive_seed("training crop", crops.seed, i))
+    hr, lr = crops.source.pair(crops._image_of(i))
+    height, width = lr_size(hr, lr, crops.scale)
+    side = crops.size // crops.scale
+    box = Box(_draw(height - side + 1, generator), _draw(width - side + 1, generator), side, side)
+    gt, lr = cut_pair(hr, lr, box, crops.scale, crops.enhancement)
+    flip, turns = _draw(2, generator) == 1, _draw(4, generator)
+    gt, lr = (turned(to_float(image), flip and crops.use_flip, turns * crops.use_rot) for image in (gt, lr))
+    settings = {"noise": crops.lr_noise, "gain": crops.lr_gain, "invert": crops.lr_invert}
+    return gt, degrade_lr(lr, **settings, generator=generator)
+
+
+def assert_as_plain(crops: TrainingCrops, n: int = 24) -> None:
+    gt, lr = crops.finish(collate([crops.cuts[i] for i in range(n)]), CPU)
+    assert gt.dtype == lr.dtype == torch.float32
+    for i in range(n):
+        expected_gt, expected_lr = plain_crop(crops, i)
+        for found in ({"gt": gt[i], "lr": lr[i]}, crops[i]):
+            assert found["gt"].equal(expected_gt)
+            assert found["lr"].equal(expected_lr)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize("enhancement", [None, "published", "unit"])
+def test_batch_equals_plain_crops(scale: int, enhancement: str | None):
+    # Images of one crop, barely more, and much more than a crop, with sides that are no multiples of the scale.
+    sizes = [(2 * scale, 2 * scale), (3 * scale + 1, 2 * scale + scale - 1), (20 * scale, 9 * scale + 1)]
+    source = Pictures(sizes, scale)
+    assert_as_plain(TrainingCrops(source, scale, 2 * scale, True, True, enhancement=enhancement))
+
+
+@pytest.mark.parametrize("size", [4, 64, 160])
+def test_sizes_of_crops(size: int):
+    assert_as_plain(TrainingCrops(Pictures([(170, 190), (161, 299)], 4), 4, size, True, True), n=6)
+
+
+@pytest.mark.parametrize("enhancement", [None, "published"])
+def test_deep_and_paired_images_among_others(enhancement: str | None):
+    source = Pictures([(40, 44)] * 8, 4, deep=(1, 2, 6), paired=(2, 3, 7))
+    assert_as_plain(TrainingCrops(source, 4, 16, True, True, enhancement=enhancement))
+
+
+@pytest.mark.parametrize("change", [{"lr_noise": 0.1}, {"lr_gain": 1.7, "lr_invert": True, "lr_noise": 0.3}])
+@pytest.mark.parametrize("deep", [(), (0, 1)])
+def test_alterations_of_the_lr(change: dict[str, float], deep: tuple[int, ...]):
+    assert_as_plain(TrainingCrops(Pictures([(40, 44)] * 2, 4, deep=deep), 4, 16, True, True, **change))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_gives_pixels_as_bytes(workers: int):
+    crops = TrainingCrops(Pictures([(60, 70)] * 3, 4), 4, 32, True, True)
+    loader = DataLoader(crops.cuts, 5, sampler=range(7, 17), num_workers=workers, collate_fn=collate)
+    batches = list(loader)
+    assert [sum(part.nbytes for part in batch[0].values() if part.ndim > 2) for batch in batches] == [5 * 3 * 48**2] * 2
+    for number, batch in zip((7, 12), batches, strict=True):
+        gt, lr = crops.finish(batch, CPU)
+        for i in range(5):
+            expected = plain_crop(crops, number + i)
+            assert gt[i].equal(expected[0])
+            assert lr[i].equal(expected[1])
+
+
+def test_window_is_mirrored_as_the_bicubic_does_it():
+    hr = Pictures([(33, 41)], 4).pair(0)[0]
+    whole = enhance(hr[:, :32, :40], "unit")
+    for box in (Box(0, 0, 8, 10), Box(0, 0, 1, 1), Box(7, 9, 1, 1), Box(3, 0, 2, 10), Box(2, 2, 4, 4)):
+        window = mirrored_window(hr, box, 4)
+        assert window.shape == (3, 4 * (box.height + 4), 4 * (box.width + 4))
+        small = downsample(enhance(window, "unit"), 4)[:, 2:-2, 2:-2]
+        assert small.equal(box.of(downsample(whole, 4)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("enhancement", [None, "published", "unit"])
+def test_same_on_a_gpu(enhancement: str | None):
+    crops = TrainingCrops(Pictures([(60, 70)] * 3, 4), 4, 32, True, True, enhancement=enhancement)
+    batch = collate([crops.cuts[i] for i in range(9)])
+    for here, there in zip(crops.finish(batch, CPU), crops.finish(batch, torch.device("cuda")), strict=True):
+        assert there.cpu().equal(here)
