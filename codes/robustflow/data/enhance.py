@@ -9,6 +9,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
+from robustflow import exit_status
 from robustflow.data.degrade import Enhancement, enhance
 from robustflow.data.images import list_images, read_image, write_png
 from robustflow.errors import UserError
@@ -22,7 +23,7 @@ _EFFECT: dict[Enhancement, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0 done, 1 mistake (message on stderr)."""
+    """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m robustflow.data.enhance", description=__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="folder of images, sub-folders included")
     parser.add_argument("target", metavar="OUT", type=Path, help="folder for the PNGs, named as the images")
@@ -33,13 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="published: sums to 2, doubles the brightness (default); unit: sums to 1",
     )
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        enhance_folder(chosen.source, chosen.target, chosen.kernel)
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 1
-    return 0
+    return exit_status.answered(lambda: enhance_folder(chosen.source, chosen.target, chosen.kernel))
 
 
 def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import data
+from robustflow import data, exit_status
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, report, report_html
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
@@ -24,36 +23,27 @@ log = logging.getLogger(__name__)
 VERSION = version("robustflow")
 # Without the reason, which may name files of this machine: protocols are compared.
 NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
+MEMORY = (
+    "Lower val.sample_batch or network_G.flow.projection_memory, set val.tile and val.tile_overlap, or use smaller "
+    "images."
+)
 
 
 def run(options: RunOptions, input_path: str | None, output: str | None) -> int:
-    """Evaluate; return the exit status: 0 done, 1 mistake (message on stderr), 130 interrupted.
+    """Evaluate; return the exit status: 0 done, 1 failed, 2 mistake (message on stderr), 130 interrupted.
 
     Args:
         options: All options; ``path.model_path`` names the weights, else the newest of experiments/<name>.
         input_path: Folder of LR images, or one image, to super-resolve instead of the test sets.
         output: Folder for the results; default results/<name>, or results/<name>/input for ``input_path``.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        own = Path(options.path.results) / options.name
-        folder = own if input_path is None else own / "input"
-        evaluated = evaluate(options, input_path, folder if output is None else Path(output))
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 1
-    except torch.OutOfMemoryError as error:
-        log.error(
-            "error: %s\n  Lower val.sample_batch or network_G.flow.projection_memory, set val.tile and "
-            "val.tile_overlap, or use smaller images.",
-            error,
-        )
-        return 1
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on where it was")
-        return 130
-    print(report.table(evaluated))  # noqa: T201
-    return 0
+    own = Path(options.path.results) / options.name
+    folder = own if input_path is None else own / "input"
+
+    def work() -> None:
+        print(report.table(evaluate(options, input_path, folder if output is None else Path(output))))  # noqa: T201
+
+    return exit_status.answered(work, memory=MEMORY, interrupted="interrupted; the same command goes on where it was")
 
 
 def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:

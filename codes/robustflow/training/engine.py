@@ -1,33 +1,19 @@
 """From options to a finished training run, for the command line."""
 
-import logging
-import sys
-
-import torch
-
-from robustflow.errors import UserError
+from robustflow import exit_status
 from robustflow.options.schema import RunOptions
-from robustflow.training.trainer import TrainingStopped, train
+from robustflow.training.trainer import train
 
-# What a shell reports for a process ended by Ctrl-C.
-INTERRUPTED = 130
+_MEMORY = (
+    "Lower train.micro_batch, datasets.train.batch_size, datasets.train.GT_size, datasets.train.n_workers or "
+    "network_G.flow.projection_memory, or set train.checkpointing: step or level."
+)
 
 
 def run(options: RunOptions) -> int:
-    """Train; return the exit status: 0 done, 1 mistake or failure (message on stderr), 130 interrupted and saved."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        return 0 if train(options) else INTERRUPTED
-    except (UserError, TrainingStopped) as error:
-        logging.getLogger(__name__).error("error: %s", str(error))
-        return 1
-    except torch.OutOfMemoryError as error:
-        hint = (
-            "Lower train.micro_batch, datasets.train.GT_size or network_G.flow.projection_memory, or set "
-            "train.checkpointing: step or level."
-        )
-        logging.getLogger(__name__).error("error: %s\n  %s", str(error), hint)
-        return 1
-    except KeyboardInterrupt:
-        logging.getLogger(__name__).error("interrupted at once; go on from the newest checkpoint with --resume auto")
-        return INTERRUPTED
+    """Train; return the exit status: 0 done, 1 failed, 2 mistake (message on stderr), 130 interrupted and saved."""
+    return exit_status.answered(
+        lambda: exit_status.DONE if train(options) else exit_status.INTERRUPTED,
+        memory=_MEMORY,
+        interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
+    )

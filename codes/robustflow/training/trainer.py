@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from robustflow import data, devices, tasks
 from robustflow.data.seeds import derive_seed
-from robustflow.errors import UserError
+from robustflow.errors import RunFailed, UserError
 from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.evaluation.sampler import draw_samples
@@ -27,7 +27,7 @@ from robustflow.training.logbook import Logbook
 log = logging.getLogger(__name__)
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(RunFailed):
     """Training cannot go on; the message says why and what to do."""
 
 
