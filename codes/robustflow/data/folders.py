@@ -12,6 +12,7 @@ from robustflow.data.images import image_size, list_images, read_image
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
+from robustflow.options.values import PathText
 
 Files = tuple[Path | None, Path | None]
 _SHOWN = 5  # file names in a message
@@ -21,10 +22,10 @@ class FolderOptions(DatasetOptions):
     """Image files, sub-folders included."""
 
     mode: Literal["folder"]
-    dataroot_GT: str | None = Field(
+    dataroot_GT: PathText | None = Field(
         None, description="Folder of HR images; alone: LR images are made from them by bicubic downsampling."
     )
-    dataroot_LQ: str | None = Field(
+    dataroot_LQ: PathText | None = Field(
         None, description="Folder of LR images, paired with the HR ones by name; alone: test without ground truth."
     )
 

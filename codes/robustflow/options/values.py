@@ -1,0 +1,74 @@
+"""Types of options: what a number, a name or a path may be."""
+
+import difflib
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+def _integral(value: Any) -> Any:
+    """Let `1e5` count as an integer, as YAML files write iteration counts."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _count(value: int) -> int:
+    if value >= 2**31:
+        raise ValueError("expected less than 2^31")
+    return value
+
+
+def _seed(value: int) -> int:
+    if value >= 2**63:
+        raise ValueError("expected less than 2^63")
+    return value
+
+
+def _path(value: str) -> str:
+    if value == "" or "\0" in value:
+        raise ValueError("expected a file or folder (null: none)")
+    return value
+
+
+def _name(value: str) -> str:
+    if re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", value) is None or {".", ".."} & set(value.split("/")):
+        raise ValueError("expected letters, digits, '_', '-', '+', '.', with '/' between folders")
+    for part in value.split("/"):
+        _short(part)
+    return value
+
+
+def _short(name: str) -> str:
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"expected a name of at most {LONGEST_NAME} bytes")
+    return name
+
+
+def _dataset_name(key: str) -> str:
+    _folder_name(key)
+    if key not in ("train", "val") and not key.startswith("test"):
+        near = difflib.get_close_matches(key.lower(), ["train", "val", "test"], n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"expected train, val or a name that begins with test, got {key!r}{hint}")
+    return key
+
+
+def _folder_name(value: str) -> str:
+    if value.strip(". ") == "" or re.search(r"[/\\\x00-\x1f]", value) is not None:
+        raise ValueError("expected a name fit for a folder, without '/'")
+    return _short(value)
+
+
+# Of a folder or image; file systems end at 255, and endings such as "_t0.9_00.png" are added.
+LONGEST_NAME = 200
+
+RunName = Annotated[str, AfterValidator(_name)]
+Int = Annotated[int, BeforeValidator(_integral)]
+Positive = Annotated[Int, Field(ge=1), AfterValidator(_count)]
+NonNegative = Annotated[Int, Field(ge=0), AfterValidator(_seed)]
+PathText = Annotated[str, AfterValidator(_path)]
+Width = Annotated[Positive, Field(le=4096)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Temperature = Annotated[Finite, Field(ge=0)]
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+DatasetKey = Annotated[str, AfterValidator(_dataset_name)]
