@@ -13,6 +13,7 @@ from robustflow import exit_status
 from robustflow.data.degrade import Enhancement, enhance
 from robustflow.data.images import list_images, read_image, write_png
 from robustflow.errors import UserError
+from robustflow.files import require_inside
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def _targets(files: Sequence[Path], source: Path, target: Path) -> list[Path]:
         png = target / file.relative_to(source).with_suffix(".png")
         if png.resolve().is_relative_to(home) or png.resolve() in inputs:
             raise UserError(f"{target}: expected a folder apart from {source}, whose images must stay as they are")
+        require_inside(target, str(png.parent.relative_to(target)))
         if png in taken:
             raise UserError(f"expected images of distinct names, got {taken[png]} and {file}; rename one")
         taken[png] = file

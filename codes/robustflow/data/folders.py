@@ -181,5 +181,11 @@ def _check_sizes(gt: Path, hr: tuple[int, int], lq: Path, lr: tuple[int, int], s
     if (hr[0] // scale, hr[1] // scale) != lr:
         raise UserError(
             f"{lq}: expected {hr[1] // scale} x {hr[0] // scale} pixels (width x height), 1/{scale} of {gt} with "
-            f"{hr[1]} x {hr[0]}, got {lr[1]} x {lr[0]}"
+            f"{hr[1]} x {hr[0]}, got {lr[1]} x {lr[0]}{_other_scale(hr, lr)}"
         )
+
+
+def _other_scale(hr: tuple[int, int], lr: tuple[int, int]) -> str:
+    """The scale that would fit, if one does."""
+    fits = [scale for scale in range(1, 17) if (hr[0] // scale, hr[1] // scale) == lr]
+    return f"; scale: {fits[0]} would fit" if fits else ""

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from robustflow import data, exit_status
+from robustflow.data import checks
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, report, report_html
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
+from robustflow.files import require_inside
 from robustflow.options import load as options_load
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
 
@@ -51,6 +53,11 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
+    for name in sets:
+        require_inside(folder, name)
+        require_inside(folder, "records", name)
+    if input_path is None:
+        checks.warn(options.datasets, options.scale, used="test")
     options, file, task, network = ood.opened(options)
     log.info("%s: %s", options.name, file)
 

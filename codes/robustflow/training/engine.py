@@ -1,6 +1,10 @@
 """From options to a finished training run, for the command line."""
 
+from pathlib import Path
+
 from robustflow import exit_status
+from robustflow.data import checks
+from robustflow.files import require_inside
 from robustflow.options.schema import RunOptions
 from robustflow.training.trainer import train
 
@@ -12,8 +16,15 @@ _MEMORY = (
 
 def run(options: RunOptions) -> int:
     """Train; return the exit status: 0 done, 1 failed, 2 mistake (message on stderr), 130 interrupted and saved."""
+
+    def work() -> int:
+        for folder in ("models", "training_state", "tensorboard"):
+            require_inside(Path(options.path.experiments, options.name), folder)
+        checks.warn(options.datasets, options.scale, used="train")
+        return exit_status.DONE if train(options) else exit_status.INTERRUPTED
+
     return exit_status.answered(
-        lambda: exit_status.DONE if train(options) else exit_status.INTERRUPTED,
+        work,
         memory=_MEMORY,
         interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
     )
