@@ -277,11 +277,21 @@ def test_buffers_outside_the_file_are_refused(tmp_path: Path):
 
 def test_no_more_memory_than_the_file_has_bytes_for(tmp_path):
     file = tmp_path / "images.pklv4"
-    array = np.zeros((100, 100, 3), np.uint8)
-    file.write_bytes(pickle.dumps([array] * 1000, protocol=4))
-    refused(file, "got more than its .* bytes hold")
+    array = (
+        b"cnumpy.core.numeric\n_frombuffer\n(h\x00cnumpy\ndtype\n(X\x02\x00\x00\x00u1tR(M\xe8\x03tX\x01\x00\x00\x00CtRa"
+    )
+    thousand_bytes = b"B\xe8\x03\x00\x00" + bytes(1000) + b"q\x000"
+    file.write_bytes(b"\x80\x03" + thousand_bytes + b"]" + array + b".")
+    assert [found.shape for found in load_arrays(file)] == [(1000,)]
+    file.write_bytes(b"\x80\x03" + thousand_bytes + b"]" + 50 * array + b".")
+    refused(file, "got arrays of more than its .* bytes")
     file.write_bytes(b"\x80\x04]r\xff\xff\xff\xff.")  # the value of number 2^32 - 1
     assert load_arrays(file) == []
+
+
+def test_an_array_that_is_there_twice(tmp_path):
+    array = np.zeros((100, 100, 3), np.uint8)
+    assert len(load_arrays(dumped(tmp_path, [array] * 1000))) == 1000
 
 
 def test_endless_texts_are_cut(tmp_path):

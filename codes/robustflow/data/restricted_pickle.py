@@ -65,17 +65,18 @@ def load_arrays(path: str | Path) -> list[np.ndarray]:
         raise UserError(f"{path}: expected {_EXPECTED}, got more data behind the first pickle")
     if type(content) is not list:
         raise UserError(f"{path}: expected {_EXPECTED}, got {_described(content)}")
-    total = 0
+    total, done = 0, dict[int, _Array]()
     # In place: what has been converted is let go.
     for index, item in enumerate(content):
         if type(item) is not _Array or item.data is None:
             raise UserError(f"{path}: expected {_EXPECTED}, got {_described(item)} as item {index}")
-        total += item.data.nbytes
-        if total > n_bytes:
-            raise UserError(
-                f"{path}: expected {_EXPECTED}, got more than its {n_bytes} bytes hold: repeated references"
-            )
-        content[index] = np.require(item.data, requirements=("C", "W"))
+        if id(item) not in done:
+            total += item.data.nbytes
+            if total > n_bytes:
+                raise UserError(f"{path}: expected {_EXPECTED}, got arrays of more than its {n_bytes} bytes")
+            item.data = np.require(item.data, requirements=("C", "W"))
+            done[id(item)] = item
+        content[index] = item.data
     return content
 
 
