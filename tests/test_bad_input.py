@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_inputs import CORPUS, TEST, TRAIN, Code, make_folder, save_weights
+from bad_inputs import CORPUS
+from spoiling import TEST, TRAIN, Code, make_folder, save_weights
 
 from robustflow import devices, exit_status
 from robustflow.data import enhance, images, lrhr
@@ -198,6 +199,7 @@ def test_damaged_options(here):
     assert survived(options_load.load_any, each("x.yml", Path("run.yml").read_bytes(), 200)) > 100
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("suffix", ["png", "16.png", "jpg", "webp", "bmp", "tif"])
 def test_damaged_images(here, suffix):
     name = f"x.{suffix}"

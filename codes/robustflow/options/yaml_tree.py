@@ -134,7 +134,7 @@ class Reader:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
                 self._refuse(path, event.start_mark, f"nested too deeply, in more than {_DEEPEST} lists and mappings")
-            if count > 4 * _MOST_VALUES:
+            if count > 2 * _MOST_VALUES:
                 self._refuse(path, event.start_mark, f"expected at most {_MOST_VALUES} values")
 
     def _refuse(self, path: KeyPath, mark: Any, message: str) -> NoReturn:
