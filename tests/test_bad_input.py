@@ -249,6 +249,16 @@ def test_damaged_programs_are_not_run(here):
 # Exit statuses
 
 
+def test_an_error_in_a_loader_process_is_answered(here, monkeypatch):
+    data = Path("hr/1.png").read_bytes()
+    Path("hr/1.png").write_bytes(data[: len(data) // 2] + data[-16:])  # its end is there
+    arguments = ("fit", "-opt", "run.yml", "--weights", "good.safetensors", "--n-patches", "10", "--patch", "16")
+    status, stderr = call(monkeypatch, "ood", *arguments, "--override", "datasets.train.n_workers=1")
+    assert status == 2
+    assert "error: hr/1.png: expected a complete" in stderr
+    assert "Traceback" not in stderr
+
+
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import sys
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ _OF_FILES = frozenset(
 _OF_MEMORY = (
     "out of memory",
     "not enough memory",
+    "_STATUS_ALLOC_FAILED",
     "can't allocate memory",
     "shared memory",
     "killed by signal: Killed",
@@ -61,7 +63,7 @@ def answered(work: Callable[[], int | None], *, memory: str = "", interrupted: s
         status = work()
         return DONE if status is None else status
     except UserError as error:
-        return _answer(MISTAKE, str(error))
+        return _answer(MISTAKE, _own_words(error))
     except RunFailed as error:
         return _answer(FAILED, str(error))
     except OSError as error:
@@ -82,6 +84,12 @@ def answered(work: Callable[[], int | None], *, memory: str = "", interrupted: s
 def _answer(status: int, message: str) -> int:
     log.error("error: %s", message)
     return status
+
+
+def _own_words(error: UserError) -> str:
+    """The message alone: a loader process sends its whole traceback with it."""
+    text = str(error)
+    return re.split(r"^[\w.]*Error: ", text, flags=re.MULTILINE)[-1].strip() if "Original Traceback" in text else text
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -123,7 +123,7 @@ def _same_files(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]
 
 
 def _digest(path: Path) -> bytes:
-    """Hash of size and both ends of a file, which of different images are different."""
+    """Hash of the size and both ends of a file: enough to tell images apart."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(_COMPARED)
