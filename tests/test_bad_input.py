@@ -24,6 +24,7 @@ from robustflow.data import enhance, images, lrhr
 from robustflow.errors import RunFailed, UserError
 from robustflow.evaluation import compare, ood_command, report_html, study
 from robustflow.interop import convert
+from robustflow.options import __main__ as options_command
 from robustflow.options import load as options_load
 from robustflow.tasks import weights
 
@@ -78,7 +79,7 @@ def call(monkeypatch, command: str, *arguments: str) -> tuple[int, str]:
             if command in MODULES:
                 status = MODULES[command].main(list(arguments))
             elif command == "options":
-                status = runpy.run_module("robustflow.options", run_name="__main__")
+                status = options_command.main()
             else:
                 status = runpy.run_path(str(ROOT / command), run_name="__main__")
         except SystemExit as leaving:
@@ -86,6 +87,7 @@ def call(monkeypatch, command: str, *arguments: str) -> tuple[int, str]:
     return status, stderr.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
 @pytest.mark.parametrize("bad", CORPUS, ids=lambda bad: bad.name)
 def test_mistakes_are_answered(bad, here, monkeypatch):
     bad.spoil()
@@ -212,6 +214,7 @@ def test_damaged_images(here, suffix):
     survived(images.read_image, each(name, data, 60))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
 @pytest.mark.parametrize("layout", ["safetensors", "pth", "old pth"])
 def test_damaged_weights(here, layout):
     options = options_load.load("run.yml")
@@ -232,7 +235,7 @@ def test_damaged_weights(here, layout):
     assert survived(read, each(name, Path(name).read_bytes(), 70, reach=4000)) > 35
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
 def test_damaged_programs_are_not_run(here):
     torch.save({"x": Code()}, "evil.pth")
     programs = {
