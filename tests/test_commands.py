@@ -117,7 +117,7 @@ def test_own_images_of_any_size_come_out_four_times_as_large(trained, tmp_path):
 
 def test_testing_before_training(tmp_path):
     done = call("test.py", "--override", overrides(tmp_path))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert (
         f"error: {tmp_path / 'experiments' / 'demo'}: expected a .safetensors or .pth file, or an experiment"
         in done.stderr

@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from robustflow.errors import UserError
-from robustflow.files import remove_leftovers, write_atomically
+from robustflow.files import remove_leftovers, require_inside, write_atomically
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -52,3 +52,14 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     finally:
         os.umask(previous)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_places_inside_a_folder(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "out").symlink_to(tmp_path)
+    (tmp_path / "home" / "in").symlink_to(tmp_path / "home" / "set")
+    for parts in (("set", "a.png"), ("in", "a.png"), ("set", "..", "a.png"), ()):
+        require_inside(tmp_path / "home", *parts)
+    for parts in (("..", "a.png"), ("out", "a.png"), ("/etc",), ("set", "../../a.png")):
+        with pytest.raises(UserError, match="leads to"):
+            require_inside(tmp_path / "home", *parts)

@@ -9,11 +9,13 @@ def choose(name: str) -> torch.device:
     """Device for the option ``device``: auto, cpu, cuda or cuda:N. UserError if CUDA is asked for and absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"device: expected one of the {count} CUDA devices here, got {name}; use cpu or auto")
-    return device
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 0
+    # torch itself takes numbers modulo 256.
+    if kind == "cuda" and int(number or 0) >= count:
+        known = f"cuda:0 to cuda:{count - 1}, which are here" if count > 0 else "cpu or auto: no CUDA device is here"
+        raise UserError(f"device: expected {known}; got {name}")
+    return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
 def choose_one_each(name: str, local_rank: int) -> torch.device:

@@ -18,7 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from robustflow import devices, launcher
-from robustflow.errors import UserError
+from robustflow.errors import RunFailed, UserError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ PATIENCE = datetime.timedelta(days=7)
 BUCKET = 2**24
 
 
-class FailedElsewhere(RuntimeError):
+class FailedElsewhere(RunFailed):
     """Another process of this run failed; the message says which and, if known, why."""
 
 

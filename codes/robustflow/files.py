@@ -26,6 +26,15 @@ def answering(path: Path) -> Iterator[None]:
         ) from error
 
 
+def require_inside(folder: str | Path, *parts: str) -> None:
+    """Raise UserError if folder/parts leads out of the folder: by its text, or by symbolic links below the folder."""
+    home, place = Path(folder).resolve(), Path(folder, *parts)
+    if not place.resolve().is_relative_to(home):
+        raise UserError(
+            f"{place}: expected a place in {folder}, got one that leads to {place.resolve()}; remove the link"
+        )
+
+
 def write_atomically(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write data to path, creating parent folders: afterwards the file is either the old one or the whole new one.
 

@@ -118,7 +118,7 @@ def test_mistakes_are_explained(source, tmp_path, caplog):
     }
     for (folder, target), message in cases.items():
         caplog.clear()
-        assert main([folder, str(tmp_path / target)]) == 1
+        assert main([folder, str(tmp_path / target)]) == 2
         assert caplog.messages[-1].startswith("error: ")
         assert message in caplog.messages[-1]
     with pytest.raises(SystemExit):

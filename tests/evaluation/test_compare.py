@@ -86,12 +86,12 @@ def test_runs_of_different_protocols_are_not_joined(folders, tmp_path, capsys, c
     results_folder.write_json(folders[1] / "metrics.json", metrics)
     with pytest.raises(UserError, match=r"n_sample, datasets\.inside\.mode, .*datasets\.inside\.GT_size differ"):
         compare.check_protocols([read(folder) for folder in folders])
-    assert call(folders, "--output", tmp_path / "out") == 1
+    assert call(folders, "--output", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
 
 
 def test_folder_without_results(tmp_path):
-    assert call([tmp_path], "--output", tmp_path / "out") == 1
+    assert call([tmp_path], "--output", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
 
 

@@ -215,7 +215,7 @@ def test_no_data_set(make_options, tmp_path):
 
 
 def test_mistakes_are_answered_with_status_1(make_options, caplog):
-    assert engine.run(make_options(), None, None) == 1
+    assert engine.run(make_options(), None, None) == 2
     assert "train first, or correct path.pretrain_model_G, path.model_path or --weights" in caplog.text
 
 

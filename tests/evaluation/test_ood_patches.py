@@ -195,7 +195,7 @@ def test_commands(model, images, tmp_path, capsys, caplog):
     options, *_ = model
     file = tmp_path / "experiments" / "tiny" / "models" / "00000005_G.ood.safetensors"
     file.unlink()
-    assert command(options, tmp_path, "rank", "--input", images) == 1
+    assert command(options, tmp_path, "rank", "--input", images) == 2
     assert f"error: {file}: expected the OOD score of 00000005_G.safetensors" in caplog.text
     fitting = ("--n-patches", 20, "--patch", 16, "--batch", 5, "--seed", 3, "--shrinkage", 0.1)
     assert command(options, tmp_path, "fit", *fitting) == 0
@@ -218,12 +218,12 @@ def test_commands(model, images, tmp_path, capsys, caplog):
     ],
 )
 def test_mistakes_on_the_command_line(model, tmp_path, caplog, kind, arguments, message):
-    assert command(model[0], tmp_path, kind, *arguments) == 1
+    assert command(model[0], tmp_path, kind, *arguments) == 2
     assert message in caplog.text
 
 
 def test_results_that_are_not_there(tmp_path, caplog):
-    assert ood_command.main(["plot", str(tmp_path), "--output", str(tmp_path / "x.svg")]) == 1
+    assert ood_command.main(["plot", str(tmp_path), "--output", str(tmp_path / "x.svg")]) == 2
     assert "expected a results folder with ood.json" in caplog.text
 
 

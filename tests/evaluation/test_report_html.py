@@ -115,7 +115,7 @@ def test_folder_without_results(tmp_path, name, capsys):
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name}.*run test.py first"):
         report_html.write(folder)
-    assert report_html.main([str(folder)]) == 1
+    assert report_html.main([str(folder)]) == 2
 
 
 def test_damaged_results(tmp_path):

@@ -136,7 +136,7 @@ def test_damaged_file(tmp_path, content):
 
 
 def test_wrong_output_suffix(small, capsys, caplog):
-    assert convert.main(["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.pth"]) == 1
+    assert convert.main(["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.pth"]) == 2
     assert "expected a .safetensors file, got y.pth" in caplog.text
 
 

@@ -9,9 +9,11 @@ from typing import get_args
 
 from tqdm import tqdm
 
+from robustflow import exit_status
 from robustflow.data.degrade import Enhancement, enhance
 from robustflow.data.images import list_images, read_image, write_png
 from robustflow.errors import UserError
+from robustflow.files import require_inside
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ _EFFECT: dict[Enhancement, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0 done, 1 mistake (message on stderr)."""
+    """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m robustflow.data.enhance", description=__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="folder of images, sub-folders included")
     parser.add_argument("target", metavar="OUT", type=Path, help="folder for the PNGs, named as the images")
@@ -33,13 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="published: sums to 2, doubles the brightness (default); unit: sums to 1",
     )
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        enhance_folder(chosen.source, chosen.target, chosen.kernel)
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 1
-    return 0
+    return exit_status.answered(lambda: enhance_folder(chosen.source, chosen.target, chosen.kernel))
 
 
 def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:
@@ -74,6 +70,7 @@ def _targets(files: Sequence[Path], source: Path, target: Path) -> list[Path]:
         png = target / file.relative_to(source).with_suffix(".png")
         if png.resolve().is_relative_to(home) or png.resolve() in inputs:
             raise UserError(f"{target}: expected a folder apart from {source}, whose images must stay as they are")
+        require_inside(target, str(png.parent.relative_to(target)))
         if png in taken:
             raise UserError(f"expected images of distinct names, got {taken[png]} and {file}; rename one")
         taken[png] = file

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustflow.data.degrade import Enhancement, degrade_lr
 from robustflow.data.images import to_float
 from robustflow.data.seeds import derive_seed
-from robustflow.data.source import Box, Source, cut_pair, lr_size, require_multiple, require_size
+from robustflow.data.source import Box, Source, cut_pair, lr_size, require_file_name, require_multiple, require_size
 from robustflow.errors import UserError
 
 
@@ -48,7 +48,8 @@ class EvaluationSet(Sequence[EvaluationItem]):
         lr_noise: See `degrade_lr`; likewise ``lr_gain`` and ``lr_invert``.
 
     Raises:
-        UserError: if ``size`` does not suit the scale or an image is smaller (here if known without decoding it).
+        UserError: if ``size`` does not suit the scale, an image is smaller (here if known without decoding it), or its
+            name is not fit for files of results.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class EvaluationSet(Sequence[EvaluationItem]):
         self.enhancement: Enhancement | None = enhancement
         self.lr_noise, self.lr_gain, self.lr_invert = lr_noise, lr_gain, lr_invert
         self._items = _spread(len(source), n_crops)
+        for name in source.names:
+            require_file_name(name)
         for index, _ in self._items:
             self._require(index, source.size(index))
 

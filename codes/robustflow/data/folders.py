@@ -12,6 +12,7 @@ from robustflow.data.images import image_size, list_images, read_image
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
+from robustflow.options.values import PathText
 
 Files = tuple[Path | None, Path | None]
 _SHOWN = 5  # file names in a message
@@ -21,10 +22,10 @@ class FolderOptions(DatasetOptions):
     """Image files, sub-folders included."""
 
     mode: Literal["folder"]
-    dataroot_GT: str | None = Field(
+    dataroot_GT: PathText | None = Field(
         None, description="Folder of HR images; alone: LR images are made from them by bicubic downsampling."
     )
-    dataroot_LQ: str | None = Field(
+    dataroot_LQ: PathText | None = Field(
         None, description="Folder of LR images, paired with the HR ones by name; alone: test without ground truth."
     )
 
@@ -184,5 +185,11 @@ def _check_sizes(gt: Path, hr: tuple[int, int], lq: Path, lr: tuple[int, int], s
     if (hr[0] // scale, hr[1] // scale) != lr:
         raise UserError(
             f"{lq}: expected {hr[1] // scale} x {hr[0] // scale} pixels (width x height), 1/{scale} of {gt} with "
-            f"{hr[1]} x {hr[0]}, got {lr[1]} x {lr[0]}"
+            f"{hr[1]} x {hr[0]}, got {lr[1]} x {lr[0]}{_other_scale(hr, lr)}"
         )
+
+
+def _other_scale(hr: tuple[int, int], lr: tuple[int, int]) -> str:
+    """The scale that would fit, if one does."""
+    fits = [scale for scale in range(1, 17) if (hr[0] // scale, hr[1] // scale) == lr]
+    return f"; scale: {fits[0]} would fit" if fits else ""

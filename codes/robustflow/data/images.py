@@ -2,9 +2,13 @@
 
 import io
 import os
+import stat
 import struct
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -17,6 +21,9 @@ from torch import Tensor
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
 
+# Bounds what a forged header can ask for; 16384 x 16384 is far above any photograph of a data set.
+MAX_PIXELS = 2**28
+_MAX_BYTES = 8 * MAX_PIXELS
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _EXPECTED = "a complete PNG, JPEG, BMP, TIFF or WebP file with one image"
@@ -24,6 +31,8 @@ _MAGENTA = (255, 0, 255)
 _MODES_8_BIT = frozenset(
     {"1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 )
+# Offsets and lengths, bytes: of strips, of tiles.
+_TIFF_PARTS = ((273, 279), (324, 325))
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _ORIENTATION = 256, 257, 258, 274
 # What Pillow raises for damaged files, by format; anything else is a fault of ours and must not be hidden.
 _DAMAGED = (
@@ -34,8 +43,10 @@ _DAMAGED = (
     KeyError,
     TypeError,
     IndexError,
+    OverflowError,
     struct.error,
-    Image.DecompressionBombError,
+    zlib.error,
+    cv2.error,
 )
 # EXIF orientation: what to do to an array (h, w, ...) to see it upright.
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -58,12 +69,14 @@ def read_image(path: str | Path) -> Tensor:
         (3, h, w), contiguous: uint8, or float32 in [0, 1] (value / 65535) for files of 16 bits per channel.
 
     Raises:
-        UserError: naming the file, for one that is missing, damaged, truncated, animated or of another format.
+        UserError: naming the file, for one that is missing, damaged, truncated, animated, of another format, or of more
+            than `MAX_PIXELS` pixels.
     """
     path = Path(path)
     try:
+        _check_file(path)
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _opened(io.BytesIO(data)) as image:
             _check_single(image)
             pixels = _read_16_bit(image, data) if _is_16_bit(image, data) else _read_8_bit(image)
     except _DAMAGED as error:
@@ -72,10 +85,16 @@ def read_image(path: str | Path) -> Tensor:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of the upright image, pixels, from the file's header alone. UserError as `read_image`."""
+    """Height and width of the upright image, pixels, from the file's header; UserError as `read_image`.
+
+    A file that seems cut off is decoded, to be sure of it before it is needed; damage in its middle is not found here.
+    """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        n_bytes = _check_file(Path(path))
+        with _opened(path) as image:
             _check_single(image)
+            if not _has_end(image, Path(path), n_bytes):
+                image.load()
             width, height = image.size
             if isinstance(image, TiffImageFile):  # whether Pillow has turned its size depends on its version
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
@@ -139,7 +158,11 @@ def list_images(folder: str | Path) -> list[Path]:
             f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'nothing there'}"
         )
     # Sorted twice: "1" and "01" are equal in natural order, and must not stay in the file system's order.
-    found = natsorted(sorted(_walk(folder)), key=lambda file: file.relative_to(folder).as_posix())
+    try:
+        files = sorted(_walk(folder))
+    except OSError as error:
+        raise UserError(f"{error.filename}: expected a folder to read images from, got: {_reason(error)}") from error
+    found = natsorted(files, key=lambda file: file.relative_to(folder).as_posix())
     if not found:
         raise UserError(f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
     return found
@@ -147,7 +170,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Visible image files, through links to folders too, except those that lead back up."""
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         here = Path(root)
         folders[:] = [
             name
@@ -157,6 +180,64 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
                 yield here / name
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _check_file(path: Path) -> int:
+    """Size of a file, bytes; what is no file could block or never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device")
+    if status.st_size > _MAX_BYTES:
+        raise ValueError(f"{status.st_size} bytes, more than {_MAX_BYTES}")
+    return status.st_size
+
+
+@contextmanager
+def _opened(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+    """The image of a file, not decoded yet; ValueError for more than `MAX_PIXELS` pixels."""
+    # Pillow's own limit is lower, and first warns.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(
+                    f"{width} x {height} pixels, more than {MAX_PIXELS}; if it is as large as that, raise MAX_PIXELS "
+                    "in robustflow/data/images.py"
+                )
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _has_end(image: Image.Image, path: Path, n_bytes: int) -> bool:
+    """Whether the file ends as its format wants, by its last bytes; True of formats that have no mark."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        file.seek(-min(n_bytes, 16), os.SEEK_END)
+        tail = file.read()
+    if image.format == "PNG":
+        return tail[-8:-4] == b"IEND"
+    if image.format in ("JPEG", "MPO"):
+        return tail.rstrip(b"\0").endswith(b"\xff\xd9")
+    if image.format == "WEBP":
+        return n_bytes >= 8 + int.from_bytes(head[4:8], "little")
+    if image.format == "BMP":
+        return n_bytes >= int.from_bytes(head[2:6], "little")
+    return n_bytes >= max(_tiff_ends(image), default=0)
+
+
+def _tiff_ends(image: Image.Image) -> list[int]:
+    """Where the strips or tiles of a TIFF file end."""
+    tags = getattr(image, "tag_v2", {})
+    ends: list[int] = []
+    for first, length in _TIFF_PARTS:
+        ends += [start + size for start, size in zip(tags.get(first, ()), tags.get(length, ()), strict=False)]
+    return ends
 
 
 def _check_single(image: Image.Image) -> None:

@@ -19,6 +19,7 @@ from robustflow.data.restricted_pickle import load_arrays
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
+from robustflow.options.values import PathText
 from robustflow.registry import DATASETS
 
 
@@ -29,7 +30,7 @@ def _paths(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Paths = Annotated[tuple[str, ...], Field(min_length=1)]
+Paths = Annotated[tuple[PathText, ...], Field(min_length=1)]
 
 
 class ImageFolderOptions(FolderOptions):
@@ -45,8 +46,8 @@ class PatchFolderOptions(DatasetOptions):
     """Folders of patches that were cut beforehand, all of one size and used whole; GT_size is that size."""
 
     mode: Literal["LRHR_IMG_nocrop"]
-    dataroot_GT: str = Field(description="Folder of HR patches, all GT_size x GT_size pixels.")
-    dataroot_LQ: str | None = Field(
+    dataroot_GT: PathText = Field(description="Folder of HR patches, all GT_size x GT_size pixels.")
+    dataroot_LQ: PathText | None = Field(
         None, description="Folder of LR patches, paired with the HR ones by name; null: made by bicubic downsampling."
     )
 

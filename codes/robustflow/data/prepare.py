@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from robustflow import exit_status
 from robustflow.data.folders import unique_names
 from robustflow.data.images import _is_16_bit, image_size, list_images, read_image
 from robustflow.data.prepared import INDEX, Entry, Index, is_current, is_whole, read_index
@@ -24,7 +25,6 @@ from robustflow.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-_MISTAKE, _INTERRUPTED = 2, 130
 # Seconds between two writings of the index: what a killed process loses at most.
 _PERIOD = 5.0
 _GIB = 2**30
@@ -40,16 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.workers < 0:
         parser.error(f"--workers: expected 0 or more, got {chosen.workers}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        prepare(chosen.source, chosen.destination, chosen.workers)
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return _MISTAKE
-    except KeyboardInterrupt:
-        log.error("interrupted; run it again to go on")
-        return _INTERRUPTED
-    return 0
+    return exit_status.answered(
+        lambda: prepare(chosen.source, chosen.destination, chosen.workers),
+        interrupted="interrupted; run it again to go on",
+    )
 
 
 def prepare(source: Path, destination: Path, workers: int = 0) -> None:

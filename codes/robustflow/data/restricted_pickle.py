@@ -6,11 +6,14 @@ own functions would not do: a forged ``dtype`` makes them take bytes for pointer
 """
 
 import math
+import os
 import pickle
+import reprlib
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -37,8 +40,7 @@ _DAMAGED = (
 def load_arrays(path: str | Path) -> list[np.ndarray]:
     """Read a pickled list of uint8 arrays, of protocol 0 to 5 and written by numpy 1 or 2.
 
-    Safe for files from others as far as code goes: none of theirs runs. A forged file can still ask for more memory
-    than there is.
+    Safe for files from others: no code of theirs runs, and they take no more memory than a few times their size.
 
     Args:
         path: File, usually ``.pklv4``; held in memory as a whole.
@@ -52,6 +54,7 @@ def load_arrays(path: str | Path) -> list[np.ndarray]:
     """
     try:
         with Path(path).open("rb") as stream:
+            n_bytes = _size(stream)
             content = _Unpickler(stream).load()
             spare = stream.read(1) != b""
     except _Refusal as refusal:
@@ -62,12 +65,26 @@ def load_arrays(path: str | Path) -> list[np.ndarray]:
         raise UserError(f"{path}: expected {_EXPECTED}, got more data behind the first pickle")
     if type(content) is not list:
         raise UserError(f"{path}: expected {_EXPECTED}, got {_described(content)}")
+    total, done = 0, dict[int, _Array]()
     # In place: what has been converted is let go.
     for index, item in enumerate(content):
         if type(item) is not _Array or item.data is None:
             raise UserError(f"{path}: expected {_EXPECTED}, got {_described(item)} as item {index}")
-        content[index] = np.require(item.data, requirements=("C", "W"))
+        if id(item) not in done:
+            total += item.data.nbytes
+            if total > n_bytes:
+                raise UserError(f"{path}: expected {_EXPECTED}, got arrays of more than its {n_bytes} bytes")
+            item.data = np.require(item.data, requirements=("C", "W"))
+            done[id(item)] = item
+        content[index] = item.data
     return content
+
+
+def _size(stream: BinaryIO) -> int:
+    status = os.fstat(stream.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise _Refusal("a pipe or device")
+    return status.st_size
 
 
 class _Refusal(Exception):
@@ -161,8 +178,11 @@ _ALLOWED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Gives a pickle the stand-ins and nothing else; never imports."""
+class _Unpickler(pickle._Unpickler):
+    """Gives a pickle the stand-ins and nothing else; never imports.
+
+    The one written in Python: the other reserves as many entries as the highest number that a file gives to a value.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a name, or refuse."""
@@ -182,7 +202,8 @@ def _described(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:100]
+    # Of bounded depth: values that refer to one value many times have endless texts.
+    return reprlib.repr(value)[:100]
 
 
 def _reason(error: BaseException) -> str:

@@ -11,6 +11,7 @@ A third party adds a mode in one file, named under ``plugins:`` in the YAML file
         def __init__(self, archive: str, scale: int) -> None: ...
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from robustflow.data.bicubic import downsample
 from robustflow.data.degrade import Enhancement, enhance
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
+from robustflow.options.values import LONGEST_NAME
 from robustflow.registry import DATASETS
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -145,6 +147,19 @@ def require_size(name: str, available: tuple[int, int], size: int, scale: int) -
             f"image '{name}': expected at least {size} x {size} HR pixels (GT_size; the scale for whole images), got "
             f"{width} x {height} (width x height, multiples of {scale}); lower GT_size or leave the image out"
         )
+
+
+def require_file_name(name: str) -> None:
+    """Raise UserError if files cannot be named after an image, within the folder that they are written to."""
+    reason = None
+    if re.search(r"[/\\\x00-\x1f\x7f]", name) is not None or name.startswith("."):
+        reason = "without '/', '\\', control characters and a dot in front"
+    elif any("\ud800" <= character <= "\udfff" for character in name):
+        reason = "in UTF-8"
+    elif len(name.encode()) > LONGEST_NAME:
+        reason = f"of at most {LONGEST_NAME} bytes, those of sub-folders included"
+    if reason is not None:
+        raise UserError(f"image {name[:LONGEST_NAME]!r}: expected a name {reason}; results are named so: rename it")
 
 
 def require_multiple(size: int, scale: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from robustflow import exit_status
 from robustflow.errors import UserError
 from robustflow.evaluation import gallery, paired, pictures
 from robustflow.evaluation.columns import FIDELITY, OVERVIEW, cell, column, shown, values_at
@@ -264,20 +265,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--format", choices=FORMATS, default="simple", help="of the table on the screen")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    log = logging.getLogger(__name__)
-    try:
+
+    def work() -> None:
         runs = [read(folder) for folder in chosen.results]
         check_protocols(runs)
         text = table(runs, chosen.format)
         output = default_output(chosen.results) if chosen.output is None else chosen.output
         write(runs, output)
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 1
-    print(text.rstrip("\n"))  # noqa: T201
-    log.info("report: %s", output / "report.html")
-    return 0
+        print(text.rstrip("\n"))  # noqa: T201
+        logging.getLogger(__name__).info("report: %s", output / "report.html")
+
+    return exit_status.answered(work)
 
 
 if __name__ == "__main__":

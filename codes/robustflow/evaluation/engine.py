@@ -2,7 +2,6 @@
 
 import logging
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import data, distributed
+from robustflow import data, distributed, exit_status
+from robustflow.data import checks
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, report, report_html, trace_report
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
+from robustflow.files import require_inside
 from robustflow.options import load as options_load
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
 
@@ -25,10 +26,14 @@ log = logging.getLogger(__name__)
 VERSION = version("robustflow")
 # Without the reason, which may name files of this machine: protocols are compared.
 NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
+MEMORY = (
+    "Lower val.sample_batch or network_G.flow.projection_memory, set val.tile and val.tile_overlap, or use smaller "
+    "images."
+)
 
 
 def run(options: RunOptions, input_path: str | None, output: str | None, trace: bool = False) -> int:
-    """Evaluate; return the exit status: 0 done, 1 mistake (message on stderr), 130 interrupted.
+    """Evaluate; return the exit status: 0 done, 1 failed, 2 mistake (message on stderr), 130 interrupted.
 
     Args:
         options: All options; ``path.model_path`` names the weights, else the newest of experiments/<name>.
@@ -36,36 +41,28 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
         output: Folder for the results; default results/<name>, or results/<name>/input for ``input_path``.
         trace: Trace the layers and audit their slopes, into the folder's sub-folder "trace", instead of metrics.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     own = Path(options.path.results) / options.name
-    folder = own if input_path is None else own / "input"
-    with distributed.joined() as processes:
-        return _answered(options, input_path, folder if output is None else Path(output), trace, processes)
+    usual = own if input_path is None else own / "input"
+    folder = usual if output is None else Path(output)
 
+    def table(processes: Processes) -> str:
+        if trace:
+            return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
+        return report.table(evaluate(options, input_path, folder, processes))
 
-def _answered(options: RunOptions, input_path: str | None, folder: Path, trace: bool, processes: Processes) -> int:
-    try:
+    def work(processes: Processes) -> None:
         with processes.sharing_errors():
-            if trace:
-                text = trace_report.write(options, _data_sets(options, input_path), folder / "trace")
-            else:
-                text = report.table(evaluate(options, input_path, folder, processes))
-    except (UserError, distributed.FailedElsewhere) as error:
-        log.error("error: %s", str(error))
-        return 1
-    except torch.OutOfMemoryError as error:
-        log.error(
-            "error: %s\n  Lower val.sample_batch or network_G.flow.projection_memory, set val.tile and "
-            "val.tile_overlap, or use smaller images.",
-            error,
+            text = table(processes)
+        if processes.main:
+            print(text)  # noqa: T201
+
+    with distributed.joined() as processes:
+        return exit_status.answered(
+            lambda: work(processes),
+            memory=MEMORY,
+            interrupted="interrupted; the same command goes on where it was",
+            alone=trace,
         )
-        return 1
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on where it was")
-        return 130
-    if processes.main:
-        print(text)  # noqa: T201
-    return 0
 
 
 def evaluate(options: RunOptions, input_path: str | None, folder: Path, processes: Processes = ALONE) -> dict[str, Any]:
@@ -76,6 +73,11 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
+    for name in sets:
+        require_inside(folder, name)
+        require_inside(folder, "records", name)
+    if input_path is None and processes.main:
+        checks.warn(options.datasets, options.scale, used="test")
     options, file, task, network = ood.opened(options, processes.device(options.device))
     log.info("%s: %s", options.name, file)
 

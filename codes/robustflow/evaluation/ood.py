@@ -183,8 +183,11 @@ def load(path: Path) -> OODScore:
     tensors, metadata = weights.read(path)
     if metadata.get("format") != _FORMAT or set(tensors) != set(_TENSORS):
         raise UserError(f"{path}: expected an OOD score ({_FORMAT}), got another file; fit it again")
-    values = json.loads(metadata["values"])
-    return OODScore(**tensors, **{name: read(values[name]) for name, read in _VALUES.items()})  # type: ignore[arg-type]
+    try:
+        values = json.loads(metadata["values"])
+        return OODScore(**tensors, **{name: read(values[name]) for name, read in _VALUES.items()})  # type: ignore[arg-type]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged OOD score ({error}); fit it again") from error
 
 
 def load_beside(weights_file: Path, encoder: nn.Module) -> OODScore | None:

@@ -6,16 +6,13 @@ python -m robustflow.evaluation.ood plot results/a results/b --output both.svg
 """
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from robustflow import exit_status
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, ood_patches
 from robustflow.options import command_line
-
-log = logging.getLogger(__name__)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,18 +45,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0 done, 1 mistake (message on stderr), 130 interrupted."""
+    """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
     chosen = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        {"fit": _fit, "rank": _rank, "plot": _plot}[chosen.kind](chosen)
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 1
-    except KeyboardInterrupt:
-        log.error("interrupted")
-        return 130
-    return 0
+    work = {"fit": _fit, "rank": _rank, "plot": _plot}[chosen.kind]
+    return exit_status.answered(lambda: work(chosen), memory="Lower --batch, --n-sample or --patch.")
 
 
 def _fit(chosen: argparse.Namespace) -> None:

@@ -301,7 +301,7 @@ def read(folder: Path) -> dict[str, Any]:
     """Read a results folder's ood.json."""
     try:
         report: dict[str, Any] = json.loads((folder / "ood.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{folder}: expected a results folder with ood.json ({error}); run python -m robustflow.evaluation.ood rank"
         ) from error

@@ -1,7 +1,6 @@
 """A results folder as one page: `python -m robustflow.evaluation.report_html RESULTS` makes report.html again."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from robustflow.errors import UserError
+from robustflow import exit_status
 from robustflow.evaluation import pictures, sections
 from robustflow.evaluation.columns import FIDELITY, OVERVIEW, cell, column, protocol_of, shown, values_at
 from robustflow.evaluation.results import Results, read
@@ -206,14 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m robustflow.evaluation.report_html", description=__doc__)
     parser.add_argument("results", type=Path, help="results folder, written by test.py")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        path = write(chosen.results)
-    except UserError as error:
-        logging.getLogger(__name__).error("error: %s", str(error))
-        return 1
-    print(path)  # noqa: T201
-    return 0
+    return exit_status.answered(lambda: print(write(chosen.results)))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -3,17 +3,20 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from robustflow.errors import UserError
+from robustflow.evaluation.metrics.robustness import Failures
 from robustflow.evaluation.records import heat_key
+from robustflow.files import require_inside
 
 Row = dict[str, Any]
 _INTEGERS = frozenset({"sample", "pixel_errors", "n_pixels"})
 _FLAGS = frozenset({"has_inf", "has_nan"})
 _TEXTS = frozenset({"dataset", "image"})
+_COLUMNS = ("dataset", "image", "heat", "sample", *(field.name for field in fields(Failures)))
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,19 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder / 'metrics.json'}: expected name, protocol and datasets, got something else; run test.py"
         )
+    sets = report["datasets"]
+    if (
+        not isinstance(sets, dict)
+        or not isinstance(report["protocol"], dict)
+        or not all(map(_has_heats, sets.values()))
+    ):
+        raise UserError(f"{folder / 'metrics.json'}: expected figures by data set and temperature; run test.py again")
     return report
+
+
+def _has_heats(dataset: Any) -> bool:
+    heats = dataset.get("heats") if isinstance(dataset, dict) else None
+    return isinstance(heats, dict) and all(isinstance(of_heat, dict) for of_heat in heats.values())
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -93,12 +108,16 @@ def read_rows(folder: Path) -> list[Row]:
     path = folder / "metrics.csv"
     try:
         with path.open(newline="") as file:
-            return [{key: _typed(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            missing = [key for key in _COLUMNS if key not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(f"{', '.join(missing)}: missing")
+            return [{key: _typed(key, text) for key, text in row.items()} for row in reader]
     except FileNotFoundError as error:
         raise UserError(
             f"{folder}: expected a results folder with metrics.csv, found none; run test.py first"
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: expected the columns that test.py writes ({error}); run test.py again") from error
 
 
@@ -114,6 +133,9 @@ def read(folder: Path) -> Results:
         by_image.setdefault((row["dataset"], row["image"]), []).append(row)
     images: dict[str, list[ImageResult]] = {name: [] for name in metrics["datasets"]}
     for (dataset, image), rows in by_image.items():
+        # Names that lead elsewhere would have other files read and shown.
+        require_inside(folder, dataset, f"{image}_lr.png")
+        require_inside(folder, "records", dataset, f"{image}.json")
         images.setdefault(dataset, []).append(_with_record(folder, dataset, image, rows))
     options, ood = folder / "options.yml", folder / "ood.json"
     return Results(
@@ -168,7 +190,7 @@ def _json(path: Path) -> Any:
         raise UserError(
             f"{path.parent}: expected a results folder with {path.name}, found none; run test.py first"
         ) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON ({error}); run test.py again") from error
 
 

@@ -1,7 +1,6 @@
 """Studies of one model: `python -m robustflow.evaluation.study temperature|best-of-n|seeds -opt confs/x.yml`."""
 
 import argparse
-import logging
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,15 +9,12 @@ from typing import Any
 
 from tabulate import tabulate
 
-from robustflow.errors import UserError
+from robustflow import exit_status
 from robustflow.evaluation import engine, report
 from robustflow.evaluation.columns import values_at
 from robustflow.files import write_atomically
 from robustflow.options.load import Assignment, load
 from robustflow.options.schema import RunOptions
-from robustflow.options.yaml_tree import OptionsError
-
-log = logging.getLogger(__name__)
 
 COLUMNS = {**report.COLUMNS, **report.FIDELITY, "lpips": "LPIPS", "diversity_sigma": "σ"}
 
@@ -43,22 +39,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a study; return the exit status: 0 done, 1 or 2 mistake (message on stderr), 130 interrupted."""
+    """Run a study; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
     chosen = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        text = {"temperature": _temperature, "best-of-n": _best_of_n, "seeds": _seeds}[chosen.kind](chosen)
-    except OptionsError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 1
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on where it was")
-        return 130
-    print(text)  # noqa: T201
-    return 0
+    study = {"temperature": _temperature, "best-of-n": _best_of_n, "seeds": _seeds}[chosen.kind]
+    return exit_status.answered(
+        lambda: print(study(chosen)),  # noqa: T201
+        memory=engine.MEMORY,
+        interrupted="interrupted; the same command goes on where it was",
+    )
 
 
 def _options(chosen: argparse.Namespace, **val: Any) -> RunOptions:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from robustflow import tasks
+from robustflow import exit_status, tasks
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
 from robustflow.interop import published
@@ -25,7 +25,7 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0 done, 1 mistake (message on stderr)."""
+    """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
     parser = argparse.ArgumentParser(
         prog="python -m robustflow.interop.convert",
         description=__doc__,
@@ -38,13 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write")
     parser.add_argument("--reverse", action="store_true", help="write the published layout, as .pth")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        convert(load(chosen.opt, chosen.override), chosen.weights, chosen.output, reverse=chosen.reverse)
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 1
-    return 0
+    return exit_status.answered(
+        lambda: convert(load(chosen.opt, chosen.override), chosen.weights, chosen.output, reverse=chosen.reverse)
+    )
 
 
 def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -> None:

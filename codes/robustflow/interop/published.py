@@ -3,6 +3,8 @@
 import logging
 import math
 import pickle
+import re
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,20 @@ log = logging.getLogger(__name__)
 
 # Options that ``completed`` can read off a checkpoint.
 ENCODER_SIZES, FLOW_SIZES = ("nf", "nb", "gc"), ("hidden_channels", "permutation_train")
+
+
+# What torch.load and zipfile raise for damaged or forged files, besides UnpicklingError.
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    zipfile.BadZipFile,
+)
 
 
 class PublishedError(UserError):
@@ -83,18 +99,39 @@ def load_file(yaml_path: str | Path, weights_path: str | Path) -> ConditionalFlo
 def read(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a ``.pth`` file, read without running any code in it. PublishedError if that is not possible."""
     try:
+        _require_uncompressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PublishedError(
             f"{path}: refused, nothing in it was run: expected a state dict of tensors as torch.save writes it, got a "
             "file that is none or that wants to run code"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except PublishedError:
+        raise
+    except _DAMAGED as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise PublishedError(f"{path}: missing, damaged or no .pth file ({reason})") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise PublishedError(f"{path}: expected a state dict, tensors by name, got {type(content).__name__}")
+    for name, tensor in content.items():
+        _require_plain(path, str(name), tensor)
     return _unwrapped(content)
+
+
+def _require_uncompressed(path: str | Path) -> None:
+    """Refuse an archive that holds more than its bytes: torch.save compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > Path(path).stat().st_size:
+            raise PublishedError(f"{path}: refused: expected an archive as torch.save writes it, got a compressed one")
+
+
+def _require_plain(path: str | Path, name: str, tensor: Tensor) -> None:
+    """Refuse tensors whose values are not all in the file, or not one by one."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise PublishedError(f"{path}: expected plain tensors, got '{name[:100]}', whose values are not in the file")
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -108,15 +145,21 @@ def completed(options: NetworkOptions, tensors: Mapping[str, Tensor]) -> Network
     Of tensors that should agree the majority counts, so that a single wrong one is found, not followed.
     """
     encoder: dict[str, int | bool] = {}
-    blocks = [int(name.split("RRDB_trunk.")[1].split(".")[0]) for name in tensors if "RRDB_trunk." in name]
+    numbers = [name.split("RRDB_trunk.")[1].split(".")[0] for name in tensors if "RRDB_trunk." in name]
+    blocks = [int(number) for number in numbers if re.fullmatch(r"[0-9]{1,9}", number)]
     if blocks:
-        encoder = {"nb": 1 + max(blocks)}
-        encoder |= _majority("nf", [t.shape[0] for n, t in tensors.items() if n.endswith("conv5.bias")])
-        encoder |= _majority("gc", [t.shape[0] for n, t in tensors.items() if n.endswith("RDB1.conv1.bias")])
-    hidden = [t.shape[0] for n, t in tensors.items() if n.endswith(".fFeatures.2.weight") and t.dim() > 0]
+        # A forged number must not have more blocks built than there are tensors.
+        encoder = {"nb": min(1 + max(blocks), len(tensors))}
+        encoder |= _majority("nf", _lengths(tensors, "conv5.bias"))
+        encoder |= _majority("gc", _lengths(tensors, "RDB1.conv1.bias"))
+    hidden = _lengths(tensors, ".fFeatures.2.weight")
     mixing = [t.dim() == 2 for n, t in tensors.items() if n.endswith(".invconv.weight")]
     flow = _majority("hidden_channels", hidden) | _majority("permutation_train", mixing)
     return with_sizes(options, encoder, flow)
+
+
+def _lengths(tensors: Mapping[str, Tensor], ending: str) -> list[int]:
+    return [t.shape[0] for n, t in tensors.items() if n.endswith(ending) and t.dim() > 0 and t.shape[0] > 0]
 
 
 def _majority(key: str, values: Sequence[int | bool]) -> dict[str, int | bool]:

@@ -7,7 +7,7 @@ instead. A key that is in none of the tables stays and is then reported as unkno
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from robustflow.options.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text
+from robustflow.options.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text, show
 
 AFFINE, SPLINE = "CondAffineSeparatedAndCond", "CondRQsplineSeparatedAndCond"
 _FLOW = ("network_G", "flow")
@@ -148,9 +148,21 @@ def _take(tree: Node, path: KeyPath) -> Node | None:
 
 
 def _put(tree: Node, path: KeyPath, node: Node) -> None:
-    for key in path[:-1]:
-        tree = tree.value.setdefault(key, Node({}, node.source))
+    for depth, key in enumerate(path[:-1], start=1):
+        if not _children(tree.value.get(key), path[:depth]):
+            tree.value[key] = Node({}, node.source)
+        tree = tree.value[key]
     tree.value[path[-1]] = node
+
+
+def _children(node: Node | None, path: KeyPath) -> dict[str, Node]:
+    """Entries of a mapping; none where there is no node or no value. OptionsError for another value."""
+    if node is None or node.value is None:
+        return {}
+    if not isinstance(node.value, dict):
+        mistake = Mistake(node.source, path, f"expected a mapping of keys to values, got {show(plain(node))}")
+        raise OptionsError(node.source.rsplit(":", 1)[0], mistake)
+    return node.value
 
 
 def _model(tree: Node) -> Iterator[Note]:
@@ -166,9 +178,9 @@ def _model(tree: Node) -> Iterator[Note]:
 def _coupling(tree: Node) -> Iterator[Note]:
     """The coupling's name and its own mapping become ``coupling: {type: ...}`` and ``hidden_channels``."""
     given = {name: _take(tree, (*_FLOW, name)) for name in (AFFINE, SPLINE)}
-    settings = {name: {} if node is None else dict(node.value or {}) for name, node in given.items()}
+    settings = {name: dict(_children(node, (*_FLOW, name))) for name, node in given.items()}
     named = _get(tree, (*_FLOW, "coupling"))
-    if named is None or named.value not in settings:
+    if named is None or not isinstance(named.value, str) or named.value not in settings:
         return
     own = settings[named.value]
     # The published spline takes the width of its networks from the affine coupling's mapping.

@@ -32,7 +32,7 @@ from robustflow.files import write_atomically
 from robustflow.options import legacy
 from robustflow.options.schema import RunOptions, keys, named_defaults, options_class_at
 from robustflow.options.toy import ToyOptions
-from robustflow.options.yaml_tree import Dumper, KeyPath, Mistake, Node, OptionsError, Reader, show
+from robustflow.options.yaml_tree import LONGEST, Dumper, KeyPath, Mistake, Node, OptionsError, Reader, show
 from robustflow.registry import Options
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], ask
         raise OptionsError(str(path), Mistake(str(path), (), message))
     merged, base = Node({}, str(path)), tree.value.pop("base", Node((), str(path)))
     for node in base.value if isinstance(base.value, tuple) else (base,):
-        if isinstance(node.value, str):
+        if isinstance(node.value, str) and "\0" not in node.value:
             below = _read_file(path.parent / node.value, mistakes, (*chain, path), node.source)
             merged = _merge(merged, below)
         elif node.value is not None:
@@ -169,7 +169,9 @@ def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], ask
 
 def _text(path: Path, asked: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            # What has no end, such as a device, is not read to its end.
+            return file.read(4 * LONGEST + 4).decode("utf-8-sig")
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.y*ml")], n=1)
         where = "the folder of the file that names it" if asked else f"the working directory, {Path.cwd()}"

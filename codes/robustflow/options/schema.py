@@ -6,16 +6,18 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic.fields import FieldInfo
 
-from robustflow.options.types import (
-    DatasetName,
+from robustflow.options.values import (
+    DatasetKey,
     Finite,
     FolderName,
     NonNegative,
+    PathText,
     PerLevel,
     Positive,
     RelativeSteps,
     RunName,
     Temperatures,
+    Width,
 )
 from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, TASKS, Options, Registry
 
@@ -31,10 +33,12 @@ class DatasetOptions(Options):
     name: FolderName | None = Field(None, description="Name in tables and folders; default: the key under `datasets`.")
     GT_size: Positive | None = Field(None, description="Side of the square HR crops, pixels; null: whole images.")
     batch_size: Positive = Field(16, description="Crops per iteration, of all processes (training only).")
-    n_workers: NonNegative = Field(0, description="Loader processes of each process, 0: none (training only).")
+    n_workers: Annotated[NonNegative, Field(le=1024)] = Field(
+        0, description="Loader processes of each process, 0: none (training only)."
+    )
     use_flip: bool = Field(False, description="Random horizontal flips (training only).")
     use_rot: bool = Field(False, description="Random rotations by multiples of 90 degrees (training only).")
-    n_crops: Positive | None = Field(
+    n_crops: Annotated[Positive, Field(le=1_000_000)] | None = Field(
         None,
         description="Validation and test: number of fixed GT_size crops, spread over the images; null: one each.",
     )
@@ -80,14 +84,14 @@ class TapOptions(Options):
 class FlowOptions(Options):
     """The flow; SPEC and SRFlow (Lugmayr et al., ECCV 2020) name the symbols."""
 
-    K: Positive = Field(16, description="Full flow steps per level.")
-    L: Positive = Field(3, description="Levels; level l works at 1/2^l of the HR resolution.")
+    K: Annotated[Positive, Field(le=1000)] = Field(16, description="Full flow steps per level.")
+    L: Annotated[Positive, Field(le=16)] = Field(3, description="Levels; level l works at 1/2^l of the HR resolution.")
     S: PerLevel = Field(
         (0,),
         description="Steps per level, the last S[l] of K, with a noise coupling (NCSR); one number: all levels.",
     )
     coupling: Coupling = Field("affine", validate_default=True, description="Elementwise map of the couplings.")
-    hidden_channels: Positive = Field(64, description="Width of the parameter networks.")
+    hidden_channels: Width = Field(64, description="Width of the parameter networks.")
     permutation_train: bool = Field(True, description="true: learned 1x1 convs; false: fixed random orthogonal ones.")
     additionalFlowNoAffine: NonNegative = Field(2, description="Transition steps (ActNorm, 1x1 conv) per level.")
     split: SplitOptions = SplitOptions()
@@ -108,9 +112,9 @@ class NetworkOptions(Options):
     """Encoder and flow."""
 
     encoder: Encoder = Field("RRDB", validate_default=True, description="Feature extractor of the condition.")
-    nf: Positive = Field(64, description="Encoder channels.")
-    nb: Positive = Field(23, description="Encoder blocks.")
-    gc: Positive = Field(32, description="Growth channels inside a dense block.")
+    nf: Width = Field(64, description="Encoder channels.")
+    nb: Annotated[Positive, Field(le=1000)] = Field(23, description="Encoder blocks.")
+    gc: Width = Field(32, description="Growth channels inside a dense block.")
     train_RRDB: bool = Field(True, description="false: the encoder stays frozen.")
     train_RRDB_delay: Annotated[Finite, Field(ge=0, le=1)] = Field(
         0.0, description="Fraction of niter for which the encoder stays frozen."
@@ -121,15 +125,15 @@ class NetworkOptions(Options):
 class PathOptions(Options):
     """Files and folders, relative to the working directory."""
 
-    pretrain_model_G: str | None = Field(
+    pretrain_model_G: PathText | None = Field(
         None, description="Training starts from these weights, of the whole model or the encoder: file or experiment."
     )
-    model_path: str | None = Field(
+    model_path: PathText | None = Field(
         None, description="Weights to test, file or experiment; null: the newest of this name, else pretrain_model_G."
     )
-    resume_state: str | None = Field(None, description="'auto' (newest checkpoint of this name) or a .state file.")
-    experiments: str = Field("experiments", description="Folder of checkpoints and logs, one sub-folder per name.")
-    results: str = Field("results", description="Folder of test results, one sub-folder per name.")
+    resume_state: PathText | None = Field(None, description="'auto' (newest checkpoint of this name) or a .state file.")
+    experiments: PathText = Field("experiments", description="Folder of checkpoints and logs, one sub-folder per name.")
+    results: PathText = Field("results", description="Folder of test results, one sub-folder per name.")
 
 
 class TrainOptions(Options):
@@ -251,7 +255,7 @@ class RunOptions(Options):
         "float32.",
     )
     plugins: tuple[str, ...] = Field((), description="Modules to import first; they register entries of their own.")
-    datasets: dict[DatasetName, Dataset] = Field(
+    datasets: dict[DatasetKey, Dataset] = Field(
         {}, description="train, val, and any number whose name begins with test."
     )
     network_G: NetworkOptions = Field(default_factory=NetworkOptions)

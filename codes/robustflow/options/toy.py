@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from robustflow.options.schema import Coupling
-from robustflow.options.types import Finite, NonNegative, Positive, RunName
+from robustflow.options.values import Finite, NonNegative, PathText, Positive, RunName
 from robustflow.registry import Options
 
 Sigma = Annotated[Finite, Field(gt=0)]
@@ -67,7 +67,7 @@ class ToyValOptions(Options):
 class ToyPathOptions(Options):
     """Folders, relative to the working directory."""
 
-    results: str = Field("results", description="Folder of results, one sub-folder per name.")
+    results: PathText = Field("results", description="Folder of results, one sub-folder per name.")
 
 
 class ToyOptions(Options):

@@ -1,9 +1,10 @@
 """YAML text as a tree that remembers where each value was written, and the report of what is wrong with it."""
 
+import itertools
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import yaml
 
@@ -11,8 +12,11 @@ from robustflow.errors import UserError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
-# Deeper nesting than this means an alias inside its own anchor.
+# Far above any file of options: what is larger was made to exhaust memory, by an alias inside its own anchor
+# ("[*a]" in &a) or aliases of aliases of aliases.
 _DEEPEST = 40
+_MOST_VALUES = 10_000
+LONGEST = 2**18  # characters
 
 
 class Mistake(NamedTuple):
@@ -54,6 +58,8 @@ def show(value: Any) -> str:
         text = "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
     elif isinstance(value, tuple):
         text = "[" + ", ".join(map(show, value)) + "]"
+    elif isinstance(value, int) and not -(2**64) < value < 2**64:
+        text = hex(value)  # without the limit on decimal digits
     else:
         text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
@@ -74,10 +80,19 @@ _PATTERNS = {
     "int": r"[-+]?\d+|0o[0-7]+|0x[\da-fA-F]+",
     "float": r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
+
+
+def _integer(text: str) -> int:
+    value = int(text, 0 if text.startswith(("0o", "0x")) else 10)
+    if not -(2**64) < value < 2**64:
+        raise ValueError("too large")
+    return value
+
+
 _READERS: dict[str, Callable[[str], Any]] = {
     _TAG + "null": lambda text: None,
     _TAG + "bool": lambda text: text.lower() == "true",
-    _TAG + "int": lambda text: int(text, 0 if text.startswith(("0o", "0x")) else 10),
+    _TAG + "int": _integer,
     _TAG + "float": lambda text: float(re.sub(r"\.(?=[a-zA-Z])", "", text)),
     _TAG + "str": str,
 }
@@ -94,16 +109,36 @@ class Reader:
 
     name: str
     mistakes: list[Mistake]
+    _grown: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
 
     def read(self, text: str, path: KeyPath = ()) -> Node:
-        """Tree of a text; OptionsError if it is no YAML."""
+        """Tree of a text; OptionsError if it is no YAML, or too large for options."""
+        if len(text) > LONGEST:
+            self._refuse(path, None, f"expected options, of at most {LONGEST} characters, got more")
         try:
+            self._bound(text, path)
             root = yaml.compose(text, Loader=Loader)
-        except yaml.YAMLError as error:
+        except OptionsError:
+            raise
+        except (yaml.YAMLError, ValueError) as error:
+            # ValueError: an escape such as "\UFFFFFFFF" that is no character.
             problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
             source = self.source(getattr(error, "problem_mark", None))
             raise OptionsError(self.name, Mistake(source, path, f"not valid YAML: {problem}")) from error
         return Node(None if root is None else self.grow(root, path), self.name)
+
+    def _bound(self, text: str, path: KeyPath) -> None:
+        """Refuse a text that is nested too deeply to be composed, by its events, which come one at a time."""
+        depth = 0
+        for count, event in enumerate(yaml.parse(text, Loader=Loader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                self._refuse(path, event.start_mark, f"nested too deeply, in more than {_DEEPEST} lists and mappings")
+            if count > 2 * _MOST_VALUES:
+                self._refuse(path, event.start_mark, f"expected at most {_MOST_VALUES} values")
+
+    def _refuse(self, path: KeyPath, mark: Any, message: str) -> NoReturn:
+        raise OptionsError(self.name, Mistake(self.source(mark), path[:3], message))
 
     def source(self, mark: Any) -> str:
         """Place of a mark, "confs/demo.yml:12"."""
@@ -113,8 +148,13 @@ class Reader:
         """Value of a YAML node: a scalar, a tuple of nodes, or a dictionary of nodes."""
         source = self.source(node.start_mark)
         if len(path) > _DEEPEST:
-            message = "nested too deeply; does an alias stand inside its own anchor?"
-            raise OptionsError(self.name, Mistake(source, path[:3], message))
+            self._refuse(path, node.start_mark, "nested too deeply; does an alias stand inside its own anchor?")
+        if next(self._grown) > _MOST_VALUES:
+            message = f"expected at most {_MOST_VALUES} values, got more; do aliases stand inside others' anchors?"
+            self._refuse(path, node.start_mark, message)
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (_TAG + "map", _TAG + "seq"):
+            self.mistakes.append(Mistake(source, path, f"expected a plain list or mapping, got {node.tag}"))
+            return None
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -123,7 +163,7 @@ class Reader:
         try:
             return _READERS[node.tag](node.value)
         except (KeyError, ValueError):
-            self.mistakes.append(Mistake(source, path, f"cannot read {node.value!r} as {node.tag}"))
+            self.mistakes.append(Mistake(source, path, f"cannot read {show(node.value)} as {node.tag}"))
             return None
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Node]:
@@ -136,7 +176,7 @@ class Reader:
                 self.mistakes.append(Mistake(source, path, "expected a name as key, got a list or mapping"))
                 continue
             if name == "<<" and isinstance(value, yaml.MappingNode):
-                merged |= self.mapping(value, path)
+                merged |= self.grow(value, (*path, name)) or {}
                 continue
             if name in entries:
                 message = f"given twice in one mapping, first at {entries[name].source}; keep one"

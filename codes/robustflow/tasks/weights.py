@@ -1,21 +1,23 @@
 """Weights on disk: safetensors, with the options they were trained with."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-import yaml
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustflow import checksums
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
 from robustflow.interop import published
+from robustflow.options import legacy
 from robustflow.options import load as options_load
-from robustflow.options.schema import RunOptions
+from robustflow.options.schema import NetworkOptions, RunOptions
+from robustflow.options.yaml_tree import Mistake, Reader
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ def _contents(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str
         with safetensors.safe_open(path, framework="pt") as file:
             names = file.keys() if tensors else ()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: damaged or no safetensors file ({error}); use another checkpoint") from error
 
 
@@ -132,14 +134,29 @@ def fitting(options: RunOptions, path: Path) -> RunOptions:
     if path.suffix == ".pth":
         network = published.completed(options.network_G, published.read(path))
         return options.model_copy(update={"network_G": network})
-    saved = yaml.safe_load(_contents(path, tensors=False)[1].get("options", "{}")).get("network_G", {})
-    flow = saved.get("flow", {})
-    network = published.with_sizes(
-        options.network_G,
-        {key: saved[key] for key in published.ENCODER_SIZES if key in saved},
-        {key: flow[key] for key in published.FLOW_SIZES if key in flow},
-    )
-    return options.model_copy(update={"network_G": network})
+    saved = _saved_options(path, _contents(path, tensors=False)[1]).get("network_G")
+    encoder = _sizes(saved, published.ENCODER_SIZES)
+    flow = _sizes(saved.get("flow") if isinstance(saved, dict) else None, published.FLOW_SIZES)
+    try:
+        NetworkOptions.model_validate({**encoder, "flow": flow})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise WeightsError(f"{path}: its metadata are damaged: network_G.{key}: {first['msg']}") from error
+    return options.model_copy(update={"network_G": published.with_sizes(options.network_G, encoder, flow)})
+
+
+def _sizes(saved: Any, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: saved[key] for key in keys if key in saved} if isinstance(saved, dict) else {}
+
+
+def _saved_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The options that weights were trained with, as they were written; none where there are none."""
+    mistakes: list[Mistake] = []
+    values = legacy.plain(Reader(str(path), mistakes).read(metadata.get("options", "{}")))
+    if mistakes or not isinstance(values, dict):
+        raise WeightsError(f"{path}: its metadata are damaged: expected options as YAML; use another checkpoint")
+    return values
 
 
 def _load_published(path: Path, network: nn.Module, *, encoder_suffices: bool) -> str:
@@ -171,7 +188,7 @@ def _explain(
     misfits = _misfits(tensors, wanted)
     lines = [f"{path}: weights of another network"]
     if "options" in metadata:
-        theirs, ours = yaml.safe_load(metadata["options"]), yaml.safe_load(options_load.dump(options))
+        theirs, ours = _saved_options(path, metadata), _saved_options(path, {"options": options_load.dump(options)})
         lines += [
             f"  {key}: the weights were trained with {their}, the options say {our}"
             for key in ("model", "scale", "network_G")

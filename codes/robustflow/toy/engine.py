@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from robustflow.errors import UserError
+from robustflow import exit_status
 from robustflow.evaluation import plots
 from robustflow.files import write_atomically
 from robustflow.options import load as options_load
@@ -26,24 +26,20 @@ from robustflow.toy.run import Finished, Given, Job, held_out, jobs, perform
 
 log = logging.getLogger(__name__)
 
-# What a shell reports for a process ended by Ctrl-C.
-INTERRUPTED = 130
-
 Arguments = tuple[ToyOptions, Given, Job]
 
 
 def run(options: ToyOptions) -> int:
-    """Train, sample, measure, draw; return the exit status: 0 done, 1 mistake, 130 interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+    """Train, sample, measure, draw; return the exit status: 0 done, 1 failed, 2 mistake, 130 interrupted."""
+
+    def work() -> None:
         sys.stdout.write(experiment(options))
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 1
-    except KeyboardInterrupt:
-        log.error("interrupted; nothing was written")
-        return INTERRUPTED
-    return 0
+
+    return exit_status.answered(
+        work,
+        memory="Lower train.batch_size, val.n_held_out, val.n_conditions, val.n_sample or n_workers.",
+        interrupted="interrupted; nothing was written",
+    )
 
 
 def experiment(options: ToyOptions) -> str:

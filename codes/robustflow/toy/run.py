@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from robustflow.data.seeds import derive_seed
-from robustflow.errors import UserError
+from robustflow.errors import RunFailed
 from robustflow.options.toy import ToyOptions
 from robustflow.registry import ELEMENTWISE
 from robustflow.toy.flow import ToyFlow
@@ -52,7 +52,7 @@ def perform(options: ToyOptions, given: Given, job: Job) -> Finished:
 
 
 def train(options: ToyOptions, job: Job) -> ToyFlow:
-    """Maximum likelihood with Adam. UserError if the loss is no longer finite."""
+    """Maximum likelihood with Adam. RunFailed if the loss is no longer finite."""
     o, condition = options.train, Condition.named(options.data.condition, options.data.sigma_max)
     flow = build(options, job).train()
     adam = torch.optim.Adam(flow.parameters(), o.lr_G, (o.beta1, o.beta2), fused=True)
@@ -69,7 +69,7 @@ def train(options: ToyOptions, job: Job) -> ToyFlow:
         loss.backward()
         if not torch.isfinite(loss):
             place = f"{job.coupling}, seed {job.seed}, iteration {iteration}"
-            raise UserError(f"{place}: the loss is {loss.item()}; lower train.lr_G (now {o.lr_G:g})")
+            raise RunFailed(f"{place}: the loss is {loss.item()}; lower train.lr_G (now {o.lr_G:g})")
 
         # Update weights.
         adam.step()

@@ -24,6 +24,8 @@ from robustflow.training import ema, randomness
 log = logging.getLogger(__name__)
 
 SUFFIX = ".state"
+# What reading spoilt contents ends in.
+_DAMAGED = (RuntimeError, KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
 _FOLDERS = ("training_state", "models", "checksums")
 _FILES = r"(\d+)(?:\.state|_G(?:_ema)?(?:\.ood)?\.safetensors|\.sha256)"
 
@@ -186,7 +188,7 @@ def resume(
         # Older checkpoints say nothing but the iteration; there a validation was never left out.
         known = {"validated": saved["iteration"], **saved}
         return Progress(**{field.name: known[field.name] for field in fields(Progress) if field.name in known})
-    except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+    except _DAMAGED as error:
         raise _damaged(state, error) from error
 
 
@@ -210,7 +212,7 @@ def restore(
             group.update(values)
     except UserError:
         raise
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise _damaged(state, error) from error
     return saved
 
@@ -228,7 +230,7 @@ def _read(state: Path) -> Mapping[str, Any]:
     try:
         saved = torch.load(state, map_location="cpu", weights_only=True)
         int(saved["iteration"])
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (*_DAMAGED, EOFError, OSError, pickle.UnpicklingError) as error:
         raise _damaged(state, error) from error
     return saved
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 
-from robustflow import devices, tasks
-from robustflow.errors import UserError
+from robustflow import devices, exit_status, tasks
 from robustflow.options import load as options_load
 from robustflow.training import dump
 from robustflow.training.diagnosis import Diagnosis, diagnose, finite
@@ -62,17 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("dump", metavar="DUMP", type=Path, help="file of experiments/<name>/non_finite")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        recorded = dump.read(chosen.dump)
-        found = replay(recorded)
-    except UserError as error:
-        log.error("error: %s", str(error))
-        return 2
+    return exit_status.answered(lambda: _answer(chosen.dump))
+
+
+def _answer(file: Path) -> int:
+    recorded = dump.read(file)
+    found = replay(recorded)
     if recorded.device != "cpu" and not torch.cuda.is_available():
         log.warning("recorded on %s: the noise differs here, on the CPU", recorded.device)
     print(f"iteration {recorded.step.iteration}\n{report(recorded, found)}")  # noqa: T201
-    return 1 if found.finite else 0
+    return exit_status.FAILED if found.finite else exit_status.DONE
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.distributed import ALONE, Processes
-from robustflow.errors import UserError
+from robustflow.errors import RunFailed, UserError
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, dump
 from robustflow.training.checkpoint import Progress
@@ -25,7 +25,7 @@ N_DUMPS = 3
 TOLERATED = 0.5
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(RunFailed):
     """Training cannot go on; the message says why and what to do."""
 
 

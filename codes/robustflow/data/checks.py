@@ -1,0 +1,131 @@
+"""What is probably wrong with data sets, said as warnings: training and tests can go on."""
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustflow.data.bicubic import downsample
+from robustflow.data.folders import FileSource, pair_files
+from robustflow.data.images import list_images, to_uint8
+from robustflow.data.source import Source
+from robustflow.errors import UserError
+from robustflow.options.schema import DatasetOptions
+from robustflow.registry import DATASETS
+
+log = logging.getLogger(__name__)
+
+_PAIRS = 3
+# Of 255. Rounding and other bicubic filters with antialiasing stay below it; other filters, without antialiasing,
+# shifted or compressed by JPEG, do not.
+_LARGEST_RESIDUAL = 1.0
+_SHOWN = 3
+_COMPARED = 2**16  # bytes at each end of a file
+
+
+def warn(datasets: Mapping[str, DatasetOptions], scale: int, *, used: str) -> None:
+    """Log what looks wrong with the data sets whose key begins with ``used`` and with their independence of others.
+
+    Args:
+        datasets: All data sets of a run, by key.
+        scale: Super-resolution factor.
+        used: "train" (validation is used then, too) or "test".
+    """
+    for key, dataset in datasets.items():
+        if key.startswith(used) or (used == "train" and key == "val"):
+            _warn_of_other_lr(key, dataset, scale)
+    for key in datasets:
+        if key != "train" and "train" in datasets:
+            _warn_of_overlap(key, datasets[key], datasets["train"])
+
+
+def residual(hr: Tensor, lr: Tensor, scale: int) -> float:
+    """Root mean square difference of an LR image and the bicubic LR image of its HR image, levels of 255.
+
+    Args:
+        hr: (3, H, W), uint8 or floating in [0, 1].
+        lr: (3, H // scale, W // scale), likewise.
+        scale: Super-resolution factor.
+    """
+    height, width = (side * scale for side in lr.shape[-2:])
+    made = to_uint8(downsample(hr[..., :height, :width], scale)).float()
+    return math.sqrt(torch.mean((made - to_uint8(lr).float()) ** 2).item())
+
+
+def _warn_of_other_lr(key: str, dataset: DatasetOptions, scale: int) -> None:
+    """Warn of LR images that are not the bicubic ones of their HR images, by the first few pairs."""
+    found = {name: residual(hr, lr, scale) for name, hr, lr in _first_pairs(dataset, scale)}
+    worst = max(found, key=lambda name: found[name], default="")
+    if found and found[worst] > _LARGEST_RESIDUAL:
+        log.warning(
+            "datasets.%s: %s: not the bicubic LR image (root mean square difference %.1f of 255; rounding makes up to "
+            "%g): another filter, a shift or JPEG. LR-PSNR and published figures assume bicubic; without dataroot_LQ "
+            "LR images are made so.",
+            *(key, worst, found[worst], _LARGEST_RESIDUAL),
+        )
+
+
+def _first_pairs(dataset: DatasetOptions, scale: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, HR and LR image of the first pairs of files; none where LR images are made."""
+    gt, lq = (getattr(dataset, name, None) for name in ("dataroot_GT", "dataroot_LQ"))
+    if isinstance(gt, str) and isinstance(lq, str):
+        files = pair_files(Path(gt), Path(lq), scale)[:_PAIRS]
+        source: Source = FileSource(files, [f"{small} beside {large}" for large, small in files], scale)
+    elif gt is not None and lq is not None:
+        source = DATASETS.build(dataset, scale=scale)
+    else:
+        return
+    for index in range(min(_PAIRS, len(source))):
+        hr, lr = source.pair(index)
+        if hr is not None and lr is not None:
+            yield source.names[index], hr, lr
+
+
+def _warn_of_overlap(key: str, dataset: DatasetOptions, training: DatasetOptions) -> None:
+    """Warn of files of a set that are training files, too."""
+    try:
+        files, learnt = list(_files(dataset)), list(_files(training))
+        same = _same_files(files, learnt)
+    except (UserError, OSError):
+        # A set that is not here is not used here; if it is, whoever opens it says what is wrong.
+        return
+    if same:
+        shown = ", ".join(f"{file} ({of_training})" for file, of_training in same[:_SHOWN])
+        log.warning(
+            "datasets.%s: %d of %d files are training files, too: %s%s; figures on what was learnt say little",
+            *(key, len(same), len(files), shown, " ..." if len(same) > _SHOWN else ""),
+        )
+
+
+def _files(dataset: DatasetOptions) -> Iterator[Path]:
+    """Files of HR images; none for data that are in no files of the user's."""
+    root = getattr(dataset, "dataroot_GT", None)
+    if isinstance(root, str):
+        yield from list_images(root)
+    elif root is not None:
+        yield from map(Path, root)
+
+
+def _same_files(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]:
+    """Files with a file of the same content among the others, and that one; few are read: those of equal sizes."""
+    sizes = {file: file.stat().st_size for file in files}
+    wanted = set(sizes.values())
+    candidates = [other for other in others if other.stat().st_size in wanted]
+    present = {other.stat().st_size for other in candidates}
+    by_digest = {_digest(other): other for other in candidates}
+    digests = {file: _digest(file) for file in files if sizes[file] in present}
+    return [(file, by_digest[digest]) for file, digest in digests.items() if digest in by_digest]
+
+
+def _digest(path: Path) -> bytes:
+    """Hash of the size and both ends of a file: enough to tell images apart."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_COMPARED)
+        file.seek(-min(size, _COMPARED), os.SEEK_END)
+        return hashlib.blake2b(b"%d " % size + start + file.read()).digest()

@@ -1,0 +1,64 @@
+"""Warnings about data sets."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+
+from robustflow.data import FolderOptions, PickleOptions, checks
+from robustflow.data.bicubic import downsample
+from robustflow.data.images import write_png
+
+
+@pytest.fixture
+def hr():
+    return torch.randint(256, (3, 34, 37), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def folder(gt, lq=None):
+    return FolderOptions(mode="folder", dataroot_GT=str(gt), dataroot_LQ=None if lq is None else str(lq))
+
+
+def test_residual_is_zero_for_bicubic_only(hr):
+    lr = downsample(hr[..., :32, :36], 4)
+    assert checks.residual(hr, lr, 4) == 0
+    assert checks.residual(hr.float() / 255, lr, 4) < 0.5
+    assert checks.residual(hr, lr.roll(1, 2), 4) > 10
+    assert checks.residual(hr, hr[..., :32:4, :36:4], 4) > 10
+
+
+def test_only_the_sets_in_use_are_compared_with_bicubic(hr, tmp_path, caplog):
+    write_png(tmp_path / "hr" / "a.png", hr)
+    write_png(tmp_path / "lr" / "a.png", hr[..., :32:4, :36:4])
+    pairs = folder(tmp_path / "hr", tmp_path / "lr")
+    for used, warned in (("train", ["train", "val"]), ("test", ["test_x"])):
+        caplog.clear()
+        checks.warn({"train": pairs, "val": pairs, "test_x": pairs}, 4, used=used)
+        found = [record.getMessage().split(":")[0] for record in caplog.records if "bicubic" in record.getMessage()]
+        assert found == [f"datasets.{key}" for key in warned]
+
+
+def test_files_that_are_learnt(hr, tmp_path, caplog):
+    for index in range(5):
+        write_png(tmp_path / "train" / f"{index}.png", hr.roll(index, 2))
+    write_png(tmp_path / "other" / "0.png", hr.flip(0))
+    shutil.copytree(tmp_path / "train", tmp_path / "test", dirs_exist_ok=True)
+    sets = {"train": folder(tmp_path / "train"), "val": folder(tmp_path / "other"), "test_x": folder(tmp_path / "test")}
+    checks.warn(sets, 4, used="train")
+    (message,) = caplog.messages
+    assert "datasets.test_x: 5 of 5 files are training files, too" in message
+    assert message.count(".png (") == 3
+
+
+def test_sets_that_are_elsewhere_are_left_out(hr, tmp_path, caplog):
+    write_png(tmp_path / "test" / "0.png", hr)
+    files = PickleOptions(mode="LRHR_PKL", dataroot_GT=(str(tmp_path / "none.pkl"),))
+    for training in (folder(tmp_path / "none"), files):
+        checks.warn({"train": training, "test_x": folder(tmp_path / "test")}, 4, used="test")
+    assert caplog.records == []
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    caplog.set_level(logging.INFO)
