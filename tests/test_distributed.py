@@ -173,7 +173,7 @@ def test_three_processes_train_a_model_that_draws_no_level(make_options):
 
 
 def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_saved(make_options, monkeypatch, capfd):
-    read = TrainingCrops.__getitem__
+    read = TrainingCrops.cut
 
     def unreadable(self, number):
         # The last crop of iteration 3, the second process's.
@@ -181,7 +181,7 @@ def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_sa
             raise UserError("crop 11: damaged")
         return read(self, number)
 
-    monkeypatch.setattr(TrainingCrops, "__getitem__", unreadable)
+    monkeypatch.setattr(TrainingCrops, "cut", unreadable)
     options = make_options("unreadable")
     statuses = forked(lambda: engine.run(options))
     assert len(set(statuses)) == 1
@@ -194,14 +194,14 @@ def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_sa
 
 
 def test_what_is_learnt_is_saved_when_another_process_dies(make_options, monkeypatch, capfd):
-    read = TrainingCrops.__getitem__
+    read = TrainingCrops.cut
 
     def dying(self, number):
         if number == 11:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(self, number)
 
-    monkeypatch.setattr(TrainingCrops, "__getitem__", dying)
+    monkeypatch.setattr(TrainingCrops, "cut", dying)
     options = make_options("dying")
     assert forked(lambda: engine.run(options), dying=(1,)) == [1]
     assert weights_at(options, 2)

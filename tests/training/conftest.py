@@ -100,13 +100,17 @@ def validations(monkeypatch):
 @pytest.fixture
 def spoil(monkeypatch):
     """Put NaN into the training images of the given iterations, batches of two."""
-    item = data.TrainingCrops.__getitem__
+    cut, finish = data.TrainingCrops.cut, data.TrainingCrops.finish
 
     def spoiling(*iterations):
-        def spoiled(self, index):
-            found = item(self, index)
-            return {**found, "gt": found["gt"] * float("nan")} if index // 2 + 1 in iterations else found
+        def marked(self, number):
+            return {**cut(self, number), "spoilt": torch.tensor(number // 2 + 1 in iterations)}
 
-        monkeypatch.setattr(data.TrainingCrops, "__getitem__", spoiled)
+        def spoiled(self, batch, device):
+            gt, lr = finish(self, batch, device)
+            return (gt * float("nan") if any(bool(cuts["spoilt"].any()) for cuts in batch) else gt), lr
+
+        monkeypatch.setattr(data.TrainingCrops, "cut", marked)
+        monkeypatch.setattr(data.TrainingCrops, "finish", spoiled)
 
     return spoiling
