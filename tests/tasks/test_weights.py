@@ -167,3 +167,36 @@ def test_maps_with_parameters_of_their_own_are_saved(saved, make_model, make_opt
     file = saved(coupling="learned_shift")
     _, network = make_model(coupling="learned_shift")
     assert weights.load(file, network, make_options(coupling="learned_shift"), encoder_suffices=False) == "network"
+
+
+BOUNDED = {"type": "affine", "eps": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "key"),
+    [
+        ({"coupling": BOUNDED}, {"coupling": "affine"}, "network_G.flow.coupling.eps"),
+        ({"coupling": "rq_spline"}, {"coupling": {"type": "rq_spline", "bounds": (-1.0, 1.0)}}, "coupling.bounds"),
+        ({"model": "FS-NCSR"}, {"model": "NCSR"}, "model.type"),
+    ],
+)
+def test_another_function_of_the_same_shapes_is_a_misfit(saved, make_model, make_options, trained, tested, key):
+    file = saved(**trained)
+    _, network = make_model(**tested)
+    before = state_of(network)
+    with pytest.raises(WeightsError, match=rf"(?s)weights of another function.*{key}") as raised:
+        weights.load(file, network, make_options(**tested), encoder_suffices=False)
+    assert "the weights were trained with" in str(raised.value)
+    assert_state(network, before)
+    # A training may start from them.
+    assert weights.load(file, network, make_options(**tested), encoder_suffices=True) == "network"
+
+
+def test_what_is_not_of_the_function_may_differ(saved, make_model, make_options):
+    file = saved()
+    _, network = make_model()
+    options = make_options()
+    flow = options.network_G.flow.model_copy(update={"projection_memory": 7})
+    changed = options.network_G.model_copy(update={"flow": flow, "train_RRDB_delay": 0.5})
+    options = options.model_copy(update={"network_G": changed})
+    assert weights.load(file, network, options, encoder_suffices=False) == "network"

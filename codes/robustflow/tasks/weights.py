@@ -22,6 +22,9 @@ from robustflow.options.yaml_tree import Mistake, Reader
 log = logging.getLogger(__name__)
 
 SUFFIX = "_G.safetensors"
+_NOT_OF_THE_FUNCTION = {
+    f"network_G.{key}" for key in ("train_RRDB", "train_RRDB_delay", "flow.projection_memory", "encoder.type")
+}
 # Of the exponential moving average of the weights, where training keeps one: taken in their place.
 EMA_SUFFIX = "_G_ema.safetensors"
 
@@ -111,18 +114,24 @@ def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffice
     Args:
         path: Weights file: ours, or a published ``.pth``.
         network: Receives them; unchanged if they do not fit.
-        options: The network's options, to explain a misfit.
-        encoder_suffices: Accept the weights of a pretrained encoder (``model: RRDB``) for a whole flow.
+        options: The network's options. Weights of the same shapes that were trained as another function (another ε or
+            box of the couplings, another bound of the split priors, another model) are a misfit, too.
+        encoder_suffices: A training starts: accept the weights of a pretrained encoder (``model: RRDB``) for a whole
+            flow, and those of another function.
     """
     if path.suffix == ".pth":
         return _load_published(path, network, encoder_suffices=encoder_suffices)
     tensors, metadata = read(path)
     wanted: Mapping[str, Tensor] = network.state_dict()
+    is_flow = any(name.startswith("levels.") for name in tensors)
     if not _misfits(tensors, wanted):
+        # The encoder alone is one function whatever the options of the flow.
+        others = _other_function(path, metadata, options) if is_flow and not encoder_suffices else []
+        if others:
+            raise WeightsError("\n".join([f"{path}: weights of another function; correct the options", *others]))
         network.load_state_dict(tensors)
         return "network"
     in_file, in_network = ({k: v for k, v in s.items() if k.startswith("encoder.")} for s in (tensors, wanted))
-    is_flow = any(name.startswith("levels.") for name in tensors)
     if encoder_suffices and in_file and not is_flow and not _misfits(in_file, in_network):
         network.load_state_dict(in_file, strict=False)
         return "encoder"
@@ -198,6 +207,22 @@ def _explain(
     if len(misfits) > 5:
         lines.append(f"  ... and {len(misfits) - 5} more")
     return "\n".join(lines)
+
+
+def _other_function(path: Path, metadata: Mapping[str, str], options: RunOptions) -> list[str]:
+    """Options in which the weights' own and these differ though all shapes fit, one line each."""
+    theirs, ours = _saved_options(path, metadata), _saved_options(path, {"options": options_load.dump(options)})
+    model = [("model.type", _type(theirs.get("model")), _type(ours["model"]))]
+    network = _differences("network_G", theirs.get("network_G"), ours["network_G"]) if "network_G" in theirs else []
+    return [
+        f"  {key}: the weights were trained with {their}, the options say {our}"
+        for key, their, our in [*model, *network]
+        if their != our and key not in _NOT_OF_THE_FUNCTION
+    ]
+
+
+def _type(model: Any) -> Any:
+    return model.get("type") if isinstance(model, dict) else model
 
 
 def _differences(key: str, theirs: Any, ours: Any) -> list[tuple[str, Any, Any]]:
