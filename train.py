@@ -1,4 +1,4 @@
-"""Train a model: python train.py -opt confs/demo.yml [--override "key=value|..."] [--resume auto].
+"""Train a model: python train.py -opt confs/demo.yml [--override "key=value|..."] [--resume auto] [--check].
 
 On several GPUs: torchrun --standalone --nproc_per_node N train.py -opt confs/demo.yml ...
 """
@@ -13,9 +13,13 @@ from robustflow.options.toy import ToyOptions
 def main() -> int:
     """Run the command line; return the exit status."""
     with launcher.one_voice():
-        options = command_line.load_any_or_exit(command_line.parse(None, testing=False))
+        arguments = command_line.parse(None, testing=False)
+        options = command_line.load_any_or_exit(arguments)
         if isinstance(options, ToyOptions):
             launcher.require_one_process(options.name)
+            if arguments.check:
+                sys.stderr.write(f"--check: expected a model of images, got {options.name}: it takes minutes, run it\n")
+                return 2
     # Imported after the options are read: a typing error is answered before the libraries are loaded.
     if isinstance(options, ToyOptions):
         from robustflow.toy import engine as toy
@@ -23,7 +27,7 @@ def main() -> int:
         return toy.run(options)
     from robustflow.training import engine
 
-    return engine.run(options)
+    return engine.run(options, check=arguments.check)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ T = TypeVar("T")
 _TRAINING = """examples:
   python train.py -opt confs/demo.yml
   python train.py -opt confs/demo.yml --override "train.niter=200|network_G.flow.coupling=rq_spline"
-  python train.py -opt confs/demo.yml --resume auto"""
+  python train.py -opt confs/demo.yml --resume auto
+  python train.py -opt confs/demo.yml --check"""
 
 _TESTING = """examples:
   python test.py -opt confs/demo.yml
@@ -50,6 +51,12 @@ def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
             "--resume",
             metavar="auto|FILE",
             help="continue a run: auto takes its newest checkpoint, FILE is a .state file (sets path.resume_state)",
+        )
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="try everything before the run: data, a few steps, save, resume, validation; estimate time, memory "
+            "and disk; nothing is left behind",
         )
     return parser.parse_args(argv)
 

@@ -7,6 +7,7 @@ from robustflow.data import checks
 from robustflow.distributed import Processes
 from robustflow.files import require_inside
 from robustflow.options.schema import RunOptions
+from robustflow.training import check as trial
 from robustflow.training.trainer import train
 
 _MEMORY = (
@@ -15,10 +16,10 @@ _MEMORY = (
 )
 
 
-def run(options: RunOptions) -> int:
+def run(options: RunOptions, *, check: bool = False) -> int:
     """Train; return the exit status: 0 done, 1 failed, 2 mistake (message on stderr), 130 interrupted and saved.
 
-    Started by torchrun, train together with its other processes.
+    Started by torchrun, train together with its other processes. With ``check`` only try whether all is right.
     """
 
     def work(processes: Processes) -> int:
@@ -27,6 +28,9 @@ def run(options: RunOptions) -> int:
                 require_inside(Path(options.path.experiments, options.name), folder)
             if processes.main:
                 checks.warn(options.datasets, options.scale, used="train")
+            if check:
+                print(trial.check(options))  # noqa: T201
+                return exit_status.DONE
             return exit_status.DONE if train(options, processes) else exit_status.INTERRUPTED
 
     with distributed.joined() as processes:
@@ -34,5 +38,5 @@ def run(options: RunOptions) -> int:
             lambda: work(processes),
             memory=_MEMORY,
             interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
-            alone=False,
+            alone=check,
         )

@@ -1,0 +1,180 @@
+"""Everything that could go wrong in a run, tried before it: `python train.py -opt confs/x.yml --check`."""
+
+import datetime
+import logging
+import math
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from robustflow import data, memory
+from robustflow.errors import UserError
+from robustflow.evaluation import ood
+from robustflow.evaluation.evaluate import Evaluator
+from robustflow.options.schema import RunOptions
+from robustflow.training.trainer import train
+
+log = logging.getLogger(__name__)
+
+# Steps that are timed, after a first one that compiles and initialises; and no more of them after so many seconds.
+_STEPS = 4
+_IMAGES = 2
+_MIB, _GIB = 2**20, 2**30
+
+
+class Estimate(NamedTuple):
+    """What a run will take, extrapolated from a few steps.
+
+    Attributes:
+        step: Seconds per iteration.
+        validation: Seconds per validation, all images of it; 0 without one.
+        n_validations: How many there will be.
+        memory: Peak, bytes: of the GPU if there is one, else of this process.
+        checkpoint: Bytes of one.
+        n_checkpoints: How many are kept in the end.
+        free: Bytes on the disk of the experiments.
+    """
+
+    step: float
+    validation: float
+    n_validations: int
+    memory: int
+    checkpoint: int
+    n_checkpoints: int
+    free: int
+
+
+def check(options: RunOptions) -> str:
+    """Check all data sets; train a few steps, save, resume, validate, elsewhere; return a report for the screen.
+
+    Nothing in the folders of the run is changed. UserError as training and tests would raise it.
+    """
+    if "train" not in options.datasets:
+        raise UserError("datasets.train: expected a training set, got none")
+    sets = _counted(options)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = _trial(options, folder)
+        watch = _Watch()
+        logging.getLogger("robustflow").addHandler(watch)
+        try:
+            # Two runs: the second resumes what the first one saved.
+            train(_lasting(trial, 1, resume=False))
+            train(_lasting(trial, 1 + _STEPS, resume=True))
+        finally:
+            logging.getLogger("robustflow").removeHandler(watch)
+        experiment = Path(folder) / options.name
+        saved = sum(file.stat().st_size for file in experiment.glob("*/*") if file.stem.startswith(f"{1 + _STEPS:08d}"))
+        validation = _validation_time(options, trial)
+    estimate = _estimate(options, watch.step, validation, saved)
+    return _report(options, sets, estimate)
+
+
+def _counted(options: RunOptions) -> dict[str, int]:
+    """Images of the training set, items of all others; every set is opened and its files are checked."""
+    counts: dict[str, int] = {}
+    for key, dataset in options.datasets.items():
+        if key == "train":
+            counts[key] = len(data.build_training(dataset, options.scale, options.train.manual_seed))
+        else:
+            counts[key] = len(data.build_evaluation(dataset, options.scale))
+    return counts
+
+
+def _trial(options: RunOptions, folder: str) -> RunOptions:
+    """The run in a folder of its own, without validation, at its most expensive: the encoder learns."""
+    changes: dict[str, Any] = {"experiments": folder, "resume_state": None}
+    network = options.network_G
+    # Without pretrained weights a frozen encoder is a mistake, which training is to name.
+    if options.path.pretrain_model_G is not None:
+        network = network.model_copy(update={"train_RRDB_delay": 0.0})
+    return options.model_copy(
+        update={
+            "path": options.path.model_copy(update=changes),
+            "network_G": network,
+            "datasets": {key: dataset for key, dataset in options.datasets.items() if key != "val"},
+        }
+    )
+
+
+def _lasting(trial: RunOptions, niter: int, *, resume: bool) -> RunOptions:
+    train_options = trial.train.model_copy(update={"niter": niter, "ood_patches": 0})
+    logger = trial.logger.model_copy(update={"print_freq": 1, "save_checkpoint_freq": niter})
+    path = trial.path.model_copy(update={"resume_state": "auto"}) if resume else trial.path
+    return trial.model_copy(update={"train": train_options, "logger": logger, "path": path})
+
+
+class _Watch(logging.Handler):
+    """Notes when iterations were logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._times: dict[int, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith("iteration %d/%d") and isinstance(record.args, tuple):
+            self._times[int(str(record.args[0]))] = record.created
+
+    @property
+    def step(self) -> float:
+        """Median seconds between iterations, without the first of either run."""
+        return statistics.median(self._times[k] - self._times[k - 1] for k in range(3, 2 + _STEPS))
+
+
+def _validation_time(options: RunOptions, trial: RunOptions) -> float:
+    """Seconds of a whole validation, from its first images, by the weights that were saved; 0 without one."""
+    if "val" not in options.datasets:
+        return 0.0
+    _, _, task, network = ood.opened(trial)
+    items = data.build_evaluation(options.datasets["val"], options.scale)
+    first = items[: min(_IMAGES, len(items))]
+    begun = time.perf_counter()
+    Evaluator(task, network, options.scale, options.val, None).evaluate("val", first)  # type: ignore[arg-type]
+    return (time.perf_counter() - begun) * len(items) / len(first)
+
+
+def _estimate(options: RunOptions, step: float, validation: float, checkpoint: int) -> Estimate:
+    o, logger = options.train, options.logger
+    saves = math.ceil(o.niter / logger.save_checkpoint_freq)
+    kept = saves if logger.keep_last is None else min(saves, logger.keep_last + 1)
+    if logger.keep_last is not None and logger.keep_every is not None:
+        kept = min(saves, kept + o.niter // logger.keep_every)
+    place = Path(options.path.experiments).resolve()
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    return Estimate(
+        step=step,
+        validation=validation,
+        n_validations=math.ceil(o.niter / o.val_freq) if "val" in options.datasets else 0,
+        memory=memory.peak(),
+        checkpoint=checkpoint,
+        n_checkpoints=kept,
+        free=shutil.disk_usage(existing).free,
+    )
+
+
+def _report(options: RunOptions, sets: dict[str, int], e: Estimate) -> str:
+    training = options.datasets["train"]
+    counts = ", ".join(f"{key} {n}" for key, n in sets.items())
+    total = options.train.niter * e.step + e.n_validations * e.validation
+    where = "of the GPU" if torch.cuda.is_available() and options.device != "cpu" else "of this process"
+    disk = e.checkpoint * e.n_checkpoints
+    lines = [
+        f"{options.name}: options, data, {1 + _STEPS} steps, save, resume and validation are right.",
+        f"  images      {counts}",
+        f"  step        {e.step:.3g} s ({training.batch_size} crops of {training.GT_size}x{training.GT_size})",
+        f"  validation  {e.validation:.3g} s, {e.n_validations} times",
+        f"  whole run   {_duration(total)} ({options.train.niter} iterations), as fast as here and now",
+        f"  memory      {e.memory / _GIB:.2f} GiB {where} at its peak; loader processes come on top",
+        f"  disk        {disk / _MIB:.3g} MiB ({e.n_checkpoints} checkpoints); {e.free / _GIB:.3g} GiB are free",
+    ]
+    if disk > e.free:
+        lines.append("  The checkpoints will not fit: set logger.keep_last, or path.experiments to a larger disk.")
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
