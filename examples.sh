@@ -59,6 +59,7 @@ rq_box_0.25 $flow.coupling={type: rq_spline, bounds: [-0.25, 0.25]}
 rq_box_1 $flow.coupling={type: rq_spline, bounds: [-1, 1]}
 rq_eps_0.01 $flow.coupling={type: rq_spline, eps: 0.01}
 rq_orthogonal $flow.coupling=rq_spline|$flow.permutation_train=false
+rq_no_split $flow.coupling=rq_spline|$flow.split.enable=false
 robust+ $flow.coupling=rq_spline|$flow.split.max_log_scale=2
 robust+_orthogonal $flow.coupling=rq_spline|$flow.split.max_log_scale=2|$flow.permutation_train=false
 END
