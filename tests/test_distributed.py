@@ -20,7 +20,7 @@ from robustflow.evaluation import engine as evaluation
 from robustflow.options.load import load, save
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import FlowTask, weights
-from robustflow.training import checkpoint, engine, parallel
+from robustflow.training import checkpoint, dump, engine, parallel, trainer
 from robustflow.training.trainer import train
 
 pytestmark = pytest.mark.forks
@@ -170,6 +170,34 @@ def test_three_processes_train_a_model_that_draws_no_level(make_options):
     assert train(one)
     assert forked(in_group(lambda processes: train(three, processes)), 3) == [True] * 3
     assert_same_losses(three, one)
+
+
+@pytest.mark.parametrize(("policy", "iteration"), [("rollback", 4), ("skip", 1)])
+def test_a_fault_in_one_process_is_answered_by_all(make_options, monkeypatch, policy, iteration):
+    gradients_of = trainer._gradients_of
+
+    def spoiled(run, step):
+        loss = gradients_of(run, step)
+        last = run.processes.rank == run.processes.size - 1
+        return loss * float("nan") if step.iteration == iteration and last else loss
+
+    monkeypatch.setattr(trainer, "_gradients_of", spoiled)
+    settings = {
+        "train": {"niter": 6, "non_finite": policy, "ema": 0.9, "lr_G": 1e-7},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
+    }
+    one, two = (make_options(f"{policy}_{n}", **settings) for n in (1, 2))
+    assert train(one)
+    assert forked(in_group(lambda processes: train(two, processes))) == [True] * 2
+    for file in (checkpoint.weights_file, checkpoint.ema_file):
+        ours, theirs = (weights.read(file(folder_of(options), 6))[0] for options in (one, two))
+        for name, tensor in ours.items():
+            torch.testing.assert_close(theirs[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    states = [torch.load(checkpoint.state_file(folder_of(options), 6), weights_only=True) for options in (one, two)]
+    assert [state["non_finite"] for state in states] == [1, 1]
+    assert [state["went_back"] for state in states] == [(4, 2) if policy == "rollback" else None] * 2
+    dumped = folder_of(two) / "non_finite" / f"{iteration:08d}.safetensors"
+    assert len(dump.read(dumped).step.gt) == 4
 
 
 def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_saved(make_options, monkeypatch, capfd):
