@@ -69,7 +69,7 @@ def answered(
         status = work()
         return DONE if status is None else status
     except UserError as error:
-        return _answer(MISTAKE, _own_words(error))
+        return _answer(MISTAKE, own_words(error))
     except RunFailed as error:
         return _answer(FAILED, str(error))
     except OSError as error:
@@ -79,7 +79,7 @@ def answered(
             MISTAKE, f"{error.filename}: cannot be used: {error.strerror}; choose another place or make room"
         )
     except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
+        if not is_of_memory(error):
             raise
         return _answer(FAILED, "\n  ".join(filter(None, [f"too little memory: {_first_line(error)}", memory])))
     except KeyboardInterrupt:
@@ -92,13 +92,14 @@ def _answer(status: int, message: str) -> int:
     return status
 
 
-def _own_words(error: UserError) -> str:
+def own_words(error: UserError) -> str:
     """The message alone: a loader process sends its whole traceback with it."""
-    text = str(error)
+    text = str(error).strip()
     return re.split(r"^[\w.]*Error: ", text, flags=re.MULTILINE)[-1].strip() if "Original Traceback" in text else text
 
 
-def _is_of_memory(error: Exception) -> bool:
+def is_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _OF_MEMORY)
 
 

@@ -10,6 +10,7 @@ import pytest
 from robustflow.errors import UserError
 from robustflow.options import load as options_load
 from robustflow.training import check, engine
+from robustflow.training.trainer import train
 
 
 def test_a_right_run_is_reported_and_leaves_nothing(make_options, tmp_path, capsys):
@@ -49,21 +50,54 @@ def test_test_sets_are_opened_too(make_options):
 
 
 def test_the_memory_estimate_is_near_the_peak_of_the_run(make_options, tmp_path):
-    """Both in processes of their own: a peak counts what a process did before."""
+    """Both in processes of their own, less what they take before they train."""
     file = tmp_path / "options.yml"
-    options_load.save(make_options(train={"niter": 12, "val_freq": 6}), file)
-    loaded = f"from robustflow.options.load import load; options = load({str(file)!r})"
+    flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 64}
+    options = make_options(network_G={"nf": 16, "flow": flow}, train={"niter": 3, "val_freq": 3}, val={"n_sample": 1})
+    datasets = {key: of.model_copy(update={"GT_size": 112}) for key, of in options.datasets.items()}
+    options_load.save(options.model_copy(update={"datasets": datasets}), file)
+    beginning = (
+        "from robustflow import memory; from robustflow.options.load import load\n"
+        "from robustflow.training.check import check; from robustflow.training.trainer import train\n"
+        f"options = load({str(file)!r}); before = memory.peak() / 2**30\n"
+    )
 
-    def printed(code):
-        done = subprocess.run(
-            [sys.executable, "-c", f"{loaded}; {code}"], capture_output=True, text=True, timeout=120, check=True
-        )
+    def taken(code):
+        arguments = [sys.executable, "-c", beginning + code]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=True)
         return float(done.stdout.split()[-1])
 
-    whole = printed(
-        "from robustflow.training.trainer import train; train(options)"
-        "; from robustflow import memory; print(memory.peak() / 2**30)"
-    )
-    found = "import re; print(re.search(r'memory +([0-9.]+) GiB', check(options))[1])"
-    assert printed(f"from robustflow.training.check import check; {found}") == pytest.approx(whole, rel=0.3)
+    whole = taken("train(options); print(memory.peak() / 2**30 - before)")
+    estimated = taken("import re; print(float(re.search(r'memory +([0-9.]+) GiB', check(options))[1]) - before)")
+    assert whole > 0.3
+    assert estimated == pytest.approx(whole, rel=0.3)
     assert Path(tmp_path / "experiments" / "tiny").is_dir()
+
+
+def test_what_is_said_of_a_failure_is_not_of_files_that_are_gone(make_options, caplog, spoil):
+    spoil(2)
+    assert engine.run(make_options(), check=True) == 1
+    assert "error: iteration 2: loss nan" in caplog.text
+    answer = caplog.text[caplog.text.index("error: ") :]
+    assert "/tmp" not in answer
+    assert "--resume" not in answer
+
+
+def test_other_weights_and_a_checkpoint_to_resume(make_options, tmp_path):
+    assert "are right" in check.check(make_options(path={"model_path": str(tmp_path / "nowhere.safetensors")}))
+    with pytest.raises(UserError, match="no such file"):
+        check.check(make_options(path={"resume_state": str(tmp_path / "1.state")}))
+    assert train(make_options(train={"niter": 2}))
+    delayed = {"network_G": {"train_RRDB_delay": 0.5}, "path": {"resume_state": "auto"}}
+    assert "are right" in check.check(make_options(train={"niter": 50}, **delayed))
+
+
+def test_interrupted(make_options, monkeypatch):
+    monkeypatch.setattr(check, "train", lambda options: False)
+    assert engine.run(make_options(), check=True) == 130
+
+
+def test_without_validation(make_options):
+    options = make_options()
+    options = options.model_copy(update={"datasets": {"train": options.datasets["train"]}})
+    assert "5 steps, save and resume are right" in check.check(options)

@@ -20,6 +20,7 @@ from robustflow.evaluation.records import Record
 from robustflow.files import require_inside
 from robustflow.options import load as options_load
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
+from robustflow.tasks import weights
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,10 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
         require_inside(folder, "records", name)
     if input_path is None and processes.main:
         checks.warn(options.datasets, options.scale, used="test")
+    if processes.size > 1:
+        # A training may be writing newer ones meanwhile.
+        chosen = str(processes.on_main(weights.to_test, options))
+        options = options.model_copy(update={"path": options.path.model_copy(update={"model_path": chosen})})
     options, file, task, network = ood.opened(options, processes.device(options.device))
     log.info("%s: %s", options.name, file)
 

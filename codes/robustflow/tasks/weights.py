@@ -22,6 +22,7 @@ from robustflow.options.yaml_tree import Mistake, Reader
 log = logging.getLogger(__name__)
 
 SUFFIX = "_G.safetensors"
+_PRIOR_BOUND = "network_G.flow.split.max_log_scale"  # None is a value of its own
 _NOT_OF_THE_FUNCTION = {
     f"network_G.{key}" for key in ("train_RRDB", "train_RRDB_delay", "flow.projection_memory", "encoder.type")
 }
@@ -212,13 +213,21 @@ def _explain(
 def _other_function(path: Path, metadata: Mapping[str, str], options: RunOptions) -> list[str]:
     """Options in which the weights' own and these differ though all shapes fit, one line each."""
     theirs, ours = _saved_options(path, metadata), _saved_options(path, {"options": options_load.dump(options)})
+    if not isinstance(theirs.get("network_G"), dict):
+        return []
     model = [("model.type", _type(theirs.get("model")), _type(ours["model"]))]
-    network = _differences("network_G", theirs.get("network_G"), ours["network_G"]) if "network_G" in theirs else []
+    network = _differences("network_G", theirs["network_G"], ours["network_G"])
     return [
         f"  {key}: the weights were trained with {their}, the options say {our}"
         for key, their, our in [*model, *network]
-        if their != our and key not in _NOT_OF_THE_FUNCTION
+        # None: left to a default here, or not known when the weights were written. One number stands for all levels.
+        if (None not in (their, our) and _all_levels(their) != _all_levels(our) and key not in _NOT_OF_THE_FUNCTION)
+        or (key == _PRIOR_BOUND and their != our)
     ]
+
+
+def _all_levels(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) > 0 and len(set(map(str, value))) == 1 else value
 
 
 def _type(model: Any) -> Any:

@@ -8,15 +8,16 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from robustflow import data, memory
-from robustflow.errors import UserError
+from robustflow.errors import RunFailed, UserError
 from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.options.schema import RunOptions
+from robustflow.training import checkpoint
 from robustflow.training.trainer import train
 
 log = logging.getLogger(__name__)
@@ -58,20 +59,29 @@ def check(options: RunOptions) -> str:
         raise UserError("datasets.train: expected a training set, got none")
     sets = _counted(options)
     with tempfile.TemporaryDirectory() as folder:
-        trial = _trial(options, folder)
-        watch = _Watch()
-        logging.getLogger("robustflow").addHandler(watch)
         try:
-            # Two runs: the second resumes what the first one saved.
-            train(_lasting(trial, 1, resume=False))
-            train(_lasting(trial, 1 + _STEPS, resume=True))
-        finally:
-            logging.getLogger("robustflow").removeHandler(watch)
-        experiment = Path(folder) / options.name
-        saved = sum(file.stat().st_size for file in experiment.glob("*/*") if file.stem.startswith(f"{1 + _STEPS:08d}"))
-        validation = _validation_time(options, trial)
-    estimate = _estimate(options, watch.step, validation, saved)
+            estimate = _tried(options, folder)
+        except (UserError, RunFailed) as error:
+            # What it says of files is of those that are gone now.
+            lines = [line for line in str(error).splitlines() if folder not in line and "--resume" not in line]
+            raise type(error)("\n".join(lines) or str(error).splitlines()[0]) from error
     return _report(options, sets, estimate)
+
+
+def _tried(options: RunOptions, folder: str) -> Estimate:
+    trial = _trial(options, folder)
+    watch = _Watch()
+    logging.getLogger("robustflow").addHandler(watch)
+    try:
+        # Two runs: the second resumes what the first one saved.
+        for niter, resume in ((1, False), (1 + _STEPS, True)):
+            if not train(_lasting(trial, niter, resume=resume)):
+                raise KeyboardInterrupt
+    finally:
+        logging.getLogger("robustflow").removeHandler(watch)
+    experiment = Path(folder) / options.name
+    saved = sum(file.stat().st_size for file in experiment.glob("*/*") if file.stem.startswith(f"{1 + _STEPS:08d}"))
+    return _estimate(options, watch.step, _validation_time(options, trial), saved)
 
 
 def _counted(options: RunOptions) -> dict[str, int]:
@@ -87,10 +97,14 @@ def _counted(options: RunOptions) -> dict[str, int]:
 
 def _trial(options: RunOptions, folder: str) -> RunOptions:
     """The run in a folder of its own, without validation, at its most expensive: the encoder learns."""
-    changes: dict[str, Any] = {"experiments": folder, "resume_state": None}
+    start = options.path.pretrain_model_G
+    state = checkpoint.find(Path(options.path.experiments) / options.name, options.path.resume_state)
+    if state is not None and state.stem.isdigit():
+        start = str(checkpoint.weights_file(state.parent.parent, int(state.stem)))
+    changes = {"experiments": folder, "resume_state": None, "model_path": None, "pretrain_model_G": start}
     network = options.network_G
     # Without pretrained weights a frozen encoder is a mistake, which training is to name.
-    if options.path.pretrain_model_G is not None:
+    if start is not None:
         network = network.model_copy(update={"train_RRDB_delay": 0.0})
     return options.model_copy(
         update={
@@ -102,7 +116,8 @@ def _trial(options: RunOptions, folder: str) -> RunOptions:
 
 
 def _lasting(trial: RunOptions, niter: int, *, resume: bool) -> RunOptions:
-    train_options = trial.train.model_copy(update={"niter": niter, "ood_patches": 0})
+    patches = min(trial.train.ood_patches, 10) if resume else 0
+    train_options = trial.train.model_copy(update={"niter": niter, "ood_patches": patches})
     logger = trial.logger.model_copy(update={"print_freq": 1, "save_checkpoint_freq": niter})
     path = trial.path.model_copy(update={"resume_state": "auto"}) if resume else trial.path
     return trial.model_copy(update={"train": train_options, "logger": logger, "path": path})
@@ -162,8 +177,9 @@ def _report(options: RunOptions, sets: dict[str, int], e: Estimate) -> str:
     total = options.train.niter * e.step + e.n_validations * e.validation
     where = "of the GPU" if torch.cuda.is_available() and options.device != "cpu" else "of this process"
     disk = e.checkpoint * e.n_checkpoints
+    rest = ", resume and validation" if "val" in sets else " and resume"
     lines = [
-        f"{options.name}: options, data, {1 + _STEPS} steps, save, resume and validation are right.",
+        f"{options.name}: options, data, {1 + _STEPS} steps, save{rest} are right.",
         f"  images      {counts}",
         f"  step        {e.step:.3g} s ({training.batch_size} crops of {training.GT_size}x{training.GT_size})",
         f"  validation  {e.validation:.3g} s, {e.n_validations} times",

@@ -86,10 +86,18 @@ def save(
     contents[weights_file(experiment, iteration)] = weights.serialized(network, options, iteration)
     contents[state_file(experiment, iteration)] = buffer.getvalue()
     older = newest(experiment)
+    # The sums come first, so that an unfinished checkpoint is known as one. Written again, it is finished already, and
+    # each of its files may be the old or the new one: no sums until all are new.
+    again = contents and state_file(experiment, iteration).is_file()
     try:
-        checksums.write(experiment, iteration, contents)
+        if again:
+            checksums.listing(experiment, iteration).unlink(missing_ok=True)
+        else:
+            checksums.write(experiment, iteration, contents)
         for file, data in contents.items():
             write_atomically(file, data)
+        if again:
+            checksums.write(experiment, iteration, contents)
     except CannotWrite as error:
         left = "There is no older checkpoint." if older is None else f"{older} is intact; go on with --resume auto."
         raise CheckpointError(f"{error}\n  Iteration {iteration} is not saved. {left}") from error
@@ -135,7 +143,7 @@ def to_go_back_to(experiment: Path, every: int, progress: Progress, iteration: i
         progress: Holds where training went back to last.
         iteration: That of the event.
     """
-    found = states(experiment)
+    found = [state for state in states(experiment) if int(state.stem) < iteration] or states(experiment)
     if progress.went_back is not None and iteration - progress.went_back[0] <= 1:
         found = [state for state in found if int(state.stem) < progress.went_back[1]] or found
     regular = [state for state in found if int(state.stem) % every == 0]

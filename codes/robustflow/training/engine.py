@@ -12,7 +12,8 @@ from robustflow.training.trainer import train
 
 _MEMORY = (
     "Lower train.micro_batch, datasets.train.batch_size, datasets.train.GT_size, datasets.train.n_workers or "
-    "network_G.flow.projection_memory, or set train.checkpointing: step or level."
+    "network_G.flow.projection_memory, or set train.checkpointing: step or level. In validation (the iteration is "
+    "saved): lower val.sample_batch, or set val.tile and val.tile_overlap."
 )
 
 

@@ -17,10 +17,10 @@ from torch.utils.data import default_collate
 
 from robustflow import data
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.data.seeds import derive_seed
 from robustflow.distributed import Processes
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task
+from robustflow.training.dump import Step
 
 
 class Silent:
@@ -41,11 +41,6 @@ def whole_batch(crops: data.TrainingCrops, batch_size: int, iteration: int, n: i
     """The crops of all processes in an iteration, counted from 1, or the first n of them; loaded here, one by one."""
     start = (iteration - 1) * batch_size
     return default_collate([crops[number] for number in range(start, start + (n or batch_size))])
-
-
-def noise_generator(options: RunOptions, iteration: int, device: torch.device) -> torch.Generator:
-    """Generator of the training noise of a whole batch."""
-    return torch.Generator(device).manual_seed(derive_seed(options.train.manual_seed, "noise", iteration))
 
 
 def share(processes: Processes, network: nn.Module, adam: torch.optim.Optimizer, average: AveragedModel | None) -> None:
@@ -73,7 +68,7 @@ def initialise_actnorms(
     network: nn.Module,
     crops: data.TrainingCrops,
     options: RunOptions,
-    iteration: int,
+    step: Step,
 ) -> None:
     """Before the first update: show ActNorms the crops that one process would initialise them from.
 
@@ -86,10 +81,10 @@ def initialise_actnorms(
 
     def initialise() -> None:
         device = next(network.parameters()).device
-        batch = whole_batch(crops, options.datasets["train"].batch_size, iteration, options.train.micro_batch)
+        batch = whole_batch(crops, options.datasets["train"].batch_size, step.iteration, options.train.micro_batch)
         gt, lr = (batch[key].to(device) for key in ("gt", "lr"))
         with torch.no_grad():
-            task.loss(network, gt, lr, noise_generator(options, iteration, device))
+            task.loss(network, gt, lr, torch.Generator(device).manual_seed(step.seed))
 
     processes.on_main(initialise)
     processes.copy_from_main(list(network.state_dict().values()))

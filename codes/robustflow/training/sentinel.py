@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import RunFailed, UserError
+from robustflow.exit_status import is_of_memory
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, dump
 from robustflow.training.checkpoint import Progress
@@ -111,7 +112,13 @@ class Sentinel:
     def _dump(self, make_step: Callable[[], Step], gradients_of: Callable[[Step], Tensor]) -> str:
         step = make_step()
         file = dump.file_for(self.experiment, step.iteration)
-        found = diagnose(self.network, lambda: gradients_of(step))
+        try:
+            found = diagnose(self.network, lambda: gradients_of(step))
+        except (MemoryError, RuntimeError) as error:
+            if not is_of_memory(error):
+                raise
+            self._undo()
+            return "\n  Too little memory to run the whole step again and find where."
         self._undo()
         batch = "" if finite(step.gt) and finite(step.lr) else " The batch itself is not finite."
         text = f"\n  Once more: {found.described()}.{batch}"

@@ -20,6 +20,7 @@ from robustflow.errors import UserError
 from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.evaluation.sampler import strip
+from robustflow.exit_status import own_words
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, weights
@@ -65,12 +66,17 @@ def train(options: RunOptions, processes: Processes = ALONE) -> bool:
         sentinel = Sentinel(run.experiment, network, options, progress, processes)
         if progress.iteration >= o.niter:
             log.info("%s: all %d iterations are done; raise train.niter to go on", run.experiment, o.niter)
+            if _validation_is_due(run, progress):
+                logbook.begin(progress.iteration)
+                _validate(run, logbook, progress, sentinel)
+                processes.on_main(_save, run, progress)
             processes.on_main(_fit_ood_score, run, progress.iteration)
             return True
         logbook.begin(progress.iteration)
         network.train()
         with Interruption() as interruption, _saving_what_is_learnt(run, interruption, progress):
-            _validate_what_was_left_out(run, logbook, progress, sentinel)
+            if _validation_is_due(run, progress):
+                _validate(run, logbook, progress, sentinel)
             for batch in _loader(run, progress.iteration, pin_memory=device.type == "cuda"):
                 # Set what learns now, and how fast.
                 number = progress.iteration + 1
@@ -82,7 +88,7 @@ def train(options: RunOptions, processes: Processes = ALONE) -> bool:
                 gt, lr = run.crops.finish(batch, device)
                 step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number), processes.rank * len(gt))
                 sentinel.before_step()
-                parallel.initialise_actnorms(processes, task, network, run.crops, options, number)
+                parallel.initialise_actnorms(processes, task, network, run.crops, options, step)
                 adam.zero_grad(set_to_none=True)
                 loss = parallel.average(processes, network, _gradients_of(run, step))
                 grad_norm = _clipped_norm(network, o.max_grad_norm)
@@ -252,8 +258,7 @@ def _saving_what_is_learnt(run: _Run, interruption: Interruption, progress: Prog
         raise
     except UserError as error:
         run.processes.announce(error)
-        # A loader process sends its whole traceback as the message.
-        message, saved = str(error).strip().rsplit("UserError: ", 1)[-1], ""
+        message, saved = own_words(error), ""
         save()
         if progress.iteration > 0:
             saved = f"\n  Saved iteration {progress.iteration}; go on with --resume auto."
@@ -279,6 +284,8 @@ def _loader(run: _Run, first: int, pin_memory: bool) -> DataLoader[data.Cut]:
         processes.share_of(training.batch_size),
         sampler=parallel.share_of_numbers(processes, training.batch_size, first, o.niter),
         num_workers=training.n_workers,
+        # The threads of several processes that talk must not be forked: their locks would stay taken.
+        multiprocessing_context="forkserver" if processes.size > 1 and training.n_workers > 0 else None,
         collate_fn=data.collate,
         worker_init_fn=leave_signals_to_main,
         # Otherwise a loader takes its processes' seeds from the global generator, once more whenever a run is resumed.
@@ -340,11 +347,11 @@ def freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> N
     encoder.requires_grad_(learns)
 
 
-def _validate_what_was_left_out(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentinel) -> None:
-    """Validate where a signal ended the run at an iteration with a validation."""
-    due = progress.iteration > 0 and progress.iteration % run.options.train.val_freq == 0
-    if due and progress.validated < progress.iteration:
-        _validate(run, logbook, progress, sentinel)
+def _validation_is_due(run: _Run, progress: Progress) -> bool:
+    """Whether a signal or a fault left out the validation of the iteration that the run goes on from."""
+    iteration, o = progress.iteration, run.options.train
+    planned = iteration > 0 and (iteration % o.val_freq == 0 or iteration == o.niter)
+    return run.validation is not None and planned and progress.validated < iteration
 
 
 def _validate(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentinel) -> None:
