@@ -79,11 +79,9 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
         require_inside(folder, "records", name)
     if input_path is None and processes.main:
         checks.warn(options.datasets, options.scale, used="test")
-    if processes.size > 1:
-        # A training may be writing newer ones meanwhile.
-        chosen = str(processes.on_main(weights.to_test, options))
-        options = options.model_copy(update={"path": options.path.model_copy(update={"model_path": chosen})})
-    options, file, task, network = ood.opened(options, processes.device(options.device))
+    # Chosen once: a training may be writing newer ones meanwhile.
+    file = processes.on_main(weights.to_test, options)
+    options, file, task, network = ood.opened(options, processes.device(options.device), file)
     log.info("%s: %s", options.name, file)
 
     lpips = perceptual.load(next(network.parameters()).device)

@@ -313,14 +313,17 @@ def _fitted(parts: list[Tensor]) -> GaussianFit:
     return fitted
 
 
-def opened(options: RunOptions, device: torch.device | None = None) -> tuple[RunOptions, Path, Task, nn.Module]:
+def opened(
+    options: RunOptions, device: torch.device | None = None, file: Path | None = None
+) -> tuple[RunOptions, Path, Task, nn.Module]:
     """Options completed from the weights, the weights file, the task and the network in eval mode, on its device.
 
     Args:
         options: Of the run.
         device: Another device than the options name.
+        file: Weights, if they are chosen already.
     """
-    file = weights.to_test(options)
+    file = weights.to_test(options) if file is None else file
     options = weights.fitting(options, file)
     task = tasks.build(options)
     network = task.build_network(options.network_G, options.precision)
