@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 
-from robustflow.data import FolderOptions, PickleOptions, checks
+from robustflow.data import FolderOptions, PickleOptions, checks, prepare
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import write_png
+from robustflow.registry import DATASETS
 
 
 @pytest.fixture
@@ -18,6 +19,11 @@ def hr():
 
 def folder(gt, lq=None):
     return FolderOptions(mode="folder", dataroot_GT=str(gt), dataroot_LQ=None if lq is None else str(lq))
+
+
+def prepared_from(source):
+    prepare.prepare(source, source.with_name(f"{source.name}_prepared"))
+    return source.with_name(f"{source.name}_prepared")
 
 
 def test_residual_is_zero_for_bicubic_only(hr):
@@ -37,6 +43,23 @@ def test_only_the_sets_in_use_are_compared_with_bicubic(hr, tmp_path, caplog):
         checks.warn({"train": pairs, "val": pairs, "test_x": pairs}, 4, used=used)
         found = [record.getMessage().split(":")[0] for record in caplog.records if "bicubic" in record.getMessage()]
         assert found == [f"datasets.{key}" for key in warned]
+
+
+@pytest.mark.parametrize("mode", ["folder", "prepared"])
+def test_pairs_of_every_mode_are_compared_with_bicubic(hr, tmp_path, caplog, mode):
+    for name, lr in (("same", downsample(hr[..., :32, :36], 4)), ("other", hr[..., :32:4, :36:4])):
+        write_png(tmp_path / name / "hr" / "a.png", hr)
+        write_png(tmp_path / name / "lr" / "ax4.png", lr)
+        roots = [tmp_path / name / part for part in ("hr", "lr")]
+        if mode == "prepared":
+            roots = [prepared_from(root) for root in roots]
+        pairs = DATASETS.parse(
+            {"mode": mode, **dict(zip(("dataroot_GT", "dataroot_LQ"), map(str, roots), strict=True))}
+        )
+        caplog.clear()
+        checks.warn({"train": pairs}, 4, used="train")
+        found = [message for message in caplog.messages if "not the bicubic LR image" in message]
+        assert len(found) == (name == "other")
 
 
 def test_files_that_are_learnt(hr, tmp_path, caplog):

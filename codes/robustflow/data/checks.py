@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.data.folders import FileSource, pair_files
+from robustflow.data.folders import FileSource, FolderOptions, pair_files
 from robustflow.data.images import list_images, to_uint8
+from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions
 from robustflow.data.source import Source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
@@ -24,6 +25,7 @@ _PAIRS = 3
 # Of 255. Rounding and other bicubic filters with antialiasing stay below it; other filters, without antialiasing,
 # shifted or compressed by JPEG, do not.
 _LARGEST_RESIDUAL = 1.0
+_OF_FILES = (FolderOptions, ImageFolderOptions, PatchFolderOptions)  # folders of image files, paired by name
 _SHOWN = 3
 _COMPARED = 2**16  # bytes at each end of a file
 
@@ -73,13 +75,14 @@ def _warn_of_other_lr(key: str, dataset: DatasetOptions, scale: int) -> None:
 def _first_pairs(dataset: DatasetOptions, scale: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, HR and LR image of the first pairs of files; none where LR images are made."""
     gt, lq = (getattr(dataset, name, None) for name in ("dataroot_GT", "dataroot_LQ"))
-    if isinstance(gt, str) and isinstance(lq, str):
+    if gt is None or lq is None:
+        return
+    if type(dataset) in _OF_FILES:
+        # The source itself would read the headers of all files.
         files = pair_files(Path(gt), Path(lq), scale)[:_PAIRS]
         source: Source = FileSource(files, [f"{small} beside {large}" for large, small in files], scale)
-    elif gt is not None and lq is not None:
-        source = DATASETS.build(dataset, scale=scale)
     else:
-        return
+        source = DATASETS.build(dataset, scale=scale)
     for index in range(min(_PAIRS, len(source))):
         hr, lr = source.pair(index)
         if hr is not None and lr is not None:
