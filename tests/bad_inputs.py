@@ -233,10 +233,10 @@ OF_WEIGHTS = [
 ]  # fmt: skip
 
 OF_FOLDERS = [
-    Bad("results: a file", "cannot be used", TEST, file("results")),
+    Bad("results: a file", "cannot be written", TEST, file("results")),
     Bad("output: a file", "expected a folder for the results, got a file", (*TEST, "--output", "run.yml"), nothing),
     Bad("output: below a file", "run.yml", (*TEST, "--output", "run.yml/x"), nothing),
-    Bad("experiments: a file", "cannot be used", TRAIN, file("experiments")),
+    Bad("experiments: a file", "cannot be written", TRAIN, file("experiments")),
     Bad("results: link out", "leads to", TEST, linked("results/tiny/test_few", "elsewhere")),
     Bad("records: link out", "leads to", TEST, linked("results/tiny/records", "elsewhere")),
     Bad("models: link out", "leads to", (*TRAIN, "--resume", "auto"),

@@ -268,6 +268,7 @@ def test_an_error_in_a_loader_process_is_answered(here, monkeypatch):
         (UserError("mend it"), 2, "error: mend it"),
         (RunFailed("diverged"), 1, "error: diverged"),
         (OSError(28, "No space left on device", "x/y"), 2, "error: x/y: cannot be used: No space left on device"),
+        (OSError(28, "No space left on device"), 2, "error: output: cannot be used: No space left on device"),
         (RuntimeError("CUDA out of memory. Tried 3 GiB"), 1, "too little memory: CUDA out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 bytes"), 1, "lower the batch"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "), 1, "lower the batch"),
@@ -281,6 +282,27 @@ def test_errors_and_exit_statuses(error, status, message, caplog):
 
     assert exit_status.answered(work, memory="lower the batch") == status
     assert message in caplog.text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_finds_no_room(unbuffered):
+    code = "import sys; from robustflow import exit_status; sys.exit(exit_status.answered(lambda: print('a table')))"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", code]
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.returncode == 2
+    message = "error: output: cannot be used: No space left on device; choose another place or make room\n"
+    assert process.stderr == message
+
+
+def test_output_that_nobody_reads():
+    code = "from robustflow import exit_status; raise SystemExit(exit_status.answered(lambda: print('a table')))"
+    command = f"(sleep 0.2; '{sys.executable}' -c \"{code}\"; echo $? >&2) | true"
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    process = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
+    assert process.stderr == "0\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a fault"), OSError(22, "Invalid argument"), ValueError("a fault")])

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def answered(
         return _answer(MISTAKE, f"expected one process, got {launcher.size()}; start it without torchrun")
     try:
         status = work()
+        _flush_output()
         return DONE if status is None else status
     except UserError as error:
         return _answer(MISTAKE, own_words(error))
@@ -76,7 +78,9 @@ def answered(
         if error.errno not in _OF_FILES:
             raise
         return _answer(
-            MISTAKE, f"{error.filename}: cannot be used: {error.strerror}; choose another place or make room"
+            # What has no name is what the command prints to: its standard output, led to a file.
+            MISTAKE,
+            f"{error.filename or 'output'}: cannot be used: {error.strerror}; choose another place or make room",
         )
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
@@ -85,6 +89,24 @@ def answered(
     except KeyboardInterrupt:
         log.error(interrupted)
         return INTERRUPTED
+
+
+def _flush_output() -> None:
+    """Write what was printed now: when Python ends, it could no longer be answered that there is no room for it."""
+    if sys.stdout is None or sys.stdout.closed:
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()  # whoever read it wants no more
+    except OSError:
+        _discard_output()
+        raise
+
+
+def _discard_output() -> None:
+    """Keep Python from trying again, at its end, to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _answer(status: int, message: str) -> int:

@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 
-from robustflow.data import FolderOptions, PickleOptions, checks
+from robustflow.data import FolderOptions, PickleOptions, checks, prepare
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import write_png
+from robustflow.registry import DATASETS
 
 
 @pytest.fixture
@@ -18,6 +19,15 @@ def hr():
 
 def folder(gt, lq=None):
     return FolderOptions(mode="folder", dataroot_GT=str(gt), dataroot_LQ=None if lq is None else str(lq))
+
+
+def prepared_from(source):
+    prepare.prepare(source, source.with_name(f"{source.name}_prepared"))
+    return source.with_name(f"{source.name}_prepared")
+
+
+def prepared(source):
+    return DATASETS.parse({"mode": "prepared", "dataroot_GT": str(prepared_from(source))})
 
 
 def test_residual_is_zero_for_bicubic_only(hr):
@@ -39,6 +49,23 @@ def test_only_the_sets_in_use_are_compared_with_bicubic(hr, tmp_path, caplog):
         assert found == [f"datasets.{key}" for key in warned]
 
 
+@pytest.mark.parametrize("mode", ["folder", "prepared"])
+def test_pairs_of_every_mode_are_compared_with_bicubic(hr, tmp_path, caplog, mode):
+    for name, lr in (("same", downsample(hr[..., :32, :36], 4)), ("other", hr[..., :32:4, :36:4])):
+        write_png(tmp_path / name / "hr" / "a.png", hr)
+        write_png(tmp_path / name / "lr" / "ax4.png", lr)
+        roots = [tmp_path / name / part for part in ("hr", "lr")]
+        if mode == "prepared":
+            roots = [prepared_from(root) for root in roots]
+        pairs = DATASETS.parse(
+            {"mode": mode, **dict(zip(("dataroot_GT", "dataroot_LQ"), map(str, roots), strict=True))}
+        )
+        caplog.clear()
+        checks.warn({"train": pairs}, 4, used="train")
+        found = [message for message in caplog.messages if "not the bicubic LR image" in message]
+        assert len(found) == (name == "other")
+
+
 def test_files_that_are_learnt(hr, tmp_path, caplog):
     for index in range(5):
         write_png(tmp_path / "train" / f"{index}.png", hr.roll(index, 2))
@@ -51,10 +78,52 @@ def test_files_that_are_learnt(hr, tmp_path, caplog):
     assert message.count(".png (") == 3
 
 
+@pytest.mark.parametrize("which", ["train", "test_x", "both"])
+def test_prepared_images_are_compared_by_the_files_they_were_made_from(hr, tmp_path, caplog, which):
+    for index in range(3):
+        write_png(tmp_path / "train" / f"{index}.png", hr.roll(index, 2))
+    write_png(tmp_path / "test" / "a" / "new.png", hr.flip(0))
+    shutil.copy(tmp_path / "train" / "1.png", tmp_path / "test" / "a" / "again.png")
+    roots = {"train": tmp_path / "train", "test_x": tmp_path / "test"}
+    sets = {key: prepared(root) if which in (key, "both") else folder(root) for key, root in roots.items()}
+    caplog.clear()
+    checks.warn(sets, 4, used="test")
+    (message,) = caplog.messages
+    assert "datasets.test_x: 1 of 2 files are training files, too" in message
+    assert "again.png (" in message
+
+    caplog.clear()
+    write_png(tmp_path / "train" / "0.png", hr.flip(1))
+    write_png(tmp_path / "test" / "a" / "new.png", hr.flip(1).flip(0))
+    checks.warn(sets, 4, used="train")
+    expected = {"train": "1 of 3", "test_x": "1 of 2"}
+    for key in expected:
+        told = f"datasets.{key}: {expected[key]} images not compared with those of other sets" in caplog.text
+        assert told == (which in (key, "both"))
+    assert " files are training files, too" in caplog.text
+
+
+def test_prepared_images_whose_origin_is_gone_are_named(hr, tmp_path, caplog):
+    for name in ("train", "test"):
+        write_png(tmp_path / name / "0.png", hr)
+    training, test = prepared(tmp_path / "train"), folder(tmp_path / "test")
+    (tmp_path / "train").rename(tmp_path / "elsewhere")
+    caplog.clear()
+    checks.warn({"train": training, "test_x": test, "test_y": test}, 4, used="test")
+    (message,) = caplog.messages
+    assert "datasets.train: 1 of 1 images not compared with those of other sets" in message
+    assert str(tmp_path / "train") in message
+
+    caplog.clear()
+    checks.warn({"train": training, "val": DATASETS.parse({"mode": "bundled", "split": "test"})}, 4, used="train")
+    assert caplog.records == [], "there is nothing to compare them with"
+
+
 def test_sets_that_are_elsewhere_are_left_out(hr, tmp_path, caplog):
     write_png(tmp_path / "test" / "0.png", hr)
     files = PickleOptions(mode="LRHR_PKL", dataroot_GT=(str(tmp_path / "none.pkl"),))
-    for training in (folder(tmp_path / "none"), files):
+    nowhere = DATASETS.parse({"mode": "prepared", "dataroot_GT": str(tmp_path / "none")})
+    for training in (folder(tmp_path / "none"), files, nowhere):
         checks.warn({"train": training, "test_x": folder(tmp_path / "test")}, 4, used="test")
     assert caplog.records == []
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from robustflow import tasks
 from robustflow.data.bicubic import downsample
+from robustflow.tasks import FlowTask
 
 COUPLINGS = ["affine", {"type": "affine", "eps": 0.1}, "rq_spline"]
 SILENT = [
@@ -31,6 +32,18 @@ def test_srflow_adds_noise_to_the_hr_image_alone(make_options, images):
     # 6144 draws: the standard error of their std is 0.9 %, that of their mean 1.3 % of the std.
     assert noise.std().item() * 255 == pytest.approx(4 / math.sqrt(3), rel=0.04)
     assert noise.mean().abs() < 0.06 * noise.std()
+
+
+@pytest.mark.parametrize("model", ["SRFlow", "NCSR", "FS-NCSR"])
+def test_skipped_noise_is_drawn_alone(make_options, images, monkeypatch, model):
+    task = tasks.build(make_options(model, S=(0,) if model == "SRFlow" else (0, 1)))
+    drawn, skipped, by_default = (generator() for _ in range(3))
+    task.inputs(*(image.repeat(2, 1, 1, 1)[:3] for image in images), drawn)
+    FlowTask.skip_noise(task, *images, by_default, 3)
+    monkeypatch.setattr(task, "inputs", None)
+    task.skip_noise(*images, skipped, 3)
+    assert torch.equal(skipped.get_state(), drawn.get_state())
+    assert torch.equal(by_default.get_state(), drawn.get_state())
 
 
 def test_ncsr_adds_the_same_noise_to_both_images(make_options, images):

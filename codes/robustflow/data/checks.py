@@ -4,15 +4,17 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.data.folders import FileSource, pair_files
+from robustflow.data.folders import FileSource, FolderOptions, pair_files
 from robustflow.data.images import list_images, to_uint8
+from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions
+from robustflow.data.prepared import Index, PreparedOptions, is_current, read_index
 from robustflow.data.source import Source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
@@ -24,6 +26,7 @@ _PAIRS = 3
 # Of 255. Rounding and other bicubic filters with antialiasing stay below it; other filters, without antialiasing,
 # shifted or compressed by JPEG, do not.
 _LARGEST_RESIDUAL = 1.0
+_OF_FILES = (FolderOptions, ImageFolderOptions, PatchFolderOptions)  # folders of image files, paired by name
 _SHOWN = 3
 _COMPARED = 2**16  # bytes at each end of a file
 
@@ -39,9 +42,7 @@ def warn(datasets: Mapping[str, DatasetOptions], scale: int, *, used: str) -> No
     for key, dataset in datasets.items():
         if key.startswith(used) or (used == "train" and key == "val"):
             _warn_of_other_lr(key, dataset, scale)
-    for key in datasets:
-        if key != "train" and "train" in datasets:
-            _warn_of_overlap(key, datasets[key], datasets["train"])
+    _warn_of_overlaps({key: dataset for key, dataset in datasets.items() if _root(dataset) is not None})
 
 
 def residual(hr: Tensor, lr: Tensor, scale: int) -> float:
@@ -73,26 +74,39 @@ def _warn_of_other_lr(key: str, dataset: DatasetOptions, scale: int) -> None:
 def _first_pairs(dataset: DatasetOptions, scale: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, HR and LR image of the first pairs of files; none where LR images are made."""
     gt, lq = (getattr(dataset, name, None) for name in ("dataroot_GT", "dataroot_LQ"))
-    if isinstance(gt, str) and isinstance(lq, str):
+    if gt is None or lq is None:
+        return
+    if type(dataset) in _OF_FILES:
+        # The source itself would read the headers of all files.
         files = pair_files(Path(gt), Path(lq), scale)[:_PAIRS]
         source: Source = FileSource(files, [f"{small} beside {large}" for large, small in files], scale)
-    elif gt is not None and lq is not None:
-        source = DATASETS.build(dataset, scale=scale)
     else:
-        return
+        source = DATASETS.build(dataset, scale=scale)
     for index in range(min(_PAIRS, len(source))):
         hr, lr = source.pair(index)
         if hr is not None and lr is not None:
             yield source.names[index], hr, lr
 
 
-def _warn_of_overlap(key: str, dataset: DatasetOptions, training: DatasetOptions) -> None:
-    """Warn of files of a set that are training files, too."""
+def _root(dataset: DatasetOptions) -> str | Sequence[str] | None:
+    """Where the user's HR images are; None for those that come with robustflow, and for LR images alone."""
+    root: str | Sequence[str] | None = getattr(dataset, "dataroot_GT", None)
+    return root
+
+
+def _warn_of_overlaps(datasets: Mapping[str, DatasetOptions]) -> None:
+    """Warn of files of HR images that are training files, too, and of images that cannot be compared with those."""
+    others = [key for key in datasets if key != "train"]
+    learnt = _files("train", datasets["train"]) if "train" in datasets and others else []
+    for key in others if learnt else []:
+        _warn_of_overlap(key, _files(key, datasets[key]), learnt)
+
+
+def _warn_of_overlap(key: str, files: list[Path], learnt: list[Path]) -> None:
     try:
-        files, learnt = list(_files(dataset)), list(_files(training))
         same = _same_files(files, learnt)
-    except (UserError, OSError):
-        # A set that is not here is not used here; if it is, whoever opens it says what is wrong.
+    except OSError:
+        # Whoever opens the set says what is wrong.
         return
     if same:
         shown = ", ".join(f"{file} ({of_training})" for file, of_training in same[:_SHOWN])
@@ -102,13 +116,28 @@ def _warn_of_overlap(key: str, dataset: DatasetOptions, training: DatasetOptions
         )
 
 
-def _files(dataset: DatasetOptions) -> Iterator[Path]:
-    """Files of HR images; none for data that are in no files of the user's."""
-    root = getattr(dataset, "dataroot_GT", None)
-    if isinstance(root, str):
-        yield from list_images(root)
-    elif root is not None:
-        yield from map(Path, root)
+def _files(key: str, dataset: DatasetOptions) -> list[Path]:
+    """Files of HR images, as the user has them; none of a set that is not here: it is not used here."""
+    root = _root(dataset)
+    try:
+        if isinstance(dataset, PreparedOptions):
+            return _originals(key, read_index(Path(str(root))))
+        return list_images(root) if isinstance(root, str) else [Path(file) for file in root or ()]
+    except (UserError, OSError):
+        return []
+
+
+def _originals(key: str, index: Index) -> list[Path]:
+    """Files that images were prepared from, those that are still as they were; warn of the others."""
+    origin = Path(index.origin)
+    kept = [entry for entry in index.images if is_current(entry, origin)] if origin.is_dir() else []
+    if len(kept) < len(index.images):
+        log.warning(
+            "datasets.%s: %d of %d images not compared with those of other sets: the files they were prepared from are "
+            "no longer in %s, or changed",
+            *(key, len(index.images) - len(kept), len(index.images), origin),
+        )
+    return [origin / entry.image for entry in kept]
 
 
 def _same_files(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]:

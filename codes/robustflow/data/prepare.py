@@ -4,6 +4,7 @@ import argparse
 import io
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -19,9 +20,9 @@ from tqdm import tqdm
 from robustflow import exit_status
 from robustflow.data.folders import unique_names
 from robustflow.data.images import _is_16_bit, image_size, list_images, read_image
-from robustflow.data.prepared import INDEX, Entry, Index, is_current, is_whole, read_index
+from robustflow.data.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
 from robustflow.errors import UserError
-from robustflow.files import write_atomically
+from robustflow.files import remove_leftovers, require_inside, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,9 @@ def prepare(source: Path, destination: Path, workers: int = 0) -> None:
     missing = [image for image in images if image not in kept]
     _require_space(source, missing, destination)
     try:
+        # Before the first index without them is written: a call that is interrupted would forget them.
+        _remove_stale(destination, earlier, images)
         _write_all(source, destination, images, kept, missing, workers)
-        for file in {entry.file for entry in earlier} - {entry.file for entry in kept.values()}:
-            _target(destination, file).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{error.filename or destination}: cannot be used: {error.strerror}; make room or choose another "
@@ -83,8 +84,8 @@ def _write_all(
 ) -> None:
     """Write the missing images and add them to those done; the index is complete once all are."""
     _write_index(source, destination, images, done)
-    for leftover in destination.rglob(".*.npy.????????"):
-        leftover.unlink()
+    for folder, _, _ in os.walk(destination):
+        remove_leftovers(Path(folder), rf".+\.npy|{re.escape(INDEX)}")
     decoded = DataLoader(
         _Decoding(source, destination, missing),
         batch_size=None,
@@ -134,7 +135,8 @@ class _Decoding(Dataset[Entry | Exception]):
             dtype=pixels.dtype.name,
             file_bytes=encoded.tell(),
         )
-        write_atomically(_target(self._destination, entry.file), encoded.getvalue())
+        require_inside(self._destination, entry.file)
+        write_atomically(self._destination / entry.file, encoded.getvalue())
         return entry
 
 
@@ -167,12 +169,11 @@ def _earlier(destination: Path) -> list[Entry]:
     return []
 
 
-def _target(destination: Path, file: str) -> Path:
-    """Where to write a file. UserError if a link leads out of the folder."""
-    target = destination / file
-    if not target.resolve().is_relative_to(destination.resolve()):
-        raise UserError(f"{target}: expected a place below {destination}, got a link to {target.resolve()}; remove it")
-    return target
+def _remove_stale(destination: Path, earlier: Sequence[Entry], images: Sequence[str]) -> None:
+    """Remove the files of an earlier call that none of the images will have. UserError if a link leads elsewhere."""
+    for file in {entry.file for entry in earlier} - {file_of(image) for image in images}:
+        require_inside(destination, file)
+        (destination / file).unlink(missing_ok=True)
 
 
 def _require_space(source: Path, images: list[str], destination: Path) -> None:

@@ -30,6 +30,11 @@ VERSION: Final = 1
 COMMAND = "python -m robustflow.data.prepare"
 
 
+def file_of(image: str) -> str:
+    """Path of an image's NumPy file below the folder of the index."""
+    return PurePosixPath(image).with_suffix(".npy").as_posix()
+
+
 class Entry(Options):
     """One image in an index."""
 
@@ -44,7 +49,7 @@ class Entry(Options):
     @property
     def file(self) -> str:
         """Path of the NumPy file below the folder of the index."""
-        return PurePosixPath(self.image).with_suffix(".npy").as_posix()
+        return file_of(self.image)
 
     @property
     def offset(self) -> int:

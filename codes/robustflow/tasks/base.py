@@ -121,7 +121,7 @@ class FlowTask(Task):
         return self.likelihood(network, gt, lr, generator).bits_per_dim.mean()
 
     def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
-        """Draw the noise of n images, as ``inputs`` does, image by image."""
+        """Make the inputs of n images and forget them; a subclass that can draws their noise alone."""
         for _ in range(n):
             self.inputs(gt[:1], lr[:1], generator)
 

@@ -123,6 +123,11 @@ class SuperResolution(FlowTask):
             return FlowInputs(x, lr, None)
         return FlowInputs(x, lr + downsample(noise, self.scale), noise)
 
+    def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
+        """Draw the noise of n images of the size of those of gt (b, 3, H, W)."""
+        for _ in range(n):
+            self.noise.draw_one(gt.shape[1:], generator)
+
     def image(self, x: Tensor, lr: Tensor) -> Tensor:
         """Make the image (n·b, 3, H, W) of a decoded x; not clamped."""
         if not self.frequency_separation:
