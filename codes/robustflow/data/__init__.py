@@ -8,6 +8,7 @@ from robustflow.data.bundled import BundledOptions, BundledSource
 from robustflow.data.degrade import Enhancement
 from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
 from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
+from robustflow.data.low_light import BundledLowLightOptions, BundledLowLightSource, LoLOptions, LoLv2Options
 from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions, PickleOptions, PickleSource, open_patches
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
@@ -15,6 +16,8 @@ from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
 
 __all__ = [
+    "BundledLowLightOptions",
+    "BundledLowLightSource",
     "BundledOptions",
     "BundledSource",
     "EvaluationItem",
@@ -22,6 +25,8 @@ __all__ = [
     "FileSource",
     "FolderOptions",
     "ImageFolderOptions",
+    "LoLOptions",
+    "LoLv2Options",
     "PatchFolderOptions",
     "PickleOptions",
     "PickleSource",
