@@ -9,6 +9,7 @@ from robustflow.data.cuts import Cut, collate
 from robustflow.data.degrade import Enhancement
 from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
 from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
+from robustflow.data.low_light import BundledLowLightOptions, BundledLowLightSource, LoLOptions, LoLv2Options
 from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions, PickleOptions, PickleSource, open_patches
 from robustflow.data.prepared import PreparedOptions, PreparedSource, open_prepared
 from robustflow.data.source import Source, register_source
@@ -17,6 +18,8 @@ from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
 
 __all__ = [
+    "BundledLowLightOptions",
+    "BundledLowLightSource",
     "BundledOptions",
     "BundledSource",
     "Cut",
@@ -25,6 +28,8 @@ __all__ = [
     "FileSource",
     "FolderOptions",
     "ImageFolderOptions",
+    "LoLOptions",
+    "LoLv2Options",
     "PatchFolderOptions",
     "PickleOptions",
     "PickleSource",
