@@ -262,8 +262,10 @@ class RunOptions(Options):
     """All options of one run."""
 
     name: RunName = Field(description="Names the folders in experiments/ and results/.")
-    model: Model = Field(description="Task and model: SRFlow, NCSR, FS-NCSR, or RRDB (pretrain the encoder alone).")
-    scale: Literal[2, 4, 8] = Field(4, description="Super-resolution factor.")
+    model: Model = Field(
+        description="Task and model: SRFlow, NCSR, FS-NCSR, LLFlow, or RRDB (pretrain the encoder alone)."
+    )
+    scale: Literal[1, 2, 4, 8] = Field(4, description="Super-resolution factor; 1: of one size (LLFlow).")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="auto (CUDA if there is one), cpu, cuda or cuda:N."
     )
@@ -321,6 +323,7 @@ class RunOptions(Options):
                     yield f"datasets.{key}.{name}", f"expected in {use} only; it has no effect here, remove it"
             yield from dataset.contradictions(self)
         yield from self._memory_contradictions()
+        yield from self.network_G.encoder.contradictions(self)
         yield from self.model.contradictions(self)
 
     def _memory_contradictions(self) -> Iterator[tuple[str, str]]:
