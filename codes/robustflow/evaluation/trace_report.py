@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
-from robustflow import data
+from robustflow import data, tasks
 from robustflow.data import EvaluationSet
 from robustflow.evaluation import audit, ood, trace, trace_plot
 from robustflow.evaluation.records import to_json
@@ -52,7 +52,8 @@ def _with_reference(options: RunOptions, sets: Mapping[str, EvaluationSet]) -> t
     if "val" not in options.datasets:
         return next(iter(sets)), dict(sets)
     name = options.datasets["val"].name or "validation"
-    return name, {name: data.build_evaluation(options.datasets["val"], options.scale), **sets}
+    whole = tasks.build(options).whole_image_condition
+    return name, {name: data.build_evaluation(options.datasets["val"], options.scale, whole), **sets}
 
 
 def _traced(

@@ -80,6 +80,11 @@ class Task(ABC):
         """
         return image
 
+    @property
+    def whole_image_condition(self) -> Callable[[Tensor], Tensor] | None:
+        """``condition_of`` if it adds to the image; None: data may cut, alter or make LR images as they come."""
+        return None if self.condition_channels == 3 else self.condition_of
+
     def encoder_input(self, lr: Tensor) -> Tensor:
         """What the encoder reads, made pixel by pixel of ``lr`` (b, condition_channels, h, w), in [0, 1]."""
         return lr

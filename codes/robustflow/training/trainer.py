@@ -134,8 +134,9 @@ def _prepare(options: RunOptions) -> tuple[_Run, Path | None]:
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
     seed, scale = options.train.manual_seed, options.scale
-    crops = data.build_training(options.datasets["train"], scale, seed)
-    validation = data.build_evaluation(options.datasets["val"], scale) if "val" in options.datasets else None
+    whole = tasks.build(options).whole_image_condition
+    crops = data.build_training(options.datasets["train"], scale, seed, whole)
+    validation = data.build_evaluation(options.datasets["val"], scale, whole) if "val" in options.datasets else None
     options = _fitting(options)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(seed)
@@ -275,7 +276,7 @@ def _picture(task: Task, network: nn.Module, item: data.EvaluationItem, options:
     drawn = draw_samples(
         task,
         network,
-        item.lr.to(device),
+        item.condition.to(device),
         name=item.name,
         heats=options.val.heats[-1:],
         n=1,
