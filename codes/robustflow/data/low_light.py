@@ -13,7 +13,8 @@ from robustflow.data.folders import FileSource, _by_stem, _require_partners, _wi
 from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
-from robustflow.options.schema import DatasetOptions, Finite
+from robustflow.options.schema import DatasetOptions
+from robustflow.options.values import Finite, PathText
 
 # Folders of (low light, normal light) below the root.
 _LOL = {"train": ("our485/low", "our485/high"), "test": ("eval15/low", "eval15/high")}
@@ -26,7 +27,7 @@ class LoLOptions(DatasetOptions):
     """LOL (Wei et al., BMVC 2018): `our485/{low,high}` to train, `eval15/{low,high}` to test."""
 
     mode: Literal["LoL"]
-    root: str = Field(description="Folder that holds our485 and eval15.")
+    root: PathText = Field(description="Folder that holds our485 and eval15.")
     split: Literal["train", "test"] = Field("train", description="train: our485; test: eval15.")
 
 
@@ -41,7 +42,7 @@ class LoLv2Options(DatasetOptions):
     """VE-LOL, also called LOL-v2 (Yang et al., TIP 2021): `{Synthetic,Real_captured}/{Train,Test}/{Low,Normal}`."""
 
     mode: Literal["LoL_v2"]
-    root: str = Field(description="Folder that holds Synthetic and Real_captured.")
+    root: PathText = Field(description="Folder that holds Synthetic and Real_captured.")
     subset: Literal["Synthetic", "Real_captured"] = Field(description="Which of the two.")
     split: Literal["train", "test"] = Field("train", description="Which part of it.")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import data, distributed, exit_status
+from robustflow import data, distributed, exit_status, tasks
 from robustflow.data import checks
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
@@ -143,8 +143,9 @@ def _warn_of_strange_inputs(found: list[Record], score: ood.OODScore | None, cou
 
 
 def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.EvaluationSet]:
+    whole = tasks.build(options).whole_image_condition
     if input_path is not None:
-        return {"input": data.evaluation_of_folder(input_path, options.scale)}
+        return {"input": data.evaluation_of_folder(input_path, options.scale, whole)}
     chosen = {key: dataset for key, dataset in options.datasets.items() if key.startswith("test")}
     if not chosen:
         raise UserError("datasets: expected at least one whose name begins with test, or --input, found neither")
@@ -153,7 +154,7 @@ def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.Ev
         name = dataset.name or key
         if name in sets:
             raise UserError(f"datasets.{key}.name: '{name}' names two data sets")
-        sets[name] = data.build_evaluation(dataset, options.scale)
+        sets[name] = data.build_evaluation(dataset, options.scale, whole)
     return sets
 
 

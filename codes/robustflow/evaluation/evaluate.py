@@ -112,7 +112,7 @@ class Evaluator:
         if self.folder is None or self.common is None:
             return self._evaluated(dataset, item, "", bar)
         own = {"dataset": dataset, "image": item.name, "lr_altered": item.lr_altered}
-        fingerprint = records.fingerprint({**self.common, **own}, item.lr, item.gt)
+        fingerprint = records.fingerprint({**self.common, **own}, item.condition, item.gt)
         record = records.read(self.folder, dataset, item.name, fingerprint)
         if record is None or not self._has_pictures(record):
             # Nothing of an older evaluation may stay beside what is made now.
@@ -132,7 +132,7 @@ class Evaluator:
 
     @torch.no_grad()
     def _evaluated(self, dataset: str, item: EvaluationItem, fingerprint: str, bar: tqdm) -> Record:
-        lr, o = item.lr.to(self.device), self.options
+        condition, o = item.condition.to(self.device), self.options
         measured = _Measured(self, dataset, item)
         self._write(dataset, f"{item.name}_lr", item.lr)
         if item.gt is not None:
@@ -142,7 +142,7 @@ class Evaluator:
         drawn = draw_samples(
             self.task,
             self.network,
-            lr,
+            condition,
             name=item.name,
             heats=o.heats,
             n=o.n_sample,
@@ -159,13 +159,15 @@ class Evaluator:
             rows[-len(samples) :], heats[heat_key(heat)] = measured.together(rows[-len(samples) :], samples)
             self._write_maps(dataset, f"{item.name}_t{heat_key(heat)}", samples)
         bits_per_dim, latents = self._likelihood(item)
-        score = None if self.score is None else self._ood(lr)
-        size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
+        score = None if self.score is None else self._ood(condition)
+        size = (item.lr.shape[-2] * self.scale, item.lr.shape[-1] * self.scale)
         return Record(fingerprint, dataset, item.name, size, bits_per_dim, score, latents, rows, heats)
 
-    def _ood(self, lr: Tensor) -> float:
+    def _ood(self, condition: Tensor) -> float:
         assert self.score is not None
-        return float(self.score.of_image(self.task.encoder(self.network), lr).mean())
+        return float(
+            self.score.of_image(self.task.encoder(self.network), condition, read=self.task.encoder_input).mean()
+        )
 
     def _likelihood(self, item: EvaluationItem) -> tuple[float | None, Latents | None]:
         if item.gt is None:
@@ -174,7 +176,7 @@ class Evaluator:
         height, width = (side - side % multiple for side in item.gt.shape[-2:])
         if height == 0 or width == 0:
             return None, None
-        gt, lr = item.gt[..., :height, :width], item.lr[..., : height // self.scale, : width // self.scale]
+        gt, lr = item.gt[..., :height, :width], item.condition[..., : height // self.scale, : width // self.scale]
         generator = torch.Generator().manual_seed(derive_seed(self.options.seed, item.name, "bits_per_dim"))
         found = self.task.likelihood(self.network, gt[None].to(self.device), lr[None].to(self.device), generator)
         if found is None:

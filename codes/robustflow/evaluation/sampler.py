@@ -35,7 +35,7 @@ def draw_samples(
     Args:
         task: Knows how samples become images.
         network: In eval mode.
-        lr: LR image (3, h, w), in [0, 1], of any size.
+        lr: LR image (3, h, w), or what the task makes of it, see `Task.condition_of`; in [0, 1], of any size.
         name: Name of the image; part of the latents' seeds.
         heats: Temperatures. Work on the condition is done once for all of them; all use the same latents, scaled.
         n: Samples per temperature.
@@ -57,7 +57,7 @@ def strip(task: Task, network: nn.Module, item: EvaluationItem, scale: int, opti
     drawn = draw_samples(
         task,
         network,
-        item.lr.to(device),
+        item.condition.to(device),
         name=item.name,
         heats=options.heats[-1:],
         n=1,

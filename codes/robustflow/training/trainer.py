@@ -211,8 +211,9 @@ def _prepare(options: RunOptions, processes: Processes) -> tuple[_Run, Path | No
         raise UserError("datasets.train: expected a training set, got none")
     processes.share_of(options.datasets["train"].batch_size)
     seed, scale = options.train.manual_seed, options.scale
-    crops = data.build_training(options.datasets["train"], scale, seed)
-    validation = data.build_evaluation(options.datasets["val"], scale) if "val" in options.datasets else None
+    whole = tasks.build(options).whole_image_condition
+    crops = data.build_training(options.datasets["train"], scale, seed, whole)
+    validation = data.build_evaluation(options.datasets["val"], scale, whole) if "val" in options.datasets else None
     experiment = Path(options.path.experiments) / options.name
     state = processes.on_main(checkpoint.find, experiment, options.path.resume_state)
     options = processes.on_main(_fitting, options, state)
