@@ -14,10 +14,11 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def options(model="LLFlow", *, scale=1, encoder="low_light", coupling="affine", **flow):
+def options(model="LLFlow", *, scale=1, encoder="low_light", coupling="affine", protocol=None, **flow):
     flow = {"K": 1, "L": 3, "hidden_channels": 8, "coupling": coupling, "split": {"enable": False}, **flow}
     network = {"encoder": encoder, "nf": 8, "nb": 1, "gc": 4, "flow": flow}
-    return RunOptions.model_validate({"name": "tiny", "model": model, "scale": scale, "network_G": network})
+    val = {"protocol": protocol or ("llflow" if scale == 1 else "robustness")}
+    return RunOptions.model_validate({"name": "tiny", "model": model, "scale": scale, "network_G": network, "val": val})
 
 
 def model(kind="LLFlow", **changed):
@@ -202,6 +203,8 @@ def test_tiles_change_nothing():
     ("changed", "key"),
     [
         ({"scale": 4}, "scale"),
+        ({"protocol": "robustness"}, "val.protocol"),
+        ({"model": "SRFlow", "scale": 4, "protocol": "llflow"}, "val.protocol"),
         ({"encoder": "RRDB"}, "network_G.encoder"),
         ({"S": 1}, "network_G.flow.S"),
         ({"split": {"enable": True}}, "network_G.flow.split.enable"),

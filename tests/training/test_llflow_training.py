@@ -32,7 +32,7 @@ def options(tmp_path):
         "network_G": {"encoder": "low_light", "nf": 8, "nb": 1, "gc": 4, "flow": FLOW},
         "path": {"experiments": str(tmp_path / "experiments")},
         "train": {"niter": 3, "val_freq": 3, "ood_patches": 10, "micro_batch": 1},
-        "val": {"heats": (0.0, 0.9), "n_sample": 2},
+        "val": {"protocol": "llflow", "heats": (0.0, 0.9), "n_sample": 2},
     }
     options = RunOptions.model_validate(values)
     assert not list(options.contradictions(options))

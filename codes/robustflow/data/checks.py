@@ -37,7 +37,7 @@ def warn(datasets: Mapping[str, DatasetOptions], scale: int, *, used: str) -> No
         used: "train" (validation is used then, too) or "test".
     """
     for key, dataset in datasets.items():
-        if key.startswith(used) or (used == "train" and key == "val"):
+        if scale > 1 and (key.startswith(used) or (used == "train" and key == "val")):
             _warn_of_other_lr(key, dataset, scale)
     for key in datasets:
         if key != "train" and "train" in datasets:

@@ -13,7 +13,7 @@ from robustflow import data, distributed, exit_status, tasks
 from robustflow.data import checks
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
-from robustflow.evaluation import ood, report, report_html, trace_report
+from robustflow.evaluation import enhancement, ood, report, report_html, trace_report
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
@@ -165,15 +165,19 @@ def _protocol(
     score: ood.OODScore | None,
 ) -> dict[str, Any]:
     val = options.val.model_dump(mode="json")
-    for key in ("save_images", "sample_batch"):
+    for key in ("save_images", "sample_batch", *(["lr_psnr_reference"] if options.val.same_size else [])):
         val.pop(key)
+    lr_psnr = {
+        "lr_psnr_reference": options.val.lr_reference,
+        "lr_psnr": LR_REFERENCES[options.val.lr_reference],
+    }
     common = {
         **PROTOCOL,
+        **(enhancement.TEXTS if options.val.same_size else {}),
         "precision": options.precision,
         **val,
         "quantize": options.val.rounding,
-        "lr_psnr_reference": options.val.lr_reference,
-        "lr_psnr": LR_REFERENCES[options.val.lr_reference],
+        **({} if options.val.same_size else lr_psnr),
         **(
             {"lpips": NO_LPIPS, "diversity_score": NO_LPIPS}
             if isinstance(lpips, perceptual.NotComputed)

@@ -140,7 +140,7 @@ class Ranker:
     def _failures(self, lr: Tensor, name: str) -> tuple[bool, bool, float]:
         """Whether any sample has a pixel error, whether all are finite, the largest residual."""
         lr, val = lr.to(self.device), self.val
-        upsampled = upsample(lr[:3].double(), self.score.scale).to(lr)
+        upsampled = lr[:3] if val.same_size else upsample(lr.double(), self.score.scale).to(lr)
         drawn = draw_samples(
             self.task,
             self.network,
@@ -222,6 +222,8 @@ def _checked_side(patch: int | None, score: ood.OODScore) -> int:
 def _sets(options: RunOptions, folder: Path | None, enhance: Enhancement | None) -> dict[str, data.EvaluationSet]:
     """Whole images: patches are cut from all of each image, not from the fixed crops of a set."""
     if folder is not None:
+        if options.val.same_size:
+            return _inputs(options, folder, enhance)
         # Folders of HR images are often all named HR.
         name = "/".join(folder.resolve().parts[-2:]) + ("" if enhance is None else f", enhanced ({enhance})")
         source: data.Source = data.open_folders(str(folder), None, options.scale)
@@ -242,6 +244,14 @@ def _sets(options: RunOptions, folder: Path | None, enhance: Enhancement | None)
     return sets
 
 
+def _inputs(options: RunOptions, folder: Path, enhance: Enhancement | None) -> dict[str, data.EvaluationSet]:
+    """Images of a folder as inputs: none are made from others where input and output are of one size."""
+    if enhance is not None:
+        raise UserError("--enhance: expected none with scale 1: it filters images that inputs are made from")
+    whole = tasks.build(options).whole_image_condition
+    return {"/".join(folder.resolve().parts[-2:]): data.evaluation_of_folder(folder, options.scale, whole)}
+
+
 def _protocol(options: RunOptions, score: ood.OODScore, side: int, enhance: Enhancement | None) -> dict[str, Any]:
     return {
         "score": "squared Mahalanobis distance of the encoder's taps, averaged over the patch, to training patches",
@@ -252,7 +262,9 @@ def _protocol(options: RunOptions, score: ood.OODScore, side: int, enhance: Enha
         "n_sample": options.val.n_sample,
         "seed": options.val.seed,
         "pixel_error": f"any pixel of any float sample outside {list(PIXEL_RANGE)}, before clamping",
-        "lr": "cut from the LR image of the whole image; MATLAB bicubic where none is given",
+        "lr": "cut from the whole input"
+        if options.val.same_size
+        else "cut from the LR image of the whole image; MATLAB bicubic where none is given",
         "enhance": enhance,
         "fitted": score.described(),
     }

@@ -212,6 +212,8 @@ def _low_light(tree: Node) -> Iterator[Note]:
     if model is None or model.value != "LLFlow":
         return
     _put(tree, ("network_G", "encoder"), Node("low_light", model.source))
+    if _get(tree, ("val", "protocol")) is None:
+        _put(tree, ("val", "protocol"), Node("llflow", model.source))
     data = _take(tree, ("dataset",))
     for path in _paths(tree, ("datasets", "*", "mode")):
         if data is not None and _get(tree, path) is None:

@@ -290,6 +290,14 @@ class RunOptions(Options):
             )
         if 0 < self.train.ood_patches < 10:
             yield "train.ood_patches", f"expected 0 or at least 10, got {self.train.ood_patches}"
+        yield from self._protocol_contradictions()
+
+    def _protocol_contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.val.same_size != (self.scale == 1):
+            expected = "llflow" if self.scale == 1 else "another"
+            yield "val.protocol", f"expected {expected} with scale {self.scale}, got {self.val.protocol}"
+        elif self.val.same_size and self.val.lr_psnr_reference is not None:
+            yield "val.lr_psnr_reference", "expected none with protocol llflow: there is no LR-PSNR, remove it"
         if self.val.tile is None and self.val.tile_overlap is not None:
             yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
 

@@ -29,6 +29,12 @@ class LLFlowOptions(Options):
             yield "scale", f"expected 1 with model LLFlow, got {root.scale}: input and output are of one size"
         if root.network_G.encoder.type == "RRDB":
             yield "network_G.encoder", "expected low_light with model LLFlow, got RRDB, which reads 3 channels"
+        for key, dataset in root.datasets.items():
+            if dataset.enhance is not False:
+                yield (
+                    f"datasets.{key}.enhance",
+                    "expected false with model LLFlow: inputs are given, not made of others",
+                )
         if max(root.network_G.flow.S) > 0:
             yield "network_G.flow.S", "expected 0: LLFlow has no noise coupling"
 

@@ -369,7 +369,8 @@ def _validate(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentine
     drawn, finite = (sum(of_heat[key] for of_heat in summary["heats"].values()) for key in ("n_samples", "n_finite"))
     scalars = {"bits_per_dim": summary["bits_per_dim"], "non_finite_samples": drawn - finite}
     for heat, values in summary["heats"].items():
-        scalars |= {f"{key}_t{heat}": values[key] for key in ("psnr", "lr_psnr_mean", "pixel_error_pct", "inf_pct")}
+        figures = ("psnr", "psnr_gtmean", "lr_psnr_mean", "pixel_error_pct", "inf_pct")
+        scalars |= {f"{key}_t{heat}": values.get(key) for key in figures}
     if run.processes.main:
         logbook.validation(iteration, scalars, strip(task, network, items[0], options.scale, options.val))
     run.network.train()
