@@ -145,7 +145,11 @@ def measured(dataset: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[Me
     by_heat = list(lines(dataset).values())
     keys = [key for key in {key: None for values in by_heat for key in values} if not _is_count(key)]
     keys = [key for key in keys if all(not isinstance(values.get(key), list | dict) for values in by_heat)]
-    return [Measured(*heading(key), *_values(key, by_heat, protocol_of(key, protocol))) for key in keys]
+    found = [Measured(*heading(key), *_values(key, by_heat, protocol_of(key, protocol))) for key in keys]
+    if not same_size({"protocol": protocol}):
+        return found
+    # What the protocol does not have stands in metrics.json as null, all the same.
+    return [one for one in found if any(value.text != cell(None) for value in one.values)]
 
 
 def _values(key: str, by_heat: Sequence[Mapping[str, Any]], how: str) -> tuple[tuple[Figure, ...], str]:
