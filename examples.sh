@@ -55,12 +55,15 @@ lowlight() {
     local coupling job jobs=()
     # Side by side, a core each: networks as small as these gain little from a second one.
     export OMP_NUM_THREADS=1 TQDM_DISABLE=1
-    trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+    # Process groups of their own, to be ended as a whole.
+    set -m
+    trap 'for job in $(jobs -p); do kill -INT -- "-$job" 2> /dev/null || true; done' EXIT
     for coupling in affine rq_spline; do
-        lowlight_run $coupling 2>&1 | sed -u "s/^/$coupling: /" >&2 &
+        lowlight_run $coupling 2>&1 | (trap '' INT; exec sed -u "s/^/$coupling: /" >&2) &
         jobs+=($!)
     done
     for job in "${jobs[@]}"; do wait "$job"; done
+    set +m
     local runs=(results/lowlight_runs/{affine,rq_spline})
     python -m robustflow.evaluation.ood plot "${runs[@]}" --pooled --output results/lowlight/ood.png
     python -m robustflow.evaluation.compare "${runs[@]}" --output results/lowlight

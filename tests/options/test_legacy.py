@@ -295,6 +295,7 @@ def test_llflow(low_light, coupling, kind, tmp_path, caplog):
         options = load(low_light(coupling))
     network = options.network_G
     assert options.model.model_dump() == {"type": "LLFlow", "train_gt_ratio": 0.2}
+    assert options.val.protocol == "llflow"
     assert (options.scale, network.encoder.type, network.flow.coupling.type) == (1, "low_light", kind)
     assert (network.nf, network.nb, network.flow.K, network.flow.n_splits) == (32, 4, 4, 0)
     assert network.flow.stackRRDB.blocks == (1,)
