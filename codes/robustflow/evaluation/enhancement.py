@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from robustflow.data.images import to_uint8
@@ -60,4 +61,4 @@ def measured(row: Row, sample: Tensor, gt: Tensor | None, crop: int, *, truncate
 def mean_of(samples: Tensor) -> Tensor:
     """Scheme 2: the mean of samples (n, 3, H, W), not clamped: (3, H, W), not finite where one of them is not."""
     # In double precision, finite samples have a finite mean.
-    return samples.double().mean(0).to(samples)
+    return samples.mean(0, dtype=torch.float64).to(samples)
