@@ -131,7 +131,7 @@ def test_gallery_shows_the_worst_sample_of_the_worst_image(folders):
     shown = gallery.choose(folders, "inside", n=2)
     assert [(row.dataset, row.image) for row in shown] == [("inside", "a"), ("inside", "b"), (OUTSIDE, "sub/b")]
     assert [file.name for file in shown[-1].samples] == ["b_t0.9_01.png", "b_t0.9_02.png"]
-    assert shown[-1].residuals[0] == math.inf
+    assert shown[-1].texts[0] == "max residual infinite"
 
 
 def test_gallery_picture_holds_the_samples(folders, tmp_path):

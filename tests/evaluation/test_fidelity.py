@@ -9,6 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import to_uint8
+from robustflow.evaluation.metrics import fidelity
 from robustflow.evaluation.metrics.fidelity import lr_psnr, luma, psnr, psnr_y, ssim, ssim_y
 from robustflow.evaluation.metrics.robustness import Failures
 from robustflow.evaluation.records import OfHeat, Row
@@ -143,3 +144,26 @@ def test_published_rounding():
     case = torch.load(GOLDEN, weights_only=True)["test_rgb"]
     assert torch.equal(to_uint8(case["t"], truncate=True).permute(1, 2, 0), case["rgb_truncating"])
     assert torch.equal(to_uint8(case["t"]).permute(1, 2, 0).flip(-1), case["tensor2img_bgr_rounding"])
+
+
+def test_brightness_of_the_reference():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.rand(3, 20, 20, generator=generator)
+    dark = 0.3 * reference
+    torch.testing.assert_close(fidelity.with_mean_of(dark, reference), reference)
+    # Against OpenCV's grey values, not the plain mean over channels.
+    red = torch.zeros(3, 4, 4)
+    red[0] = 0.2
+    found = fidelity.with_mean_of(red, torch.full((3, 4, 4), 0.1))
+    assert float(found[0, 0, 0]) == pytest.approx(0.1 / 0.299, rel=1e-5)
+    assert torch.equal(fidelity.with_mean_of(torch.zeros(3, 4, 4), reference[:, :4, :4]), torch.zeros(3, 4, 4))
+
+
+def test_grey_ssim_equals_that_of_grey_images():
+    generator = torch.Generator().manual_seed(0)
+    image, other = (torch.randint(0, 256, (3, 16, 18), generator=generator).to(torch.uint8) for _ in range(2))
+    grey, other_grey = (fidelity.grey(one)[0].numpy() for one in (image, other))
+    expected = structural_similarity(
+        grey, other_grey, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    assert fidelity.ssim_grey(image, other) == pytest.approx(expected, abs=1e-6)

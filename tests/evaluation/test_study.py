@@ -1,12 +1,14 @@
 import math
 
-from robustflow.evaluation import study
+from robustflow.evaluation import report, study
 
 
 def result(bits_per_dim, psnr, residual):
-    keys = set(study.COLUMNS) - {"bits_per_dim"}
+    protocol = {"protocol": "robustness"}
+    keys = {*report.columns_of({"protocol": protocol}), *study.FURTHER} - {"bits_per_dim"}
     of_heat = {**dict.fromkeys(keys, 0.0), "psnr": psnr, "max_residual": residual, "lpips": None}
-    return {"datasets": {"set": {"n_images": 2, "bits_per_dim": bits_per_dim, "heats": {"0.9": of_heat}}}}
+    dataset = {"n_images": 2, "bits_per_dim": bits_per_dim, "heats": {"0.9": of_heat}}
+    return {"protocol": protocol, "datasets": {"set": dataset}}
 
 
 def test_mean_and_deviation_over_seeds():

@@ -89,5 +89,6 @@ def encode(flow, x, y, noise=None):
                 log_std = torch.where(log_std > 0, limit * torch.tanh(log_std / limit), log_std)
             latents.append((rest - mean) / log_std.exp())
             log_prob = log_prob + log_normal(rest, mean, log_std)
-    latents.append(x)
-    return latents, log_prob + log_normal(x, torch.zeros_like(x), torch.zeros_like(x))
+    mean = torch.zeros_like(x) if pyramid.mean is None else F.pixel_unshuffle(pyramid.mean, 2 ** len(flow.levels))
+    latents.append(x - mean)
+    return latents, log_prob + log_normal(x, mean, torch.zeros_like(x))

@@ -10,6 +10,9 @@ from robustflow.options.schema import FlowOptions, NetworkOptions, SplitOptions
 
 AFFINE, BOUNDED, SPLINE = {"type": "affine"}, {"type": "affine", "eps": 0.1}, {"type": "rq_spline"}
 
+# With an encoder that gives one; it reads six channels.
+MEAN = {"encoder": "low_light", "split": SplitOptions(enable=False)}
+
 # Name → scale, sides of x, options of the flow.
 CASES = {
     "affine 4x": (4, 8, {"coupling": AFFINE, "L": 2}),
@@ -36,16 +39,20 @@ CASES = {
         {"coupling": BOUNDED, "L": 4, "K": 1, "split": SplitOptions(correct_splits=True)},
     ),
     "spline 2x": (2, 8, {"coupling": SPLINE, "L": 3, "additionalFlowNoAffine": 0}),
+    "affine 1x, prior mean": (1, 8, {"coupling": AFFINE, "L": 3, "K": 1, **MEAN}),
+    "spline 1x, prior mean": (1, 8, {"coupling": SPLINE, "L": 2, **MEAN}),
 }
 B = 2
 
 
-def options(**flow):
-    return NetworkOptions(nf=4, nb=2, gc=3, flow=FlowOptions(**{"K": 2, "hidden_channels": 5, **flow}))
+def options(encoder="RRDB", **flow):
+    flow = FlowOptions(**{"K": 2, "hidden_channels": 5, **flow})
+    return NetworkOptions(encoder=encoder, nf=4, nb=2, gc=3, flow=flow)
 
 
-def images(batch, side, seed=0):
-    return torch.rand(batch, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) - 0.5
+def images(batch, side, seed=0, channels=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, channels, side, side, dtype=torch.float64, generator=generator) - 0.5
 
 
 def generic(flow, perturb):
@@ -64,7 +71,8 @@ class Case:
     def __init__(self, name, perturb):
         scale, side, flow_options = CASES[name]
         self.scale, self.side = scale, side
-        self.x, self.y = images(B, side), images(B, side // scale, seed=1)
+        channels = 6 if "encoder" in flow_options else 3
+        self.x, self.y = images(B, side), images(B, side // scale, seed=1, channels=channels)
         self.noise = images(B, side, seed=2) if flow_options.get("S") else None
         self.flow = generic(build(options(**flow_options), scale), perturb)
 

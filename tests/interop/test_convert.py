@@ -72,6 +72,34 @@ def test_there_and_back_is_exact(small, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+LOW_LIGHT = """
+name: low
+model: LLFlow
+scale: 1
+to_yuv: false
+network_G:
+  which_model_G: LLFlow
+  nf: 8
+  nb: 2
+  flow: {K: 1, L: 3, coupling: COUPLING, CondAffineSeparatedAndCond: {hidden_channels: 8}, additionalFlowNoAffine: 2,
+         split: {enable: false}, stackRRDB: {blocks: [0, 1], concat: true}}
+"""
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_low_light_there_and_back(coupling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yml").write_text(LOW_LIGHT.replace("COUPLING", COUPLINGS[coupling]))
+    options = load("x.yml", "network_G.gc=4")
+    torch.save(published.write_back(tasks.build(options).build_network(options.network_G)), "x_G.pth")
+    there = ["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"]
+    back = ["-opt", "x.yml", "--weights", "y.safetensors", "--output", "z.pth", "--reverse"]
+    assert convert.main(there) == convert.main(back) == 0
+    before, after = published.read("x_G.pth"), published.read("z.pth")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_converted_weights_are_the_network(small, tmp_path):
     convert.main(["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"])
     options = load("x.yml", "network_G.gc=4")

@@ -1,9 +1,12 @@
 """Option files written for the published code."""
 
 import logging
+import re
 
 import pytest
+import yaml
 
+from robustflow.options import legacy
 from robustflow.options.load import OptionsError, dump, load
 
 NCSR = """
@@ -192,3 +195,142 @@ def test_folders_at_the_top_are_a_test_set(published):
     options = load(published(more="dataroot_GT: hr\ndataroot_LR: lr\nheat: 0.8\n"))
     assert options.datasets["test"].dataroot_LQ == "lr"
     assert options.val.heats == (0.8,)
+
+
+LLFLOW = """
+name: low
+model: LLFlow
+distortion: sr
+scale: 1
+dataset: LoL
+optimize_all_z: false
+cond_encoder: ConEncoder1
+train_gt_ratio: 0.2
+avg_color_map: false
+concat_histeq: true
+histeq_as_input: false
+concat_color_map: false
+gray_map: false
+align_condition_feature: false
+align_weight: 0.001
+align_maxpool: true
+to_yuv: false
+encode_color_map: false
+le_curve: false
+datasets: {DATASETS}
+dataroot_unpaired: /photos
+heat: 0
+network_G:
+  which_model_G: LLFlow
+  in_nc: 3
+  out_nc: 3
+  nf: 32
+  nb: 4
+  train_RRDB: false
+  train_RRDB_delay: 0.5
+  flow:
+    K: 4
+    L: 3
+    noInitialInj: true
+    coupling: COUPLING
+    additionalFlowNoAffine: 2
+    conditionInFeaDim: 64
+    split: {enable: false}
+    fea_up0: true
+    stackRRDB: {blocks: [1], concat: true}
+path: {strict_load: true, resume_state: auto}
+train:
+  lr_G: 5e-4
+  beta1: 0.9
+  beta2: 0.99
+  warmup_iter: -1
+  lr_steps_rel: [0.5, 0.75, 0.9, 0.95]
+  lr_gamma: 0.5
+  weight_l1: 0
+  weight_fl: 1
+  niter: 45000
+val: {n_sample: 4}
+test: {heats: [0.0, 0.7]}
+"""
+LOL = """
+  train:
+    root: LOLdataset
+    quant: 32
+    use_shuffle: true
+    n_workers: 1
+    batch_size: 16
+    use_flip: true
+    color: RGB
+    use_crop: true
+    GT_size: 160
+    noise_prob: 0
+    noise_level: 5
+    log_low: true
+    gamma_aug: false
+  val:
+    root: LOLdataset
+    n_workers: 1
+    quant: 32
+    n_max: 20
+    batch_size: 1
+    log_low: true
+"""
+
+
+@pytest.fixture
+def low_light(tmp_path):
+    def write(coupling=AFFINE, **replaced):
+        text = LLFLOW.replace("{DATASETS}", "{}").replace("COUPLING", coupling)
+        for key, value in replaced.items():
+            text = re.sub(rf"\b{key}: .*", f"{key}: {value}", text)
+        (tmp_path / "low.yml").write_text(text)
+        return tmp_path / "low.yml"
+
+    return write
+
+
+@pytest.mark.parametrize(("coupling", "kind"), [(AFFINE, "affine"), (SPLINE, "rq_spline")])
+def test_llflow(low_light, coupling, kind, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        options = load(low_light(coupling))
+    network = options.network_G
+    assert options.model.model_dump() == {"type": "LLFlow", "train_gt_ratio": 0.2}
+    assert options.val.protocol == "llflow"
+    assert (options.scale, network.encoder.type, network.flow.coupling.type) == (1, "low_light", kind)
+    assert (network.nf, network.nb, network.flow.K, network.flow.n_splits) == (32, 4, 4, 0)
+    assert network.flow.stackRRDB.blocks == (1,)
+    # No pretrained encoder exists that could stay frozen.
+    assert (network.train_RRDB, network.train_RRDB_delay) == (True, 0)
+    assert options.val.heats == (0,)
+    for key in (
+        "to_yuv: false",
+        "concat_histeq: true",
+        "train.weight_fl: 1",
+        "align_weight",
+        "test.heats",
+        "train_gt_ratio",
+    ):
+        assert any(line.split("  ")[0] == key for line in caplog.text.splitlines()), key
+    (tmp_path / "resolved.yml").write_text(dump(options))
+    assert load(tmp_path / "resolved.yml") == options
+
+
+def test_llflow_data_sets():
+    values = legacy.translate_values(yaml.safe_load(LLFLOW.replace("{DATASETS}", LOL)))
+    shared = {"mode": "LoL", "root": "LOLdataset"}
+    train = {**shared, "split": "train", "n_workers": 1, "batch_size": 16, "use_flip": True, "GT_size": 160}
+    assert values["datasets"] == {"train": train, "val": {**shared, "split": "test"}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [("to_yuv", "true", "false"), ("concat_histeq", "false", "true"), ("cond_encoder", "NoEncoder", "'ConEncoder1'")],
+)
+def test_llflow_variants_that_are_not_built(low_light, key, value, expected):
+    with pytest.raises(OptionsError, match=rf"low\.yml:\d+: {key}: expected {expected}, the only value supported, got"):
+        load(low_light(**{key: value}))
+
+
+def test_llflow_switches_are_unknown_to_other_models(published):
+    with pytest.raises(OptionsError, match="to_yuv: unknown key"):
+        load(published(more="to_yuv: false\n"))

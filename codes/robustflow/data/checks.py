@@ -40,7 +40,7 @@ def warn(datasets: Mapping[str, DatasetOptions], scale: int, *, used: str) -> No
         used: "train" (validation is used then, too) or "test".
     """
     for key, dataset in datasets.items():
-        if key.startswith(used) or (used == "train" and key == "val"):
+        if scale > 1 and (key.startswith(used) or (used == "train" and key == "val")):
             _warn_of_other_lr(key, dataset, scale)
     _warn_of_overlaps({key: dataset for key, dataset in datasets.items() if _root(dataset) is not None})
 

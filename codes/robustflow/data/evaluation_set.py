@@ -8,6 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from robustflow.data.conditions import ConditionSource
 from robustflow.data.degrade import Enhancement, degrade_lr
 from robustflow.data.images import to_float
 from robustflow.data.seeds import derive_seed
@@ -24,12 +25,19 @@ class EvaluationItem:
         gt: (3, H, W), float32 in [0, 1], or None if there is no ground truth.
         lr: (3, H / scale, W / scale), float32, in [0, 1] unless a gain took it out.
         lr_altered: Noise, gain or inversion was applied, so ``lr`` is not the downsampled ``gt``.
+        whole: ``lr`` and what was made of the whole image, (c, H / scale, W / scale); None: nothing was.
     """
 
     name: str
     gt: Tensor | None
     lr: Tensor
     lr_altered: bool
+    whole: Tensor | None = None
+
+    @property
+    def condition(self) -> Tensor:
+        """What the task is given."""
+        return self.lr if self.whole is None else self.whole
 
 
 class EvaluationSet(Sequence[EvaluationItem]):
@@ -109,7 +117,10 @@ class EvaluationSet(Sequence[EvaluationItem]):
             generator=torch.Generator().manual_seed(derive_seed("lr noise", self.seed, name)),
         )
         gt = None if gt is None else to_float(gt).contiguous()
-        return EvaluationItem(name, gt, altered, lr_altered=altered is not clean)
+        if len(altered) == 3:
+            return EvaluationItem(name, gt, altered, lr_altered=altered is not clean)
+        was_altered = isinstance(self.source, ConditionSource) and self.source.alters
+        return EvaluationItem(name, gt, altered[:3].contiguous(), lr_altered=was_altered, whole=altered)
 
     def _box(self, image: str, crop: int | None, height: int, width: int) -> Box:
         """Where to cut, in an LR image of (height, width)."""

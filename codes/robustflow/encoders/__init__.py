@@ -2,11 +2,12 @@
 
 from robustflow.bijections.networks import COMPUTE_DTYPES
 from robustflow.encoders.base import Encoder, FeaturePyramid
+from robustflow.encoders.low_light import LowLightEncoder
 from robustflow.encoders.rrdb import RRDB, RRDBNet
 from robustflow.options.schema import NetworkOptions
 from robustflow.registry import ENCODERS
 
-__all__ = ["RRDB", "Encoder", "FeaturePyramid", "RRDBNet", "build"]
+__all__ = ["RRDB", "Encoder", "FeaturePyramid", "LowLightEncoder", "RRDBNet", "build"]
 
 
 def build(

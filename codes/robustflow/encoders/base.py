@@ -15,11 +15,14 @@ class FeaturePyramid:
         native: Per level, finest first, a map (b, native_channels, h_l, w_l) at the level's resolution.
         taps: Block outputs (b, tap_channels, h, w) at the encoder's resolution, shared by all levels.
         factors: Per level, its resolution divided by that of the taps: 2, 1, 0.5 for 4x and three levels.
+        mean: Mean of the last latent's prior, laid out as an image of the size of x, (b, channels of x, H, W); None:
+            zero.
     """
 
     native: tuple[Tensor, ...]
     taps: Tensor
     factors: tuple[float, ...]
+    mean: Tensor | None = None
 
 
 class Encoder(nn.Module, ABC):

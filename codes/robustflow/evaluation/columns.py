@@ -41,6 +41,11 @@ _KNOWN = {
     "psnr_y": Column("PSNR Y", "high"),
     "ssim_y": Column("SSIM Y", "high"),
     "lpips": Column("LPIPS", "low"),
+    "ssim_grey": Column("SSIM grey", "high"),
+    "psnr_gtmean": Column("PSNR GT-mean", "high"),
+    "ssim_gtmean": Column("SSIM GT-mean", "high"),
+    "ssim_grey_gtmean": Column("SSIM grey GT-mean", "high"),
+    "lpips_gtmean": Column("LPIPS GT-mean", "low"),
     "diversity_sigma": Column("diversity σ", None),
     "diversity_score": Column("diversity score", "high"),
     "ood": Column("OOD score", None),
@@ -59,11 +64,32 @@ OVERVIEW = (
     "lr_psnr_std",
 )
 FIDELITY = ("psnr", "ssim", "lpips", "diversity_sigma", "diversity_score")
+# The same where input and output are of one size: a residual to the input would measure the change that is wanted.
+_OVERVIEW_SAME_SIZE = (*OVERVIEW[:4], "max_abs")
+_FIDELITY_SAME_SIZE = (
+    *("psnr", "psnr_gtmean", "ssim", "ssim_gtmean", "ssim_grey", "ssim_grey_gtmean"),
+    *("lpips", "lpips_gtmean", "diversity_sigma"),
+)
 _LR_REFERENCES = {
     "lr_psnr_gt": "as lr_psnr, against bicubic(ground truth)",
     "lr_psnr_lr": "as lr_psnr, against the LR image",
 }
 _FAILURES = ("inf_pct", "nan_pct", "pixel_error_pct", "pixel_error_pixel_pct", "max_abs")
+
+
+def same_size(report: Mapping[str, Any]) -> bool:
+    """Whether the figures of a metrics.json are those of inputs and outputs of one size."""
+    return report["protocol"].get("protocol") == "llflow"
+
+
+def overview(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys that tables of a metrics.json begin with."""
+    return _OVERVIEW_SAME_SIZE if same_size(report) else OVERVIEW
+
+
+def fidelity(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of likeness to the ground truth, and of diversity, that tables of a metrics.json show."""
+    return _FIDELITY_SAME_SIZE if same_size(report) else FIDELITY
 
 
 def column(key: str) -> Column:
@@ -86,6 +112,14 @@ def values_at(dataset: Mapping[str, Any], heat: str) -> dict[str, Any]:
     """All figures of a data set of metrics.json at one temperature, those of the data set itself included."""
     own = {key: value for key, value in dataset.items() if key not in ("heats", "n_images") and _is_number(value)}
     return {**own, **dataset["heats"][heat]}
+
+
+def lines(dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All figures of a data set of metrics.json by what stands under τ: temperatures, and means of their samples."""
+    found = {heat: values_at(dataset, heat) for heat in dataset["heats"]}
+    for heat, values in dataset.get("means", {}).items():
+        found[f"{heat}, mean of {values['n_averaged']}"] = values
+    return found
 
 
 def shown(reports: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:

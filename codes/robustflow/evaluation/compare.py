@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from robustflow import exit_status
 from robustflow.errors import UserError
 from robustflow.evaluation import gallery, paired, pictures
-from robustflow.evaluation.columns import FIDELITY, OVERVIEW, cell, column, shown, values_at
+from robustflow.evaluation.columns import cell, column, fidelity, lines, overview, same_size, shown
 from robustflow.evaluation.pictures import Part
 from robustflow.evaluation.records import heat_key
 from robustflow.evaluation.report import aligned
@@ -29,10 +29,24 @@ NOTES = """\
 - LR-PSNR, dB: mean over inputs of the minimum and the standard deviation over the finite samples; {lr_psnr}.
 - bits/dim: of the unaltered ground truth given the input, altered or not; −log₂ p/(3HW), images in [0, 1].
 """
+NOTES_SAME_SIZE = """\
+- Bold: best of its data set and temperature. τ = 0: scheme 1; mean of n: scheme 2, the mean of n samples as one image.
+- %Inf: inputs with a non-finite pixel in any sample, or in the mean. %PixelErr: inputs (image) or pixels (pixel)
+  outside [-0.5, 1.5]. max |value|: of all samples; images are in [0, 1].
+- PSNR in dB, SSIM: means over the finite samples, of RGB; grey: of 0.299 R + 0.587 G + 0.114 B. GT-mean: of the output
+  times the mean grey of the ground truth over its own.
+- bits/dim: of the ground truth given the input, altered or not; −log₂ p/(3HW), images in [0, 1].
+"""
+_PICTURES_SAME_SIZE = (
+    "Of each model scheme 1 and scheme 2. Out of distribution the input shown is the one on which any model fails "
+    "worst. Magenta: non-finite pixels."
+)
 _PICTURES = (
     "Each picture is the model's worst sample, the one furthest from its input. Out of distribution the input shown is "
     "the one on which any model fails worst. Magenta: non-finite pixels."
 )
+_TOLD = "Of each model the sample furthest from its input. Magenta: non-finite pixels."
+_TOLD_SAME_SIZE = "Of each model both schemes, and the sample with the largest value. Magenta: non-finite pixels."
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "_%&#${}"},
@@ -88,16 +102,21 @@ def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def lines_of(runs: Sequence[Results], keys: Sequence[str]) -> list[Line]:
     """One line per data set, temperature and run, in this order."""
-    lines = []
+    found = []
     for dataset, of_first in runs[0].metrics["datasets"].items():
-        for heat in of_first["heats"]:
-            values = [values_at(run.metrics["datasets"][dataset], heat) for run in runs]
+        for heat in lines(of_first):
+            values = [lines(run.metrics["datasets"][dataset]).get(heat, {}) for run in runs]
             best = {key: _best([one.get(key) for one in values], column(key).better) for key in keys}
-            lines += [
+            found += [
                 Line(dataset, heat, name, one, frozenset(key for key in keys if k in best[key]))
                 for k, (name, one) in enumerate(zip(names_of(runs), values, strict=True))
             ]
-    return lines
+    return found
+
+
+def _keys(runs: Sequence[Results]) -> list[str]:
+    first = runs[0].metrics
+    return shown([run.metrics for run in runs], (*overview(first), *fidelity(first)))
 
 
 def _best(values: Sequence[float | None], better: str | None) -> set[int]:
@@ -116,10 +135,10 @@ def table(runs: Sequence[Results], style: str) -> str:
         runs: Of equal protocol.
         style: One of ``FORMATS``.
     """
-    keys = shown([run.metrics for run in runs], (*OVERVIEW, *FIDELITY))
-    lines = lines_of(runs, keys)
+    keys = _keys(runs)
+    found = lines_of(runs, keys)
     if style == "csv":
-        return _csv(lines, keys)
+        return _csv(found, keys)
     headers = ["data set", "τ", "model", *(column(key).label for key in keys)]
     bold: dict[str, Callable[[str], str]] = {"markdown": "**{}**".format, "latex": r"\textbf{{{}}}".format}
     escape = latex if style == "latex" else str
@@ -128,7 +147,7 @@ def table(runs: Sequence[Results], style: str) -> str:
             *map(escape, (line.dataset, line.heat, line.model)),
             *(_cell(line, key, escape, bold.get(style, str)) for key in keys),
         ]
-        for line in lines
+        for line in found
     ]
     return _text_table(rows, [escape(header) for header in headers], style)
 
@@ -142,15 +161,15 @@ def _text_table(rows: Sequence[Sequence[str]], headers: Sequence[str], style: st
     return aligned(rows, headers, 3, {"markdown": "github", "latex": "latex_raw"}.get(style, style))
 
 
-def _csv(lines: Sequence[Line], keys: Sequence[str]) -> str:
+def _csv(found: Sequence[Line], keys: Sequence[str]) -> str:
     """Every digit; intervals beside their figures."""
     intervals = {key: f"{key.removesuffix('_pct')}_ci" for key in keys}
-    intervals = {key: ci for key, ci in intervals.items() if any(ci in line.values for line in lines)}
+    intervals = {key: ci for key, ci in intervals.items() if any(ci in line.values for line in found)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = {key: [f"{key}_low", f"{key}_high"] if key in intervals else [] for key in keys}
     writer.writerow(["dataset", "heat", "model", *(name for key in keys for name in (key, *ends[key]))])
-    for line in lines:
+    for line in found:
         values: list[Any] = [line.dataset, line.heat, line.model]
         for key in keys:
             values += [line.values.get(key), *(line.values[intervals[key]] if key in intervals else [])]
@@ -167,6 +186,8 @@ def write(runs: Sequence[Results], output: Path) -> None:
     """Write summary.md, summary.csv, summary.tex, gallery.png and report.html."""
     folders, names = [run.folder for run in runs], names_of(runs)
     chosen = gallery.choose(folders, next(iter(runs[0].metrics["datasets"])), n=4)
+    if same_size(runs[0].metrics):
+        chosen, names = gallery.schemes(runs, chosen)
     gallery.draw(folders, names, chosen, output / "gallery.png")
     write_atomically(output / "summary.md", _markdown(runs, chosen).encode())
     write_atomically(output / "summary.csv", table(runs, "csv").encode())
@@ -182,14 +203,19 @@ def _markdown(runs: Sequence[Results], chosen: Sequence[gallery.Shown]) -> str:
         f"# {', '.join(names_of(runs))}",
         f"Inputs per data set: {'; '.join(facts(runs))}.",
         table(runs, "markdown"),
-        NOTES.format(lr_psnr=runs[0].metrics["protocol"]["lr_psnr"]),
+        _notes(runs[0].metrics),
     ]
     if rows:
         table_of_differences = _text_table(rows, headers, "markdown")
         blocks += [f"## Differences to {names_of(runs)[0]}", table_of_differences, paired.notes(runs)]
     if chosen:
-        blocks += ["![gallery](gallery.png)", _PICTURES]
+        told = _PICTURES_SAME_SIZE if same_size(runs[0].metrics) else _PICTURES
+        blocks += ["![gallery](gallery.png)", told]
     return "\n\n".join(blocks) + "\n"
+
+
+def _notes(report: Mapping[str, Any]) -> str:
+    return NOTES_SAME_SIZE if same_size(report) else NOTES.format(lr_psnr=report["protocol"]["lr_psnr"])
 
 
 def facts(runs: Sequence[Results]) -> list[str]:
@@ -205,8 +231,7 @@ def content(runs: Sequence[Results]) -> dict[str, Any]:
     """What the template shows of several runs."""
     budget = pictures.Budget()
     protocol = runs[0].metrics["protocol"]
-    keys = shown([run.metrics for run in runs], (*OVERVIEW, *FIDELITY))
-    lines = lines_of(runs, keys)
+    keys = _keys(runs)
     merged = {name: _merged(runs, name) for name in runs[0].metrics["datasets"]}
     found = pictures.galleries(merged, lambda image: _parts(runs, image), budget)
     headers, rows = paired.rows_of(runs)
@@ -214,10 +239,13 @@ def content(runs: Sequence[Results]) -> dict[str, Any]:
         "title": ", ".join(names_of(runs)),
         "facts": [f"inputs per data set: {facts(runs)[0]}", *facts(runs)[1:]],
         "headers": [heading(key) for key in keys],
-        "rows": [(line, [(figure(line.values, key), key in line.best) for key in keys]) for line in lines],
+        "rows": [
+            (line, [(figure(line.values, key), key in line.best) for key in keys]) for line in lines_of(runs, keys)
+        ],
         "paired": [headers, *rows] if rows else [],
         "paired_notes": paired.notes(runs),
         "settings": settings(protocol),
+        "told": _TOLD_SAME_SIZE if same_size(runs[0].metrics) else _TOLD,
         "sets": [
             {"name": name, "about": about(protocol, name), "n_images": len(merged[name]), "gallery": found[name]}
             for name in merged
@@ -234,15 +262,33 @@ def _merged(runs: Sequence[Results], dataset: str) -> list[ImageResult]:
     return [ImageResult(dataset, name, rows[name], ood=by_run[0][name].ood) for name in common]
 
 
+def _schemes(runs: Sequence[Results], image: ImageResult) -> list[Part]:
+    """Of each run what `pictures.parts_of_enhanced` shows of its schemes."""
+    found = []
+    for name, run in zip(names_of(runs), runs, strict=True):
+        own = next(one for one in run.images[image.dataset] if one.image == image.image)
+        parts = pictures.parts_of_enhanced(run.folder, own, run.heats)
+        found += [
+            part._replace(label=f"{name}, {part.label}", caption=f"{name}, {part.caption}")
+            for part in parts
+            if part.label.startswith("scheme")
+        ]
+    return found
+
+
 def _parts(runs: Sequence[Results], image: ImageResult) -> list[Part]:
     """Input, the worst sample of each run, ground truth."""
     place = runs[0].folder / image.dataset
-    parts = [Part(place / f"{image.image}_lr.png", "input", "low-resolution input")]
+    text = "input" if image.same_size else "low-resolution input"
+    parts = [Part(place / f"{image.image}_lr.png", "input", text)]
+    if image.same_size:
+        parts += _schemes(runs, image)
     for name, run in zip(names_of(runs), runs, strict=True):
         own = next(one for one in run.images[image.dataset] if one.image == image.image)
         row = pictures.worst_row(own)
         file = sample_file(run.folder, image.dataset, image.image, heat_key(row["heat"]), row["sample"])
-        text = f"{name}, {pictures.facts_of(row)}; the furthest from the input of {len(own.rows)} samples"
+        which = "with the largest value" if image.same_size else "the furthest from the input"
+        text = f"{name}, {pictures.facts_of(row)}; {which} of {len(own.rows)} samples"
         parts.append(Part(file, name, text, failed=row["pixel_errors"] > 0))
     parts.append(Part(place / f"{image.image}_gt.png", "ground truth", "ground truth"))
     return [part for part in parts if part.file.is_file()]

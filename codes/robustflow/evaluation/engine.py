@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import data, distributed, exit_status
+from robustflow import data, distributed, exit_status, tasks
 from robustflow.data import checks
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
-from robustflow.evaluation import ood, report, report_html, trace_report
+from robustflow.evaluation import enhancement, ood, report, report_html, trace_report
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
@@ -146,8 +146,9 @@ def _warn_of_strange_inputs(found: list[Record], score: ood.OODScore | None, cou
 
 
 def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.EvaluationSet]:
+    whole = tasks.build(options).whole_image_condition
     if input_path is not None:
-        return {"input": data.evaluation_of_folder(input_path, options.scale)}
+        return {"input": data.evaluation_of_folder(input_path, options.scale, whole)}
     chosen = {key: dataset for key, dataset in options.datasets.items() if key.startswith("test")}
     if not chosen:
         raise UserError("datasets: expected at least one whose name begins with test, or --input, found neither")
@@ -156,7 +157,7 @@ def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.Ev
         name = dataset.name or key
         if name in sets:
             raise UserError(f"datasets.{key}.name: '{name}' names two data sets")
-        sets[name] = data.build_evaluation(dataset, options.scale)
+        sets[name] = data.build_evaluation(dataset, options.scale, whole)
     return sets
 
 
@@ -167,15 +168,19 @@ def _protocol(
     score: ood.OODScore | None,
 ) -> dict[str, Any]:
     val = options.val.model_dump(mode="json")
-    for key in ("save_images", "sample_batch"):
+    for key in ("save_images", "sample_batch", *(["lr_psnr_reference"] if options.val.same_size else [])):
         val.pop(key)
+    lr_psnr = {
+        "lr_psnr_reference": options.val.lr_reference,
+        "lr_psnr": LR_REFERENCES[options.val.lr_reference],
+    }
     common = {
         **PROTOCOL,
+        **(enhancement.TEXTS if options.val.same_size else {}),
         "precision": options.precision,
         **val,
         "quantize": options.val.rounding,
-        "lr_psnr_reference": options.val.lr_reference,
-        "lr_psnr": LR_REFERENCES[options.val.lr_reference],
+        **({} if options.val.same_size else lr_psnr),
         **(
             {"lpips": NO_LPIPS, "diversity_score": NO_LPIPS}
             if isinstance(lpips, perceptual.NotComputed)

@@ -18,7 +18,7 @@ from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.images import to_uint8, write_png
 from robustflow.data.seeds import derive_seed
 from robustflow.distributed import ALONE, Processes
-from robustflow.evaluation import ood, records, summary
+from robustflow.evaluation import enhancement, ood, records, summary
 from robustflow.evaluation.metrics import diversity, fidelity
 from robustflow.evaluation.metrics.perceptual import Perceptual
 from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures, outside
@@ -96,7 +96,7 @@ class Evaluator:
         options, are not evaluated again.
         """
         own: dict[int, Record] = {}
-        n_samples, processes = len(self.options.heats) * self.options.n_sample, self.processes
+        n_samples, processes = sum(map(self.options.samples_at, self.options.heats)), self.processes
         quiet = None if processes.main else True
         with tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=quiet) as bar:
             for number in processes.dealt(len(items)):
@@ -112,7 +112,7 @@ class Evaluator:
         if self.folder is None or self.common is None:
             return self._evaluated(dataset, item, "", bar)
         own = {"dataset": dataset, "image": item.name, "lr_altered": item.lr_altered}
-        fingerprint = records.fingerprint({**self.common, **own}, item.lr, item.gt)
+        fingerprint = records.fingerprint({**self.common, **own}, item.condition, item.gt)
         record = records.read(self.folder, dataset, item.name, fingerprint)
         if record is None or not self._has_pictures(record):
             # Nothing of an older evaluation may stay beside what is made now.
@@ -128,24 +128,26 @@ class Evaluator:
             return True
         assert self.folder is not None
         kinds = ["lr", *(f"t{heat_key(row.heat)}_{row.sample:02d}" for row in record.rows)]
+        kinds += [f"t{heat}_mean" for heat in record.means]
         return all((self.folder / record.dataset / f"{record.image}_{kind}.png").is_file() for kind in kinds)
 
     @torch.no_grad()
     def _evaluated(self, dataset: str, item: EvaluationItem, fingerprint: str, bar: tqdm) -> Record:
-        lr, o = item.lr.to(self.device), self.options
+        condition, o = item.condition.to(self.device), self.options
         measured = _Measured(self, dataset, item)
         self._write(dataset, f"{item.name}_lr", item.lr)
         if item.gt is not None:
             self._write(dataset, f"{item.name}_gt", item.gt)
         rows: list[Row] = []
         heats: dict[str, OfHeat] = {}
+        means: dict[str, Row] = {}
         drawn = draw_samples(
             self.task,
             self.network,
-            lr,
+            condition,
             name=item.name,
             heats=o.heats,
-            n=o.n_sample,
+            n=o.samples_at,
             seed=o.seed,
             batch=o.sample_batch,
             tile=o.tile,
@@ -158,14 +160,20 @@ class Evaluator:
                 bar.update()
             rows[-len(samples) :], heats[heat_key(heat)] = measured.together(rows[-len(samples) :], samples)
             self._write_maps(dataset, f"{item.name}_t{heat_key(heat)}", samples)
+            if o.same_size and heat > 0:
+                mean = enhancement.mean_of(samples)
+                self._write(dataset, f"{item.name}_t{heat_key(heat)}_mean", mean, truncate=self.truncate)
+                (means[heat_key(heat)],), _ = measured.together([measured.row(heat, len(samples), mean)], mean[None])
         bits_per_dim, latents = self._likelihood(item)
-        score = None if self.score is None else self._ood(lr)
-        size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
-        return Record(fingerprint, dataset, item.name, size, bits_per_dim, score, latents, rows, heats)
+        score = None if self.score is None else self._ood(condition)
+        size = (item.lr.shape[-2] * self.scale, item.lr.shape[-1] * self.scale)
+        return Record(fingerprint, dataset, item.name, size, bits_per_dim, score, latents, rows, heats, means)
 
-    def _ood(self, lr: Tensor) -> float:
+    def _ood(self, condition: Tensor) -> float:
         assert self.score is not None
-        return float(self.score.of_image(self.task.encoder(self.network), lr).mean())
+        return float(
+            self.score.of_image(self.task.encoder(self.network), condition, read=self.task.encoder_input).mean()
+        )
 
     def _likelihood(self, item: EvaluationItem) -> tuple[float | None, Latents | None]:
         if item.gt is None:
@@ -174,7 +182,7 @@ class Evaluator:
         height, width = (side - side % multiple for side in item.gt.shape[-2:])
         if height == 0 or width == 0:
             return None, None
-        gt, lr = item.gt[..., :height, :width], item.lr[..., : height // self.scale, : width // self.scale]
+        gt, lr = item.gt[..., :height, :width], item.condition[..., : height // self.scale, : width // self.scale]
         generator = torch.Generator().manual_seed(derive_seed(self.options.seed, item.name, "bits_per_dim"))
         found = self.task.likelihood(self.network, gt[None].to(self.device), lr[None].to(self.device), generator)
         if found is None:
@@ -205,33 +213,36 @@ class _Measured:
         self.evaluator, self.dataset, self.item = evaluator, dataset, item
         self.scale, self.crop = evaluator.scale, evaluator.options.crop_border
         lr = item.lr.to(evaluator.device)
-        self.upsampled = upsample(lr.double(), self.scale).to(lr)
+        self.same_size, self.truncate = evaluator.options.same_size, evaluator.truncate
+        self.upsampled = lr if self.same_size else upsample(lr.double(), self.scale).to(lr)
         self.gt = None if item.gt is None else to_uint8(item.gt)
         self.lr = to_uint8(item.lr)
-        self.lr_of_gt = None if self.gt is None else downsample(self.gt, self.scale)
+        self.lr_of_gt = None if self.gt is None or self.same_size else downsample(self.gt, self.scale)
 
     def row(self, heat: float, index: int, sample: Tensor) -> Row:
         """Metrics of one sample (3, H, W), not clamped."""
         failed = failures(sample, self.upsampled)
+        row = Row(self.dataset, self.item.name, heat, index, failed)
+        if self.same_size:
+            return enhancement.measured(row, sample, self.gt, self.crop, truncate=self.truncate)
         if not failed.finite:
-            return Row(self.dataset, self.item.name, heat, index, failed)
-        image = to_uint8(sample.cpu(), truncate=self.evaluator.truncate)
+            return row
+        image = to_uint8(sample.cpu(), truncate=self.truncate)
         small = downsample(image, self.scale)
         of_lr = fidelity.psnr(small, self.lr)
         of_gt = None if self.lr_of_gt is None else fidelity.psnr(small, self.lr_of_gt)
         against_input = self.evaluator.options.lr_reference == "input" or of_gt is None or self.item.lr_altered
-        consistency = {"lr_psnr": of_lr if against_input else of_gt, "lr_psnr_gt": of_gt, "lr_psnr_lr": of_lr}
-        return Row(self.dataset, self.item.name, heat, index, failed, **consistency, **self._fidelity(image))
+        row = replace(row, lr_psnr=of_lr if against_input else of_gt, lr_psnr_gt=of_gt, lr_psnr_lr=of_lr)
+        return row if self.gt is None else self._with_fidelity(row, image, self.gt)
 
-    def _fidelity(self, image: Tensor) -> dict[str, float | None]:
-        if self.gt is None:
-            return {}
-        return {
-            "psnr": fidelity.psnr(image, self.gt, self.crop),
-            "ssim": fidelity.ssim(image, self.gt, self.crop),
-            "psnr_y": fidelity.psnr_y(image, self.gt, self.crop),
-            "ssim_y": fidelity.ssim_y(image, self.gt, self.crop),
-        }
+    def _with_fidelity(self, row: Row, image: Tensor, gt: Tensor) -> Row:
+        return replace(
+            row,
+            psnr=fidelity.psnr(image, gt, self.crop),
+            ssim=fidelity.ssim(image, gt, self.crop),
+            psnr_y=fidelity.psnr_y(image, gt, self.crop),
+            ssim_y=fidelity.ssim_y(image, gt, self.crop),
+        )
 
     def together(self, rows: list[Row], samples: Tensor) -> tuple[list[Row], OfHeat]:
         """Add what is computed for all samples (n, 3, H, W) at once: LPIPS, and diversity, of the finite ones."""
@@ -240,13 +251,26 @@ class _Measured:
         perceptual = self.evaluator.perceptual
         if perceptual is None or self.gt is None or len(finite) == 0:
             return rows, OfHeat(sigma, None)
-        images = torch.stack([to_uint8(sample.cpu(), truncate=self.evaluator.truncate) for sample in finite])
+        images = torch.stack([to_uint8(sample.cpu(), truncate=self.truncate) for sample in finite])
         distances, maps = perceptual.distances(images, self.gt), perceptual.maps(images, self.gt)
         if distances is None or maps is None:
             return rows, OfHeat(sigma, None)
         left = iter(distances.tolist())
         rows = [replace(row, lpips=next(left)) if row.failures.finite else row for row in rows]
-        return rows, OfHeat(sigma, diversity.score(maps))
+        return self._at_brightness(rows, finite), OfHeat(sigma, diversity.score(maps))
+
+    def _at_brightness(self, rows: list[Row], finite: Tensor) -> list[Row]:
+        """Add LPIPS at the ground truth's brightness, where the protocol has it."""
+        perceptual, gt = self.evaluator.perceptual, self.gt
+        if not self.same_size or perceptual is None or gt is None:
+            return rows
+        level = [enhancement.at_brightness_of(sample, gt, truncate=self.truncate) for sample in finite]
+        distances = perceptual.distances(torch.stack(level), gt)
+        left = iter(() if distances is None else distances.tolist())
+        return [
+            replace(row, further={**row.further, "lpips_gtmean": next(left, None)}) if row.failures.finite else row
+            for row in rows
+        ]
 
 
 def _histogram(latents: list[Tensor]) -> Latents | None:

@@ -48,23 +48,28 @@ _MULTIPLE = 8
 
 
 @torch.no_grad()
-def features_of(encoder: nn.Module, lr: Tensor) -> Tensor:
-    """The encoder's taps of lr (b, 3, h, w), in [0, 1], any size, averaged over space: (b, c), float64, on the CPU.
+def features_of(encoder: nn.Module, lr: Tensor, read: Callable[[Tensor], Tensor] = lambda lr: lr) -> Tensor:
+    """The encoder's taps of lr (b, c', h, w), in [0, 1], any size, averaged over space: (b, c), float64, on the CPU.
 
     What the encoder needs beyond h and w is mirrored; those places do not count in the average. Features depend on the
     size: averages over large images vary less, and borders count more in small ones. `OODScore.of_image` takes patches
     as large as those it was fitted on.
+
+    ``read``: the task's ``encoder_input``.
     """
     height, width = lr.shape[-2:]
     padded = mirror_pad(lr, 0, -width % _MULTIPLE, 0, -height % _MULTIPLE).to(next(encoder.parameters()))
     learning = encoder.training
     encoder.eval()
     try:
-        taps = encoder(padded).taps
+        taps = encoder(read(padded)).taps
     finally:
         encoder.train(learning)
     # Channels last would make this sum depend on the batch.
-    return taps[..., :height, :width].double().contiguous().mean((-2, -1)).cpu()
+    rows, columns = (
+        -(-n * m // k) for n, m, k in zip((height, width), taps.shape[-2:], padded.shape[-2:], strict=True)
+    )
+    return taps[..., :rows, :columns].double().contiguous().mean((-2, -1)).cpu()
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,10 @@ class OODScore:
         """What a score depends on, for protocols."""
         return {name: getattr(self, name) for name in _VALUES}
 
-    def of_image(self, encoder: nn.Module, lr: Tensor, batch: int = 16) -> Tensor:
-        """Scores (n,) of the patches of lr (3, h, w), any size: as large as those fitted on, covering all of it.
+    def of_image(
+        self, encoder: nn.Module, lr: Tensor, batch: int = 16, read: Callable[[Tensor], Tensor] = lambda lr: lr
+    ) -> Tensor:
+        """Scores (n,) of the patches of lr (c', h, w), any size: as large as those fitted on, covering all of it.
 
         The last ones of each direction overlap the one before; an image that is smaller is mirrored, as the encoder's
         own borders would raise the score of a small patch. The mean is the image's score.
@@ -120,7 +127,7 @@ class OODScore:
         boxes = [(top, left) for top in _starts(height, self.patch) for left in _starts(width, self.patch)]
         pieces = [lr[:, top : top + self.patch, left : left + self.patch] for top, left in boxes]
         chunks = [torch.stack(pieces[k : k + batch]) for k in range(0, len(pieces), batch)]
-        return torch.cat([self.score(features_of(encoder, chunk)) for chunk in chunks])
+        return torch.cat([self.score(features_of(encoder, chunk, read)) for chunk in chunks])
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -226,7 +233,9 @@ def training_patches(options: RunOptions, patch: int | None, seed: int) -> data.
     """
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected the training set, whose patches the OOD score is fitted on; got none")
-    crops = data.build_training(options.datasets["train"], options.scale, seed)
+    crops = data.build_training(
+        options.datasets["train"], options.scale, seed, tasks.build(options).whole_image_condition
+    )
     source = crops.source
     if patch is None:
         sizes = [source.size(index) for index in range(len(source))]
@@ -271,7 +280,7 @@ def fit(
     # Ctrl-C is for the main process to answer.
     loader = DataLoader(crops, batch, sampler=range(n_patches), num_workers=n_workers, worker_init_fn=_without_signals)
     progress = tqdm(loader, desc="OOD score", unit="batch", leave=False, disable=None)
-    features = torch.cat([features_of(encoder, each["lr"]) for each in progress])
+    features = torch.cat([features_of(encoder, each["lr"], task.encoder_input) for each in progress])
     fitted, scores = fit_features(features, shrinkage)
     used = fitted.ledoit_wolf() if shrinkage is None else shrinkage
     return OODScore(

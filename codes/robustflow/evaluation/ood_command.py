@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     plotting = kinds.add_parser("plot", help="draw the curves of several results in one picture")
     plotting.add_argument("results", nargs="+", type=Path, help="folders with ood.json")
     plotting.add_argument("--output", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")
+    plotting.add_argument("--pooled", action="store_true", help="one curve per folder: patches of all its data sets")
     return parser
 
 
@@ -85,5 +86,8 @@ def _plot(chosen: argparse.Namespace) -> None:
         report = ood_patches.read(folder)
         label = str(report["name"]).rsplit("/", 1)[-1]
         of_sets = ood_patches.curves_of(report)
+        if chosen.pooled:
+            curves[label] = [point for name in report["datasets"] for point in of_sets[name]]
+            continue
         curves |= {f"{label}: {name}": of_sets[name] for name in report["datasets"]}
     plot(curves, chosen.output)

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustflow import data
+from robustflow import data, tasks
 from robustflow.data.bicubic import upsample
 from robustflow.data.degrade import Enhancement
 from robustflow.errors import UserError
@@ -119,10 +119,14 @@ class Ranker:
         return Ranked(patches, len(items), n_small, 100 * (1 - used / pixels))
 
     def _of_image(self, dataset: str, item: data.EvaluationItem, places: list[tuple[int, int]]) -> Iterator[Patch]:
-        cut = [item.lr[:, top : top + self.side, left : left + self.side].contiguous() for top, left in places]
+        cut = [item.condition[:, top : top + self.side, left : left + self.side].contiguous() for top, left in places]
         chunks = [torch.stack(cut[k : k + self.batch]) for k in range(0, len(cut), self.batch)]
         encoder = self.task.encoder(self.network)
-        scores = [each for c in chunks for each in self.score.score(ood.features_of(encoder, c)).tolist()]
+        scores = [
+            each
+            for c in chunks
+            for each in self.score.score(ood.features_of(encoder, c, self.task.encoder_input)).tolist()
+        ]
         for lr, (top, left), score in tqdm(
             zip(cut, places, scores, strict=True), total=len(cut), desc=item.name, leave=False, disable=None
         ):
@@ -136,7 +140,7 @@ class Ranker:
     def _failures(self, lr: Tensor, name: str) -> tuple[bool, bool, float]:
         """Whether any sample has a pixel error, whether all are finite, the largest residual."""
         lr, val = lr.to(self.device), self.val
-        upsampled = upsample(lr.double(), self.score.scale).to(lr)
+        upsampled = lr[:3] if val.same_size else upsample(lr.double(), self.score.scale).to(lr)
         drawn = draw_samples(
             self.task,
             self.network,
@@ -218,9 +222,11 @@ def _checked_side(patch: int | None, score: ood.OODScore) -> int:
 def _sets(options: RunOptions, folder: Path | None, enhance: Enhancement | None) -> dict[str, data.EvaluationSet]:
     """Whole images: patches are cut from all of each image, not from the fixed crops of a set."""
     if folder is not None:
+        if options.val.same_size:
+            return _inputs(options, folder, enhance)
         # Folders of HR images are often all named HR.
         name = "/".join(folder.resolve().parts[-2:]) + ("" if enhance is None else f", enhanced ({enhance})")
-        source = data.open_folders(str(folder), None, options.scale)
+        source: data.Source = data.open_folders(str(folder), None, options.scale)
         return {name: data.EvaluationSet(source, options.scale, enhancement=enhance)}
     if enhance is not None:
         raise UserError("--enhance: expected --input beside it; for test sets, set datasets.<name>.enhance")
@@ -232,8 +238,18 @@ def _sets(options: RunOptions, folder: Path | None, enhance: Enhancement | None)
         if (dataset.name or key) in sets:
             raise UserError(f"datasets.{key}.name: '{dataset.name or key}' names two data sets")
         whole = dataset.model_copy(update={"GT_size": None, "n_crops": None})
-        sets[dataset.name or key] = data.build_evaluation(whole, options.scale)
+        sets[dataset.name or key] = data.build_evaluation(
+            whole, options.scale, tasks.build(options).whole_image_condition
+        )
     return sets
+
+
+def _inputs(options: RunOptions, folder: Path, enhance: Enhancement | None) -> dict[str, data.EvaluationSet]:
+    """Images of a folder as inputs: none are made from others where input and output are of one size."""
+    if enhance is not None:
+        raise UserError("--enhance: expected none with scale 1: it filters images that inputs are made from")
+    whole = tasks.build(options).whole_image_condition
+    return {"/".join(folder.resolve().parts[-2:]): data.evaluation_of_folder(folder, options.scale, whole)}
 
 
 def _protocol(options: RunOptions, score: ood.OODScore, side: int, enhance: Enhancement | None) -> dict[str, Any]:
@@ -246,7 +262,9 @@ def _protocol(options: RunOptions, score: ood.OODScore, side: int, enhance: Enha
         "n_sample": options.val.n_sample,
         "seed": options.val.seed,
         "pixel_error": f"any pixel of any float sample outside {list(PIXEL_RANGE)}, before clamping",
-        "lr": "cut from the LR image of the whole image; MATLAB bicubic where none is given",
+        "lr": "cut from the whole input"
+        if options.val.same_size
+        else "cut from the LR image of the whole image; MATLAB bicubic where none is given",
         "enhance": enhance,
         "fitted": score.described(),
     }

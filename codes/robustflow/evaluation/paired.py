@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from scipy.special import stdtrit
 
-from robustflow.evaluation.columns import cell, column
+from robustflow.evaluation.columns import cell, column, same_size
 from robustflow.evaluation.results import ImageResult, Results, names_of
 
-KEYS = ("lr_psnr", "psnr", "ssim", "lpips", "max_residual")
+KEYS = ("lr_psnr", "psnr", "psnr_gtmean", "ssim", "ssim_grey_gtmean", "lpips", "max_residual")
 
 
 class Difference(NamedTuple):
@@ -79,7 +79,8 @@ def rows_of(runs: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
     found = [paired for other, name in others for paired in compare(runs[0], other, name)]
     order = list(runs[0].metrics["datasets"])
     found.sort(key=lambda paired: (order.index(paired.dataset), float(paired.heat)))
-    keys = [key for key in KEYS if any(paired.differences[key] is not None for paired in found)]
+    wanted = [key for key in KEYS if key != "max_residual" or not same_size(runs[0].metrics)]
+    keys = [key for key in wanted if any(paired.differences[key] is not None for paired in found)]
     headers = ["data set", "τ", "model", *(f"Δ {column(key).label}" for key in keys), "pixel errors"]
     return headers, [
         [

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,8 +42,17 @@ def _pixel_errors(image: ImageResult) -> float | None:
     return sum(image.values("pixel_errors")) or None
 
 
+def _residual(image: ImageResult) -> float | None:
+    return None if image.same_size else _most("max_residual")(image)
+
+
+def _value(image: ImageResult) -> float | None:
+    return _most("max_abs")(image) if image.same_size else None
+
+
 CRITERIA = (
-    Criterion("largest residual", _most("max_residual")),
+    Criterion("largest residual", _residual),
+    Criterion("largest |value|", _value),
     Criterion("most pixel errors", _pixel_errors),
     Criterion("lowest LR-PSNR", _least("lr_psnr")),
     Criterion("lowest PSNR", _least("psnr")),
@@ -179,9 +188,30 @@ def parts_of(folder: Path, result: ImageResult, heats: Sequence[str]) -> list[Pa
     return [part for part in parts if part.file.is_file()]
 
 
+def parts_of_enhanced(folder: Path, result: ImageResult, heats: Sequence[str]) -> list[Part]:
+    """As `parts_of`, where input and output are of one size: scheme 1 (temperature 0) and 2 (mean) after the input."""
+    warm = replace(result, rows=tuple(row for row in result.rows if row["heat"] > 0) or result.rows)
+    parts = parts_of(folder, warm, [heat for heat in heats if float(heat) > 0])
+    schemes = []
+    if "0" in heats:
+        schemes += [_sample(folder, result, row, "scheme 1, τ = 0") for row in result.at("0")[:1]]
+    for heat, row in result.means.items():
+        file = folder / result.dataset / f"{result.image}_t{heat}_mean.png"
+        label = f"scheme 2, mean of {row['sample']}, τ = {heat}"
+        schemes.append(Part(file, label, facts_of(row, label), failed=row["pixel_errors"] > 0))
+    schemes = [part for part in schemes if part.file.is_file()]
+    drawn = [part for part in parts if part.file not in {scheme.file for scheme in schemes}]
+    first = sum(part.label == "input" for part in drawn)
+    return [*(part._replace(caption=part.label) for part in drawn[:first]), *schemes, *drawn[first:]]
+
+
 def worst_row(result: ImageResult) -> Row:
-    """The sample furthest from its input; of equals, such as infinite ones, the first at the highest temperature."""
-    return max(result.rows, key=lambda row: (row["max_residual"], row["heat"]))
+    """The sample furthest from its input; of equals, such as infinite ones, the first at the highest temperature.
+
+    Where samples are meant to be far from the input, the one with the largest value.
+    """
+    extent = "max_abs" if result.same_size else "max_residual"
+    return max(result.rows, key=lambda row: (row[extent], row["heat"]))
 
 
 def _sample(folder: Path, result: ImageResult, row: Row, label: str) -> Part:
@@ -189,14 +219,21 @@ def _sample(folder: Path, result: ImageResult, row: Row, label: str) -> Part:
     return Part(file, label, facts_of(row), failed=row["pixel_errors"] > 0)
 
 
-def facts_of(row: Row) -> str:
-    """The figures of a sample in one line."""
-    units = (("psnr", "PSNR", " dB"), ("ssim", "SSIM", ""), ("lpips", "LPIPS", ""), ("lr_psnr", "LR-PSNR", " dB"))
+def facts_of(row: Row, name: str | None = None) -> str:
+    """The figures of a sample, or of what has another name, in one line."""
+    units: tuple[tuple[str, str, str], ...] = (("psnr", "PSNR", " dB"), ("psnr_gtmean", "PSNR GT-mean", " dB"))
+    units += (("ssim", "SSIM", ""), ("lpips", "LPIPS", ""), ("lr_psnr", "LR-PSNR", " dB"))
     facts = [f"{label} {cell(row[key])}{unit}" for key, label, unit in units if row.get(key) is not None]
     if row["pixel_errors"] > 0:
         facts.append(f"{row['pixel_errors']} of {row['n_pixels']} pixels in error")
-    sample = f"sample {row['sample']}, τ = {heat_key(row['heat'])}"
-    return ", ".join([sample, f"max residual {cell(row['max_residual'])}", *facts])
+    sample = f"sample {row['sample']}, τ = {heat_key(row['heat'])}" if name is None else name
+    return ", ".join([sample, _extent([row], "psnr_gtmean" in row), *facts])
+
+
+def _extent(rows: Sequence[Row], same_size: bool) -> str:
+    """How far samples go at most."""
+    key, label = ("max_abs", "max |value|") if same_size else ("max_residual", "max residual")
+    return f"{label} {cell(max(row[key] for row in rows))}"
 
 
 def entry(chosen: Chosen, parts: Sequence[Part], budget: Budget, facts: str = "") -> Entry | None:
@@ -244,8 +281,7 @@ def _in_turn(chosen: Mapping[str, Sequence[Chosen]]) -> Iterator[tuple[str, Chos
 
 
 def _facts_of_image(result: ImageResult) -> str:
-    worst = max(row["max_residual"] for row in result.rows)
-    facts = [f"max residual {cell(worst)}"]
+    facts = [_extent(result.rows, result.same_size)]
     for key, label in (("lr_psnr", "LR-PSNR min"), ("psnr", "PSNR min")):
         if values := result.values(key):
             facts.append(f"{label} {cell(min(values))} dB")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Row:
         psnr: dB, RGB; ``psnr_y``: of luma.
         ssim: Mean over RGB; ``ssim_y``: of luma.
         lpips: Learned perceptual distance.
+        further: Figures that the protocol adds, by the name of their column; the same ones in all rows.
     """
 
     dataset: str
@@ -48,11 +49,17 @@ class Row:
     psnr_y: float | None = None
     ssim_y: float | None = None
     lpips: float | None = None
+    further: Mapping[str, float | None] = field(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
         """Columns of the CSV file."""
-        own = {key: value for key, value in vars(self).items() if key != "failures"}
-        return {**own, **vars(self.failures)}
+        own = {key: value for key, value in vars(self).items() if key not in ("failures", "further")}
+        return {**own, **self.further, **vars(self.failures)}
+
+    def figure(self, key: str) -> float | None:
+        """A figure by the name of its column."""
+        found: float | None = self.further[key] if key in self.further else getattr(self, key)
+        return found
 
     def without_names(self) -> dict[str, Any]:
         """All but data set and image."""
@@ -96,6 +103,8 @@ class Record:
         latents: Of the ground truth; None without one.
         rows: One per temperature and sample.
         heats: By temperature, as written in file names.
+        means: Of the mean of all samples of a temperature, likewise; its ``sample`` is their number. Empty unless the
+            protocol has it.
     """
 
     fingerprint: str
@@ -107,6 +116,7 @@ class Record:
     latents: Latents | None
     rows: list[Row]
     heats: dict[str, OfHeat]
+    means: dict[str, Row] = field(default_factory=dict)
 
 
 def path_of(folder: Path, dataset: str, image: str) -> Path:
@@ -118,7 +128,7 @@ def remove(folder: Path, dataset: str, image: str) -> None:
     """Remove an image's record and pictures."""
     path_of(folder, dataset, image).unlink(missing_ok=True)
     first = folder / dataset / image
-    pattern = re.compile(re.escape(first.name) + r"_(lr|gt|t[-+.e\d]+_(\d+|std|mask))\.png")
+    pattern = re.compile(re.escape(first.name) + r"_(lr|gt|t[-+.e\d]+_(\d+|std|mask|mean))\.png")
     for file in first.parent.glob("*.png") if first.parent.is_dir() else ():
         if pattern.fullmatch(file.name) is not None:
             file.unlink()
@@ -127,6 +137,9 @@ def remove(folder: Path, dataset: str, image: str) -> None:
 def write(folder: Path, record: Record) -> None:
     """Write a record, atomically."""
     values = {**asdict(record), "rows": [row.without_names() for row in record.rows]}
+    values["means"] = {heat: row.without_names() for heat, row in record.means.items()}
+    if not record.means:
+        del values["means"]
     write_atomically(path_of(folder, record.dataset, record.image), to_json(values).encode(), durable=False)
 
 
@@ -146,15 +159,17 @@ def read(folder: Path, dataset: str, image: str, fingerprint: str) -> Record | N
             "latents": None if latents is None else Latents(**latents),
             "rows": [_row(dataset, image, row) for row in values["rows"]],
             "heats": {heat: OfHeat(**of_heat) for heat, of_heat in values["heats"].items()},
+            "means": {heat: _row(dataset, image, row) for heat, row in values.get("means", {}).items()},
         }
     )
 
 
 def _row(dataset: str, image: str, values: Mapping[str, Any]) -> Row:
-    of_failures = {field.name for field in fields(Failures)}
+    of_failures, of_row = ({field.name for field in fields(kind)} for kind in (Failures, Row))
     failures = Failures(**{key: value for key, value in values.items() if key in of_failures})
-    own = {key: value for key, value in values.items() if key not in of_failures}
-    return Row(dataset, image, failures=failures, **own)
+    own = {key: value for key, value in values.items() if key in of_row}
+    further = {key: value for key, value in values.items() if key not in of_failures | of_row}
+    return Row(dataset, image, failures=failures, further=further, **own)
 
 
 def fingerprint(common: Mapping[str, Any], *tensors: Tensor | None) -> str:

@@ -5,23 +5,27 @@ from typing import Any
 
 from tabulate import tabulate
 
-from robustflow.evaluation.columns import OVERVIEW, cell, column, shown, values_at
+from robustflow.evaluation.columns import cell, column, fidelity, lines, overview, shown
 
-__all__ = ["COLUMNS", "FIDELITY", "aligned", "cell", "rows_of", "table"]
+__all__ = ["aligned", "cell", "columns_of", "rows_of", "table"]
 
-COLUMNS = {key: column(key).label for key in OVERVIEW}
-FIDELITY = {key: column(key).label for key in ("psnr", "ssim")}
 # Shown where they were computed.
-OPTIONAL = {key: column(key).label for key in ("lpips", "diversity_score", "ood_mean")}
+OPTIONAL = ("lpips", "lpips_gtmean", "diversity_score", "ood_mean")
 
 
 def rows_of(report: Mapping[str, Any], columns: Sequence[str]) -> list[list[str]]:
-    """One row per data set and temperature of a metrics.json: data set, tau, then the columns."""
+    """One row per data set and temperature of a metrics.json: data set, tau, then the columns; likewise of means."""
     return [
-        [name, heat, *(cell(values_at(dataset, heat).get(key)) for key in columns)]
+        [name, heat, *(cell(values.get(key)) for key in columns)]
         for name, dataset in report["datasets"].items()
-        for heat in dataset["heats"]
+        for heat, values in lines(dataset).items()
     ]
+
+
+def columns_of(report: Mapping[str, Any]) -> dict[str, str]:
+    """Headings of the columns that tables of a metrics.json have, whether computed or not, by key."""
+    wanted = (key for key in fidelity(report) if key not in (*OPTIONAL, "diversity_sigma"))
+    return {key: column(key).label for key in (*overview(report), *wanted)}
 
 
 def aligned(rows: Sequence[Sequence[str]], headers: Sequence[str], n_texts: int, style: str) -> str:
@@ -32,5 +36,5 @@ def aligned(rows: Sequence[Sequence[str]], headers: Sequence[str], n_texts: int,
 
 def table(report: Mapping[str, Any]) -> str:
     """Table of one model for the screen."""
-    columns = {**COLUMNS, **FIDELITY, **{key: OPTIONAL[key] for key in shown([report], list(OPTIONAL))}}
+    columns = {**columns_of(report), **{key: column(key).label for key in shown([report], OPTIONAL)}}
     return aligned(rows_of(report, list(columns)), ["data set", "τ", *columns.values()], 1, "simple")

@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from robustflow import exit_status
 from robustflow.evaluation import pictures, sections
-from robustflow.evaluation.columns import FIDELITY, OVERVIEW, cell, column, protocol_of, shown, values_at
+from robustflow.evaluation.columns import cell, column, fidelity, lines, protocol_of, same_size, shown
+from robustflow.evaluation.columns import overview as overview_of
 from robustflow.evaluation.results import Results, read
 from robustflow.files import write_atomically
 
@@ -68,7 +69,8 @@ def content(results: Results) -> dict[str, Any]:
     """What the template shows of one run."""
     metrics = results.metrics
     budget = pictures.Budget()
-    parts = partial(pictures.parts_of, results.folder, heats=results.heats)
+    parts_of = pictures.parts_of_enhanced if same_size(metrics) else pictures.parts_of
+    parts = partial(parts_of, results.folder, heats=results.heats)
     found = pictures.galleries(results.images, parts, budget)
     return {
         "title": metrics["name"],
@@ -79,7 +81,7 @@ def content(results: Results) -> dict[str, Any]:
                 "name": name,
                 "about": about(metrics["protocol"], name),
                 "n_images": dataset["n_images"],
-                "heats": list(dataset["heats"]),
+                "heats": list(lines(dataset)),
                 "measured": measured(dataset, metrics["protocol"]),
                 "over": over_how_many(dataset),
                 "gallery": found[name],
@@ -114,13 +116,13 @@ class Overview(NamedTuple):
 
 
 def overview(metrics: Mapping[str, Any]) -> Overview:
-    """Figures of the data sets of a metrics.json, one row per data set and temperature."""
-    keys = shown([metrics], (*OVERVIEW, *FIDELITY, "ood_mean"))
+    """Figures of the data sets of a metrics.json, one row per data set and temperature, or mean of samples."""
+    keys = shown([metrics], (*overview_of(metrics), *fidelity(metrics), "ood_mean"))
     headers = [heading(key) for key in keys]
     rows = [
-        (name, heat, [figure(values_at(dataset, heat), key) for key in keys])
+        (name, heat, [figure(values, key) for key in keys])
         for name, dataset in metrics["datasets"].items()
-        for heat in dataset["heats"]
+        for heat, values in lines(dataset).items()
     ]
     return Overview(headers, rows)
 
@@ -140,10 +142,14 @@ def figure(values: Mapping[str, Any], key: str) -> Figure:
 
 def measured(dataset: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[Measured]:
     """All figures of a data set, with how they were measured."""
-    by_heat = [values_at(dataset, heat) for heat in dataset["heats"]]
+    by_heat = list(lines(dataset).values())
     keys = [key for key in {key: None for values in by_heat for key in values} if not _is_count(key)]
     keys = [key for key in keys if all(not isinstance(values.get(key), list | dict) for values in by_heat)]
-    return [Measured(*heading(key), *_values(key, by_heat, protocol_of(key, protocol))) for key in keys]
+    found = [Measured(*heading(key), *_values(key, by_heat, protocol_of(key, protocol))) for key in keys]
+    if not same_size({"protocol": protocol}):
+        return found
+    # What the protocol does not have stands in metrics.json as null, all the same.
+    return [one for one in found if any(value.text != cell(None) for value in one.values)]
 
 
 def _values(key: str, by_heat: Sequence[Mapping[str, Any]], how: str) -> tuple[tuple[Figure, ...], str]:

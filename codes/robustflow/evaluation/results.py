@@ -29,6 +29,7 @@ class ImageResult:
         ood: OOD score.
         latents: Histogram of the latents: edges, counts, mean, std.
         heats: Figures over all samples of a temperature, by temperature.
+        means: Row of the mean of the samples, by temperature, where the protocol has it.
     """
 
     dataset: str
@@ -38,6 +39,7 @@ class ImageResult:
     ood: float | None = None
     latents: Mapping[str, Any] | None = None
     heats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    means: Mapping[str, Row] = field(default_factory=dict)
 
     def at(self, heat: str) -> list[Row]:
         """Rows of one temperature, by sample."""
@@ -47,6 +49,11 @@ class ImageResult:
         """The values of a column that exist, of one temperature or of all."""
         rows = self.rows if heat is None else self.at(heat)
         return [row[key] for row in rows if row.get(key) is not None]
+
+    @property
+    def same_size(self) -> bool:
+        """Whether input and output are of one size, so that samples are meant to be far from the input."""
+        return "psnr_gtmean" in self.rows[0]
 
     @property
     def failed(self) -> bool:
@@ -163,6 +170,7 @@ def _with_record(folder: Path, dataset: str, image: str, rows: list[Row]) -> Ima
         record.get("ood"),
         record.get("latents"),
         record.get("heats") or {},
+        record.get("means") or {},
     )
 
 

@@ -1,6 +1,6 @@
 """Drawing samples, reproducibly: the same for a seed, an image's name and a sample's number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def draw_samples(
     *,
     name: str,
     heats: Sequence[float],
-    n: int,
+    n: int | Callable[[float], int],
     seed: int,
     batch: int,
     tile: int | None = None,
@@ -35,10 +35,10 @@ def draw_samples(
     Args:
         task: Knows how samples become images.
         network: In eval mode.
-        lr: LR image (3, h, w), in [0, 1], of any size.
+        lr: LR image (3, h, w), or what the task makes of it, see `Task.condition_of`; in [0, 1], of any size.
         name: Name of the image; part of the latents' seeds.
         heats: Temperatures. Work on the condition is done once for all of them; all use the same latents, scaled.
-        n: Samples per temperature.
+        n: Samples per temperature; one number, or a function of the temperature.
         seed: Seed of the latents.
         batch: Samples computed at once.
         tile: Side of the tiles that are decoded one after the other, LR pixels; None: the whole image at once. The
@@ -47,7 +47,8 @@ def draw_samples(
     """
     draw = task.drawing(network, lr[None], tile, overlap)
     for heat in heats:
-        chunks = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
+        wanted = n if isinstance(n, int) else n(heat)
+        chunks = [range(first, min(first + batch, wanted)) for first in range(0, wanted, batch)]
         yield heat, torch.cat([draw(heat, [latent_generator(seed, name, k) for k in chunk]) for chunk in chunks])
 
 
@@ -57,7 +58,7 @@ def strip(task: Task, network: nn.Module, item: EvaluationItem, scale: int, opti
     drawn = draw_samples(
         task,
         network,
-        item.lr.to(device),
+        item.condition.to(device),
         name=item.name,
         heats=options.heats[-1:],
         n=1,

@@ -11,9 +11,14 @@ from robustflow.evaluation.metrics.intervals import wilson
 from robustflow.evaluation.plots import Series
 from robustflow.evaluation.results import ImageResult, Results
 
-AGAINST_TEMPERATURE = ("psnr", "ssim", "lpips", "lr_psnr_mean", "diversity_sigma", "pixel_error_pct")
+AGAINST_TEMPERATURE = ("psnr", "psnr_gtmean", "ssim", "lpips", "lr_psnr_mean", "diversity_sigma", "pixel_error_pct")
 BEST_OF_N: dict[str, Callable[..., float]] = {"psnr": max, "ssim": max, "lpips": min, "lr_psnr": max}
-_LABELS = {"psnr": "PSNR, dB", "lr_psnr": "LR-PSNR, dB", "lr_psnr_mean": "LR-PSNR mean, dB"}
+_LABELS = {
+    "psnr": "PSNR, dB",
+    "psnr_gtmean": "PSNR GT-mean, dB",
+    "lr_psnr": "LR-PSNR, dB",
+    "lr_psnr_mean": "LR-PSNR mean, dB",
+}
 N_BINS = 10
 
 

@@ -11,12 +11,12 @@ from tabulate import tabulate
 
 from robustflow import exit_status
 from robustflow.evaluation import engine, report
-from robustflow.evaluation.columns import values_at
+from robustflow.evaluation.columns import lines
 from robustflow.files import write_atomically
 from robustflow.options.load import Assignment, load
 from robustflow.options.schema import RunOptions
 
-COLUMNS = {**report.COLUMNS, **report.FIDELITY, "lpips": "LPIPS", "diversity_sigma": "σ"}
+FURTHER = {"lpips": "LPIPS", "diversity_sigma": "σ"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,8 +81,9 @@ def _best_of_n(chosen: argparse.Namespace) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> str:
-    rows = report.rows_of(result, list(COLUMNS))
-    return tabulate(rows, ["data set", "τ", *COLUMNS.values()], "github", disable_numparse=True)
+    columns = {**report.columns_of(result), **FURTHER}
+    rows = report.rows_of(result, list(columns))
+    return tabulate(rows, ["data set", "τ", *columns.values()], "github", disable_numparse=True)
 
 
 def _seeds(chosen: argparse.Namespace) -> str:
@@ -98,16 +99,17 @@ def _seeds(chosen: argparse.Namespace) -> str:
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
     """Table of the mean ± standard deviation (of a sample, n − 1) over results that differ in the seed alone."""
+    columns = {**report.columns_of(results[0]), **FURTHER}
     rows = [
         [
             name,
             heat,
-            *(_spread([values_at(result["datasets"][name], heat)[column] for result in results]) for column in COLUMNS),
+            *(_spread([lines(result["datasets"][name])[heat].get(key) for result in results]) for key in columns),
         ]
         for name, dataset in results[0]["datasets"].items()
-        for heat in dataset["heats"]
+        for heat in lines(dataset)
     ]
-    return tabulate(rows, ["data set", "τ", *COLUMNS.values()], "github", disable_numparse=True)
+    return tabulate(rows, ["data set", "τ", *columns.values()], "github", disable_numparse=True)
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -22,9 +22,11 @@ def mean(values: Iterable[float | None]) -> float | None:
 def of_data_set(records: Sequence[Record], heats: Sequence[float]) -> dict[str, Any]:
     """Summary of a data set, as in metrics.json."""
     bits_per_dim = mean(record.bits_per_dim for record in records)
+    means = {heat: [record.means[heat] for record in records] for heat in (records[0].means if records else ())}
     return {
         "n_images": len(records),
         "heats": {heat_key(heat): _of_heat(records, heat) for heat in heats},
+        **({"means": {heat: _of_means(rows) for heat, rows in means.items()}} if means else {}),
         "bits_per_dim": bits_per_dim,
         # The published codes divide by pixel positions, not by dimensions.
         "nll_published": None if bits_per_dim is None else 3 * bits_per_dim,
@@ -35,6 +37,11 @@ def of_data_set(records: Sequence[Record], heats: Sequence[float]) -> dict[str, 
 def _of_heat(records: Sequence[Record], heat: float) -> dict[str, Any]:
     by_image = [[row for row in record.rows if row.heat == heat] for record in records]
     return summarize(by_image, [record.heats[heat_key(heat)] for record in records])
+
+
+def _of_means(rows: Sequence[Row]) -> dict[str, Any]:
+    """Summary of the means over samples, one per image, as `summarize`; ``n_averaged``: of how many samples."""
+    return {**summarize([[row] for row in rows], []), "n_averaged": rows[0].sample}
 
 
 def summarize(by_image: Sequence[Sequence[Row]], of_heats: Sequence[OfHeat]) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def summarize(by_image: Sequence[Sequence[Row]], of_heats: Sequence[OfHeat]) -> 
         "max_abs": max(row.failures.max_abs for row in rows),
         "max_residual": max(row.failures.max_residual for row in rows),
         **{key: value for name in LR_REFERENCES for key, value in _lr_consistency(by_image, name).items()},
-        **{name: mean(getattr(row, name) for row in rows) for name in FIDELITY},
+        **{name: mean(row.figure(name) for row in rows) for name in (*FIDELITY, *rows[0].further)},
         "diversity_sigma": mean(of_heat.diversity_sigma for of_heat in of_heats),
         "diversity_score": mean(of_heat.diversity_score for of_heat in of_heats),
         "best_of_n": {name: _best_of_n(by_image, name, better) for name, better in FIDELITY.items()},

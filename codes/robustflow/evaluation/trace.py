@@ -143,7 +143,7 @@ def traced(
             drawn = draw_samples(
                 task,
                 network,
-                item.lr.to(device),
+                item.condition.to(device),
                 name=item.name,
                 heats=(heat,),
                 n=options.n_sample,

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
-from robustflow import data
+from robustflow import data, tasks
 from robustflow.data import EvaluationSet
 from robustflow.errors import UserError
 from robustflow.evaluation import audit, ood, plots, trace, trace_plot
@@ -55,7 +55,8 @@ def _with_reference(options: RunOptions, sets: Mapping[str, EvaluationSet]) -> t
     name = options.datasets["val"].name or "validation"
     if name in sets:
         raise UserError(f"datasets.val.name: '{name}' names two data sets")
-    return name, {name: data.build_evaluation(options.datasets["val"], options.scale), **sets}
+    whole = tasks.build(options).whole_image_condition
+    return name, {name: data.build_evaluation(options.datasets["val"], options.scale, whole), **sets}
 
 
 def _traced(

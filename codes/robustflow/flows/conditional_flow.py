@@ -1,18 +1,19 @@
 """The multi-scale conditional normalizing flow p(x | y)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
+from robustflow.bijections.networks import add_shared
 from robustflow.checkpointing import checkpointed
 from robustflow.encoders.base import Encoder
 from robustflow.errors import UserError
 from robustflow.flows.level import FlowLevel, LevelCondition
-from robustflow.flows.prior import standard_normal_log_prob
+from robustflow.flows.prior import latent_mean, standard_normal_log_prob
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,21 @@ class Condition:
         levels: Per level, finest first.
         size: Height and width of x, pixels.
         batch: Number of conditions.
+        mean: m of the last latent's prior N(m, I), (b, c, h, w); None: zero.
     """
 
     levels: tuple[LevelCondition, ...]
     size: tuple[int, int]
     batch: int
+    mean: Tensor | None = None
 
     def with_noise(self, noise: Tensor | None) -> "Condition":
         """The same condition with a noise map (b, noise_channels, H, W); None stands for zero noise."""
-        return Condition(tuple(level.with_noise(noise) for level in self.levels), self.size, self.batch)
+        return replace(self, levels=tuple(level.with_noise(noise) for level in self.levels))
 
     def renewed(self) -> "Condition":
         """The same condition, to be projected anew: for when the flow's weights have changed."""
-        return Condition(tuple(level.renewed() for level in self.levels), self.size, self.batch)
+        return replace(self, levels=tuple(level.renewed() for level in self.levels))
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Encoding:
 
 class ConditionalFlow(nn.Module):
     """z = f(x; g(y)), z ~ N(0, I): SRFlow's architecture (Lugmayr et al., ECCV 2020).
+
+    The encoder may give the last latent's prior a mean, N(m(y), I). m is subtracted from what leaves the last level, so
+    that all latents that ``encode`` returns and ``decode`` takes are standard normal under the model.
 
     Args:
         encoder: g, features of the condition.
@@ -129,21 +135,32 @@ class ConditionalFlow(nn.Module):
         levels = tuple(
             level.condition(features, number, self.projection_memory) for number, level in enumerate(self.typed_levels)
         )
-        return Condition(levels, (height, width), y.shape[0])
+        prepared = Condition(levels, (height, width), y.shape[0])
+        return prepared if features.mean is None else self._with_mean(prepared, features.mean)
+
+    def _with_mean(self, condition: Condition, mean: Tensor) -> Condition:
+        """The same condition with a prior mean in image space, (b, c, H, W)."""
+        last = self.latent_shapes(*condition.size)[-1]
+        return replace(condition, mean=latent_mean(mean, last, len(self.levels)))
 
     def _prepared(self, condition: Tensor | Condition, noise: Tensor | None) -> Condition:
         prepared = self.condition(condition) if isinstance(condition, Tensor) else condition
         return prepared.with_noise(noise)
 
-    def encode(self, x: Tensor, condition: Tensor | Condition, noise: Tensor | None = None) -> Encoding:
+    def encode(
+        self, x: Tensor, condition: Tensor | Condition, noise: Tensor | None = None, mean: Tensor | None = None
+    ) -> Encoding:
         """Encode x (b, c, H, W) given y (b, c, H/scale, W/scale), or y prepared by ``condition``.
 
         Args:
             x: Data.
             condition: y, or y prepared.
             noise: Noise map (b, noise_channels, H, W) for the noise couplings; None stands for zero.
+            mean: Prior mean instead of the encoder's, laid out as x is; flows without splits only.
         """
         prepared = self._prepared(condition, noise)
+        if mean is not None:
+            prepared = self._with_mean(prepared, mean)
         if x.shape[-2:] != prepared.size or x.shape[0] != prepared.batch:
             expected = (prepared.batch, self.image_channels, *prepared.size)
             raise ValueError(f"expected x of shape {expected} for this condition, got {tuple(x.shape)}")
@@ -162,7 +179,7 @@ class ConditionalFlow(nn.Module):
             log_det = log_det + level_log_det
             if latent is not None:
                 latents.append(latent)
-        return [*latents, x], log_det
+        return [*latents, x if condition.mean is None else x - condition.mean], log_det
 
     def decode(
         self, latents: list[Tensor], condition: Tensor | Condition, noise: Tensor | None = None
@@ -174,7 +191,7 @@ class ConditionalFlow(nn.Module):
         prepared = self._prepared(condition, noise)
         self._check_latents(latents, prepared)
         rest = list(latents)
-        z = rest.pop()
+        z = rest.pop() if prepared.mean is None else add_shared(rest.pop(), prepared.mean)
         log_det = z.new_zeros(z.shape[0])
         for level, level_condition in zip(reversed(self.typed_levels), reversed(prepared.levels), strict=True):
             latent = rest.pop() if level.split_prior is not None else None

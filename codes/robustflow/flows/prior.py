@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustflow.bijections.base import InverseBound, sum_per_item
@@ -12,6 +13,21 @@ from robustflow.bijections.networks import ZeroConv
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """log N(z; 0, I) in nats, summed over all but the first dimension: (b,)."""
     return sum_per_item(-0.5 * (z**2 + math.log(2 * math.pi)))
+
+
+def latent_mean(image: Tensor, shape: tuple[int, int, int], n_levels: int) -> Tensor:
+    """Mean of a last latent, (b, *shape), from a mean in image space (b, c, H, W): one pixel_unshuffle by 2^n_levels.
+
+    ValueError if that is of another shape: a latent without the channels that were split off has none in image space.
+    """
+    size = 2**n_levels
+    expected = (image.shape[1], shape[1] * size, shape[2] * size)
+    if tuple(image.shape[1:]) != expected or shape[0] != image.shape[1] * size**2:
+        raise ValueError(
+            f"expected a prior mean (b, c, H, W) that {n_levels} levels without splits turn into (b, {shape[0]}, "
+            f"{shape[1]}, {shape[2]}), got {tuple(image.shape)}"
+        )
+    return F.pixel_unshuffle(image, size)
 
 
 class SplitPrior(nn.Module):

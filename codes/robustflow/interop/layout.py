@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustflow.bijections.networks import ConvNetwork, ZeroConv
 from robustflow.bijections.permutation import FixedOrthogonal
+from robustflow.encoders.low_light import LowLightEncoder
 from robustflow.encoders.rrdb import RRDB, RRDBNet
 from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.flows.level import FlowLevel
@@ -19,8 +20,6 @@ from robustflow.flows.level import FlowLevel
 View = Callable[[Tensor], Tensor]
 Entries = Iterator[tuple[str, "Published"]]
 
-# Output channels of the published network's unused feature convolution, the same at 4x and 8x.
-_UNUSED_FEATURES = 96
 UNUSED = "flowUpsamplerNet.f.0."
 
 
@@ -72,11 +71,8 @@ AFFINE, SPLINE = Family("affine", "Affine"), Family("rqspline", "RQspline")
 
 def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
     """Layout of a published flow with the sizes of ``flow``."""
-    encoder = _rrdb(flow)
     layout = {f"RRDB.{name}": entry for name, entry in of_encoder(flow).items()}
-    n_features = encoder.native_channels + encoder.tap_channels
-    layout[f"{UNUSED}weight"] = Published((_UNUSED_FEATURES, n_features, 3, 3))
-    layout[f"{UNUSED}bias"] = Published((_UNUSED_FEATURES,))
+    layout |= dict(_unused_features(flow))
     noise = [level.noise_projection for level in flow.typed_levels if level.noise_projection is not None]
     noise_channels = noise[0].shape[1] if noise else 0
     number = 0  # of the published layer; squeezes count and own nothing
@@ -98,15 +94,24 @@ def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
 
 
 def of_encoder(flow: ConditionalFlow) -> dict[str, Published]:
-    """Layout of a published RRDB checkpoint whose image head is left out, read into the encoder of a flow."""
-    encoder = _rrdb(flow)
-    return dict(_encoder(encoder, "encoder.")) | dict(_unused_head(encoder, flow.scale))
+    """Layout of a published encoder's checkpoint, its image head left out, read into the encoder of a flow."""
+    encoder = flow.encoder
+    if isinstance(encoder, RRDB):
+        return dict(_encoder(encoder, "encoder.")) | dict(_unused_head(encoder, flow.scale))
+    if isinstance(encoder, LowLightEncoder):
+        return dict(_low_light(encoder, "encoder.")) | dict(_unused_low_light(encoder))
+    raise ValueError(f"expected a flow with the encoder RRDB or low_light, got {type(encoder).__name__}")
 
 
-def _rrdb(flow: ConditionalFlow) -> RRDB:
-    if not isinstance(flow.encoder, RRDB):
-        raise ValueError(f"expected a flow with the RRDB encoder, got {type(flow.encoder).__name__}")
-    return flow.encoder
+def _unused_features(flow: ConditionalFlow) -> Entries:
+    """A feature convolution that flows carry and never run: 96 channels with RRDB, at 4x and 8x."""
+    encoder = flow.encoder
+    out, features = 96, encoder.native_channels + encoder.tap_channels
+    if isinstance(encoder, LowLightEncoder):
+        # The same for every width nf.
+        out, features = 384, 64 * (1 + len(encoder.taps))
+    yield f"{UNUSED}weight", Published((out, features, 3, 3))
+    yield f"{UNUSED}bias", Published((out,))
 
 
 def of_rrdb(network: RRDBNet) -> dict[str, Published]:
@@ -133,6 +138,30 @@ def _conv(module: nn.Module, ours: str, theirs: str, options: tuple[str, str]) -
 
 
 def _encoder(encoder: RRDB, ours: str) -> Entries:
+    yield from _trunk(encoder, ours)
+    for k, conv in enumerate(encoder.up_convs):
+        yield from _conv(conv, f"{ours}up_convs.{k}.", f"upconv{k + 1}", (NF, NF))
+
+
+def _low_light(encoder: LowLightEncoder, ours: str) -> Entries:
+    yield from _trunk(encoder, ours)
+    yield from _conv(encoder.conv_second, f"{ours}conv_second.", "conv_second", (NF, NF))
+    for k, conv in enumerate(encoder.down_convs):
+        yield from _conv(conv, f"{ours}down_convs.{k}.", f"downconv{k + 1}", (NF, NF))
+    yield from _conv(encoder.color_head, f"{ours}color_head.", "fine_tune_color_map.0", ("", NF))
+
+
+def _unused_low_light(encoder: LowLightEncoder) -> Entries:
+    """Layers that the published low-light encoder carries and never runs."""
+    nf = encoder.native_channels
+    missing = range(len(encoder.down_convs) + 1, 4)
+    kernels = {**{f"downconv{k}": (nf, nf, 3, 3) for k in missing}, "HRconv": (nf, nf, 3, 3)}
+    for name, shape in {**kernels, "conv_last": (3, nf, 3, 3), "awb_para": (3, nf)}.items():
+        yield f"{name}.weight", Published(shape)
+        yield f"{name}.bias", Published(shape[:1])
+
+
+def _trunk(encoder: RRDB | LowLightEncoder, ours: str) -> Entries:
     yield from _conv(encoder.conv_first, f"{ours}conv_first.", "conv_first", (NF, ""))
     for b, block in enumerate(encoder.blocks):
         for d, dense in enumerate(block.children()):
@@ -141,8 +170,6 @@ def _encoder(encoder: RRDB, ours: str) -> Entries:
                 options = (NF if c == 4 else GC, NF if c == 0 else "")
                 yield from _conv(conv, f"{ours}blocks.{b}.{d}.convs.{c}.", theirs, options)
     yield from _conv(encoder.trunk_conv, f"{ours}trunk_conv.", "trunk_conv", (NF, NF))
-    for k, conv in enumerate(encoder.up_convs):
-        yield from _conv(conv, f"{ours}up_convs.{k}.", f"upconv{k + 1}", (NF, NF))
 
 
 def _unused_head(encoder: RRDB, scale: int) -> Entries:

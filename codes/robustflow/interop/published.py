@@ -1,4 +1,4 @@
-"""Published checkpoints of SRFlow, NCSR, FS-NCSR and the robust flows: read safely and filled into our network."""
+"""Published checkpoints of SRFlow, NCSR, FS-NCSR, LLFlow and robust flows: read safely and filled into our network."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Published option files (SRFlow, NCSR, FS-NCSR, robust flows): recognised by their keys and translated to ours.
+"""Published option files (SRFlow, NCSR, FS-NCSR, LLFlow, robust flows): recognised by their keys, translated to ours.
 
 Each published key is moved to one of ours, or has no effect and is dropped; the notes say which and what happens
 instead. A key that is in none of the tables stays and is then reported as unknown, as in any other file.
@@ -61,6 +61,36 @@ _DROPPED: dict[KeyPath, str] = {
     ("train", "lr_scheme"): "steps at lr_steps_rel",
     ("train", "lr_steps"): "lr_steps_rel counts",
 }
+# The same for LLFlow.
+_LOW_LIGHT_MOVED: dict[KeyPath, KeyPath] = {("train_gt_ratio",): ("model", "train_gt_ratio")}
+_LOW_LIGHT_DROPPED: dict[KeyPath, str] = {
+    ("align_weight",): "no effect without align_condition_feature",
+    ("align_maxpool",): "no effect without align_condition_feature",
+    ("dataroot_unpaired",): "test.py --input FOLDER takes images without ground truth",
+    ("datasets", "*", "use_crop"): "GT_size says it",
+    ("datasets", "*", "noise_level"): "no effect without noise_prob",
+    ("network_G", "train_RRDB"): "no pretrained encoder exists: it learns from the start",
+    ("network_G", "train_RRDB_delay"): "no pretrained encoder exists: it learns from the start",
+    ("test", "heats"): "heat counts, or val.heats",
+}
+# Switches of variants that are not built: the value that is supported, and what it means.
+_LOW_LIGHT_ONLY: dict[KeyPath, tuple[Any, str]] = {
+    ("optimize_all_z",): (False, "off"),
+    ("cond_encoder",): ("ConEncoder1", "network_G.encoder: low_light"),
+    ("avg_color_map",): (False, "off"),
+    ("concat_histeq",): (True, "the network always reads the equalised image beside the logarithm"),
+    ("histeq_as_input",): (False, "off"),
+    ("concat_color_map",): (False, "off"),
+    ("gray_map",): (False, "off"),
+    ("align_condition_feature",): (False, "off"),
+    ("to_yuv",): (False, "off"),
+    ("encode_color_map",): (False, "off"),
+    ("le_curve",): (False, "off"),
+    ("datasets", "*", "log_low"): (True, "the network always reads the logarithm"),
+    ("datasets", "*", "gamma_aug"): (False, "off"),
+    ("datasets", "*", "noise_prob"): (0, "off"),
+    ("train", "weight_fl"): (1, "the likelihood is the loss"),
+}
 # Keys of validation and test sets that only training uses.
 _TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot")
 # The published code ignores these values; ours obeys them unless `as_published: true` says otherwise.
@@ -100,7 +130,8 @@ def is_published(tree: Node) -> bool:
 def translate(tree: Node) -> tuple[Node, list[Note]]:
     """The same options under our keys, each value with its source, and what became of the published keys."""
     tree = _copied(tree)
-    notes = [*_model(tree), *_coupling(tree), *_dropped(tree), *_moved(tree), *_adapted(tree)]
+    notes = [*_model(tree), *_low_light(tree), *_coupling(tree), *_dropped(tree, _DROPPED), *_moved(tree, _MOVED)]
+    notes += _adapted(tree)
     notes += [Note(key_text(path), text) for path, text in _OBEYED.items() if _get(tree, path) is not None]
     return tree, notes
 
@@ -175,6 +206,41 @@ def _model(tree: Node) -> Iterator[Note]:
     yield Note("model, divide_freq", f"model: {name}")
 
 
+def _low_light(tree: Node) -> Iterator[Note]:
+    """What only option files of LLFlow have: its encoder, its data sets, and switches of variants."""
+    model = _get(tree, ("model", "type"))
+    if model is None or model.value != "LLFlow":
+        return
+    _put(tree, ("network_G", "encoder"), Node("low_light", model.source))
+    if _get(tree, ("val", "protocol")) is None:
+        _put(tree, ("val", "protocol"), Node("llflow", model.source))
+    data = _take(tree, ("dataset",))
+    for path in _paths(tree, ("datasets", "*", "mode")):
+        if data is not None and _get(tree, path) is None:
+            _put(tree, path, data)
+            _put(tree, (*path[:-1], "split"), Node("train" if path[1] == "train" else "test", data.source))
+    if data is not None:
+        yield Note("dataset", f"datasets.*.mode: {data.value}, and split")
+    for pattern, (supported, meaning) in _LOW_LIGHT_ONLY.items():
+        given = {path: node for path in _paths(tree, pattern) if (node := _take(tree, path)) is not None}
+        for path, node in given.items():
+            _require(path, node, supported)
+        if given:
+            yield Note(f"{key_text(pattern)}: {show(supported)}", meaning)
+    yield from _dropped(tree, _LOW_LIGHT_DROPPED)
+    yield from _moved(tree, _LOW_LIGHT_MOVED)
+    test = _get(tree, ("test",))
+    if test is not None and test.value == {}:
+        _take(tree, ("test",))
+
+
+def _require(path: KeyPath, node: Node, supported: Any) -> None:
+    """Raise OptionsError for another value than the one that is supported."""
+    if node.value != supported or isinstance(node.value, bool) != isinstance(supported, bool):
+        message = f"expected {show(supported)}, the only value supported, got {show(plain(node))}"
+        raise OptionsError(node.source.rsplit(":", 1)[0], Mistake(node.source, path, message))
+
+
 def _coupling(tree: Node) -> Iterator[Note]:
     """The coupling's name and its own mapping become ``coupling: {type: ...}`` and ``hidden_channels``."""
     given = {name: _take(tree, (*_FLOW, name)) for name in (AFFINE, SPLINE)}
@@ -221,17 +287,18 @@ def _paths(tree: Node, pattern: KeyPath) -> Iterator[KeyPath]:
         yield tuple(name if key == "*" else key for key in pattern)
 
 
-def _dropped(tree: Node) -> Iterator[Note]:
-    dropped = dict(_DROPPED)
-    if _get(tree, ("train", "lr_steps_rel")) is None:
-        del dropped["train", "lr_steps"]  # nothing says the same: reported as unknown
-    for pattern, text in dropped.items():
+def _dropped(tree: Node, table: Mapping[KeyPath, str]) -> Iterator[Note]:
+    # Where nothing says the same, lr_steps stays and is reported as unknown.
+    kept = {("train", "lr_steps")} if _get(tree, ("train", "lr_steps_rel")) is None else set()
+    for pattern, text in table.items():
+        if pattern in kept:
+            continue
         if [True for path in _paths(tree, pattern) if _take(tree, path) is not None]:
             yield Note(key_text(pattern), text)
 
 
-def _moved(tree: Node) -> Iterator[Note]:
-    for old, new in _MOVED.items():
+def _moved(tree: Node, table: Mapping[KeyPath, KeyPath]) -> Iterator[Note]:
+    for old, new in table.items():
         node = _take(tree, old)
         if node is None:
             continue

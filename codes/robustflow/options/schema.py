@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic.fields import FieldInfo
 
+from robustflow.options.sampling import ValOptions as ValOptions
 from robustflow.options.values import (
     DatasetKey,
     Finite,
@@ -16,7 +17,6 @@ from robustflow.options.values import (
     Positive,
     RelativeSteps,
     RunName,
-    Temperatures,
     Width,
 )
 from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, TASKS, Options, Registry
@@ -181,50 +181,6 @@ class TrainOptions(Options):
     )
 
 
-class ValOptions(Options):
-    """Sampling, in validation and in tests."""
-
-    heats: Temperatures = Field((0.9,), description="Temperatures tau.")
-    n_sample: Positive = Field(10, description="Samples per image and temperature.")
-    sample_batch: Positive = Field(10, description="Samples computed at once (memory).")
-    tile: Positive | None = Field(
-        None,
-        description="Side of the tiles that a large image is sampled in, LR pixels; less memory; null: the whole image "
-        "at once. Bits per dimension of a ground truth are always computed at once.",
-    )
-    tile_overlap: NonNegative | None = Field(
-        None,
-        description="LR pixels around each tile; smaller is faster and leaves seams; null: the receptive field "
-        "(hundreds in full-size networks), so that tiling changes nothing but the last digits.",
-    )
-    seed: NonNegative = Field(0, description="Seed of the latents, with image name and sample index.")
-    protocol: Literal["robustness", "ntire", "srflow"] = Field(
-        "robustness",
-        description="What `quantize` and `lr_psnr_reference` are where they are null: round and ground_truth "
-        "(robustness), round and input (ntire), floor and input (srflow).",
-    )
-    quantize: Literal["round", "floor"] | None = Field(
-        None, description="How samples become 8-bit images; floor is what the published code does; null: see protocol."
-    )
-    lr_psnr_reference: Literal["ground_truth", "input"] | None = Field(
-        None,
-        description="LR-PSNR against the downsampled ground truth (the input where that was altered) or always "
-        "against the input; null: see protocol. Both are in metrics.csv.",
-    )
-    crop_border: NonNegative = Field(0, description="HR pixels left out along the border in PSNR and SSIM.")
-    save_images: bool = Field(True, description="Write samples, inputs and ground truth as PNG.")
-
-    @property
-    def rounding(self) -> Literal["round", "floor"]:
-        """``quantize``, or what the protocol says."""
-        return self.quantize or ("floor" if self.protocol == "srflow" else "round")
-
-    @property
-    def lr_reference(self) -> Literal["ground_truth", "input"]:
-        """``lr_psnr_reference``, or what the protocol says."""
-        return self.lr_psnr_reference or ("ground_truth" if self.protocol == "robustness" else "input")
-
-
 class LoggerOptions(Options):
     """Progress on screen, in the log file and in TensorBoard."""
 
@@ -243,8 +199,10 @@ class RunOptions(Options):
     """All options of one run."""
 
     name: RunName = Field(description="Names the folders in experiments/ and results/.")
-    model: Model = Field(description="Task and model: SRFlow, NCSR, FS-NCSR, or RRDB (pretrain the encoder alone).")
-    scale: Literal[2, 4, 8] = Field(4, description="Super-resolution factor.")
+    model: Model = Field(
+        description="Task and model: SRFlow, NCSR, FS-NCSR, LLFlow, or RRDB (pretrain the encoder alone)."
+    )
+    scale: Literal[1, 2, 4, 8] = Field(4, description="Super-resolution factor; 1: of one size (LLFlow).")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto",
         description="auto (CUDA if there is one), cpu, cuda or cuda:N; of several processes each takes its own GPU.",
@@ -304,6 +262,7 @@ class RunOptions(Options):
             yield from dataset.contradictions(self)
         yield from self._memory_contradictions()
         yield from self._checkpoint_contradictions()
+        yield from self.network_G.encoder.contradictions(self)
         yield from self.model.contradictions(self)
 
     def _checkpoint_contradictions(self) -> Iterator[tuple[str, str]]:
@@ -331,6 +290,14 @@ class RunOptions(Options):
             )
         if 0 < self.train.ood_patches < 10:
             yield "train.ood_patches", f"expected 0 or at least 10, got {self.train.ood_patches}"
+        yield from self._protocol_contradictions()
+
+    def _protocol_contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.val.same_size != (self.scale == 1):
+            expected = "llflow" if self.scale == 1 else "another"
+            yield "val.protocol", f"expected {expected} with scale {self.scale}, got {self.val.protocol}"
+        elif self.val.same_size and self.val.lr_psnr_reference is not None:
+            yield "val.lr_psnr_reference", "expected none with protocol llflow: there is no LR-PSNR, remove it"
         if self.val.tile is None and self.val.tile_overlap is not None:
             yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
 

@@ -4,9 +4,10 @@ from robustflow.options.schema import RunOptions
 from robustflow.registry import TASKS
 from robustflow.tasks.base import FlowInputs, FlowTask, Task
 from robustflow.tasks.encoder_pretraining import EncoderPretraining
+from robustflow.tasks.low_light import LLFlow
 from robustflow.tasks.super_resolution import SuperResolution
 
-__all__ = ["EncoderPretraining", "FlowInputs", "FlowTask", "SuperResolution", "Task", "build"]
+__all__ = ["EncoderPretraining", "FlowInputs", "FlowTask", "LLFlow", "SuperResolution", "Task", "build"]
 
 
 def build(options: RunOptions) -> Task:

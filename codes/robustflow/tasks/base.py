@@ -20,11 +20,19 @@ Draw = Callable[[float, Sequence[torch.Generator]], Tensor]
 
 @dataclass(frozen=True)
 class FlowInputs:
-    """Data x (b, c, H, W), condition (b, c', h, w) and noise map (b, c, H, W), or None without noise couplings."""
+    """What a flow encodes.
+
+    Attributes:
+        x: Data, (b, c, H, W).
+        condition: (b, c', h, w).
+        noise: Noise map (b, c, H, W), or None without noise couplings.
+        mean: Prior mean laid out as x is, instead of the encoder's; None: the encoder's, or zero.
+    """
 
     x: Tensor
     condition: Tensor
     noise: Tensor | None
+    mean: Tensor | None = None
 
 
 class Likelihood(NamedTuple):
@@ -39,9 +47,11 @@ class Task(ABC):
 
     Attributes:
         loss_name: What ``loss`` measures; the name in logs.
+        condition_channels: Channels of what ``condition_of`` makes.
     """
 
     loss_name: str
+    condition_channels: int = 3
 
     @abstractmethod
     def build_network(self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none") -> nn.Module:
@@ -57,9 +67,31 @@ class Task(ABC):
     def encoder(self, network: nn.Module) -> nn.Module:
         """Return the part of the network that is pretrained, and frozen at first."""
 
+    def condition_of(self, image: Tensor) -> Tensor:
+        """What the task is given as ``lr``: the LR image (..., 3, h, w) and what depends on all of it.
+
+        To be called on whole images, before they are cropped: other channels come out otherwise on a crop.
+
+        Args:
+            image: uint8, or floating in [0, 1]; a condition already made is returned as it is.
+
+        Returns:
+            (..., condition_channels, h, w), dtype as given; the first three channels are the image.
+        """
+        return image
+
+    @property
+    def whole_image_condition(self) -> Callable[[Tensor], Tensor] | None:
+        """``condition_of`` if it adds to the image; None: data may cut, alter or make LR images as they come."""
+        return None if self.condition_channels == 3 else self.condition_of
+
+    def encoder_input(self, lr: Tensor) -> Tensor:
+        """What the encoder reads, made pixel by pixel of ``lr`` (b, condition_channels, h, w), in [0, 1]."""
+        return lr
+
     @abstractmethod
     def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
-        """Training loss, scalar, of images gt (b, 3, H, W) and lr (b, 3, h, w), both in [0, 1]."""
+        """Training loss, scalar, of images gt (b, 3, H, W) and lr (b, c, h, w), in [0, 1]; c: condition_channels."""
 
     def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
         """Draw from the generator what ``loss`` draws for n images of the size of those of gt and lr.
@@ -78,11 +110,11 @@ class Task(ABC):
 
     @abstractmethod
     def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
-        """Prepare one lr (1, 3, h, w), any size; the returned function shares that work among all its calls.
+        """Prepare one lr (1, c, h, w), any size; the returned function shares that work among all its calls.
 
         Args:
             network: In eval mode.
-            lr: LR image, in [0, 1].
+            lr: In [0, 1]; c: condition_channels, or 3 for a whole image.
             tile: Side of the tiles that are computed one after the other (memory), LR pixels; None: no tiles. Rounded
                 up to what the network takes.
             overlap: LR pixels around each tile, rounded up likewise; None: so many that tiling changes nothing but
@@ -127,16 +159,14 @@ class FlowTask(Task):
 
     def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood:
         """Likelihood of the noisy x that ``inputs`` makes; image range [0, 1]."""
-        inputs = self.inputs(gt, lr, generator)
-        encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise)
-        return Likelihood(-encoding.log_prob / (math.log(2) * gt[0].numel()), encoding.latents)
+        return likelihood_of(network, self.inputs(gt, lr, generator))
 
     def size_multiple(self, network: nn.Module) -> int:
         """HR images whose sides are multiples of this need no padding."""
         return _as_flow(network).size_multiple
 
     def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
-        """Prepare one lr (1, 3, h, w): padded by mirroring to a size the flow takes; samples are cropped back.
+        """Prepare one lr (1, c, h, w): padded by mirroring to a size the flow takes; samples are cropped back.
 
         The condition's part of the work is done once; with several tiles, once per tile and call, for the conditions
         of all of them would take as much memory as that of the whole image.
@@ -144,8 +174,8 @@ class FlowTask(Task):
         flow = _as_flow(network)
         height, width = lr.shape[-2:]
         multiple = flow.size_multiple // self.scale
-        lr = mirror_pad(lr, 0, -width % multiple, 0, -height % multiple)
-        decode = _decoding(flow, lr, tile, overlap, multiple)
+        lr = mirror_pad(self.condition_of(lr), 0, -width % multiple, 0, -height % multiple)
+        decode = _decoding(flow, self.encoder_input(lr), tile, overlap, multiple)
 
         def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
             size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
@@ -156,18 +186,24 @@ class FlowTask(Task):
         return draw
 
 
+def likelihood_of(network: nn.Module, inputs: FlowInputs) -> Likelihood:
+    """Likelihood of a flow's inputs."""
+    encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise, inputs.mean)
+    return Likelihood(-encoding.log_prob / (math.log(2) * inputs.x[0].numel()), encoding.latents)
+
+
 def _decoding(
-    flow: ConditionalFlow, lr: Tensor, tile: int | None, overlap: int | None, multiple: int
+    flow: ConditionalFlow, condition: Tensor, tile: int | None, overlap: int | None, multiple: int
 ) -> Callable[[list[Tensor]], Tensor]:
     """A function from the latents of the whole image to x, decoded tile by tile."""
-    size = (lr.shape[-2], lr.shape[-1])
+    size = (condition.shape[-2], condition.shape[-1])
     tiles = [tiling.whole(size)]
     if tile is not None:
         tiles = tiling.tiles(size, tile, flow.receptive_field if overlap is None else overlap, multiple)
-    condition = flow.condition(lr) if len(tiles) == 1 else None
+    of_whole = flow.condition(condition) if len(tiles) == 1 else None
 
     def decode_part(part: tiling.Tile, latents: list[Tensor]) -> Tensor:
-        own = flow.condition(tiling.crop(lr, part.outer, size)) if condition is None else condition
+        own = flow.condition(tiling.crop(condition, part.outer, size)) if of_whole is None else of_whole
         x, _ = flow.decode([tiling.crop(z, part.outer, size) for z in latents], own)
         return x
 

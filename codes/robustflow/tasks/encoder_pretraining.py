@@ -11,12 +11,13 @@ from robustflow import encoders
 from robustflow.encoders import RRDB, RRDBNet
 from robustflow.errors import UserError
 from robustflow.options.schema import NetworkOptions
-from robustflow.registry import TASKS, Options
+from robustflow.registry import TASKS
 from robustflow.tasks import tiling
 from robustflow.tasks.base import Draw, Task
+from robustflow.tasks.super_resolution import SuperResolutionOptions
 
 
-class EncoderPretrainingOptions(Options):
+class EncoderPretrainingOptions(SuperResolutionOptions):
     """ESRGAN's RRDB trained with L1 (Wang et al., ECCVW 2018)."""
 
     type: Literal["RRDB"] = "RRDB"

@@ -17,7 +17,18 @@ from robustflow.tasks.base import FlowInputs, FlowTask
 NoiseLevel = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class SRFlowOptions(Options):
+class SuperResolutionOptions(Options):
+    """What models of super-resolution share."""
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """The HR image is larger, and the LR image has three channels."""
+        if root.scale == 1:
+            yield "scale", "expected 2, 4 or 8 for super-resolution, got 1"
+        if root.network_G.encoder.type == "low_light":
+            yield "network_G.encoder", "expected RRDB for super-resolution, got low_light, which reads 6 channels"
+
+
+class SRFlowOptions(SuperResolutionOptions):
     """SRFlow (Lugmayr et al., ECCV 2020)."""
 
     type: Literal["SRFlow"] = "SRFlow"
@@ -27,17 +38,19 @@ class SRFlowOptions(Options):
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Noise couplings need a noise map, which SRFlow does not have."""
+        yield from super().contradictions(root)
         if max(root.network_G.flow.S) > 0:
             yield "network_G.flow.S", "expected 0: SRFlow has no noise coupling (use model: NCSR or FS-NCSR)"
 
 
-class _NoiseConditionalOptions(Options):
+class _NoiseConditionalOptions(SuperResolutionOptions):
     noise_max: NoiseLevel | None = Field(
         None, description="Largest noise std c_max in training; images in [0, 1]; null: 0.03 for 8x, else 0.05."
     )
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """The noise map must be seen, and has the channels of an image."""
+        yield from super().contradictions(root)
         if max(root.network_G.flow.S) == 0:
             yield "network_G.flow.S", "expected noise couplings in at least one level, e.g. [0, K, K], got none"
         if root.network_G.flow.std_channels != 3:

@@ -217,8 +217,9 @@ def _prepare(options: RunOptions, processes: Processes) -> tuple[_Run, Path | No
         raise UserError("datasets.train: expected a training set, got none")
     processes.share_of(options.datasets["train"].batch_size)
     seed, scale = options.train.manual_seed, options.scale
-    crops = data.build_training(options.datasets["train"], scale, seed)
-    validation = data.build_evaluation(options.datasets["val"], scale) if "val" in options.datasets else None
+    whole = tasks.build(options).whole_image_condition
+    crops = data.build_training(options.datasets["train"], scale, seed, whole)
+    validation = data.build_evaluation(options.datasets["val"], scale, whole) if "val" in options.datasets else None
     experiment = Path(options.path.experiments) / options.name
     state = processes.on_main(checkpoint.find, experiment, options.path.resume_state)
     options = processes.on_main(_fitting, options, state)
@@ -375,7 +376,8 @@ def _validate(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentine
     drawn, finite = (sum(of_heat[key] for of_heat in summary["heats"].values()) for key in ("n_samples", "n_finite"))
     scalars = {"bits_per_dim": summary["bits_per_dim"], "non_finite_samples": drawn - finite}
     for heat, values in summary["heats"].items():
-        scalars |= {f"{key}_t{heat}": values[key] for key in ("psnr", "lr_psnr_mean", "pixel_error_pct", "inf_pct")}
+        figures = ("psnr", "psnr_gtmean", "lr_psnr_mean", "pixel_error_pct", "inf_pct")
+        scalars |= {f"{key}_t{heat}": values.get(key) for key in figures}
     if run.processes.main:
         logbook.validation(iteration, scalars, strip(task, network, items[0], options.scale, options.val))
     run.network.train()

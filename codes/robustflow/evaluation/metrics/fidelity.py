@@ -19,6 +19,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 # ITU-R BT.601, as MATLAB's rgb2ycbcr: weights of R, G, B in [0, 1], and the offset.
 _LUMA, _BLACK = (65.481, 128.553, 24.966), 16.0
+_GREY = (0.299, 0.587, 0.114)  # of the same recommendation, full range
 
 
 def luma(image: Tensor) -> Tensor:
@@ -28,6 +29,34 @@ def luma(image: Tensor) -> Tensor:
     """
     weights = image.new_tensor(_LUMA, dtype=torch.float64).view(3, 1, 1)
     return _BLACK + (weights * image / 255).sum(0, keepdim=True)
+
+
+def grey(image: Tensor) -> Tensor:
+    """Grey values 0.299 R + 0.587 G + 0.114 B of an RGB image (3, H, W): float64 (1, H, W), in the image's range."""
+    weights = image.new_tensor(_GREY, dtype=torch.float64).view(3, 1, 1)
+    return (weights * image).sum(0, keepdim=True)
+
+
+def with_mean_of(image: Tensor, reference: Tensor) -> Tensor:
+    """The image at the brightness of the reference: times mean grey of the reference over mean grey of the image.
+
+    Low-light enhancement papers report figures of it ("GT-mean"), as brightness is ambiguous there (Zhang et al.,
+    KinD, ACM MM 2019). A black image stays black.
+
+    Args:
+        image: (3, H, W) floating, in [0, 1].
+        reference: The same.
+
+    Returns:
+        (3, H, W), clamped to [0, 1].
+    """
+    ours, theirs = float(grey(image).mean()), float(grey(reference).mean())
+    return image if ours == 0 else (image * (theirs / ours)).clamp(0, 1)
+
+
+def ssim_grey(image: Tensor, reference: Tensor, crop: int = 0) -> float | None:
+    """`ssim` of the grey values of two uint8 RGB images (3, H, W)."""
+    return ssim(grey(image), grey(reference), crop)
 
 
 def psnr(image: Tensor, reference: Tensor, crop: int = 0) -> float | None:

@@ -1,0 +1,149 @@
+"""Pairs of low-light and normal-light photographs: LOL, VE-LOL (LOL-v2), and synthetic ones."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from robustflow.data.bundled import BundledSource
+from robustflow.data.folders import FileSource, _by_stem, _require_partners, _without_marks, unique_names
+from robustflow.data.seeds import derive_seed
+from robustflow.data.source import Source, register_source
+from robustflow.errors import UserError
+from robustflow.options.schema import DatasetOptions
+from robustflow.options.values import Finite, PathText
+
+# Folders of (low light, normal light) below the root.
+_LOL = {"train": ("our485/low", "our485/high"), "test": ("eval15/low", "eval15/high")}
+_SPLITS_V2 = {"train": "Train", "test": "Test"}
+_MARKS = r"^(low|normal|high)_?(?=\d)"
+_GAMMA = 2.2
+
+
+class LoLOptions(DatasetOptions):
+    """LOL (Wei et al., BMVC 2018): `our485/{low,high}` to train, `eval15/{low,high}` to test."""
+
+    mode: Literal["LoL"]
+    root: PathText = Field(description="Folder that holds our485 and eval15.")
+    split: Literal["train", "test"] = Field("train", description="train: our485; test: eval15.")
+
+
+@register_source("LoL", LoLOptions)
+def open_lol(root: str, split: str, scale: int) -> FileSource:
+    """Open the pairs of LOL. UserError naming the folders and files, if one is missing or does not pair."""
+    low, normal = _LOL[split]
+    return _pairs(Path(root), low, normal, scale)
+
+
+class LoLv2Options(DatasetOptions):
+    """VE-LOL, also called LOL-v2 (Yang et al., TIP 2021): `{Synthetic,Real_captured}/{Train,Test}/{Low,Normal}`."""
+
+    mode: Literal["LoL_v2"]
+    root: PathText = Field(description="Folder that holds Synthetic and Real_captured.")
+    subset: Literal["Synthetic", "Real_captured"] = Field(description="Which of the two.")
+    split: Literal["train", "test"] = Field("train", description="Which part of it.")
+
+
+@register_source("LoL_v2", LoLv2Options)
+def open_lol_v2(root: str, subset: str, split: str, scale: int) -> FileSource:
+    """Open the pairs of VE-LOL; errors as `open_lol`."""
+    part = f"{subset}/{_SPLITS_V2[split]}"
+    return _pairs(Path(root), f"{part}/Low", f"{part}/Normal", scale)
+
+
+def _pairs(root: Path, low: str, normal: str, scale: int) -> FileSource:
+    """Pairs by name; ``low00690`` and ``normal00690`` are one."""
+    for folder in (root / low, root / normal):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: expected this folder below root, got nothing there; correct root")
+    dark, bright = (_without_marks(_by_stem(root / part), set(), _MARKS) for part in (low, normal))
+    _require_partners(root / normal, bright, root / low, dark)
+    _require_partners(root / low, dark, root / normal, bright)
+    files = [(file, dark[stem]) for stem, file in bright.items()]
+    return FileSource(files, unique_names([Path(f"{stem}.png") for stem in bright]), scale)
+
+
+def _exposures(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < bounds[0] <= bounds[1] <= 1:
+        raise ValueError(f"expected [lower, upper] with 0 < lower <= upper <= 1, got {list(bounds)}")
+    return bounds
+
+
+class BundledLowLightOptions(DatasetOptions):
+    """Synthetic low light: photographs from the scikit-image package, darkened (see `darkened`)."""
+
+    mode: Literal["bundled_low_light"]
+    split: Literal["train", "test"] = Field("train", description="As in mode bundled.")
+    exposure: Annotated[tuple[Finite, Finite], AfterValidator(_exposures)] = Field(
+        (0.02, 0.1), description="Range of the share of the light that is left, drawn per image, evenly in its log."
+    )
+    photons: Annotated[Finite, Field(gt=0)] = Field(
+        2000.0, description="Electrons that full white gives in normal light: shot noise; fewer are noisier."
+    )
+    read_noise: Annotated[Finite, Field(ge=0)] = Field(2.0, description="Std of the sensor's own noise, electrons.")
+    variants: Annotated[int, Field(ge=1)] = Field(1, description="Low-light versions of each photograph.")
+
+
+@register_source("bundled_low_light", BundledLowLightOptions)
+class BundledLowLightSource(Source):
+    """Synthetic pairs: normal light is the photograph, low light a darkened version, the same in every run.
+
+    Args:
+        split: train or test.
+        exposure: Range that the share of light is drawn from, evenly in its logarithm.
+        photons: See `darkened`; likewise ``read_noise``.
+        read_noise: See above.
+        variants: Versions of each photograph, of different exposures and noise.
+        scale: Must be 1: both images have one size.
+    """
+
+    def __init__(
+        self, split: str, exposure: tuple[float, float], photons: float, read_noise: float, variants: int, scale: int
+    ) -> None:
+        self._photographs = BundledSource(split, scale)
+        self.exposure, self.photons, self.read_noise, self.variants = exposure, photons, read_noise, variants
+        names = self._photographs.names
+        self.names = [f"{name}_{k}" if variants > 1 else name for name in names for k in range(variants)]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width."""
+        return self._photographs.size(index // self.variants)
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        """Normal light and low light, (3, h, w) uint8."""
+        normal, _ = self._photographs.pair(index // self.variants)
+        seed = derive_seed("low light", self.names[index])
+        return normal, _darkened(index // self.variants, self, seed)
+
+
+@lru_cache(maxsize=64)
+def _darkened(photograph: int, source: BundledLowLightSource, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    low, high = source.exposure
+    exposure = low * (high / low) ** float(torch.rand((), generator=generator))
+    normal, _ = source._photographs.pair(photograph)
+    return darkened(normal, exposure, source.photons, source.read_noise, generator)
+
+
+def darkened(image: Tensor, exposure: float, photons: float, read_noise: float, generator: torch.Generator) -> Tensor:
+    """Make a synthetic low-light version: linear light (gamma 2.2), less of it, sensor noise, 8 bits.
+
+    Shot noise is Poisson, the sensor's own noise Gaussian; gamma 2.2 again at the end, without any brightening.
+
+    Args:
+        image: (3, h, w) uint8.
+        exposure: Share of the light that is left.
+        photons: Electrons at full white in normal light.
+        read_noise: Standard deviation of the sensor's own noise, electrons.
+        generator: Source of the noise.
+
+    Returns:
+        (3, h, w) uint8.
+    """
+    electrons = exposure * photons * (image.double() / 255) ** _GAMMA
+    noise = read_noise * torch.randn(image.shape, generator=generator, dtype=torch.float64)
+    noisy = torch.poisson(electrons, generator) + noise
+    return ((noisy / photons).clamp(0, 1) ** (1 / _GAMMA) * 255).round().to(torch.uint8)
