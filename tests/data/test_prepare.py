@@ -163,6 +163,7 @@ def test_what_is_current_stays(source: Path):
 
 
 def test_changed_images_are_noticed(source: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("WARNING", logger="robustflow")
     folder = made(source)
     open_prepared(str(folder), None, 4)
     assert caplog.text == ""
