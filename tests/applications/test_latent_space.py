@@ -136,6 +136,12 @@ def test_masks_cover_the_blocks_that_hold_a_masked_pixel(make_model):
     assert places == [[[0, 0, 4, 3]], [[0, 0, 2, 1]], [[0, 0, 1, 0]]]
 
 
+def test_levels_are_those_that_have_latents(make_model):
+    for splits, levels in ((True, [1, 2, 3]), (False, [3])):
+        task, flow = make_model(L=3, splits=splits)
+        assert LatentSpace(task, flow, photograph(5, 8)).levels == levels
+
+
 def test_other_sizes_are_refused(make_model):
     task, flow = make_model()
     with pytest.raises(ValueError, match="expected images of 4 times"):

@@ -52,6 +52,12 @@ class LatentSpace:
         """Numbers in an image as the flow sees it, mirrored parts included."""
         return self.flow.image_channels * math.prod(self._condition.size)
 
+    @property
+    def levels(self) -> list[int]:
+        """Number of the level that each latent belongs to, the finest being 1: at 1/2^level of the image's size."""
+        shapes = self.flow.latent_shapes(*self._condition.size)
+        return [(self._condition.size[0] // height).bit_length() - 1 for _, height, _ in shapes]
+
     @torch.no_grad()
     def encoding(self, image: Tensor) -> Encoding:
         """Latents, log p in nats and log-determinant of an image (1, 3, H, W) in [0, 1], mirrored parts included."""
@@ -77,8 +83,7 @@ class LatentSpace:
     def masks(self, mask: Tensor) -> list[Tensor]:
         """Masks of the latents, from one of the image (H, W), boolean: blocks that hold a masked pixel."""
         mask = self._padded(mask.to(self._lr.device)[None, None]).float()
-        shapes = self.flow.latent_shapes(*self._condition.size)
-        return [F.max_pool2d(mask, self._condition.size[0] // height) > 0 for _, height, _ in shapes]
+        return [F.max_pool2d(mask, 2**level) > 0 for level in self.levels]
 
     def _padded(self, image: Tensor) -> Tensor:
         if tuple(image.shape[-2:]) != self.size:
