@@ -93,13 +93,20 @@ def test_restore_a_folder_the_same_as_its_images_alone(call, tmp_path):
     assert torch.equal(read_image(out / "two_restored.png"), read_image(alone / "two_restored.png"))
 
 
+def test_restore_by_another_normalisation(call, tmp_path):
+    _, _, _, out = call("restore", "--input", "@photo.png")
+    status, _, _, other = call("restore", "--input", "@photo.png", "--normalise", "spatial", output=tmp_path / "other")
+    assert status == 0
+    assert not torch.equal(read_image(out / "photo_restored.png"), read_image(other / "photo_restored.png"))
+
+
 @pytest.mark.parametrize("degradation", ["noise=20", "jpeg=10", "blur=1.5"])
 def test_restore_study(call, degradation):
     status, text, _, out = call("restore-study", "--input", "@all", "--degrade", degradation)
     assert status == 0
-    assert degradation in text and "restored" in text and "super-resolved, τ 0.7" in text
+    assert degradation in text and "restored" in text and "super-resolved at 0.7" in text
     result = json.loads((out / "study.json").read_text())
-    assert list(result["mean"]) == ["degraded", "super-resolved, τ 0", "super-resolved, τ 0.7", "restored"]
+    assert list(result["mean"]) == ["degraded", "super-resolved at 0", "super-resolved at 0.7", "restored"]
     mean = sum(result["images"][name]["restored"]["psnr"] for name in ("one", "two")) / 2
     assert result["mean"]["restored"]["psnr"] == pytest.approx(mean)
     assert (out / "one_side_by_side.png").is_file()

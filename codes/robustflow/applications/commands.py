@@ -14,6 +14,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from robustflow import exit_status
 from robustflow.applications import degradations, edit, restore_study, sampling, sheet, statistics
+from robustflow.applications.latent_space import Collection
 from robustflow.applications.model import Model, inputs, opened, read_mask, read_one, require_size, size_of
 from robustflow.data.images import read_image, write_png
 from robustflow.data.seeds import derive_seed
@@ -57,6 +59,19 @@ def _image_or_folder(command: argparse.ArgumentParser) -> None:
 def _restoring(command: argparse.ArgumentParser) -> None:
     command.add_argument("--input", type=Path, required=True, metavar="FILE_OR_DIR", help="degraded image, or a folder")
     command.add_argument("--mask", type=Path, metavar="FILE", help="restore where this image is white; of one --input")
+    _normalising(command)
+
+
+def _normalising(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--normalise",
+        nargs="+",
+        choices=get_args(Collection),
+        default=edit.RESTORING,
+        metavar="WHAT",
+        help="latents that get the statistics of samples together, one after another: spatial (a channel's), local (a "
+        "position's), global (a level's); default: spatial local",
+    )
 
 
 def _studying(command: argparse.ArgumentParser) -> None:
@@ -64,6 +79,7 @@ def _studying(command: argparse.ArgumentParser) -> None:
         "--input", type=Path, metavar="FILE_OR_DIR", help="clean images; default: the bundled test photographs"
     )
     command.add_argument("--degrade", default="noise=20", metavar="KIND=X", help=degradations.DESCRIBED)
+    _normalising(command)
 
 
 def _sampling(command: argparse.ArgumentParser) -> None:
@@ -127,7 +143,8 @@ def _restore(chosen: argparse.Namespace, model: Model, output: Path) -> str:
     for name, file in tqdm(files.items(), desc="restore", unit="image", leave=False, disable=None):
         image = read_image(file)
         mask = None if chosen.mask is None else read_mask(chosen.mask, size_of(image))
-        restored = edit.restored(model, image, chosen.temperature, _generator(chosen, name), mask=mask)
+        generator = _generator(chosen, name)
+        restored = edit.restored(model, image, chosen.temperature, generator, collections=chosen.normalise, mask=mask)
         write_png(output / f"{name}_restored.png", restored)
         sheet.write(output / f"{name}_side_by_side.png", {"given": image, "restored": restored})
     return f"{len(files)} restored, in {output}"
@@ -135,9 +152,8 @@ def _restore(chosen: argparse.Namespace, model: Model, output: Path) -> str:
 
 def _study(chosen: argparse.Namespace, model: Model, output: Path) -> str:
     degradation = degradations.parsed(chosen.degrade)
-    return restore_study.table(
-        restore_study.run(model, chosen.input, degradation, chosen.temperature, chosen.seed, output)
-    )
+    request = restore_study.Request(degradation, chosen.temperature, tuple(chosen.normalise), chosen.seed)
+    return restore_study.table(restore_study.run(model, chosen.input, request, output))
 
 
 def _encode(chosen: argparse.Namespace, model: Model, output: Path) -> str:

@@ -4,7 +4,7 @@ import logging
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from robustflow.applications import edit, sheet
 from robustflow.applications.degradations import Degradation, degraded
+from robustflow.applications.latent_space import Collection
 from robustflow.applications.model import Model, inputs, size_of
 from robustflow.data import BundledSource
 from robustflow.data.images import read_image, to_uint8, write_png
@@ -27,17 +28,29 @@ METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
 Measured = dict[str, float | None]
 
 
-def run(
-    model: Model, folder: Path | None, degradation: Degradation, temperature: float, seed: int, output: Path
-) -> dict[str, Any]:
+class Request(NamedTuple):
+    """What to study.
+
+    Attributes:
+        degradation: What clean images suffer.
+        temperature: Of restoration and of super-resolution, which is shown at temperature 0, too.
+        collections: What restoration normalises, see `edit.restored`.
+        seed: Of noise, normalisation and samples, with the image's name.
+    """
+
+    degradation: Degradation
+    temperature: float
+    collections: tuple[Collection, ...]
+    seed: int
+
+
+def run(model: Model, folder: Path | None, request: Request, output: Path) -> dict[str, Any]:
     """Degrade clean images, super-resolve their LR images, restore them; write pictures, study.json and study.md.
 
     Args:
         model: See `Model`.
         folder: Of clean images, or one image; None: the bundled test photographs.
-        degradation: What they suffer.
-        temperature: Of restoration and of super-resolution, which is shown at temperature 0, too.
-        seed: Of noise, normalisation and samples, with the image's name.
+        request: What to do to them.
         output: Folder for the results.
     """
     lpips = perceptual.load(model.device)
@@ -45,18 +58,19 @@ def run(
         log.info("lpips: not computed; %s", lpips.reason)
     images = _clean(folder)
     found: dict[str, dict[str, Measured]] = {}
-    for name, file in tqdm(images.items(), desc=str(degradation), unit="image", leave=False, disable=None):
+    for name, file in tqdm(images.items(), desc=str(request.degradation), unit="image", leave=False, disable=None):
         clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
-        pictures = _pictures(model, clean, degradation, temperature, seed, name)
+        pictures = _pictures(model, clean, request, name)
         for row, picture in pictures.items():
-            write_png(output / f"{name}_{row.replace(', τ ', '_')}.png", picture)
+            write_png(output / f"{name}_{row.replace(' ', '_')}.png", picture)
         sheet.write(output / f"{name}_side_by_side.png", {**pictures, "clean": clean})
         found[name] = {row: _measured(picture, clean, lpips) for row, picture in pictures.items()}
     result = {
         "name": model.options.name,
-        "degradation": str(degradation),
-        "temperature": temperature,
-        "seed": seed,
+        "degradation": str(request.degradation),
+        "temperature": request.temperature,
+        "collections": list(request.collections),
+        "seed": request.seed,
         "mean": _means(found),
         "images": found,
     }
@@ -82,21 +96,19 @@ def _clean(folder: Path | None) -> dict[str, Path | Tensor]:
     return {name: source.pair(index)[0] for index, name in enumerate(source.names)}
 
 
-def _pictures(
-    model: Model, clean: Tensor, degradation: Degradation, temperature: float, seed: int, name: str
-) -> dict[str, Tensor]:
+def _pictures(model: Model, clean: Tensor, request: Request, name: str) -> dict[str, Tensor]:
     """The rows of the table, as uint8 pictures."""
 
     def generator(purpose: str) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(seed, name, purpose))
+        return torch.Generator().manual_seed(derive_seed(request.seed, name, purpose))
 
-    given = degraded(clean, degradation, generator("degrade"))
+    given = degraded(clean, request.degradation, generator("degrade"))
     space = model.space(model.lr_of(given), size_of(given))
-    heats = dict.fromkeys((0.0, temperature))
+    heats = dict.fromkeys((0.0, request.temperature))
     sampled = {
-        f"super-resolved, τ {heat:g}": space.decode(space.draw(heat, [generator("sample")]))[0] for heat in heats
+        f"super-resolved at {heat:g}": space.decode(space.draw(heat, [generator("sample")]))[0] for heat in heats
     }
-    restored = edit.restored(model, given, temperature, generator("restore"))
+    restored = edit.restored(model, given, request.temperature, generator("restore"), collections=request.collections)
     pictures = {"degraded": given, **sampled, "restored": restored}
     return {row: to_uint8(picture).cpu() for row, picture in pictures.items()}
 
