@@ -12,6 +12,7 @@ import torch
 from photographs import piece
 
 from robustflow import tasks
+from robustflow.applications import edit
 from robustflow.applications.commands import main
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, write_png
@@ -109,6 +110,7 @@ def test_restore_study(call, degradation):
     assert list(result["mean"]) == ["degraded", "super-resolved at 0", "super-resolved at 0.7", "restored"]
     mean = sum(result["images"][name]["restored"]["psnr"] for name in ("one", "two")) / 2
     assert result["mean"]["restored"]["psnr"] == pytest.approx(mean)
+    assert result["mean"]["degraded"]["pixel_errors"] == 0
     assert (out / "one_side_by_side.png").is_file()
     assert (out / "study.md").read_text().strip() == text.strip()
 
@@ -212,6 +214,13 @@ def test_mistakes_are_answered(call, arguments, told):
     assert status == 2
     assert re.search(told, errors) is not None, errors
     assert not out.exists()
+
+
+def test_explosions_are_told(call, monkeypatch):
+    monkeypatch.setattr(edit, "restored", lambda model, image, *_, **__: torch.full(image.shape, 2.0))
+    status, _, told, _ = call("restore", "--input", "@photo.png")
+    assert status == 0
+    assert "photo_restored.png: 100 % of its pixels are outside [-0.5, 1.5]" in told
 
 
 def test_results_do_not_go_among_the_inputs(call, folder):

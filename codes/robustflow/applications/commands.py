@@ -11,6 +11,7 @@ python -m robustflow.apply transfer-content -opt confs/demo.yml --input photo.pn
 """
 
 import argparse
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,10 @@ from robustflow.applications.model import Model, inputs, opened, read_mask, read
 from robustflow.data.images import read_image, write_png
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
+from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, outside
 from robustflow.options import command_line
+
+log = logging.getLogger(__name__)
 
 MEMORY = "Use smaller images, or lower network_G.flow.projection_memory or val.sample_batch."
 Work = Callable[[argparse.Namespace, Model, Path], str]
@@ -136,6 +140,19 @@ def _generator(chosen: argparse.Namespace, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(chosen.seed, name, chosen.kind))
 
 
+def _write(file: Path, image: Tensor) -> None:
+    """Write a decoded image (3, H, W), not clamped; warn of pixels that are no colours."""
+    failed = outside(image[None])
+    if failed.any():
+        log.warning(
+            "%s: %.3g %% of its pixels are outside [%g, %g] before clamping: the model's inverse explodes there",
+            file.name,
+            100 * failed.float().mean().item(),
+            *PIXEL_RANGE,
+        )
+    write_png(file, image)
+
+
 def _restore(chosen: argparse.Namespace, model: Model, output: Path) -> str:
     files = inputs(chosen.input)
     if chosen.mask is not None and not chosen.input.is_file():
@@ -145,7 +162,7 @@ def _restore(chosen: argparse.Namespace, model: Model, output: Path) -> str:
         mask = None if chosen.mask is None else read_mask(chosen.mask, size_of(image))
         generator = _generator(chosen, name)
         restored = edit.restored(model, image, chosen.temperature, generator, collections=chosen.normalise, mask=mask)
-        write_png(output / f"{name}_restored.png", restored)
+        _write(output / f"{name}_restored.png", restored)
         sheet.write(output / f"{name}_side_by_side.png", {"given": image, "restored": restored})
     return f"{len(files)} restored, in {output}"
 
@@ -191,7 +208,7 @@ def _interpolate(chosen: argparse.Namespace, model: Model, output: Path) -> str:
     frames = tqdm(made, desc="interpolate", unit="frame", total=chosen.frames, leave=False, disable=None)
     shown: dict[str, Tensor] = {}
     for number, frame in enumerate(frames):
-        write_png(output / f"{name}_{number:03d}.png", frame)
+        _write(output / f"{name}_{number:03d}.png", frame)
         shown[f"t = {number / (chosen.frames - 1):.2f}"] = frame
     sheet.write(output / f"{name}_side_by_side.png", shown, columns=5)
     return f"{chosen.frames} frames, in {output}"
@@ -209,7 +226,7 @@ def _two(chosen: argparse.Namespace) -> tuple[str, Tensor, Tensor]:
 def _transfer_style(chosen: argparse.Namespace, model: Model, output: Path) -> str:
     name, target, source = _two(chosen)
     result = edit.style_transferred(model, target, source)
-    write_png(output / f"{name}_style.png", result)
+    _write(output / f"{name}_style.png", result)
     shown = {"its LR image is kept": target, "its latents are taken": source, "style transferred": result}
     sheet.write(output / f"{name}_side_by_side.png", shown)
     return _told(model, result, target, output)
@@ -220,7 +237,7 @@ def _transfer_content(chosen: argparse.Namespace, model: Model, output: Path) ->
     mask = read_mask(chosen.mask, size_of(target))
     pasted, result = edit.content_transferred(model, target, source, mask, chosen.temperature, _generator(chosen, name))
     write_png(output / f"{name}_pasted.png", pasted)
-    write_png(output / f"{name}_content.png", result)
+    _write(output / f"{name}_content.png", result)
     shown = {"its LR image is kept": target, "source": source, "pasted": pasted, "content transferred": result}
     sheet.write(output / f"{name}_side_by_side.png", shown)
     return _told(model, result, target, output)

@@ -16,15 +16,16 @@ from robustflow.applications.degradations import Degradation, degraded
 from robustflow.applications.latent_space import Collection
 from robustflow.applications.model import Model, inputs, size_of
 from robustflow.data import BundledSource
-from robustflow.data.images import read_image, to_uint8, write_png
+from robustflow.data.images import read_image, to_float, to_uint8, write_png
 from robustflow.data.seeds import derive_seed
 from robustflow.evaluation.metrics import fidelity, perceptual
+from robustflow.evaluation.metrics.robustness import outside
 from robustflow.evaluation.records import to_json
 from robustflow.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
+METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "pixel_errors": "%PixelErr"}
 Measured = dict[str, float | None]
 
 
@@ -97,7 +98,7 @@ def _clean(folder: Path | None) -> dict[str, Path | Tensor]:
 
 
 def _pictures(model: Model, clean: Tensor, request: Request, name: str) -> dict[str, Tensor]:
-    """The rows of the table, as uint8 pictures."""
+    """The rows of the table, not clamped."""
 
     def generator(purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(request.seed, name, purpose))
@@ -109,15 +110,18 @@ def _pictures(model: Model, clean: Tensor, request: Request, name: str) -> dict[
         f"super-resolved at {heat:g}": space.decode(space.draw(heat, [generator("sample")]))[0] for heat in heats
     }
     restored = edit.restored(model, given, request.temperature, generator("restore"), collections=request.collections)
-    pictures = {"degraded": given, **sampled, "restored": restored}
-    return {row: to_uint8(picture).cpu() for row, picture in pictures.items()}
+    return {"degraded": to_float(given), **sampled, "restored": restored}
 
 
 def _measured(picture: Tensor, clean: Tensor, lpips: perceptual.Perceptual | perceptual.NotComputed) -> Measured:
+    """Metrics of a picture (3, H, W), not clamped; pixel errors in percent."""
+    failed = 100 * outside(picture[None]).float().mean().item()
+    image = to_uint8(picture).cpu()
     return {
-        "psnr": fidelity.psnr(picture, clean),
-        "ssim": fidelity.ssim(picture, clean),
-        "lpips": None if isinstance(lpips, perceptual.NotComputed) else lpips.distance(picture, clean),
+        "psnr": fidelity.psnr(image, clean),
+        "ssim": fidelity.ssim(image, clean),
+        "lpips": None if isinstance(lpips, perceptual.NotComputed) else lpips.distance(image, clean),
+        "pixel_errors": failed,
     }
 
 
