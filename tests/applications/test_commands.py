@@ -15,8 +15,9 @@ from robustflow import tasks
 from robustflow.applications import edit
 from robustflow.applications.commands import main
 from robustflow.data.bicubic import downsample
-from robustflow.data.images import read_image, write_png
-from robustflow.options.load import dump
+from robustflow.data.images import read_image, to_uint8, write_png
+from robustflow.evaluation.sampler import draw_samples
+from robustflow.options.load import dump, load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import weights
 
@@ -141,6 +142,20 @@ def test_sample_and_choose_the_best(call, folder):
     assert torch.equal(best, read_image(out / "lr_best.png"))
     names = {file.name for file in out.iterdir()}
     assert {"lr_std.png", "lr_side_by_side.png", "lr_02_back_projected.png"} <= names
+
+
+def test_samples_are_those_of_tests_in_any_batches(call, folder, tmp_path):
+    _, _, _, out = call("sample", "--input", "@lr.png", "--n", "3")
+    batches = ("--override", "val.sample_batch=2")
+    _, _, _, single = call("sample", "--input", "@lr.png", "--n", "3", *batches, output=tmp_path / "single")
+    options = load(str(folder / "tiny.yml"))
+    task, lr = tasks.build(options), read_image(folder / "lr.png") / 255
+    network = task.build_network(options.network_G).eval()
+    weights.load(folder / "tiny_G.safetensors", network, options, encoder_suffices=False)
+    ((_, samples),) = draw_samples(task, network, lr, name="lr", heats=[0.9], n=3, seed=0, batch=10)
+    for number, sample in enumerate(samples):
+        assert torch.equal(read_image(out / f"lr_{number:02d}.png"), to_uint8(sample))
+        assert torch.equal(read_image(single / f"lr_{number:02d}.png"), to_uint8(sample))
 
 
 def test_sample_without_reference_writes_samples_alone(call):

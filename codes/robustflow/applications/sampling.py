@@ -4,8 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tabulate import tabulate
 from torch import Tensor
+from tqdm import tqdm
 
 from robustflow.applications import sheet
 from robustflow.applications.back_projection import back_projected
@@ -15,7 +17,7 @@ from robustflow.data.images import to_uint8, write_png
 from robustflow.errors import UserError
 from robustflow.evaluation.metrics import fidelity, perceptual
 from robustflow.evaluation.records import to_json
-from robustflow.evaluation.sampler import draw_samples
+from robustflow.evaluation.sampler import latent_generator
 from robustflow.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -102,22 +104,19 @@ def _lpips(model: Model, request: Request, reference: Tensor | None) -> perceptu
     return None
 
 
+@torch.no_grad()
 def _drawn(model: Model, name: str, lr: Tensor, request: Request) -> Tensor:
-    """Samples (n, 3, H, W), on the CPU; in tiles and batches as the options say."""
+    """Samples (n, 3, H, W), on the CPU, those of tests; in tiles and batches as the options say."""
     val = model.options.val
-    ((_, samples),) = draw_samples(
-        model.task,
-        model.flow,
-        model.batch(lr)[0],
-        name=name,
-        heats=[request.temperature],
-        n=request.n,
-        seed=request.seed,
-        batch=val.sample_batch,
-        tile=val.tile,
-        overlap=val.tile_overlap,
-    )
-    return samples.cpu()
+    draw = model.task.drawing(model.flow, model.batch(lr), val.tile, val.tile_overlap)
+    samples: list[Tensor] = []
+    with tqdm(total=request.n, desc="sample", unit="sample", leave=False, disable=None) as bar:
+        while len(samples) < request.n:
+            numbers = range(len(samples), min(len(samples) + val.sample_batch, request.n))
+            generators = [latent_generator(request.seed, name, number) for number in numbers]
+            samples += draw(request.temperature, generators).cpu()
+            bar.update(len(numbers))
+    return torch.stack(samples)
 
 
 def _row(
