@@ -1,0 +1,123 @@
+"""A trained super-resolution flow, opened for its applications, and the images given to it."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustflow.applications.latent_space import LatentSpace
+from robustflow.data.bicubic import downsample
+from robustflow.data.folders import unique_names
+from robustflow.data.images import list_images, read_image, to_float, to_uint8
+from robustflow.data.source import require_file_name
+from robustflow.errors import UserError
+from robustflow.evaluation import ood
+from robustflow.flows.conditional_flow import ConditionalFlow
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import SuperResolution
+
+log = logging.getLogger(__name__)
+
+# A mask's pixels that are brighter than this are masked, of 255.
+_WHITE = 127
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained flow and its task.
+
+    Attributes:
+        options: Of its run, completed from the weights.
+        file: Its weights.
+        task: Super-resolution.
+        flow: In eval mode, on its device.
+    """
+
+    options: RunOptions
+    file: Path
+    task: SuperResolution
+    flow: ConditionalFlow
+
+    @property
+    def scale(self) -> int:
+        """Super-resolution factor."""
+        return self.task.scale
+
+    @property
+    def device(self) -> torch.device:
+        """Where the flow is."""
+        return next(self.flow.parameters()).device
+
+    def lr_of(self, image: Tensor) -> Tensor:
+        """LR image (1, 3, h, w), in [0, 1], on the device, of an HR image (3, H, W) as read; made as data sets' are."""
+        return to_float(downsample(image, self.scale))[None].to(self.device)
+
+    def batch(self, image: Tensor) -> Tensor:
+        """An image (3, H, W) as read: (1, 3, H, W), in [0, 1], on the device."""
+        return to_float(image)[None].to(self.device)
+
+    def space(self, lr: Tensor, size: tuple[int, int] | None = None) -> LatentSpace:
+        """Latents of images of a size given an LR image (1, 3, h, w); see `LatentSpace`."""
+        return LatentSpace(self.task, self.flow, lr, size)
+
+    def space_of(self, image: Tensor) -> LatentSpace:
+        """Latents given the LR image of an HR image (3, H, W) as read."""
+        return self.space(self.lr_of(image), size_of(image))
+
+
+def opened(options: RunOptions) -> Model:
+    """Open the model that options name. UserError if it is no super-resolution flow."""
+    options, file, task, network = ood.opened(options)
+    if not isinstance(task, SuperResolution) or not isinstance(network, ConditionalFlow):
+        raise UserError(
+            f"{file}: expected a super-resolution flow (model: SRFlow, NCSR or FS-NCSR), got another model; choose "
+            "other options or weights"
+        )
+    log.info("%s: %s", options.name, file)
+    return Model(options, file, task, network)
+
+
+def size_of(image: Tensor) -> tuple[int, int]:
+    """Height and width."""
+    return image.shape[-2], image.shape[-1]
+
+
+def inputs(path: Path, flag: str = "--input") -> dict[str, Path]:
+    """Image files by name: one file, or all of a folder. UserError if there are none."""
+    if not path.exists():
+        raise UserError(f"{flag} {path}: expected an image or a folder of images, got nothing there")
+    found = [path] if path.is_file() else list_images(path)
+    names = unique_names([file.relative_to(path) if path.is_dir() else Path(file.name) for file in found])
+    for name in names:
+        require_file_name(name)
+    return dict(zip(names, found, strict=True))
+
+
+def read_one(path: Path, flag: str) -> Tensor:
+    """An image (3, h, w) as read. UserError if the path is a folder or nothing is there."""
+    if not path.is_file():
+        raise UserError(
+            f"{flag} {path}: expected an image file, got {'a folder' if path.is_dir() else 'nothing there'}"
+        )
+    return read_image(path)
+
+
+def require_size(image: Tensor, size: tuple[int, int], flag: str, why: str) -> None:
+    """Raise UserError unless an image has a height and width."""
+    if size_of(image) != size:
+        raise UserError(
+            f"{flag}: expected {size[1]} x {size[0]} pixels (width x height), {why}, got {image.shape[-1]} x "
+            f"{image.shape[-2]}; crop or resize it"
+        )
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
+    """A mask (H, W), boolean, of an image whose bright pixels are True. UserError if it is of another size."""
+    image = to_uint8(read_one(path, "--mask"))
+    require_size(image, size, f"--mask {path}", "as --input has")
+    mask = image.float().mean(0) > _WHITE
+    if not mask.any():
+        log.warning("%s: no pixel is white: nothing is masked", path)
+    return mask

@@ -1,0 +1,138 @@
+"""How well restoration works: degraded, super-resolved and restored images against clean ones (SRFlow, Table 2)."""
+
+import logging
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from tqdm import tqdm
+
+from robustflow.applications import edit, sheet
+from robustflow.applications.degradations import Degradation, degraded
+from robustflow.applications.latent_space import Collection
+from robustflow.applications.model import Model, inputs, size_of
+from robustflow.data import BundledSource
+from robustflow.data.images import read_image, to_float, to_uint8, write_png
+from robustflow.data.seeds import derive_seed
+from robustflow.evaluation.metrics import fidelity, perceptual
+from robustflow.evaluation.metrics.robustness import outside
+from robustflow.evaluation.records import to_json
+from robustflow.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "pixel_errors": "%PixelErr"}
+Measured = dict[str, float | None]
+
+
+class Request(NamedTuple):
+    """What to study.
+
+    Attributes:
+        degradation: What clean images suffer.
+        temperature: Of restoration and of super-resolution, which is shown at temperature 0, too.
+        collections: What restoration normalises, see `edit.restored`.
+        seed: Of noise, normalisation and samples, with the image's name.
+    """
+
+    degradation: Degradation
+    temperature: float
+    collections: tuple[Collection, ...]
+    seed: int
+
+
+def run(model: Model, folder: Path | None, request: Request, output: Path) -> dict[str, Any]:
+    """Degrade clean images, super-resolve their LR images, restore them; write pictures, study.json and study.md.
+
+    Args:
+        model: See `Model`.
+        folder: Of clean images, or one image; None: the bundled test photographs.
+        request: What to do to them.
+        output: Folder for the results.
+    """
+    lpips = perceptual.load(model.device)
+    if isinstance(lpips, perceptual.NotComputed):
+        log.info("lpips: not computed; %s", lpips.reason)
+    images = _clean(folder)
+    found: dict[str, dict[str, Measured]] = {}
+    for name, file in tqdm(images.items(), desc=str(request.degradation), unit="image", leave=False, disable=None):
+        clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
+        pictures = _pictures(model, clean, request, name)
+        for row, picture in pictures.items():
+            write_png(output / f"{name}_{row.replace(' ', '_')}.png", picture)
+        sheet.write(output / f"{name}_side_by_side.png", {**pictures, "clean": clean})
+        found[name] = {row: _measured(picture, clean, lpips) for row, picture in pictures.items()}
+    result = {
+        "name": model.options.name,
+        "degradation": str(request.degradation),
+        "temperature": request.temperature,
+        "collections": list(request.collections),
+        "seed": request.seed,
+        "mean": _means(found),
+        "images": found,
+    }
+    write_atomically(output / "study.json", to_json(result).encode())
+    write_atomically(output / "study.md", f"{table(result)}\n".encode())
+    return result
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The means over all images: one row per kind of picture."""
+    rows = [
+        [row, *("–" if values[metric] is None else f"{values[metric]:.4g}" for metric in METRICS)]
+        for row, values in result["mean"].items()
+    ]
+    headers = [f"{result['degradation']}, {len(result['images'])} images", *METRICS.values()]
+    return tabulate(rows, headers, "github", disable_numparse=True)
+
+
+def _clean(folder: Path | None) -> dict[str, Path | Tensor]:
+    if folder is not None:
+        return dict(inputs(folder))
+    source = BundledSource("test", 1)
+    return {name: source.pair(index)[0] for index, name in enumerate(source.names)}
+
+
+def _pictures(model: Model, clean: Tensor, request: Request, name: str) -> dict[str, Tensor]:
+    """The rows of the table, not clamped."""
+
+    def generator(purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(request.seed, name, purpose))
+
+    given = degraded(clean, request.degradation, generator("degrade"))
+    space = model.space(model.lr_of(given), size_of(given))
+    heats = dict.fromkeys((0.0, request.temperature))
+    sampled = {
+        f"super-resolved at {heat:g}": space.decode(space.draw(heat, [generator("sample")]))[0] for heat in heats
+    }
+    restored = edit.restored(model, given, request.temperature, generator("restore"), collections=request.collections)
+    return {"degraded": to_float(given), **sampled, "restored": restored}
+
+
+def _measured(picture: Tensor, clean: Tensor, lpips: perceptual.Perceptual | perceptual.NotComputed) -> Measured:
+    """Metrics of a picture (3, H, W), not clamped; pixel errors in percent."""
+    failed = 100 * outside(picture[None]).float().mean().item()
+    image = to_uint8(picture).cpu()
+    return {
+        "psnr": fidelity.psnr(image, clean),
+        "ssim": fidelity.ssim(image, clean),
+        "lpips": None if isinstance(lpips, perceptual.NotComputed) else lpips.distance(image, clean),
+        "pixel_errors": failed,
+    }
+
+
+def _means(found: Mapping[str, Mapping[str, Measured]]) -> dict[str, Measured]:
+    """Over images; None for a metric that one of them lacks."""
+    rows = next(iter(found.values()))
+    means: dict[str, Measured] = {}
+    for row in rows:
+        values = {metric: [image[row][metric] for image in found.values()] for metric in METRICS}
+        means[row] = {
+            metric: None if None in all_ else statistics.fmean(v for v in all_ if v is not None)
+            for metric, all_ in values.items()
+        }
+    return means

@@ -1,0 +1,54 @@
+"""Pictures side by side, each with its name, as one picture."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from robustflow.data.images import to_uint8
+from robustflow.files import write_atomically
+
+_GAP, _HEADER = 6, 24
+_INK, _PAPER = (20, 20, 20), (255, 255, 255)
+
+
+def write(path: Path, pictures: Mapping[str, Tensor], columns: int | None = None) -> None:
+    """Write pictures (3, h, w), as `to_uint8` takes them, side by side, as PNG, or JPEG if the path ends so.
+
+    Smaller pictures are enlarged by whole factors, pixels kept. ``columns``: in a row, at most; None: all.
+    """
+    sheet = drawn(pictures, columns)
+    encoded = io.BytesIO()
+    if path.suffix == ".jpg":
+        sheet.save(encoded, format="JPEG", quality=88)
+    else:
+        sheet.save(encoded, format="PNG")
+    write_atomically(path, encoded.getvalue(), durable=False)
+
+
+def drawn(pictures: Mapping[str, Tensor], columns: int | None = None) -> Image.Image:
+    """The sheet that `write` writes."""
+    shown = {name: _enlarged(image, pictures) for name, image in pictures.items()}
+    font = ImageFont.load_default(14)
+    columns = len(shown) if columns is None else min(columns, len(shown))
+    rows = -(-len(shown) // columns)
+    width = max(*(picture.width for picture in shown.values()), *(int(font.getlength(name)) for name in shown), 1)
+    height = max(picture.height for picture in shown.values())
+    cell = (width + _GAP, height + _HEADER)
+    sheet = Image.new("RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, (name, picture) in enumerate(shown.items()):
+        left, top = _GAP + number % columns * cell[0], number // columns * cell[1]
+        pen.text((left, top + 4), name, _INK, font)
+        sheet.paste(picture, (left, top + _HEADER))
+    return sheet
+
+
+def _enlarged(image: Tensor, pictures: Mapping[str, Tensor]) -> Image.Image:
+    factor = max(1, min(max(p.shape[k] for p in pictures.values()) // image.shape[k] for k in (-2, -1)))
+    pixels = np.ascontiguousarray(to_uint8(image).permute(1, 2, 0).cpu().numpy())
+    picture = Image.fromarray(pixels)
+    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)

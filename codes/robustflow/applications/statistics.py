@@ -1,0 +1,106 @@
+"""What a model thinks of an image: bits per dimension, and its latents against N(0, 1) at every level."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from matplotlib.figure import Figure
+from tabulate import tabulate
+from torch import Tensor
+
+from robustflow.applications import sheet
+from robustflow.applications.model import Model
+from robustflow.evaluation import plots
+from robustflow.evaluation.records import to_json
+from robustflow.files import write_atomically
+
+# White in the map of latents: this root mean square, 1 being usual.
+_WHITE_RMS = 3.0
+
+
+def run(model: Model, name: str, image: Tensor, output: Path) -> dict[str, Any]:
+    """Encode an HR image (3, H, W), as read, given its LR image; write latents, statistics, plot and maps.
+
+    Maps show the root mean square over channels of the latents at each place, a third of white being usual.
+    """
+    space = model.space_of(image)
+    encoding = space.encoding(model.batch(image))
+    latents = dict(zip(space.levels, (z.cpu() for z in encoding.latents), strict=True))
+    bits = -encoding.log_prob.item() / (math.log(2) * space.dimensions)
+    result: dict[str, Any] = {
+        "name": name,
+        # NaN means that encoding failed: infinitely unlikely, and JSON can tell.
+        "bits_per_dim": math.inf if math.isnan(bits) else bits,
+        "levels": {level: described(z) for level, z in latents.items()},
+    }
+    tensors = {f"level_{level}": z.contiguous() for level, z in latents.items()}
+    write_atomically(output / f"{name}_latents.safetensors", safetensors.torch.save(tensors, {"image": name}))
+    write_atomically(output / f"{name}_latents.json", to_json(result).encode())
+    plots.save_png(figure(latents, name, result["bits_per_dim"]), output / f"{name}_latents.png")
+    maps = {f"latents of level {level}": _map(z, level, space.size) for level, z in latents.items()}
+    sheet.write(output / f"{name}_side_by_side.png", {"image": image, **maps})
+    return result
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Bits per dimension of all images, mean and standard deviation of the latents of each level."""
+    rows = [
+        [result["name"], f"{result['bits_per_dim']:.4g}"]
+        + [f"{level['mean']:.3f} ± {level['std']:.3f}" for level in result["levels"].values()]
+        for result in results
+    ]
+    headers = ["image", "bits/dim", *(f"level {level}: mean ± std" for level in results[0]["levels"])]
+    return tabulate(rows, headers, "github", disable_numparse=True)
+
+
+def described(z: Tensor) -> dict[str, Any]:
+    """Moments of a level's latents (1, c, h, w): 0, 1, 0, 3 if they are standard normal; NaN if they are not finite."""
+    values = z.double().flatten()
+    mean, std = values.mean(), values.std(correction=0)
+    standard = (values - mean) / std
+    return {
+        "shape": list(z.shape[1:]),
+        "mean": mean.item(),
+        "std": std.item(),
+        "skewness": (standard**3).mean().item(),
+        "kurtosis": (standard**4).mean().item(),
+        "channel_mean": z.double().mean((0, 2, 3)).tolist(),
+        "channel_std": z.double().std((0, 2, 3), correction=0).tolist(),
+    }
+
+
+def figure(latents: Mapping[int, Tensor], name: str, bits_per_dim: float) -> Figure:
+    """Histograms of each level's latents and, below, mean and standard deviation of each channel; grey: N(0, 1)."""
+    drawn = Figure(figsize=(4 * len(latents), 5), layout="constrained")
+    drawn.suptitle(f"{name}: {bits_per_dim:.4g} bits/dim")
+    grid = drawn.subplots(2, len(latents), squeeze=False)
+    x = np.linspace(-5, 5, 201)
+    for column, (level, z) in enumerate(latents.items()):
+        above, below = grid[0][column], grid[1][column]
+        above.fill_between(x, np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi), color="0.85", linewidth=0, label="N(0, 1)")
+        values = z.flatten()[z.flatten().isfinite()].clamp(-5, 5).numpy()
+        above.hist(values, bins=80, range=(-5, 5), density=True, histtype="step", label="latents")
+        above.set(title=f"level {level}: {tuple(z.shape[1:])}", xlabel="z, ends: all beyond", ylabel="density")
+        above.legend(fontsize=8)
+        _draw_channels(below, z)
+    return drawn
+
+
+def _draw_channels(axes: Any, z: Tensor) -> None:
+    """Mean and standard deviation of each channel, with 95 % of those of independent normal latents."""
+    n = z[0, 0].numel()
+    for centre, width in ((0.0, 1 / math.sqrt(n)), (1.0, 1 / math.sqrt(2 * n))):
+        axes.axhspan(centre - 1.96 * width, centre + 1.96 * width, color="0.85", linewidth=0)
+    axes.plot(z.mean((0, 2, 3)).numpy(), ".", label="mean")
+    axes.plot(z.std((0, 2, 3), correction=0).numpy(), "x", markersize=4, label="standard deviation")
+    axes.set(xlabel="channel")
+    axes.legend(fontsize=8)
+
+
+def _map(z: Tensor, level: int, size: tuple[int, int]) -> Tensor:
+    rms = z.square().mean(1, keepdim=True).sqrt() / _WHITE_RMS
+    enlarged = rms.repeat_interleave(2**level, -1).repeat_interleave(2**level, -2)
+    return enlarged[0, :, : size[0], : size[1]].expand(3, -1, -1)

@@ -1,0 +1,280 @@
+"""All commands, in this process; one as a user calls it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from photographs import piece
+
+from robustflow import tasks
+from robustflow.applications import edit
+from robustflow.applications.commands import main
+from robustflow.data.bicubic import downsample
+from robustflow.data.images import read_image, to_uint8, write_png
+from robustflow.evaluation.sampler import draw_samples
+from robustflow.options.load import dump, load
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with options and weights of a tiny model, and images for it."""
+    place = tmp_path_factory.mktemp("model")
+    flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8, "split": {"correct_splits": True}}
+    values = {
+        "name": "tiny",
+        "model": "FS-NCSR",
+        "device": "cpu",
+        "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
+    }
+    options = RunOptions.model_validate(values)
+    torch.manual_seed(0)
+    network = tasks.build(options).build_network(options.network_G)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.03 * torch.randn(parameter.shape)
+    weights.save(place / "tiny_G.safetensors", network, options, 1)
+    (place / "tiny.yml").write_text(dump(options))
+    mask = torch.zeros(3, 45, 38)
+    mask[:, 5:20, 5:20] = 1
+    images = {
+        "photo": piece(0, 45, 38),
+        "other": piece(1, 45, 38),
+        "large": piece(1, 48, 40),
+        "lr": downsample(piece(0, 48, 40), 4),
+        "hr": piece(0, 48, 40),
+        "mask": mask,
+        "black": torch.zeros(3, 45, 38),
+        "all/one": piece(0, 21, 30),
+        "all/two": piece(2, 24, 24),
+    }
+    for name, image in images.items():
+        write_png(place / f"{name}.png", image)
+    return place
+
+
+@pytest.fixture
+def call(folder, tmp_path, capsys, caplog):
+    """Run a command; return (exit status, standard output, errors, output folder). A leading @ names a file."""
+
+    def calling(kind, *arguments, output=None):
+        given = [str(folder / text[1:]) if text.startswith("@") else text for text in arguments]
+        output = tmp_path / "out" if output is None else output
+        model = ("-opt", str(folder / "tiny.yml"), "--weights", str(folder / "tiny_G.safetensors"))
+        status = main([kind, *model, "--output", str(output), *given])
+        return status, capsys.readouterr().out, caplog.text, output
+
+    return calling
+
+
+def test_restore_one(call):
+    status, _, _, out = call("restore", "--input", "@photo.png", "--mask", "@mask.png")
+    assert status == 0
+    assert sorted(file.name for file in out.iterdir()) == ["photo_restored.png", "photo_side_by_side.png"]
+    assert read_image(out / "photo_restored.png").shape == (3, 45, 38)
+    assert read_image(out / "photo_side_by_side.png").shape[2] > 2 * 38
+
+
+def test_restore_nothing_where_the_mask_is_black(call, folder):
+    status, _, told, out = call("restore", "--input", "@photo.png", "--mask", "@black.png")
+    assert status == 0
+    assert torch.equal(read_image(out / "photo_restored.png"), read_image(folder / "photo.png"))
+    assert "no pixel is white" in told
+
+
+def test_restore_a_folder_the_same_as_its_images_alone(call, tmp_path):
+    status, text, _, out = call("restore", "--input", "@all")
+    assert status == 0 and text.startswith("2 restored")
+    _, _, _, alone = call("restore", "--input", "@all/two.png", output=tmp_path / "alone")
+    assert torch.equal(read_image(out / "two_restored.png"), read_image(alone / "two_restored.png"))
+
+
+def test_restore_by_another_normalisation(call, tmp_path):
+    _, _, _, out = call("restore", "--input", "@photo.png")
+    status, _, _, other = call("restore", "--input", "@photo.png", "--normalise", "spatial", output=tmp_path / "other")
+    assert status == 0
+    assert not torch.equal(read_image(out / "photo_restored.png"), read_image(other / "photo_restored.png"))
+
+
+@pytest.mark.parametrize("degradation", ["noise=20", "jpeg=10", "blur=1.5"])
+def test_restore_study(call, degradation):
+    status, text, _, out = call("restore-study", "--input", "@all", "--degrade", degradation)
+    assert status == 0
+    assert degradation in text and "restored" in text and "super-resolved at 0.7" in text
+    result = json.loads((out / "study.json").read_text())
+    assert list(result["mean"]) == ["degraded", "super-resolved at 0", "super-resolved at 0.7", "restored"]
+    mean = sum(result["images"][name]["restored"]["psnr"] for name in ("one", "two")) / 2
+    assert result["mean"]["restored"]["psnr"] == pytest.approx(mean)
+    assert result["mean"]["degraded"]["pixel_errors"] == 0
+    assert (out / "one_side_by_side.png").is_file()
+    assert (out / "study.md").read_text().strip() == text.strip()
+
+
+def test_encode(call, folder):
+    status, text, _, out = call("encode", "--input", "@photo.png")
+    assert status == 0
+    assert "bits/dim" in text and "photo" in text
+    result = json.loads((out / "photo_latents.json").read_text())
+    stored = safetensors.torch.load_file(out / "photo_latents.safetensors")
+    assert {k: list(z.shape[1:]) for k, z in stored.items()} == {"level_1": [6, 24, 20], "level_2": [24, 12, 10]}
+    assert [level["shape"] for level in result["levels"].values()] == [[6, 24, 20], [24, 12, 10]]
+    assert result["levels"]["1"]["mean"] == pytest.approx(stored["level_1"].mean().item(), abs=1e-5)
+    assert (out / "photo_latents.png").is_file()
+    assert (out / "photo_side_by_side.png").is_file()
+
+
+def test_sample_and_choose_the_best(call, folder):
+    arguments = ("--input", "@lr.png", "--reference", "@hr.png", "--n", "3", "--back-projection", "10")
+    status, text, _, out = call("sample", *arguments)
+    assert status == 0
+    result = json.loads((out / "lr_samples.json").read_text())
+    rows, projected = result["samples"], result["back_projection"]["samples"]
+    assert result["best"] == max(range(3), key=lambda k: rows[k]["psnr"])
+    assert all(after["lr_psnr"] > before["lr_psnr"] for before, after in zip(rows, projected, strict=True))
+    assert "(best)" in text and "0 back-projected" in text
+    best = read_image(out / f"lr_{result['best']:02d}.png")
+    assert torch.equal(best, read_image(out / "lr_best.png"))
+    names = {file.name for file in out.iterdir()}
+    assert {"lr_std.png", "lr_side_by_side.png", "lr_02_back_projected.png"} <= names
+
+
+def test_samples_are_those_of_tests_in_any_batches(call, folder, tmp_path):
+    _, _, _, out = call("sample", "--input", "@lr.png", "--n", "3")
+    batches = ("--override", "val.sample_batch=2")
+    _, _, _, single = call("sample", "--input", "@lr.png", "--n", "3", *batches, output=tmp_path / "single")
+    options = load(str(folder / "tiny.yml"))
+    task, lr = tasks.build(options), read_image(folder / "lr.png") / 255
+    network = task.build_network(options.network_G).eval()
+    weights.load(folder / "tiny_G.safetensors", network, options, encoder_suffices=False)
+    ((_, samples),) = draw_samples(task, network, lr, name="lr", heats=[0.9], n=3, seed=0, batch=10)
+    for number, sample in enumerate(samples):
+        assert torch.equal(read_image(out / f"lr_{number:02d}.png"), to_uint8(sample))
+        assert torch.equal(read_image(single / f"lr_{number:02d}.png"), to_uint8(sample))
+
+
+def test_sample_without_reference_writes_samples_alone(call):
+    status, text, _, out = call("sample", "--input", "@lr.png", "--n", "2", "--temperature", "0")
+    assert status == 0
+    assert "best" not in text
+    names = ["lr_00.png", "lr_01.png", "lr_samples.json", "lr_side_by_side.png", "lr_std.png"]
+    assert sorted(file.name for file in out.iterdir()) == names
+    assert torch.equal(read_image(out / "lr_00.png"), read_image(out / "lr_01.png"))
+
+
+def test_interpolate(call):
+    status, _, _, out = call("interpolate", "--input", "@lr.png", "--frames", "3")
+    assert status == 0
+    frames = [read_image(out / f"lr_{k:03d}.png") for k in range(3)]
+    assert frames[0].shape == (3, 48, 40)
+    assert not torch.equal(frames[0], frames[2])
+    assert (out / "lr_side_by_side.png").is_file()
+
+
+def test_transfer_style_of_an_image_onto_itself(call, folder):
+    status, text, _, out = call("transfer-style", "--input", "@photo.png", "--reference", "@photo.png")
+    assert status == 0 and "LR-PSNR" in text
+    assert torch.equal(read_image(out / "photo_style.png"), read_image(folder / "photo.png"))
+
+
+def test_transfer_content(call, folder):
+    status, text, _, out = call(
+        "transfer-content", "--input", "@photo.png", "--reference", "@other.png", "--mask", "@mask.png"
+    )
+    assert status == 0 and "LR-PSNR" in text
+    assert read_image(out / "photo_content.png").shape == (3, 45, 38)
+    pasted = read_image(out / "photo_pasted.png")
+    assert torch.equal(pasted[:, 5:20, 5:20], read_image(folder / "other.png")[:, 5:20, 5:20])
+    assert (out / "photo_side_by_side.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("restore", "--input", "@none.png"), "--input .*none.png: expected an image or a folder of images"),
+        (("restore", "--input", "@all", "--mask", "@mask.png"), "--mask: expected one image as --input"),
+        (("restore", "--input", "@large.png", "--mask", "@mask.png"), "expected 40 x 48 pixels .* got 38 x 45"),
+        (("restore", "--input", "@tiny.yml"), "expected a complete PNG"),
+        (("restore", "--input", "@photo.png", "--temperature", "nan"), "--temperature: expected a number"),
+        (("restore-study", "--degrade", "rain=3"), "--degrade: expected noise=X"),
+        (("encode", "--input", "@none"), "--input .*none: expected an image or a folder"),
+        (("sample", "--input", "@all"), "--input .*all: expected an image file, got a folder"),
+        (
+            ("sample", "--input", "@lr.png", "--reference", "@photo.png"),
+            "expected 40 x 48 .* 4 times --input, got 38",
+        ),
+        (("sample", "--input", "@lr.png", "--reference", "@none.png"), "--reference .*none.png: .* got nothing there"),
+        (("sample", "--input", "@lr.png", "--best-of", "ssim"), "--best-of: expected --reference"),
+        (("sample", "--input", "@lr.png", "--n", "0"), "--n: expected at least 1, got 0"),
+        (("sample", "--input", "@lr.png", "--back-projection", "-1"), "--back-projection: expected 0 or more"),
+        (("interpolate", "--input", "@lr.png", "--frames", "1"), "--frames: expected at least 2"),
+        (("transfer-style", "--input", "@photo.png", "--reference", "@large.png"), "expected 38 x 45 .* got 40 x 48"),
+        (
+            ("transfer-content", "--input", "@photo.png", "--reference", "@other.png", "--mask", "@none.png"),
+            "--mask .*none.png: expected an image file",
+        ),
+        (
+            ("transfer-content", "--input", "@photo.png", "--reference", "@other.png", "--mask", "@hr.png"),
+            "--mask .*hr.png: expected 38 x 45",
+        ),
+    ],
+)
+def test_mistakes_are_answered(call, arguments, told):
+    status, _, errors, out = call(*arguments)
+    assert status == 2
+    assert re.search(told, errors) is not None, errors
+    assert not out.exists()
+
+
+def test_explosions_are_told(call, monkeypatch):
+    monkeypatch.setattr(edit, "restored", lambda model, image, *_, **__: torch.full(image.shape, 2.0))
+    status, _, told, _ = call("restore", "--input", "@photo.png")
+    assert status == 0
+    assert "photo_restored.png: 100 % of its pixels are outside [-0.5, 1.5]" in told
+
+
+def test_results_do_not_go_among_the_inputs(call, folder):
+    status, _, errors, _ = call("restore", "--input", "@all", output=folder / "all" / "out")
+    assert status == 2 and "expected a folder apart from --input" in errors
+    status, _, errors, _ = call("restore", "--input", "@photo.png", output=folder / "hr.png")
+    assert status == 2 and "expected a folder, got a file" in errors
+
+
+@pytest.mark.parametrize("kind", ["transfer-style", "transfer-content", "sample", "encode"])
+def test_missing_arguments(kind, folder, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([kind, "-opt", str(folder / "tiny.yml"), "--output", "x"])
+    assert ended.value.code == 2
+    assert "--input" in capsys.readouterr().err
+
+
+def test_models_without_latents_are_refused(folder, tmp_path, capsys, caplog):
+    options = RunOptions.model_validate(
+        {"name": "rrdb", "model": "RRDB", "device": "cpu", "network_G": {"nf": 8, "nb": 1, "gc": 4}}
+    )
+    task = tasks.build(options)
+    weights.save(tmp_path / "rrdb_G.safetensors", task.build_network(options.network_G), options, 1)
+    (tmp_path / "rrdb.yml").write_text(dump(options))
+    model = ("-opt", str(tmp_path / "rrdb.yml"), "--weights", str(tmp_path / "rrdb_G.safetensors"))
+    status = main(["encode", *model, "--input", str(folder / "photo.png"), "--output", str(tmp_path / "out")])
+    assert status == 2
+    assert "expected a super-resolution flow" in caplog.text
+
+
+def test_as_a_user_calls_it(folder, tmp_path):
+    model = ("-opt", folder / "tiny.yml", "--weights", folder / "tiny_G.safetensors")
+    command = [sys.executable, "-m", "robustflow.apply", "encode", *model, "--input", folder / "none.png"]
+    done = subprocess.run(
+        [*map(str, command), "--output", str(tmp_path / "out")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "error: --input" in done.stderr and "Traceback" not in done.stderr
