@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from robustflow import devices, launcher
+from robustflow import devices, exit_status, launcher
 from robustflow.errors import RunFailed, UserError
 
 log = logging.getLogger(__name__)
@@ -248,3 +248,14 @@ def joined() -> Iterator[Processes]:
         processes.leave()
     finally:
         dist.destroy_process_group()
+
+
+def answered(work: Callable[[Processes], int | None], *, memory: str, interrupted: str, alone: bool) -> int:
+    """Do the work of a command together with the other processes of the run; see `exit_status.answered`."""
+
+    def shared(processes: Processes) -> int | None:
+        with processes.sharing_errors():
+            return work(processes)
+
+    with joined() as processes:
+        return exit_status.answered(lambda: shared(processes), memory=memory, interrupted=interrupted, alone=alone)

@@ -1,7 +1,6 @@
 import pytest
-import torch
+from random_networks import built
 
-from robustflow import tasks
 from robustflow.options.schema import RunOptions
 
 
@@ -16,12 +15,6 @@ def make_model():
         run = RunOptions.model_validate(
             {"name": "tiny", "model": model, "scale": scale, "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow}}
         )
-        torch.manual_seed(0)
-        task = tasks.build(run)
-        network = task.build_network(run.network_G).eval()
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.03 * torch.randn(parameter.shape)
-        return task, network
+        return built(run, 0.03)
 
     return make

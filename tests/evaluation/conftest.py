@@ -1,7 +1,6 @@
 import pytest
-import torch
+from random_networks import built
 
-from robustflow import tasks
 from robustflow.options.schema import RunOptions
 
 
@@ -31,12 +30,6 @@ def make_model():
     """Make the task and network of options, with random weights."""
 
     def make(options):
-        torch.manual_seed(0)
-        task = tasks.build(options)
-        network = task.build_network(options.network_G).eval()
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape)
-        return task, network
+        return built(options, 0.05)
 
     return make

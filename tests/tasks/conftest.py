@@ -1,7 +1,7 @@
 import pytest
 import torch
+from random_networks import built
 
-from robustflow import tasks
 from robustflow.options.schema import RunOptions
 
 
@@ -23,13 +23,7 @@ def make_model(make_options):
 
     def make(model="FS-NCSR", **options):
         run = make_options(model, **options)
-        torch.manual_seed(0)
-        task = tasks.build(run)
-        network = task.build_network(run.network_G).eval()
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape)
-        return task, network
+        return built(run, 0.05)
 
     return make
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from random_networks import built
 
 from robustflow import tasks
 from robustflow.data.bicubic import mirror_pad
@@ -23,13 +24,7 @@ def options(model="LLFlow", *, scale=1, encoder="low_light", coupling="affine", 
 
 def model(kind="LLFlow", **changed):
     run = options(kind, **changed)
-    torch.manual_seed(0)
-    task = tasks.build(run)
-    network = task.build_network(run.network_G).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape)
-    return task, network
+    return built(run, 0.05)
 
 
 @pytest.fixture

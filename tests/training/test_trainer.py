@@ -11,7 +11,8 @@ from robustflow.options.load import load
 from robustflow.tasks import FlowTask, weights
 from robustflow.training import checkpoint, engine
 from robustflow.training.logbook import Logbook
-from robustflow.training.trainer import TrainingStopped, accumulate_gradients, train
+from robustflow.training.sentinel import TrainingStopped
+from robustflow.training.trainer import accumulate_gradients, train
 
 
 def changed(tensors, others, of_encoder):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import data, distributed, exit_status, tasks
+from robustflow import data, distributed, tasks
 from robustflow.data import checks
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
@@ -52,18 +52,13 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
         return report.table(evaluate(options, input_path, folder, processes))
 
     def work(processes: Processes) -> None:
-        with processes.sharing_errors():
-            text = table(processes)
+        text = table(processes)
         if processes.main:
             print(text)  # noqa: T201
 
-    with distributed.joined() as processes:
-        return exit_status.answered(
-            lambda: work(processes),
-            memory=MEMORY,
-            interrupted="interrupted; the same command goes on where it was",
-            alone=trace,
-        )
+    return distributed.answered(
+        work, memory=MEMORY, interrupted="interrupted; the same command goes on where it was", alone=trace
+    )
 
 
 def evaluate(options: RunOptions, input_path: str | None, folder: Path, processes: Processes = ALONE) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from robustflow.errors import UserError
 from robustflow.evaluation import audit, ood, plots, trace, trace_plot
 from robustflow.evaluation.records import to_json
 from robustflow.files import write_atomically
-from robustflow.flows.probe import layers
+from robustflow.flows.probe import Layer, layers
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task
 
@@ -39,7 +39,7 @@ def write(options: RunOptions, sets: Mapping[str, EvaluationSet], folder: Path) 
         "exploded_above": trace.EXPLODED,
         "layers": [{"name": layer.name, "kind": layer.kind} for layer in found],
         "bound": audit.as_plain(audit.bound_of(found)),
-        "datasets": _traced(options, task, network, sets, named, report_kinds=[layer.kind for layer in found]),
+        "datasets": _traced(options, task, network, sets, named, found),
     }
     text = _markdown(report)
     write_atomically(folder / "trace.json", to_json(report).encode())
@@ -65,10 +65,9 @@ def _traced(
     network: nn.Module,
     sets: Mapping[str, EvaluationSet],
     reference: str,
-    *,
-    report_kinds: Sequence[str],
+    of_flow: Sequence[Layer],
 ) -> dict[str, Any]:
-    names = [layer.name for layer in layers(trace.flow_of(network))]
+    names, kinds = [layer.name for layer in of_flow], [layer.kind for layer in of_flow]
     usual: list[trace.LayerTrace] = []
     entries: dict[str, Any] = {}
     for name, items in sets.items():
@@ -78,7 +77,7 @@ def _traced(
         compared = trace.explosion(found, usual, names)
         entries[name] = {
             **trace.as_plain(found, growths, compared),
-            "by_kind": audit.contributions(found, report_kinds),
+            "by_kind": audit.contributions(found, kinds),
         }
         log.info(trace.told(name, entries[name], reference))
     return entries

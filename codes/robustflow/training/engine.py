@@ -24,20 +24,18 @@ def run(options: RunOptions, *, check: bool = False) -> int:
     """
 
     def work(processes: Processes) -> int:
-        with processes.sharing_errors():
-            for folder in ("models", "training_state", "tensorboard", "non_finite", "checksums"):
-                require_inside(Path(options.path.experiments, options.name), folder)
-            if processes.main:
-                checks.warn(options.datasets, options.scale, used="train")
-            if check:
-                print(trial.check(options))  # noqa: T201
-                return exit_status.DONE
-            return exit_status.DONE if train(options, processes) else exit_status.INTERRUPTED
+        for folder in ("models", "training_state", "tensorboard", "non_finite", "checksums"):
+            require_inside(Path(options.path.experiments, options.name), folder)
+        if processes.main:
+            checks.warn(options.datasets, options.scale, used="train")
+        if check:
+            print(trial.check(options))  # noqa: T201
+            return exit_status.DONE
+        return exit_status.DONE if train(options, processes) else exit_status.INTERRUPTED
 
-    with distributed.joined() as processes:
-        return exit_status.answered(
-            lambda: work(processes),
-            memory=_MEMORY,
-            interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
-            alone=check,
-        )
+    return distributed.answered(
+        work,
+        memory=_MEMORY,
+        interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
+        alone=check,
+    )

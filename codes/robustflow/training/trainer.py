@@ -30,7 +30,6 @@ from robustflow.training.dump import Step
 from robustflow.training.interruption import Interruption, leave_signals_to_main
 from robustflow.training.logbook import Logbook
 from robustflow.training.sentinel import Sentinel
-from robustflow.training.sentinel import TrainingStopped as TrainingStopped
 
 log = logging.getLogger(__name__)
 
@@ -56,67 +55,71 @@ def train(options: RunOptions, processes: Processes = ALONE) -> bool:
     the main one alone.
     """
     run, state = _prepare(options, processes)
-    options, task, network, adam = run.options, run.task, run.network, run.adam
-    o, device = options.train, next(network.parameters()).device
-
-    logbook = _logbook(run)
+    logbook, niter = _logbook(run), run.options.train.niter
     try:
         progress = processes.on_main(_start, run, state)
-        parallel.share(processes, network, adam, run.average)
-        sentinel = Sentinel(run.experiment, network, options, progress, processes)
-        if progress.iteration >= o.niter:
-            log.info("%s: all %d iterations are done; raise train.niter to go on", run.experiment, o.niter)
+        parallel.share(processes, run.network, run.adam, run.average)
+        sentinel = Sentinel(run.experiment, run.network, run.options, progress, processes)
+        if progress.iteration < niter:
+            logbook.begin(progress.iteration)
+            _iterate(run, logbook, progress, sentinel)
+        else:
+            log.info("%s: all %d iterations are done; raise train.niter to go on", run.experiment, niter)
             if _validation_is_due(run, progress):
                 logbook.begin(progress.iteration)
                 _validate(run, logbook, progress, sentinel)
                 processes.on_main(_save, run, progress)
-            processes.on_main(_fit_ood_score, run, progress.iteration)
-            return True
-        logbook.begin(progress.iteration)
-        network.train()
-        with Interruption() as interruption, _saving_what_is_learnt(run, interruption, progress):
-            if _validation_is_due(run, progress):
-                _validate(run, logbook, progress, sentinel)
-            for batch in _loader(run, progress.iteration, pin_memory=device.type == "cuda"):
-                # Set what learns now, and how fast.
-                number = progress.iteration + 1
-                rate = optimizer.learning_rate(o, number)
-                optimizer.set_learning_rate(adam, rate)
-                freeze_encoder(task.encoder(network), options, number)
-
-                # Forward and backward.
-                gt, lr = run.crops.finish(batch, device)
-                step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number), processes.rank * len(gt))
-                sentinel.before_step()
-                parallel.initialise_actnorms(processes, task, network, run.crops, options, step)
-                adam.zero_grad(set_to_none=True)
-                loss = parallel.average(processes, network, _gradients_of(run, step))
-                grad_norm = _clipped_norm(network, o.max_grad_norm)
-                measured, norm = torch.stack([loss, grad_norm]).tolist()
-
-                # Update weights.
-                if sentinel.bad_step(measured, norm, partial(_whole, run, step), partial(_gradients_of, run)):
-                    _after_event(run, logbook, number, progress)
-                else:
-                    _update(run)
-                progress.iteration = number
-
-                # Log, validate, save.
-                logbook.iteration(number, measured, rate, norm)
-                last, leave = number == o.niter, processes.agree(interruption.requested)
-                if last or (number % o.val_freq == 0 and not leave):
-                    _validate(run, logbook, progress, sentinel)
-                    leave = processes.agree(interruption.requested)
-                if _saves_at(options, number) or leave:
-                    processes.on_main(_save, run, progress)
-                if leave and not last:
-                    log.info("interrupted: saved iteration %d; go on with --resume auto", number)
-                    return False
     finally:
         logbook.close()
-    if progress.iteration == o.niter:
+    done = progress.iteration >= niter
+    if done:
         processes.on_main(_fit_ood_score, run, progress.iteration)
-    return progress.iteration == o.niter
+    return done
+
+
+def _iterate(run: _Run, logbook: Logbook, progress: Progress, sentinel: Sentinel) -> None:
+    """Train up to the last iteration, or until a signal: then a checkpoint is saved."""
+    options, task, network, adam, processes = run.options, run.task, run.network, run.adam, run.processes
+    o, device = options.train, next(network.parameters()).device
+    network.train()
+    with Interruption() as interruption, _saving_what_is_learnt(run, interruption, progress):
+        if _validation_is_due(run, progress):
+            _validate(run, logbook, progress, sentinel)
+        for batch in _loader(run, progress.iteration, pin_memory=device.type == "cuda"):
+            # Set what learns now, and how fast.
+            number = progress.iteration + 1
+            rate = optimizer.learning_rate(o, number)
+            optimizer.set_learning_rate(adam, rate)
+            freeze_encoder(task.encoder(network), options, number)
+
+            # Forward and backward.
+            gt, lr = run.crops.finish(batch, device)
+            step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number), processes.rank * len(gt))
+            sentinel.before_step()
+            parallel.initialise_actnorms(processes, task, network, run.crops, options, step)
+            adam.zero_grad(set_to_none=True)
+            loss = parallel.average(processes, network, _gradients_of(run, step))
+            grad_norm = _clipped_norm(network, o.max_grad_norm)
+            measured, norm = torch.stack([loss, grad_norm]).tolist()
+
+            # Update weights.
+            if sentinel.bad_step(measured, norm, partial(_whole, run, step), partial(_gradients_of, run)):
+                _after_event(run, logbook, number, progress)
+            else:
+                _update(run)
+            progress.iteration = number
+
+            # Log, validate, save.
+            logbook.iteration(number, measured, rate, norm)
+            last, leave = number == o.niter, processes.agree(interruption.requested)
+            if last or (number % o.val_freq == 0 and not leave):
+                _validate(run, logbook, progress, sentinel)
+                leave = processes.agree(interruption.requested)
+            if _saves_at(options, number) or leave:
+                processes.on_main(_save, run, progress)
+            if leave and not last:
+                log.info("interrupted: saved iteration %d; go on with --resume auto", number)
+                return
 
 
 def _logbook(run: _Run) -> Logbook:
