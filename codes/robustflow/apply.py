@@ -2,7 +2,7 @@
 
 import sys
 
-from robustflow.applications.commands import main
+from robustflow.applications.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,14 +6,16 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from photographs import piece
+from PIL import Image
 
 from robustflow import tasks
 from robustflow.applications import edit
-from robustflow.applications.commands import main
+from robustflow.applications.command_line import main
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, to_uint8, write_png
 from robustflow.evaluation.sampler import draw_samples
@@ -76,9 +78,13 @@ def call(folder, tmp_path, capsys, caplog):
 def test_restore_one(call):
     status, _, _, out = call("restore", "--input", "@photo.png", "--mask", "@mask.png")
     assert status == 0
-    assert sorted(file.name for file in out.iterdir()) == ["photo_restored.png", "photo_side_by_side.png"]
+    names = ["photo_restore.html", "photo_restore.json", "photo_restore_side_by_side.png", "photo_restored.png"]
+    assert sorted(file.name for file in out.iterdir()) == names
+    figures = json.loads((out / "photo_restore.json").read_text())
+    assert figures["images"]["photo"]["lr_psnr"] > 0
+    assert figures["settings"]["temperature"] == 0.7 and figures["settings"]["mask"].endswith("mask.png")
     assert read_image(out / "photo_restored.png").shape == (3, 45, 38)
-    assert read_image(out / "photo_side_by_side.png").shape[2] > 2 * 38
+    assert read_image(out / "photo_restore_side_by_side.png").shape[2] > 2 * 38
 
 
 def test_restore_nothing_where_the_mask_is_black(call, folder):
@@ -90,7 +96,7 @@ def test_restore_nothing_where_the_mask_is_black(call, folder):
 
 def test_restore_a_folder_the_same_as_its_images_alone(call, tmp_path):
     status, text, _, out = call("restore", "--input", "@all")
-    assert status == 0 and text.startswith("2 restored")
+    assert status == 0 and "one" in text and "restore.html" in text
     _, _, _, alone = call("restore", "--input", "@all/two.png", output=tmp_path / "alone")
     assert torch.equal(read_image(out / "two_restored.png"), read_image(alone / "two_restored.png"))
 
@@ -107,41 +113,51 @@ def test_restore_study(call, degradation):
     status, text, _, out = call("restore-study", "--input", "@all", "--degrade", degradation)
     assert status == 0
     assert degradation in text and "restored" in text and "super-resolved at 0.7" in text
-    result = json.loads((out / "study.json").read_text())
+    result = json.loads((out / "restore_study.json").read_text())["degradations"][degradation]
     assert list(result["mean"]) == ["degraded", "super-resolved at 0", "super-resolved at 0.7", "restored"]
     mean = sum(result["images"][name]["restored"]["psnr"] for name in ("one", "two")) / 2
     assert result["mean"]["restored"]["psnr"] == pytest.approx(mean)
     assert result["mean"]["degraded"]["pixel_errors"] == 0
-    assert (out / "one_side_by_side.png").is_file()
-    assert (out / "study.md").read_text().strip() == text.strip()
+    stem = f"one_{degradation.replace('=', '_')}"
+    assert (out / f"{stem}_side_by_side.png").is_file() and (out / f"{stem}_restored.png").is_file()
+
+
+def test_restore_study_of_several_degradations(call):
+    status, text, _, out = call("restore-study", "--input", "@all/one.png", "--degrade", "noise=20", "blur=1.5")
+    assert status == 0 and "noise=20" in text and "blur=1.5" in text
+    found = json.loads((out / "one_restore_study.json").read_text())["degradations"]
+    assert list(found) == ["noise=20", "blur=1.5"]
+    assert found["noise=20"]["mean"]["degraded"] != found["blur=1.5"]["mean"]["degraded"]
+    assert "noise=20" in (page := (out / "one_restore_study.html").read_text()) and "blur=1.5" in page
 
 
 def test_encode(call, folder):
     status, text, _, out = call("encode", "--input", "@photo.png")
     assert status == 0
     assert "bits/dim" in text and "photo" in text
-    result = json.loads((out / "photo_latents.json").read_text())
+    result = json.loads((out / "photo_encode.json").read_text())["images"]["photo"]
+    assert result == json.loads((out / "photo_latents.json").read_text())
     stored = safetensors.torch.load_file(out / "photo_latents.safetensors")
     assert {k: list(z.shape[1:]) for k, z in stored.items()} == {"level_1": [6, 24, 20], "level_2": [24, 12, 10]}
     assert [level["shape"] for level in result["levels"].values()] == [[6, 24, 20], [24, 12, 10]]
     assert result["levels"]["1"]["mean"] == pytest.approx(stored["level_1"].mean().item(), abs=1e-5)
     assert (out / "photo_latents.png").is_file()
-    assert (out / "photo_side_by_side.png").is_file()
+    assert (out / "photo_encode_side_by_side.png").is_file()
 
 
 def test_sample_and_choose_the_best(call, folder):
     arguments = ("--input", "@lr.png", "--reference", "@hr.png", "--n", "3", "--back-projection", "10")
     status, text, _, out = call("sample", *arguments)
     assert status == 0
-    result = json.loads((out / "lr_samples.json").read_text())
+    result = json.loads((out / "lr_sample.json").read_text())
     rows, projected = result["samples"], result["back_projection"]["samples"]
     assert result["best"] == max(range(3), key=lambda k: rows[k]["psnr"])
     assert all(after["lr_psnr"] > before["lr_psnr"] for before, after in zip(rows, projected, strict=True))
     assert "(best)" in text and "0 back-projected" in text
-    best = read_image(out / f"lr_{result['best']:02d}.png")
+    best = read_image(out / f"lr_sample_{result['best']:02d}.png")
     assert torch.equal(best, read_image(out / "lr_best.png"))
     names = {file.name for file in out.iterdir()}
-    assert {"lr_std.png", "lr_side_by_side.png", "lr_02_back_projected.png"} <= names
+    assert {"lr_std.png", "lr_sample_side_by_side.png", "lr_sample_02_back_projected.png"} <= names
 
 
 def test_samples_are_those_of_tests_in_any_batches(call, folder, tmp_path):
@@ -154,26 +170,32 @@ def test_samples_are_those_of_tests_in_any_batches(call, folder, tmp_path):
     weights.load(folder / "tiny_G.safetensors", network, options, encoder_suffices=False)
     ((_, samples),) = draw_samples(task, network, lr, name="lr", heats=[0.9], n=3, seed=0, batch=10)
     for number, sample in enumerate(samples):
-        assert torch.equal(read_image(out / f"lr_{number:02d}.png"), to_uint8(sample))
-        assert torch.equal(read_image(single / f"lr_{number:02d}.png"), to_uint8(sample))
+        assert torch.equal(read_image(out / f"lr_sample_{number:02d}.png"), to_uint8(sample))
+        assert torch.equal(read_image(single / f"lr_sample_{number:02d}.png"), to_uint8(sample))
 
 
 def test_sample_without_reference_writes_samples_alone(call):
     status, text, _, out = call("sample", "--input", "@lr.png", "--n", "2", "--temperature", "0")
     assert status == 0
     assert "best" not in text
-    names = ["lr_00.png", "lr_01.png", "lr_samples.json", "lr_side_by_side.png", "lr_std.png"]
+    names = ["lr_sample.html", "lr_sample.json", "lr_sample_00.png", "lr_sample_01.png"]
+    names += ["lr_sample_side_by_side.png", "lr_std.png"]
     assert sorted(file.name for file in out.iterdir()) == names
-    assert torch.equal(read_image(out / "lr_00.png"), read_image(out / "lr_01.png"))
+    assert torch.equal(read_image(out / "lr_sample_00.png"), read_image(out / "lr_sample_01.png"))
 
 
 def test_interpolate(call):
     status, _, _, out = call("interpolate", "--input", "@lr.png", "--frames", "3")
     assert status == 0
-    frames = [read_image(out / f"lr_{k:03d}.png") for k in range(3)]
+    frames = [read_image(out / f"lr_frame_{k:03d}.png") for k in range(3)]
     assert frames[0].shape == (3, 48, 40)
     assert not torch.equal(frames[0], frames[2])
-    assert (out / "lr_side_by_side.png").is_file()
+    assert (out / "lr_interpolate_side_by_side.png").is_file()
+    with Image.open(out / "lr_moving.png") as moving:
+        assert moving.n_frames == 3
+        moving.seek(2)
+        assert np.array_equal(np.asarray(moving.convert("RGB")), frames[2].permute(1, 2, 0).numpy())
+    assert list(json.loads((out / "lr_interpolate.json").read_text())["frames"]) == ["t = 0", "t = 0.5", "t = 1"]
 
 
 def test_transfer_style_of_an_image_onto_itself(call, folder):
@@ -190,7 +212,7 @@ def test_transfer_content(call, folder):
     assert read_image(out / "photo_content.png").shape == (3, 45, 38)
     pasted = read_image(out / "photo_pasted.png")
     assert torch.equal(pasted[:, 5:20, 5:20], read_image(folder / "other.png")[:, 5:20, 5:20])
-    assert (out / "photo_side_by_side.png").is_file()
+    assert (out / "photo_transfer_content_side_by_side.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +233,7 @@ def test_transfer_content(call, folder):
         (("sample", "--input", "@lr.png", "--reference", "@none.png"), "--reference .*none.png: .* got nothing there"),
         (("sample", "--input", "@lr.png", "--best-of", "ssim"), "--best-of: expected --reference"),
         (("sample", "--input", "@lr.png", "--n", "0"), "--n: expected at least 1, got 0"),
-        (("sample", "--input", "@lr.png", "--back-projection", "-1"), "--back-projection: expected 0 or more"),
+        (("sample", "--input", "@lr.png", "--back-projection", "-1"), "--back-projection: expected at least 0"),
         (("interpolate", "--input", "@lr.png", "--frames", "1"), "--frames: expected at least 2"),
         (("transfer-style", "--input", "@photo.png", "--reference", "@large.png"), "expected 38 x 45 .* got 40 x 48"),
         (
@@ -263,7 +285,7 @@ def test_models_without_latents_are_refused(folder, tmp_path, capsys, caplog):
     model = ("-opt", str(tmp_path / "rrdb.yml"), "--weights", str(tmp_path / "rrdb_G.safetensors"))
     status = main(["encode", *model, "--input", str(folder / "photo.png"), "--output", str(tmp_path / "out")])
     assert status == 2
-    assert "expected a super-resolution flow" in caplog.text
+    assert "expected a flow (model: SRFlow" in caplog.text
 
 
 def test_as_a_user_calls_it(folder, tmp_path):

@@ -154,9 +154,9 @@ def test_large_pictures_are_shown_smaller_with_a_crop_around_the_failure(tmp_pat
     result = results.images["out <b>side</b>"][1]
     parts = pictures.parts_of(folder, result, ["0.9"])
     assert [part.label for part in parts][:4] == ["input", "ground truth", "pixel errors", "std of samples"]
-    chosen = pictures.Chosen(result, ())
+    shown = [part.opened() for part in parts]
     budget = pictures.Budget()
-    made = pictures.entry(chosen, parts, budget)
+    made = pictures.entry("large", shown, budget)
     sizes = {shot.label: (shot.width, shot.height) for shot in made.shots}
     assert sizes["input"] == (192, 192)
     assert sizes["sample 1"] == (512, 512)
@@ -164,10 +164,10 @@ def test_large_pictures_are_shown_smaller_with_a_crop_around_the_failure(tmp_pat
     assert budget.left == pictures.BUDGET - sum(len(shot.src) for shot in (*made.shots, *made.crops))
 
     small = pictures.Budget(sum(len(shot.src) for shot in made.shots))
-    without = pictures.entry(chosen, parts, small)
+    without = pictures.entry("large", shown, small)
     assert without.crops == ()
     assert "no space for a crop" in without.note
-    assert pictures.entry(chosen, parts, small) is None
+    assert pictures.entry("large", shown, small) is None
 
 
 def test_small_budget_shows_the_worst_and_says_so(tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from robustflow.data.bicubic import downsample
 from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import fidelity
 
+# Usual temperature of samples.
+SAMPLING = 0.9
 # "First spatially, then locally" (SRFlow, supplement).
 RESTORING: tuple[Collection, ...] = ("spatial", "local")
 
@@ -101,9 +103,20 @@ def interpolated(model: Model, lr: Tensor, frames: int, temperature: float, seed
         yield space.decode(spherical(first, last, frame / (frames - 1)))[0]
 
 
-def lr_psnr(model: Model, image: Tensor, target: Tensor) -> float:
-    """LR-PSNR in dB of an image (3, H, W) to the LR image of ``target`` (3, H, W), both of 8 bits; inf if equal."""
-    small, wanted = (downsample(to_uint8(each).cpu(), model.scale) for each in (image, target))
-    found = fidelity.psnr(small, wanted)
-    assert found is not None, "no border is left out"
-    return found
+def sampled(model: Model, image: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """A sample of the LR image of an image, of its size."""
+    space = model.space_of(image)
+    return space.decode(space.draw(temperature, [generator]))[0]
+
+
+def lr_image(model: Model, image: Tensor) -> Tensor:
+    """LR image (3, h, w), uint8, of an image of 8 bits, or of what it is when it is written so."""
+    return downsample(to_uint8(image).cpu(), model.scale)
+
+
+def lr_psnr(model: Model, image: Tensor, lr: Tensor) -> float | None:
+    """LR-PSNR in dB of an image (3, H, W), written with 8 bits, to an LR image (3, h, w) as read.
+
+    inf if they are equal, None if the image is not finite.
+    """
+    return fidelity.psnr(lr_image(model, image), to_uint8(lr)) if image.isfinite().all() else None

@@ -31,7 +31,7 @@ class LatentSpace:
     Args:
         task: How images become the flow's data and back.
         flow: In eval mode.
-        lr: LR image (1, 3, h, w), in [0, 1], any size.
+        lr: LR image (1, 3, h, w), in [0, 1], any size; where input and output are of one size, the input.
         size: Height and width of the images; None: ``scale`` times those of ``lr``. At most these, and more than
             ``scale`` times (h − 1, w − 1).
     """
@@ -43,9 +43,9 @@ class LatentSpace:
             raise ValueError(f"expected images of {task.scale} times the LR image {tuple(lr.shape)}, got {self.size}")
         multiple = task.size_multiple(flow) // task.scale
         height, width = lr.shape[-2:]
-        self._lr = mirror_pad(lr, 0, -width % multiple, 0, -height % multiple)
+        self._lr = mirror_pad(task.condition_of(lr), 0, -width % multiple, 0, -height % multiple)
         with torch.no_grad():
-            self._condition = flow.condition(self._lr)
+            self._condition = flow.condition(task.encoder_input(self._lr))
 
     @property
     def dimensions(self) -> int:

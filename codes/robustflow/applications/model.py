@@ -1,6 +1,7 @@
-"""A trained super-resolution flow, opened for its applications, and the images given to it."""
+"""A trained flow, opened for its applications, and the images given to it."""
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from robustflow.errors import UserError
 from robustflow.evaluation import ood
 from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import SuperResolution
+from robustflow.tasks import FlowTask, SuperResolution
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +32,13 @@ class Model:
     Attributes:
         options: Of its run, completed from the weights.
         file: Its weights.
-        task: Super-resolution.
+        task: Super-resolution, for what makes the LR image itself.
         flow: In eval mode, on its device.
     """
 
     options: RunOptions
     file: Path
-    task: SuperResolution
+    task: FlowTask
     flow: ConditionalFlow
 
     @property
@@ -50,8 +51,25 @@ class Model:
         """Where the flow is."""
         return next(self.flow.parameters()).device
 
+    @property
+    def makes_lr(self) -> bool:
+        """Whether the condition of an image is its own downsampled image."""
+        return isinstance(self.task, SuperResolution)
+
+    def require_lr(self, what: str) -> None:
+        """Raise UserError, saying what is not possible, unless LR images can be made."""
+        if not self.makes_lr:
+            raise UserError(
+                f"{what}: expected a super-resolution flow (model: SRFlow, NCSR or FS-NCSR), got {self.file}, whose "
+                "inputs are not downsampled images; choose other options or weights"
+            )
+
     def lr_of(self, image: Tensor) -> Tensor:
-        """LR image (1, 3, h, w), in [0, 1], on the device, of an HR image (3, H, W) as read; made as data sets' are."""
+        """LR image (1, 3, h, w), in [0, 1], on the device, of an HR image (3, H, W) as read; made as data sets' are.
+
+        UserError where there is no such thing.
+        """
+        self.require_lr("downsampling")
         return to_float(downsample(image, self.scale))[None].to(self.device)
 
     def batch(self, image: Tensor) -> Tensor:
@@ -68,12 +86,12 @@ class Model:
 
 
 def opened(options: RunOptions) -> Model:
-    """Open the model that options name. UserError if it is no super-resolution flow."""
+    """Open the model that options name. UserError if it is no flow."""
     options, file, task, network = ood.opened(options)
-    if not isinstance(task, SuperResolution) or not isinstance(network, ConditionalFlow):
+    if not isinstance(task, FlowTask) or not isinstance(network, ConditionalFlow):
         raise UserError(
-            f"{file}: expected a super-resolution flow (model: SRFlow, NCSR or FS-NCSR), got another model; choose "
-            "other options or weights"
+            f"{file}: expected a flow (model: SRFlow, NCSR, FS-NCSR or LLFlow), got another model; choose other "
+            "options or weights"
         )
     log.info("%s: %s", options.name, file)
     return Model(options, file, task, network)
@@ -113,11 +131,29 @@ def require_size(image: Tensor, size: tuple[int, int], flag: str, why: str) -> N
         )
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
-    """A mask (H, W), boolean, of an image whose bright pixels are True. UserError if it is of another size."""
+def read_mask(text: str, size: tuple[int, int]) -> Tensor:
+    """A mask (H, W), boolean: of an image file whose bright pixels are True, or of a box LEFT,TOP,WIDTH,HEIGHT.
+
+    UserError if it does not fit an image of this size.
+    """
+    if re.fullmatch(r"\d+(,\d+){3}", text) is not None:
+        return _boxed(text, size)
+    path = Path(text)
     image = to_uint8(read_one(path, "--mask"))
     require_size(image, size, f"--mask {path}", "as --input has")
     mask = image.float().mean(0) > _WHITE
     if not mask.any():
         log.warning("%s: no pixel is white: nothing is masked", path)
+    return mask
+
+
+def _boxed(text: str, size: tuple[int, int]) -> Tensor:
+    left, top, width, height = map(int, text.split(","))
+    if width == 0 or height == 0 or left + width > size[1] or top + height > size[0]:
+        raise UserError(
+            f"--mask {text}: expected LEFT,TOP,WIDTH,HEIGHT in pixels, within the {size[1]} x {size[0]} pixels of "
+            "--input"
+        )
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[top : top + height, left : left + width] = True
     return mask

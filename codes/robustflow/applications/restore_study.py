@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,13 +14,12 @@ from robustflow.applications import edit, sheet
 from robustflow.applications.degradations import Degradation, degraded
 from robustflow.applications.latent_space import Collection
 from robustflow.applications.model import Model, inputs, size_of
+from robustflow.applications.page import Gallery, Table, table_of
 from robustflow.data import BundledSource
 from robustflow.data.images import read_image, to_float, to_uint8, write_png
 from robustflow.data.seeds import derive_seed
 from robustflow.evaluation.metrics import fidelity, perceptual
-from robustflow.evaluation.metrics.robustness import outside
-from robustflow.evaluation.records import to_json
-from robustflow.files import write_atomically
+from robustflow.evaluation.metrics.robustness import pixel_errors
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +43,15 @@ class Request(NamedTuple):
     seed: int
 
 
-def run(model: Model, folder: Path | None, request: Request, output: Path) -> dict[str, Any]:
-    """Degrade clean images, super-resolve their LR images, restore them; write pictures, study.json and study.md.
+def run(model: Model, folder: Path | None, request: Request, output: Path, gallery: Gallery) -> dict[str, Any]:
+    """Degrade clean images, super-resolve their LR images, restore them; write pictures; return figures.
 
     Args:
         model: See `Model`.
         folder: Of clean images, or one image; None: the bundled test photographs.
         request: What to do to them.
-        output: Folder for the results.
+        output: Folder for the pictures.
+        gallery: Gets them, too.
     """
     lpips = perceptual.load(model.device)
     if isinstance(lpips, perceptual.NotComputed):
@@ -62,32 +61,18 @@ def run(model: Model, folder: Path | None, request: Request, output: Path) -> di
     for name, file in tqdm(images.items(), desc=str(request.degradation), unit="image", leave=False, disable=None):
         clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
         pictures = _pictures(model, clean, request, name)
+        stem = f"{name}_{request.degradation.kind}_{request.degradation.strength:g}"
         for row, picture in pictures.items():
-            write_png(output / f"{name}_{row.replace(' ', '_')}.png", picture)
-        sheet.write(output / f"{name}_side_by_side.png", {**pictures, "clean": clean})
+            write_png(output / f"{stem}_{row.replace(' ', '_')}.png", picture)
+        sheet.write(output / f"{stem}_side_by_side.png", {**pictures, "clean": clean})
+        gallery.add(f"{name}, {request.degradation}", {**pictures, "clean": clean})
         found[name] = {row: _measured(picture, clean, lpips) for row, picture in pictures.items()}
-    result = {
-        "name": model.options.name,
-        "degradation": str(request.degradation),
-        "temperature": request.temperature,
-        "collections": list(request.collections),
-        "seed": request.seed,
-        "mean": _means(found),
-        "images": found,
-    }
-    write_atomically(output / "study.json", to_json(result).encode())
-    write_atomically(output / "study.md", f"{table(result)}\n".encode())
-    return result
+    return {"mean": _means(found), "images": found}
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(degradation: str, result: Mapping[str, Any]) -> Table:
     """The means over all images: one row per kind of picture."""
-    rows = [
-        [row, *("–" if values[metric] is None else f"{values[metric]:.4g}" for metric in METRICS)]
-        for row, values in result["mean"].items()
-    ]
-    headers = [f"{result['degradation']}, {len(result['images'])} images", *METRICS.values()]
-    return tabulate(rows, headers, "github", disable_numparse=True)
+    return table_of(degradation, f"{len(result['images'])} images", METRICS, result["mean"])
 
 
 def _clean(folder: Path | None) -> dict[str, Path | Tensor]:
@@ -115,13 +100,12 @@ def _pictures(model: Model, clean: Tensor, request: Request, name: str) -> dict[
 
 def _measured(picture: Tensor, clean: Tensor, lpips: perceptual.Perceptual | perceptual.NotComputed) -> Measured:
     """Metrics of a picture (3, H, W), not clamped; pixel errors in percent."""
-    failed = 100 * outside(picture[None]).float().mean().item()
     image = to_uint8(picture).cpu()
     return {
         "psnr": fidelity.psnr(image, clean),
         "ssim": fidelity.ssim(image, clean),
         "lpips": None if isinstance(lpips, perceptual.NotComputed) else lpips.distance(image, clean),
-        "pixel_errors": failed,
+        "pixel_errors": pixel_errors(picture),
     }
 
 

@@ -5,20 +5,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from robustflow.applications import sheet
+from robustflow.applications import edit
 from robustflow.applications.back_projection import back_projected
 from robustflow.applications.model import Model
-from robustflow.data.bicubic import downsample
+from robustflow.applications.page import Table, table_of
 from robustflow.data.images import to_uint8, write_png
 from robustflow.errors import UserError
 from robustflow.evaluation.metrics import fidelity, perceptual
-from robustflow.evaluation.records import to_json
+from robustflow.evaluation.metrics.robustness import pixel_errors
 from robustflow.evaluation.sampler import latent_generator
-from robustflow.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -47,49 +45,50 @@ class Request(NamedTuple):
 
 def run(
     model: Model, name: str, lr: Tensor, reference: Tensor | None, request: Request, output: Path
-) -> dict[str, Any]:
-    """Draw samples of an LR image (3, h, w), as read; write them, their spread, the best, and samples.json.
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Draw samples of an LR image (3, h, w), as read; write them, their spread, and the best.
 
-    ``reference``: the HR image (3, H, W), or None. What back-projection makes of the samples is written and measured
-    apart from them.
+    Args:
+        model: See `Model`.
+        name: Of the LR image.
+        lr: LR image.
+        reference: HR image (3, H, W), as read, or None.
+        request: What to draw. What back-projection makes of the samples is written and measured apart from them.
+        output: Folder for the pictures.
+
+    Returns:
+        What was measured, plain values; and pictures to show.
     """
     lpips = _lpips(model, request, reference)
     samples = _drawn(model, name, lr, request)
-    small = to_uint8(lr)
-    rows = [_row(number, sample, small, reference, model.scale, lpips) for number, sample in enumerate(samples)]
+    rows = [_row(model, number, sample, lr, reference, lpips) for number, sample in enumerate(samples)]
     result: dict[str, Any] = {
-        "name": name,
-        "temperature": request.temperature,
-        "seed": request.seed,
         "samples": rows,
+        "reference": reference is not None,
         "best_of": request.best_of,
         "best": None if request.best_of is None else _best(rows, request.best_of),
     }
     for number, sample in enumerate(samples):
-        write_png(output / f"{name}_{number:02d}.png", sample)
+        write_png(output / f"{name}_sample_{number:02d}.png", sample)
     if request.back_projection > 0:
         projected = back_projected(samples, model.batch(lr)[0].cpu(), model.scale, request.back_projection)
         result["back_projection"] = {
             "iterations": request.back_projection,
-            "samples": [_row(k, sample, small, reference, model.scale, lpips) for k, sample in enumerate(projected)],
+            "samples": [_row(model, k, sample, lr, reference, lpips) for k, sample in enumerate(projected)],
         }
         for number, sample in enumerate(projected):
-            write_png(output / f"{name}_{number:02d}_back_projected.png", sample)
-    _write_spread(output, name, samples, lr, reference, result["best"])
-    write_atomically(output / f"{name}_samples.json", to_json(result).encode())
-    return result
+            write_png(output / f"{name}_sample_{number:02d}_back_projected.png", sample)
+    return result, _spread(output, name, samples, lr, reference, result["best"])
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> Table:
     """All samples; those that were back-projected in rows of their own."""
-    sets = {"": result["samples"], " back-projected": result.get("back_projection", {}).get("samples", [])}
-    rows = [
-        [f"{row['sample']}{kind}{' (best)' if not kind and row['sample'] == result['best'] else ''}"]
-        + ["–" if row[key] is None else f"{row[key]:.4g}" for key in ("lr_psnr", *METRICS)]
-        for kind, of_kind in sets.items()
-        for row in of_kind
-    ]
-    return tabulate(rows, ["sample", "LR-PSNR", "PSNR", "SSIM", "LPIPS"], "github", disable_numparse=True)
+    rows = {f"{row['sample']}{' (best)' if row['sample'] == result['best'] else ''}": row for row in result["samples"]}
+    for row in result.get("back_projection", {}).get("samples", []):
+        rows[f"{row['sample']} back-projected"] = row
+    of_reference = {key: key.upper() for key in METRICS} if result["reference"] else {}
+    of_lr = {"lr_psnr": "LR-PSNR"} if any("lr_psnr" in row for row in rows.values()) else {}
+    return table_of("", "sample", {**of_lr, **of_reference, "pixel_errors": "%PixelErr"}, rows)
 
 
 def _lpips(model: Model, request: Request, reference: Tensor | None) -> perceptual.Perceptual | None:
@@ -120,22 +119,21 @@ def _drawn(model: Model, name: str, lr: Tensor, request: Request) -> Tensor:
 
 
 def _row(
+    model: Model,
     number: int,
     sample: Tensor,
     lr: Tensor,
     reference: Tensor | None,
-    scale: int,
     lpips: perceptual.Perceptual | None,
 ) -> dict[str, Any]:
     """Metrics of a sample (3, H, W); None where they cannot be computed."""
-    row: dict[str, Any] = {"sample": number, "lr_psnr": None, **dict.fromkeys(METRICS)}
+    row: dict[str, Any] = {"sample": number, "pixel_errors": pixel_errors(sample), **dict.fromkeys(METRICS)}
+    if model.makes_lr:
+        row["lr_psnr"] = edit.lr_psnr(model, sample, lr)
     if not sample.isfinite().all():
         log.warning("sample %d has pixels that are not finite; they are magenta", number)
-        return row
-    image = to_uint8(sample)
-    row["lr_psnr"] = fidelity.psnr(downsample(image, scale), lr)
-    if reference is not None:
-        clean = to_uint8(reference)
+    elif reference is not None:
+        image, clean = to_uint8(sample), to_uint8(reference)
         row |= {"psnr": fidelity.psnr(image, clean), "ssim": fidelity.ssim(image, clean)}
         row["lpips"] = None if lpips is None else lpips.distance(image, clean)
     return row
@@ -148,9 +146,10 @@ def _best(rows: list[dict[str, Any]], metric: str) -> int | None:
     return max(measured, key=lambda row: sign * row[metric])["sample"] if measured else None
 
 
-def _write_spread(
+def _spread(
     output: Path, name: str, samples: Tensor, lr: Tensor, reference: Tensor | None, best: int | None
-) -> None:
+) -> dict[str, Tensor]:
+    """Write the best sample and the standard deviation; pictures to show, by their labels."""
     shown = {"input": lr}
     if best is not None:
         shown[f"sample {best}, the best of {len(samples)}"] = samples[best]
@@ -160,7 +159,7 @@ def _write_spread(
     if len(samples) > 1:
         deviation = samples.nan_to_num(0).clamp(0, 1).std(0, correction=0).mean(0, keepdim=True).expand(3, -1, -1)
         write_png(output / f"{name}_std.png", deviation / _WHITE_STD)
-        shown["standard deviation"] = deviation / _WHITE_STD
+        shown[f"standard deviation, white: {_WHITE_STD:g} of the range"] = deviation / _WHITE_STD
     if reference is not None:
         shown["reference"] = reference
-    sheet.write(output / f"{name}_side_by_side.png", shown)
+    return shown

@@ -1,7 +1,7 @@
-"""Pictures side by side, each with its name, as one picture."""
+"""Pictures side by side, each with its name, as one picture; or one after another, moving."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,14 @@ def write(path: Path, pictures: Mapping[str, Tensor], columns: int | None = None
     write_atomically(path, encoded.getvalue(), durable=False)
 
 
+def write_moving(path: Path, frames: Sequence[Tensor], seconds: float = 0.12) -> None:
+    """Write frames (3, h, w), as `to_uint8` takes them, as an animated PNG that repeats; seconds: of each frame."""
+    first, *others = map(as_picture, frames)
+    encoded = io.BytesIO()
+    first.save(encoded, format="PNG", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0)
+    write_atomically(path, encoded.getvalue(), durable=False)
+
+
 def drawn(pictures: Mapping[str, Tensor], columns: int | None = None) -> Image.Image:
     """The sheet that `write` writes."""
     shown = {name: _enlarged(image, pictures) for name, image in pictures.items()}
@@ -49,6 +57,10 @@ def drawn(pictures: Mapping[str, Tensor], columns: int | None = None) -> Image.I
 
 def _enlarged(image: Tensor, pictures: Mapping[str, Tensor]) -> Image.Image:
     factor = max(1, min(max(p.shape[k] for p in pictures.values()) // image.shape[k] for k in (-2, -1)))
-    pixels = np.ascontiguousarray(to_uint8(image).permute(1, 2, 0).cpu().numpy())
-    picture = Image.fromarray(pixels)
+    picture = as_picture(image)
     return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+
+
+def as_picture(image: Tensor) -> Image.Image:
+    """An image (3, h, w), as `to_uint8` takes it, on any device."""
+    return Image.fromarray(np.ascontiguousarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()))

@@ -1,37 +1,50 @@
 """What a model thinks of an image: bits per dimension, and its latents against N(0, 1) at every level."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
 from matplotlib.figure import Figure
-from tabulate import tabulate
 from torch import Tensor
 
-from robustflow.applications import sheet
-from robustflow.applications.model import Model
+from robustflow.applications.model import Model, size_of
+from robustflow.applications.page import Table
 from robustflow.evaluation import plots
+from robustflow.evaluation.columns import cell
 from robustflow.evaluation.records import to_json
+from robustflow.evaluation.sections import Plot
 from robustflow.files import write_atomically
 
+# Of histograms.
+_END, _BINS = 5.0, 80
 # White in the map of latents: this root mean square, 1 being usual.
 _WHITE_RMS = 3.0
 
 
-def run(model: Model, name: str, image: Tensor, output: Path) -> dict[str, Any]:
-    """Encode an HR image (3, H, W), as read, given its LR image; write latents, statistics, plot and maps.
+class Encoded(NamedTuple):
+    """What was found of an image.
 
-    Maps show the root mean square over channels of the latents at each place, a third of white being usual.
+    Attributes:
+        figures: What was measured, plain values.
+        maps: Pictures: the image, and the root mean square over channels of its latents at each place, per level.
+        plots: Latents of each level against N(0, 1).
     """
-    space = model.space_of(image)
+
+    figures: dict[str, Any]
+    maps: dict[str, Tensor]
+    plots: list[Plot]
+
+
+def run(model: Model, name: str, image: Tensor, lr: Tensor, output: Path) -> Encoded:
+    """Encode an HR image (3, H, W), as read, given its LR image (3, h, w); write latents, statistics and a plot."""
+    space = model.space(model.batch(lr), size_of(image))
     encoding = space.encoding(model.batch(image))
     latents = dict(zip(space.levels, (z.cpu() for z in encoding.latents), strict=True))
     bits = -encoding.log_prob.item() / (math.log(2) * space.dimensions)
     result: dict[str, Any] = {
-        "name": name,
         # NaN means that encoding failed: infinitely unlikely, and JSON can tell.
         "bits_per_dim": math.inf if math.isnan(bits) else bits,
         "levels": {level: described(z) for level, z in latents.items()},
@@ -41,19 +54,18 @@ def run(model: Model, name: str, image: Tensor, output: Path) -> dict[str, Any]:
     write_atomically(output / f"{name}_latents.json", to_json(result).encode())
     plots.save_png(figure(latents, name, result["bits_per_dim"]), output / f"{name}_latents.png")
     maps = {f"latents of level {level}": _map(z, level, space.size) for level, z in latents.items()}
-    sheet.write(output / f"{name}_side_by_side.png", {"image": image, **maps})
-    return result
+    return Encoded(result, {"image": image, **maps}, _plots(name, latents, result["levels"]))
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
+def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """Bits per dimension of all images, mean and standard deviation of the latents of each level."""
     rows = [
-        [result["name"], f"{result['bits_per_dim']:.4g}"]
+        [name, f"{result['bits_per_dim']:.4g}"]
         + [f"{level['mean']:.3f} ± {level['std']:.3f}" for level in result["levels"].values()]
-        for result in results
+        for name, result in results.items()
     ]
-    headers = ["image", "bits/dim", *(f"level {level}: mean ± std" for level in results[0]["levels"])]
-    return tabulate(rows, headers, "github", disable_numparse=True)
+    levels = next(iter(results.values()))["levels"]
+    return Table("", ["image", "bits/dim", *(f"level {level}: mean ± std" for level in levels)], rows)
 
 
 def described(z: Tensor) -> dict[str, Any]:
@@ -77,12 +89,11 @@ def figure(latents: Mapping[int, Tensor], name: str, bits_per_dim: float) -> Fig
     drawn = Figure(figsize=(4 * len(latents), 5), layout="constrained")
     drawn.suptitle(f"{name}: {bits_per_dim:.4g} bits/dim")
     grid = drawn.subplots(2, len(latents), squeeze=False)
-    x = np.linspace(-5, 5, 201)
+    x = np.linspace(-_END, _END, 201)
     for column, (level, z) in enumerate(latents.items()):
         above, below = grid[0][column], grid[1][column]
         above.fill_between(x, np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi), color="0.85", linewidth=0, label="N(0, 1)")
-        values = z.flatten()[z.flatten().isfinite()].clamp(-5, 5).numpy()
-        above.hist(values, bins=80, range=(-5, 5), density=True, histtype="step", label="latents")
+        above.stairs(_density(z), np.linspace(-_END, _END, _BINS + 1), label="latents")
         above.set(title=f"level {level}: {tuple(z.shape[1:])}", xlabel="z, ends: all beyond", ylabel="density")
         above.legend(fontsize=8)
         _draw_channels(below, z)
@@ -98,6 +109,26 @@ def _draw_channels(axes: Any, z: Tensor) -> None:
     axes.plot(z.std((0, 2, 3), correction=0).numpy(), "x", markersize=4, label="standard deviation")
     axes.set(xlabel="channel")
     axes.legend(fontsize=8)
+
+
+def _plots(name: str, latents: Mapping[int, Tensor], figures: Mapping[int, Mapping[str, Any]]) -> list[Plot]:
+    densities = {level: _density(z) for level, z in latents.items()}
+    edges = np.linspace(-_END, _END, _BINS + 1).tolist()
+    top = 1.05 * max(0.4, *(density.max() for density in densities.values()))
+    return [
+        Plot(
+            plots.histogram(edges, density.tolist(), top, f"Latents of {name}, level {level}"),
+            f"{name}, level {level}: mean {cell(figures[level]['mean'])}, std {cell(figures[level]['std'])}",
+        )
+        for level, density in densities.items()
+    ]
+
+
+def _density(z: Tensor) -> np.ndarray:
+    """Histogram of the finite latents, its integral 1; those beyond its ends are in the outermost bins."""
+    values = z.flatten()
+    counts, _ = np.histogram(values[values.isfinite()].clamp(-_END, _END).numpy(), bins=_BINS, range=(-_END, _END))
+    return counts / max(1, counts.sum()) / (2 * _END / _BINS)
 
 
 def _map(z: Tensor, level: int, size: tuple[int, int]) -> Tensor:

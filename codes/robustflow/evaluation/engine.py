@@ -96,7 +96,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
             "protocol": {key: value for key, value in protocol.items() if key != "datasets"},
             "weights": ood.digest(network),
             "ood": None if score is None else score.described(),
-            "versions": _versions(network),
+            "versions": versions(network),
         },
         processes=processes,
     )
@@ -105,7 +105,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
     result = {
         "name": options.name,
         "weights": str(file),
-        "versions": _versions(network),
+        "versions": versions(network),
         "protocol": protocol,
         "datasets": summaries,
     }
@@ -120,7 +120,8 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
     return result
 
 
-def _versions(network: nn.Module) -> dict[str, str]:
+def versions(network: nn.Module) -> dict[str, str]:
+    """What makes results, for their record: versions of the software, and the kind of device."""
     return {
         "robustflow": VERSION,
         "torch": torch.__version__,

@@ -98,6 +98,19 @@ class Part(NamedTuple):
     caption: str
     failed: bool = False
 
+    def opened(self) -> "Picture":
+        """The picture itself. UserError if the file is damaged."""
+        return Picture(_open(self.file), self.label, self.caption, self.failed)
+
+
+class Picture(NamedTuple):
+    """A picture to embed, and what is known of it."""
+
+    image: Image.Image
+    label: str
+    caption: str
+    failed: bool = False
+
 
 class Shot(NamedTuple):
     """An embedded picture; size in pixels as embedded."""
@@ -236,18 +249,17 @@ def _extent(rows: Sequence[Row], same_size: bool) -> str:
     return f"{label} {cell(max(row[key] for row in rows))}"
 
 
-def entry(chosen: Chosen, parts: Sequence[Part], budget: Budget, facts: str = "") -> Entry | None:
+def entry(
+    name: str, pictures: Sequence[Picture], budget: Budget, reasons: tuple[str, ...] = (), facts: str = ""
+) -> Entry | None:
     """Embed an image's pictures: with crops in full resolution, else without them, else None."""
-    pictures = [_open(part.file) for part in parts]
-    shots = tuple(_shot(part, picture) for part, picture in zip(parts, pictures, strict=True))
-    width, height = max((picture.size for picture in pictures), key=max)
-    name, reasons, note = chosen.result.image, chosen.reasons, ""
+    shots = tuple(_shot(picture) for picture in pictures)
+    width, height = max((picture.image.size for picture in pictures), key=max)
+    note = ""
     if max(width, height) > OVERVIEW:
-        box = _box(parts, pictures)
+        box = _box(pictures)
         note = f"Whole pictures are shown smaller than they are ({width}×{height})"
-        crops = tuple(
-            _shot(p, _crop(picture, box, (width, height))) for p, picture in zip(parts, pictures, strict=True)
-        )
+        crops = tuple(_shot(picture._replace(image=_crop(picture.image, box, (width, height)))) for picture in pictures)
         if budget.take([*shots, *crops]):
             size = f"{box[2] - box[0]}×{box[3] - box[1]}"
             note += f"; below them the {size} pixels at ({box[0]}, {box[1]}) in full resolution."
@@ -266,7 +278,8 @@ def galleries(
         if not parts:
             continue
         found[name].no_pictures = False
-        made = entry(chosen, parts, budget, _facts_of_image(chosen.result))
+        shown, facts = [part.opened() for part in parts], _facts_of_image(chosen.result)
+        made = entry(chosen.result.image, shown, budget, chosen.reasons, facts)
         if made is None:
             break
         found[name].entries.append(made)
@@ -301,18 +314,18 @@ def _open(file: Path) -> Image.Image:
         raise UserError(f"{file}: expected a complete PNG, got a damaged file; run test.py again") from error
 
 
-def _shot(part: Part, picture: Image.Image) -> Shot:
-    small = max(picture.size) <= OVERVIEW
+def _shot(picture: Picture) -> Shot:
+    image, small = picture.image, max(picture.image.size) <= OVERVIEW
     if not small:
-        picture = picture.copy()
-        picture.thumbnail((OVERVIEW, OVERVIEW), Image.Resampling.LANCZOS)
-    return Shot(data_uri(picture, lossless=small), part.label, part.caption, part.failed, *picture.size)
+        image = image.copy()
+        image.thumbnail((OVERVIEW, OVERVIEW), Image.Resampling.LANCZOS)
+    return Shot(data_uri(image, lossless=small), picture.label, picture.caption, picture.failed, *image.size)
 
 
-def _box(parts: Sequence[Part], pictures: Sequence[Image.Image]) -> Box:
+def _box(pictures: Sequence[Picture]) -> Box:
     """The crop of the largest picture: around the pixel errors, else where samples differ most, else the middle."""
-    width, height = max((picture.size for picture in pictures), key=max)
-    guides = {part.label: picture for part, picture in zip(parts, pictures, strict=True)}
+    width, height = max((picture.image.size for picture in pictures), key=max)
+    guides = {picture.label: picture.image for picture in pictures}
     guide = guides.get("pixel errors", guides.get("std of samples"))
     x, y = (0.5, 0.5) if guide is None else _brightest(guide)
     left, right = _span(x * width, width)

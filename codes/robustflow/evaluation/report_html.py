@@ -18,6 +18,8 @@ from robustflow.evaluation.columns import overview as overview_of
 from robustflow.evaluation.results import Results, read
 from robustflow.files import write_atomically
 
+# Sub-folder of a results folder with pages of what else was done with the model; the report names them.
+APPLICATIONS = "apply"
 _ARROWS = {"low": "↓", "high": "↑", None: ""}
 _WORDS = {"low": "lower is better", "high": "higher is better", None: ""}
 
@@ -90,6 +92,9 @@ def content(results: Results) -> dict[str, Any]:
         ],
         "settings": settings(metrics["protocol"]),
         "plots": sections.sections(results),
+        "applications": [
+            f"{APPLICATIONS}/{page.name}" for page in sorted((results.folder / APPLICATIONS).glob("*.html"))
+        ],
         "options": results.options,
         "versions": versions(metrics),
         "limits": limits(budget),

@@ -44,6 +44,11 @@ def outside(samples: Tensor) -> Tensor:
     return ~((samples >= PIXEL_RANGE[0]) & (samples <= PIXEL_RANGE[1])).all(-3)
 
 
+def pixel_errors(image: Tensor) -> float:
+    """Percentage of the pixels of an image (..., 3, H, W) that `outside` finds."""
+    return 100 * outside(image).float().mean().item()
+
+
 def failures(sample: Tensor, upsampled: Tensor) -> Failures:
     """Failures of a sample (3, H, W) whose LR image, upsampled, is ``upsampled`` (3, H, W)."""
     has_inf, has_nan = bool(torch.isinf(sample).any()), bool(torch.isnan(sample).any())
