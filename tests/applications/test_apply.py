@@ -8,71 +8,21 @@ import sys
 
 import numpy as np
 import pytest
+import results_folder
 import safetensors.torch
 import torch
-from photographs import piece
+import torchvision
 from PIL import Image
 
 from robustflow import tasks
 from robustflow.applications import edit
 from robustflow.applications.command_line import main
-from robustflow.data.bicubic import downsample
-from robustflow.data.images import read_image, to_uint8, write_png
+from robustflow.data.images import read_image, to_uint8
+from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.options.load import dump, load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import weights
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with options and weights of a tiny model, and images for it."""
-    place = tmp_path_factory.mktemp("model")
-    flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8, "split": {"correct_splits": True}}
-    values = {
-        "name": "tiny",
-        "model": "FS-NCSR",
-        "device": "cpu",
-        "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
-    }
-    options = RunOptions.model_validate(values)
-    torch.manual_seed(0)
-    network = tasks.build(options).build_network(options.network_G)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.03 * torch.randn(parameter.shape)
-    weights.save(place / "tiny_G.safetensors", network, options, 1)
-    (place / "tiny.yml").write_text(dump(options))
-    mask = torch.zeros(3, 45, 38)
-    mask[:, 5:20, 5:20] = 1
-    images = {
-        "photo": piece(0, 45, 38),
-        "other": piece(1, 45, 38),
-        "large": piece(1, 48, 40),
-        "lr": downsample(piece(0, 48, 40), 4),
-        "hr": piece(0, 48, 40),
-        "mask": mask,
-        "black": torch.zeros(3, 45, 38),
-        "all/one": piece(0, 21, 30),
-        "all/two": piece(2, 24, 24),
-    }
-    for name, image in images.items():
-        write_png(place / f"{name}.png", image)
-    return place
-
-
-@pytest.fixture
-def call(folder, tmp_path, capsys, caplog):
-    """Run a command; return (exit status, standard output, errors, output folder). A leading @ names a file."""
-
-    def calling(kind, *arguments, output=None):
-        given = [str(folder / text[1:]) if text.startswith("@") else text for text in arguments]
-        output = tmp_path / "out" if output is None else output
-        model = ("-opt", str(folder / "tiny.yml"), "--weights", str(folder / "tiny_G.safetensors"))
-        status = main([kind, *model, "--output", str(output), *given])
-        return status, capsys.readouterr().out, caplog.text, output
-
-    return calling
 
 
 def test_restore_one(call):
@@ -145,6 +95,17 @@ def test_encode(call, folder):
     assert (out / "photo_encode_side_by_side.png").is_file()
 
 
+def test_encode_given_an_lr_image_of_its_own(call, tmp_path):
+    arguments = ("--input", "@all", "--lr", "@all_lr")
+    status, _, _, out = call("encode", *arguments, output=tmp_path / "given")
+    assert status == 0
+    found = json.loads((out / "encode.json").read_text())["images"]
+    _, _, _, out = call("encode", "--input", "@all", output=tmp_path / "made")
+    made = json.loads((out / "encode.json").read_text())["images"]
+    assert found["one"] == made["one"]
+    assert found["two"]["bits_per_dim"] > made["two"]["bits_per_dim"]
+
+
 def test_sample_and_choose_the_best(call, folder):
     arguments = ("--input", "@lr.png", "--reference", "@hr.png", "--n", "3", "--back-projection", "10")
     status, text, _, out = call("sample", *arguments)
@@ -184,6 +145,33 @@ def test_sample_without_reference_writes_samples_alone(call):
     assert torch.equal(read_image(out / "lr_sample_00.png"), read_image(out / "lr_sample_01.png"))
 
 
+def test_the_best_by_lpips(call, monkeypatch):
+    torch.manual_seed(0)
+    found = perceptual.Perceptual(torchvision.models.alexnet(weights=None).state_dict(), "random", "cpu")
+    monkeypatch.setattr(perceptual, "load", lambda device: found)
+    status, text, _, out = call(
+        "sample", "--input", "@lr.png", "--reference", "@hr.png", "--n", "3", "--best-of", "lpips"
+    )
+    assert status == 0
+    result = json.loads((out / "lr_sample.json").read_text())
+    distances = [row["lpips"] for row in result["samples"]]
+    assert result["best"] == distances.index(min(distances)) and len(set(distances)) == 3
+    status, text, _, out = call("restore-study", "--input", "@photo.png")
+    assert json.loads((out / "photo_restore_study.json").read_text())["degradations"]["noise=20"]["mean"]["restored"][
+        "lpips"
+    ] == pytest.approx(float(text.split("restored ")[1].split("|")[3]), rel=1e-3)
+
+
+def test_lpips_without_its_weights_is_told(call, monkeypatch):
+    monkeypatch.setattr(perceptual, "load", lambda device: perceptual.NotComputed("put the weights there"))
+    arguments = ("--input", "@lr.png", "--reference", "@hr.png", "--best-of")
+    status, _, errors, out = call("sample", *arguments, "lpips")
+    assert status == 2 and not out.exists()
+    assert "--best-of lpips: cannot be computed: put the weights there" in errors
+    status, text, _, _ = call("sample", *arguments, "ssim")
+    assert status == 0 and "–" in text
+
+
 def test_interpolate(call):
     status, _, _, out = call("interpolate", "--input", "@lr.png", "--frames", "3")
     assert status == 0
@@ -196,6 +184,18 @@ def test_interpolate(call):
         moving.seek(2)
         assert np.array_equal(np.asarray(moving.convert("RGB")), frames[2].permute(1, 2, 0).numpy())
     assert list(json.loads((out / "lr_interpolate.json").read_text())["frames"]) == ["t = 0", "t = 0.5", "t = 1"]
+
+
+def test_low_light(call, tmp_path):
+    arguments = ("--input", "@dark.png", "--reference", "@hr.png", "--n", "2")
+    status, text, _, out = call("sample", *arguments, model="low")
+    assert status == 0 and "LR-PSNR" not in text and "PSNR" in text
+    assert read_image(out / "dark_sample_01.png").shape == (3, 48, 40)
+    status, text, _, out = call("interpolate", "--input", "@dark.png", "--frames", "2", model="low")
+    assert status == 0 and "LR-PSNR" not in text
+    assert torch.equal(read_image(out / "dark_frame_000.png").isfinite(), torch.ones(3, 48, 40, dtype=torch.bool))
+    status, text, _, out = call("encode", "--input", "@hr.png", "--lr", "@dark.png", model="low")
+    assert status == 0 and "level 3" in text
 
 
 def test_transfer_style_of_an_image_onto_itself(call, folder):
@@ -221,9 +221,17 @@ def test_transfer_content(call, folder):
         (("restore", "--input", "@none.png"), "--input .*none.png: expected an image or a folder of images"),
         (("restore", "--input", "@all", "--mask", "@mask.png"), "--mask: expected one image as --input"),
         (("restore", "--input", "@large.png", "--mask", "@mask.png"), "expected 40 x 48 pixels .* got 38 x 45"),
+        (("restore", "--input", "@photo.png", "--mask", "30,0,10,5"), "--mask 30,0,10,5: .* within the 38 x 45 pixels"),
+        (("restore", "--input", "@photo.png", "--mask", "3,0,0,5"), "--mask 3,0,0,5: expected LEFT,TOP,WIDTH,HEIGHT"),
         (("restore", "--input", "@tiny.yml"), "expected a complete PNG"),
         (("restore", "--input", "@photo.png", "--temperature", "nan"), "--temperature: expected a number"),
         (("restore-study", "--degrade", "rain=3"), "--degrade: expected noise=X"),
+        (("encode", "--input", "@all", "--lr", "@lr.png"), "--lr .*lr.png: expected a file if --input is one"),
+        (
+            ("encode", "--input", "@all", "--lr", "@few_lr"),
+            "--lr .*few_lr: expected an image of each .* named two",
+        ),
+        (("encode", "--input", "@photo.png", "--lr", "@hr.png"), "expected 10 x 12 .* got 40 x 48"),
         (("encode", "--input", "@none"), "--input .*none: expected an image or a folder"),
         (("sample", "--input", "@all"), "--input .*all: expected an image file, got a folder"),
         (
@@ -251,6 +259,46 @@ def test_mistakes_are_answered(call, arguments, told):
     assert status == 2
     assert re.search(told, errors) is not None, errors
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("restore", "--input", "@dark.png"), "restore: expected a super-resolution flow"),
+        (("restore-study",), "restore-study: expected a super-resolution flow"),
+        (("transfer-style", "--input", "@hr.png", "--reference", "@hr.png"), "transfer-style: expected a super-res"),
+        (
+            ("sample", "--input", "@dark.png", "--back-projection", "2"),
+            "--back-projection: expected a super-",
+        ),
+        (("encode", "--input", "@hr.png"), "--lr: expected the low-light image of --input"),
+        (
+            ("sample", "--input", "@dark.png", "--reference", "@photo.png"),
+            "expected 40 x 48 .* got 38",
+        ),
+    ],
+)
+def test_what_low_light_does_not_have_is_answered(call, arguments, told):
+    status, _, errors, out = call(*arguments, model="low")
+    assert status == 2
+    assert re.search(told, errors) is not None, errors
+    assert not out.exists()
+
+
+def test_a_box_is_a_mask(call, tmp_path, folder):
+    _, _, _, out = call("restore", "--input", "@photo.png", "--mask", "@mask.png")
+    _, _, _, boxed = call("restore", "--input", "@photo.png", "--mask", "5,5,15,15", output=tmp_path / "boxed")
+    assert torch.equal(read_image(out / "photo_restored.png"), read_image(boxed / "photo_restored.png"))
+
+
+def test_results_go_to_the_results_of_the_model(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    results_folder.make(tmp_path / "results" / "tiny")
+    model = ("-opt", str(folder / "tiny.yml"), "--weights", str(folder / "tiny_G.safetensors"))
+    assert main(["encode", *model, "--input", str(folder / "photo.png")]) == 0
+    assert "photo_encode.html" in capsys.readouterr().out
+    assert (tmp_path / "results" / "tiny" / "apply" / "photo_encode.html").is_file()
+    assert 'href="apply/photo_encode.html"' in (tmp_path / "results" / "tiny" / "report.html").read_text()
 
 
 def test_explosions_are_told(call, monkeypatch):

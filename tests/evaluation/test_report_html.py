@@ -1,41 +1,15 @@
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 import results_folder
+from html_page import Page
 
 from robustflow.errors import UserError
 from robustflow.evaluation import pictures, report_html
 from robustflow.evaluation.results import ImageResult, read
 
 EXPLODING = [("out <b>side</b>", "sub/b")]
-
-
-class Page(HTMLParser):
-    """Elements of a page; fails on one that is not closed."""
-
-    VOID = frozenset({"meta", "link", "img", "br"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open = [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def page_of(folder):
@@ -176,6 +150,19 @@ def test_small_budget_shows_the_worst_and_says_so(tmp_path, monkeypatch):
     text, page = page_of(folder)
     assert 0 < len(page.all("article")) < 5
     assert re.search(r"Shown: \d of 3 inputs|no space left", text)
+
+
+def test_pages_of_applications_are_linked(tmp_path):
+    folder = results_folder.make(tmp_path)
+    assert 'id="applications"' not in report_html.write(folder).read_text()
+    (folder / "apply").mkdir()
+    for name in ("b.html", "a & c.html", "a.png"):
+        (folder / "apply" / name).write_text("x")
+    _, page = page_of(folder)
+    assert [link["href"] for link in page.all("a") if "apply/" in link["href"]] == [
+        "apply/a%20%26%20c.html",
+        "apply/b.html",
+    ]
 
 
 def test_what_is_special_about_a_data_set():

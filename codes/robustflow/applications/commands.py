@@ -147,7 +147,8 @@ def _conditions(call: Call, files: Mapping[str, Path]) -> dict[str, Path]:
     """LR images by name, where they are given."""
     given: Path | None = call.chosen.lr
     if given is None:
-        call.model.require_lr("encode without --lr")
+        if not call.model.makes_lr:
+            raise UserError(f"--lr: expected the low-light image of --input, which {call.model.file} needs, got none")
         return {}
     if call.chosen.input.is_file() != given.is_file():
         raise UserError(f"--lr {given}: expected a file if --input is one, and a folder if --input is one")

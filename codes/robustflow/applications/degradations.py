@@ -14,9 +14,9 @@ from robustflow.data.images import to_uint8
 from robustflow.errors import UserError
 
 _KINDS = {
-    "noise": "standard deviation of white Gaussian noise, of 255",
+    "noise": "standard deviation of white Gaussian noise, of 255, 0.1 or more",
     "jpeg": "quality of JPEG compression, 1 to 100",
-    "blur": "standard deviation of a Gaussian blur, pixels",
+    "blur": "standard deviation of a Gaussian blur, pixels, 0.1 or more",
 }
 DESCRIBED = "; ".join(f"{kind}=X: {meaning}" for kind, meaning in _KINDS.items())
 
@@ -35,7 +35,7 @@ def parsed(text: str) -> Degradation:
     """Read "noise=20", "jpeg=10" or "blur=1.5". UserError if it is none of them."""
     match = re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", text)
     kind, strength = (match[1], float(match[2])) if match is not None else ("", 0.0)
-    fits = 1 <= strength <= 100 and strength.is_integer() if kind == "jpeg" else 0 < strength <= 1000
+    fits = 1 <= strength <= 100 and strength.is_integer() if kind == "jpeg" else 0.1 <= strength <= 1000
     if kind not in _KINDS or not fits:
         raise UserError(f"--degrade: expected {DESCRIBED}; got {text}")
     return Degradation(kind, strength)

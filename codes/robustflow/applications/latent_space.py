@@ -41,9 +41,7 @@ class LatentSpace:
         self.size = (task.scale * lr.shape[-2], task.scale * lr.shape[-1]) if size is None else size
         if tuple(-(-side // task.scale) for side in self.size) != tuple(lr.shape[-2:]):
             raise ValueError(f"expected images of {task.scale} times the LR image {tuple(lr.shape)}, got {self.size}")
-        multiple = task.size_multiple(flow) // task.scale
-        height, width = lr.shape[-2:]
-        self._lr = mirror_pad(task.condition_of(lr), 0, -width % multiple, 0, -height % multiple)
+        self._lr = task.padded(flow, lr)
         with torch.no_grad():
             self._condition = flow.condition(task.encoder_input(self._lr))
 
@@ -130,17 +128,17 @@ def _normalised(
     mean, std = _mean_and_std(z.double(), within, inside)
     wanted_mean, wanted_std = _mean_and_std(draws.double(), within, inside)
     scaled = (wanted_std / std) * (z.double() - mean) + wanted_mean
-    # Not merely above 0: the mean is rounded.
-    varies = std > 1e-12 * mean.abs()
+    # Not merely above 0: the mean is rounded. NaN, of an encoding that failed, stays NaN.
+    varies = ~(std <= 1e-12 * mean.abs())
     return torch.where(inside, torch.where(varies, scaled, draws).to(z.dtype), z)
 
 
 def _mean_and_std(z: Tensor, within: tuple[int, ...], inside: Tensor) -> tuple[Tensor, Tensor]:
     """Over what is inside, dimensions kept; a single value varies by nothing."""
-    weights = inside.expand(z.shape).to(z.dtype)
-    n = weights.sum(within, keepdim=True)
-    mean = (weights * z).sum(within, keepdim=True) / n.clamp(min=1)
-    square = (weights * (z - mean) ** 2).sum(within, keepdim=True)
+    # Not multiplied: what is outside may be infinite.
+    n = inside.expand(z.shape).to(z.dtype).sum(within, keepdim=True)
+    mean = torch.where(inside, z, 0).sum(within, keepdim=True) / n.clamp(min=1)
+    square = torch.where(inside, (z - mean) ** 2, 0).sum(within, keepdim=True)
     return mean, (square / (n - 1).clamp(min=1)).sqrt()
 
 

@@ -14,10 +14,9 @@ from robustflow.data.folders import unique_names
 from robustflow.data.images import list_images, read_image, to_float, to_uint8
 from robustflow.data.source import require_file_name
 from robustflow.errors import UserError
-from robustflow.evaluation import ood
 from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import FlowTask, SuperResolution
+from robustflow.tasks import FlowTask, SuperResolution, trained
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class Model:
 
 def opened(options: RunOptions) -> Model:
     """Open the model that options name. UserError if it is no flow."""
-    options, file, task, network = ood.opened(options)
+    options, file, task, network = trained.opened(options)
     if not isinstance(task, FlowTask) or not isinstance(network, ConditionalFlow):
         raise UserError(
             f"{file}: expected a flow (model: SRFlow, NCSR, FS-NCSR or LLFlow), got another model; choose other "

@@ -81,7 +81,8 @@ def read_image(path: str | Path) -> Tensor:
             pixels = _read_16_bit(image, data) if _is_16_bit(image, data) else _read_8_bit(image)
     except _DAMAGED as error:
         raise UserError(f"{path}: expected {_EXPECTED}, got {_reason(error)}") from error
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    # Always copied: of a single pixel, what Pillow gives is contiguous, and not to be written to.
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

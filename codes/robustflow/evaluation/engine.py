@@ -20,7 +20,7 @@ from robustflow.evaluation.records import Record
 from robustflow.files import require_inside
 from robustflow.options import load as options_load
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
-from robustflow.tasks import weights
+from robustflow.tasks import trained, weights
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
         checks.warn(options.datasets, options.scale, used="test")
     # Chosen once: a training may be writing newer ones meanwhile.
     file = processes.on_main(weights.to_test, options)
-    options, file, task, network = ood.opened(options, processes.device(options.device), file)
+    options, file, task, network = trained.opened(options, processes.device(options.device), file)
     log.info("%s: %s", options.name, file)
 
     lpips = perceptual.load(next(network.parameters()).device)

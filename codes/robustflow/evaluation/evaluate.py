@@ -196,11 +196,13 @@ class Evaluator:
             write_png(self.folder / dataset / f"{name}.png", image, truncate=truncate)
 
     def _write_maps(self, dataset: str, name: str, samples: Tensor) -> None:
-        """Standard deviation over the finite samples, a quarter of the range being white, and pixel errors."""
-        finite = samples[samples.isfinite().all(dim=(1, 2, 3))] if len(samples) > 0 else samples
-        if len(finite) > 1:
-            deviation = finite.clamp(0, 1).std(0, correction=0).mean(0, keepdim=True)
-            self._write(dataset, f"{name}_std", (4 * deviation).expand(3, -1, -1))
+        """Standard deviation over the finite samples, and pixel errors."""
+        spread = diversity.Spread()
+        for sample in samples:
+            spread.add(sample)
+        deviation = spread.picture()
+        if deviation is not None:
+            self._write(dataset, f"{name}_std", deviation)
         failed = outside(samples).any(0)
         if failed.any():
             self._write(dataset, f"{name}_mask", failed.to(samples.dtype).expand(3, -1, -1))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from robustflow import data, devices, tasks
+from robustflow import data, tasks
 from robustflow.data.bicubic import mirror_pad
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
@@ -320,24 +320,6 @@ def _fitted(parts: list[Tensor]) -> GaussianFit:
     for part in parts:
         fitted.update(part)
     return fitted
-
-
-def opened(
-    options: RunOptions, device: torch.device | None = None, file: Path | None = None
-) -> tuple[RunOptions, Path, Task, nn.Module]:
-    """Options completed from the weights, the weights file, the task and the network in eval mode, on its device.
-
-    Args:
-        options: Of the run.
-        device: Another device than the options name.
-        file: Weights, if they are chosen already.
-    """
-    file = weights.to_test(options) if file is None else file
-    options = weights.fitting(options, file)
-    task = tasks.build(options)
-    network = task.build_network(options.network_G, options.precision)
-    weights.load(file, network, options, encoder_suffices=False)
-    return options, file, task, network.to(device or devices.choose(options.device)).eval()
 
 
 def fit_and_save(

@@ -13,6 +13,7 @@ from robustflow import exit_status
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, ood_patches
 from robustflow.options import command_line
+from robustflow.tasks import trained
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +58,7 @@ def _fit(chosen: argparse.Namespace) -> None:
         raise UserError(f"--shrinkage: expected a number from 0 to 1, got {chosen.shrinkage}")
     if chosen.batch < 1:
         raise UserError(f"--batch: expected at least 1, got {chosen.batch}")
-    options, file, task, network = ood.opened(command_line.load_or_exit(chosen))
+    options, file, task, network = trained.opened(command_line.load_or_exit(chosen))
     ood.fit_and_save(
         *(options, file, task, network),
         n_patches=chosen.n_patches,

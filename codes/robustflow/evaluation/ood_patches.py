@@ -25,7 +25,7 @@ from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.files import write_atomically
 from robustflow.options.schema import RunOptions, ValOptions
-from robustflow.tasks import Task
+from robustflow.tasks import Task, trained
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def rank(
         output: Folder for the results; None: results/<name>, or its sub-folder input with ``folder``.
     """
     sets = _sets(options, folder, enhance)
-    options, file, task, network = ood.opened(options)
+    options, file, task, network = trained.opened(options)
     score = ood.load_beside(file, task.encoder(network))
     if score is None:
         raise UserError(

@@ -9,6 +9,7 @@ from robustflow.data import EvaluationItem
 from robustflow.data.seeds import derive_seed
 from robustflow.options.schema import ValOptions
 from robustflow.tasks import Task
+from robustflow.tasks.base import Draw
 
 
 def latent_generator(seed: int, name: str, index: int) -> torch.Generator:
@@ -48,8 +49,14 @@ def draw_samples(
     draw = task.drawing(network, lr[None], tile, overlap)
     for heat in heats:
         wanted = n if isinstance(n, int) else n(heat)
-        chunks = [range(first, min(first + batch, wanted)) for first in range(0, wanted, batch)]
-        yield heat, torch.cat([draw(heat, [latent_generator(seed, name, k) for k in chunk]) for chunk in chunks])
+        yield heat, torch.cat(list(batches(draw, heat, wanted, name=name, seed=seed, batch=batch)))
+
+
+@torch.no_grad()
+def batches(draw: Draw, heat: float, n: int, *, name: str, seed: int, batch: int) -> Iterator[Tensor]:
+    """Yield n samples at one temperature, (at most batch, 3, H, W) at a time; see `draw_samples`."""
+    for first in range(0, n, batch):
+        yield draw(heat, [latent_generator(seed, name, k) for k in range(first, min(first + batch, n))])
 
 
 def strip(task: Task, network: nn.Module, item: EvaluationItem, scale: int, options: ValOptions) -> dict[str, Tensor]:

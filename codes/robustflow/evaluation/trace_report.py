@@ -11,12 +11,12 @@ from torch import nn
 from robustflow import data, tasks
 from robustflow.data import EvaluationSet
 from robustflow.errors import UserError
-from robustflow.evaluation import audit, ood, plots, trace, trace_plot
+from robustflow.evaluation import audit, plots, trace, trace_plot
 from robustflow.evaluation.records import to_json
 from robustflow.files import write_atomically
 from robustflow.flows.probe import Layer, layers
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import Task
+from robustflow.tasks import Task, trained
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def write(options: RunOptions, sets: Mapping[str, EvaluationSet], folder: Path) 
 
     The reference, in distribution, is the validation set, or else the first data set.
     """
-    options, file, task, network = ood.opened(options)
+    options, file, task, network = trained.opened(options)
     flow = trace.flow_of(network)
     log.info("%s: %s", options.name, file)
     named, sets = _with_reference(options, sets)

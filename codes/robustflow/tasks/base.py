@@ -165,6 +165,12 @@ class FlowTask(Task):
         """HR images whose sides are multiples of this need no padding."""
         return _as_flow(network).size_multiple
 
+    def padded(self, flow: ConditionalFlow, lr: Tensor) -> Tensor:
+        """What ``condition_of`` makes of lr (1, c, h, w), mirrored on the far sides to a size that the flow takes."""
+        height, width = lr.shape[-2:]
+        multiple = flow.size_multiple // self.scale
+        return mirror_pad(self.condition_of(lr), 0, -width % multiple, 0, -height % multiple)
+
     def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
         """Prepare one lr (1, c, h, w): padded by mirroring to a size the flow takes; samples are cropped back.
 
@@ -173,9 +179,8 @@ class FlowTask(Task):
         """
         flow = _as_flow(network)
         height, width = lr.shape[-2:]
-        multiple = flow.size_multiple // self.scale
-        lr = mirror_pad(self.condition_of(lr), 0, -width % multiple, 0, -height % multiple)
-        decode = _decoding(flow, self.encoder_input(lr), tile, overlap, multiple)
+        lr = self.padded(flow, lr)
+        decode = _decoding(flow, self.encoder_input(lr), tile, overlap, flow.size_multiple // self.scale)
 
         def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
             size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)

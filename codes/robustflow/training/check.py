@@ -14,9 +14,9 @@ import torch
 
 from robustflow import data, memory
 from robustflow.errors import RunFailed, UserError
-from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.options.schema import RunOptions
+from robustflow.tasks import trained
 from robustflow.training import checkpoint
 from robustflow.training.trainer import train
 
@@ -144,7 +144,7 @@ def _validation_time(options: RunOptions, trial: RunOptions) -> float:
     """Seconds of a whole validation, from its first images, by the weights that were saved; 0 without one."""
     if "val" not in options.datasets:
         return 0.0
-    _, _, task, network = ood.opened(trial)
+    _, _, task, network = trained.opened(trial)
     items = data.build_evaluation(options.datasets["val"], options.scale)
     first = items[: min(_IMAGES, len(items))]
     begun = time.perf_counter()

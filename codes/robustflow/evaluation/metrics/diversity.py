@@ -1,6 +1,10 @@
 """How much the samples of one input differ from each other."""
 
+import torch
 from torch import Tensor
+
+# White in pictures of standard deviations, of the image's range.
+WHITE = 0.25
 
 
 def sigma(samples: Tensor) -> float | None:
@@ -17,6 +21,32 @@ def sigma(samples: Tensor) -> float | None:
     if len(samples) == 0:
         return None
     return 255 * samples.double().std(dim=0, correction=0).mean().item()
+
+
+class Spread:
+    """The standard deviation of samples at each pixel, as a picture; samples are added one by one, and not kept."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._sum = self._squares = torch.zeros((), dtype=torch.float64)
+
+    def add(self, sample: Tensor) -> None:
+        """Add a sample (3, H, W), floating, clamped to [0, 1]; one that is not finite does not count."""
+        if not sample.isfinite().all():
+            return
+        values = sample.clamp(0, 1).double().cpu()
+        self.n += 1
+        self._sum, self._squares = self._sum + values, self._squares + values**2
+
+    def picture(self) -> Tensor | None:
+        """Population standard deviation, mean over channels, (3, H, W), grey, white from `WHITE` on.
+
+        None for fewer than two samples.
+        """
+        if self.n < 2:
+            return None
+        variance = self._squares / self.n - (self._sum / self.n) ** 2
+        return (variance.clamp(min=0).sqrt().mean(0, keepdim=True) / WHITE).expand(3, -1, -1)
 
 
 def score(maps: Tensor) -> float | None:

@@ -1,0 +1,28 @@
+"""Trained networks, opened to be used."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robustflow import devices, tasks
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import Task, weights
+
+
+def opened(
+    options: RunOptions, device: torch.device | None = None, file: Path | None = None
+) -> tuple[RunOptions, Path, Task, nn.Module]:
+    """Options completed from the weights, the weights file, the task and the network in eval mode, on its device.
+
+    Args:
+        options: Of the run.
+        device: Another device than the options name.
+        file: Weights, if they are chosen already.
+    """
+    file = weights.to_test(options) if file is None else file
+    options = weights.fitting(options, file)
+    task = tasks.build(options)
+    network = task.build_network(options.network_G, options.precision)
+    weights.load(file, network, options, encoder_suffices=False)
+    return options, file, task, network.to(device or devices.choose(options.device)).eval()
