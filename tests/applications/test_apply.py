@@ -1,10 +1,13 @@
 """All commands, in this process; one as a user calls it."""
 
 import json
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,17 +15,29 @@ import results_folder
 import safetensors.torch
 import torch
 import torchvision
+from photographs import piece
 from PIL import Image
+from scipy import stats
 
 from robustflow import tasks
 from robustflow.applications import edit
 from robustflow.applications.command_line import main
-from robustflow.data.images import read_image, to_uint8
-from robustflow.evaluation.metrics import perceptual
+from robustflow.applications.latent_space import LatentSpace
+from robustflow.applications.model import opened
+from robustflow.data.bicubic import downsample
+from robustflow.data.images import read_image, to_float, to_uint8, write_png
+from robustflow.data.seeds import derive_seed
+from robustflow.evaluation import sampler
+from robustflow.evaluation.metrics import fidelity, perceptual
 from robustflow.evaluation.sampler import draw_samples
-from robustflow.options.load import dump, load
+from robustflow.options.load import Assignment, dump, load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import weights
+
+
+def tiny_model(folder):
+    file = Assignment("path.model_path", str(folder / "tiny_G.safetensors"), "--weights")
+    return opened(load(str(folder / "tiny.yml"), None, file))
 
 
 def test_restore_one(call):
@@ -51,6 +66,21 @@ def test_restore_a_folder_the_same_as_its_images_alone(call, tmp_path):
     assert torch.equal(read_image(out / "two_restored.png"), read_image(alone / "two_restored.png"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "result"),
+    [
+        ("restore", (), "photo_restored.png"),
+        ("transfer-content", ("--reference", "@other.png", "--mask", "@mask.png"), "photo_content.png"),
+    ],
+)
+def test_seeds_decide(call, tmp_path, kind, arguments, result):
+    results = [
+        read_image(call(kind, "--input", "@photo.png", *arguments, "--seed", seed, output=tmp_path / name)[3] / result)
+        for name, seed in (("one", "1"), ("same", "1"), ("other", "2"))
+    ]
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
 def test_restore_by_another_normalisation(call, tmp_path):
     _, _, _, out = call("restore", "--input", "@photo.png")
     status, _, _, other = call("restore", "--input", "@photo.png", "--normalise", "spatial", output=tmp_path / "other")
@@ -59,7 +89,7 @@ def test_restore_by_another_normalisation(call, tmp_path):
 
 
 @pytest.mark.parametrize("degradation", ["noise=20", "jpeg=10", "blur=1.5"])
-def test_restore_study(call, degradation):
+def test_restore_study(call, folder, degradation):
     status, text, _, out = call("restore-study", "--input", "@all", "--degrade", degradation)
     assert status == 0
     assert degradation in text and "restored" in text and "super-resolved at 0.7" in text
@@ -69,7 +99,28 @@ def test_restore_study(call, degradation):
     assert result["mean"]["restored"]["psnr"] == pytest.approx(mean)
     assert result["mean"]["degraded"]["pixel_errors"] == 0
     stem = f"one_{degradation.replace('=', '_')}"
-    assert (out / f"{stem}_side_by_side.png").is_file() and (out / f"{stem}_restored.png").is_file()
+    assert (out / f"{stem}_side_by_side.png").is_file()
+    clean, given = read_image(folder / "all" / "one.png"), read_image(out / f"{stem}_degraded.png")
+    for row in result["mean"]:
+        written = read_image(out / f"{stem}_{row.replace(' ', '_')}.png")
+        assert result["images"]["one"][row]["psnr"] == fidelity.psnr(written, clean)
+    # The clean image is nowhere used.
+    model = opened(
+        load(str(folder / "tiny.yml"), None, Assignment("path.model_path", str(folder / "tiny_G.safetensors"), ""))
+    )
+    generators = {use: torch.Generator().manual_seed(derive_seed(0, "one", use)) for use in ("sample", "restore")}
+    sampled = edit.sampled(model, given, 0.7, generators["sample"])
+    assert torch.equal(read_image(out / f"{stem}_super-resolved_at_0.7.png"), to_uint8(sampled))
+    restored = edit.restored(model, given, 0.7, generators["restore"])
+    assert torch.equal(read_image(out / f"{stem}_restored.png"), to_uint8(restored))
+
+
+def test_restore_study_of_the_bundled_photographs(call):
+    status, text, _, out = call("restore-study")
+    assert status == 0 and "4 images" in text
+    found = json.loads((out / "restore_study.json").read_text())["degradations"]["noise=20"]
+    assert list(found["images"]) == ["chelsea", "coffee", "rocket", "coins"]
+    assert 22 < found["mean"]["degraded"]["psnr"] < 22.6
 
 
 def test_restore_study_of_several_degradations(call):
@@ -90,7 +141,10 @@ def test_encode(call, folder):
     stored = safetensors.torch.load_file(out / "photo_latents.safetensors")
     assert {k: list(z.shape[1:]) for k, z in stored.items()} == {"level_1": [6, 24, 20], "level_2": [24, 12, 10]}
     assert [level["shape"] for level in result["levels"].values()] == [[6, 24, 20], [24, 12, 10]]
-    assert result["levels"]["1"]["mean"] == pytest.approx(stored["level_1"].mean().item(), abs=1e-5)
+    z, level = stored["level_1"].double(), result["levels"]["1"]
+    assert (level["mean"], level["std"]) == pytest.approx((z.mean().item(), z.std(correction=0).item()))
+    assert (level["skewness"], level["kurtosis"]) == pytest.approx((stats.skew(z, None), stats.kurtosis(z, None) + 3))
+    assert level["channel_std"] == pytest.approx(z.std((0, 2, 3), correction=0).tolist())
     assert (out / "photo_latents.png").is_file()
     assert (out / "photo_encode_side_by_side.png").is_file()
 
@@ -145,6 +199,99 @@ def test_sample_without_reference_writes_samples_alone(call):
     assert torch.equal(read_image(out / "lr_sample_00.png"), read_image(out / "lr_sample_01.png"))
 
 
+def test_bits_per_dimension_of_an_encoding(call, folder):
+    _, _, _, out = call("encode", "--input", "@hr.png")
+    found = json.loads((out / "hr_encode.json").read_text())["images"]["hr"]
+    model = tiny_model(folder)
+    model.task.noise.maximum = 0.0
+    image, lr = (to_float(each)[None] for each in (piece(0), downsample(piece(0), 4)))
+    expected = model.task.likelihood(model.flow, image, lr, torch.Generator()).bits_per_dim.item()
+    assert found["bits_per_dim"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_encoding_that_failed_is_told(call, monkeypatch):
+    encoding = LatentSpace.encoding
+
+    def failing(self, image):
+        found = encoding(self, image)
+        return replace(found, log_prob=found.log_prob * torch.nan, latents=[z * torch.nan for z in found.latents])
+
+    monkeypatch.setattr(LatentSpace, "encoding", failing)
+    status, text, told, out = call("encode", "--input", "@photo.png")
+    assert status == 0 and "inf" in text
+    assert "photo: encoding failed" in told
+    found = json.loads((out / "photo_encode.json").read_text())["images"]["photo"]
+    assert found["bits_per_dim"] == math.inf and found["levels"]["1"]["std"] is None
+
+
+def test_the_best_by_ssim(call, monkeypatch):
+    monkeypatch.setattr(fidelity, "ssim", lambda image, clean: -fidelity.psnr(image, clean))
+    for metric, choose in (("psnr", max), ("ssim", min)):
+        arguments = ("--reference", "@hr.png", "--n", "3", "--best-of", metric)
+        _, _, _, out = call("sample", "--input", "@lr.png", *arguments)
+        result = json.loads((out / "lr_sample.json").read_text())
+        figures = [row["psnr"] for row in result["samples"]]
+        assert len(set(figures)) == 3 and result["best"] == figures.index(choose(figures))
+        assert torch.equal(read_image(out / "lr_best.png"), read_image(out / f"lr_sample_{result['best']:02d}.png"))
+
+
+def test_spread_of_samples(call):
+    _, _, _, out = call("sample", "--input", "@lr.png", "--n", "4")
+    samples = torch.stack([read_image(out / f"lr_sample_{k:02d}.png") for k in range(4)]).double()
+    expected = (4 * samples.std(0, correction=0).mean(0)).clamp(max=255)
+    assert expected.std() > 1
+    assert (read_image(out / "lr_std.png")[0] - expected).abs().max() < 4
+
+
+def test_references_of_sizes_that_are_no_multiples(call, tmp_path, folder):
+    _, _, _, out = call("sample", "--input", "@lr.png", "--reference", "@hr.png", "--n", "1")
+    exact = json.loads((out / "lr_sample.json").read_text())["samples"][0]
+    for height, width in ((50, 43), (45, 38)):
+        write_png(tmp_path / "odd.png", piece(0, height, width))
+        status, _, _, out = call("sample", "--input", "@lr.png", "--reference", str(tmp_path / "odd.png"), "--n", "1")
+        assert status == 0
+        row = json.loads((out / "lr_sample.json").read_text())["samples"][0]
+        assert row["psnr"] == pytest.approx(exact["psnr"], abs=0.5)
+        sample = read_image(out / "lr_sample_00.png")[:, :height, :width]
+        assert row["psnr"] == fidelity.psnr(sample, piece(0, *sample.shape[1:]))
+
+
+def test_pictures_of_an_earlier_call_do_not_stay(call):
+    _, _, _, out = call("sample", "--input", "@lr.png", "--reference", "@hr.png", "--n", "3")
+    call("interpolate", "--input", "@lr.png", "--frames", "4")
+    write_png(out / "lr_sample_of_mine.png", piece())
+    assert {"lr_sample_02.png", "lr_best.png", "lr_std.png", "lr_frame_003.png"} <= {f.name for f in out.iterdir()}
+    call("sample", "--input", "@lr.png", "--n", "1")
+    call("interpolate", "--input", "@lr.png", "--frames", "2")
+    names = [file.name for file in out.glob("*.png")]
+    pictures = ["lr_frame_000.png", "lr_frame_001.png", "lr_interpolate_side_by_side.png", "lr_moving.png"]
+    pictures += ["lr_sample_00.png", "lr_sample_of_mine.png", "lr_sample_side_by_side.png"]
+    assert sorted(names) == pictures
+
+
+def test_samples_that_are_not_finite(call, monkeypatch):
+    drawn = sampler.batches
+
+    def failing(*arguments, **named):
+        for number, batch in enumerate(drawn(*arguments, **{**named, "batch": 1})):
+            yield batch * torch.nan if number == 1 else batch
+
+    monkeypatch.setattr(sampler, "batches", failing)
+    arguments = ("--input", "@lr.png", "--reference", "@hr.png", "--n")
+    status, text, told, out = call("sample", *arguments, "3", "--back-projection", "2")
+    assert status == 0
+    row = json.loads((out / "lr_sample.json").read_text())["samples"][1]
+    assert (row["lr_psnr"], row["psnr"], row["pixel_errors"]) == (None, None, 100)
+    assert read_image(out / "lr_sample_01.png")[:, 0, 0].tolist() == [255, 0, 255]
+    assert "lr_sample_01.png: 100 % of its pixels" in told
+    kept = torch.stack([read_image(out / f"lr_sample_{k:02d}.png") for k in (0, 2)]).double()
+    assert (read_image(out / "lr_std.png")[0] - 4 * kept.std(0, correction=0).mean(0)).abs().max() < 4
+    monkeypatch.setattr(sampler, "batches", lambda *a, **k: (batch * torch.nan for batch in drawn(*a, **k)))
+    status, text, told, out = call("sample", *arguments, "2")
+    assert status == 0 and "best" not in text and not (out / "lr_best.png").exists()
+    assert "no sample is the best by psnr: none is finite" in told
+
+
 def test_the_best_by_lpips(call, monkeypatch):
     torch.manual_seed(0)
     found = perceptual.Perceptual(torchvision.models.alexnet(weights=None).state_dict(), "random", "cpu")
@@ -167,7 +314,7 @@ def test_lpips_without_its_weights_is_told(call, monkeypatch):
     arguments = ("--input", "@lr.png", "--reference", "@hr.png", "--best-of")
     status, _, errors, out = call("sample", *arguments, "lpips")
     assert status == 2 and not out.exists()
-    assert "--best-of lpips: cannot be computed: put the weights there" in errors
+    assert "--best-of lpips: cannot be computed; choose psnr or ssim, or put the weights there" in errors
     status, text, _, _ = call("sample", *arguments, "ssim")
     assert status == 0 and "–" in text
 
@@ -176,6 +323,9 @@ def test_interpolate(call):
     status, _, _, out = call("interpolate", "--input", "@lr.png", "--frames", "3")
     assert status == 0
     frames = [read_image(out / f"lr_frame_{k:03d}.png") for k in range(3)]
+    call("sample", "--input", "@lr.png", "--n", "2")
+    assert torch.equal(frames[0], read_image(out / "lr_sample_00.png"))
+    assert torch.equal(frames[2], read_image(out / "lr_sample_01.png"))
     assert frames[0].shape == (3, 48, 40)
     assert not torch.equal(frames[0], frames[2])
     assert (out / "lr_interpolate_side_by_side.png").is_file()
@@ -210,6 +360,12 @@ def test_transfer_content(call, folder):
     )
     assert status == 0 and "LR-PSNR" in text
     assert read_image(out / "photo_content.png").shape == (3, 45, 38)
+    found = json.loads((out / "photo_transfer_content.json").read_text())["results"]
+    small = downsample(read_image(folder / "photo.png"), 4)
+    for row, name in (("content transferred", "content"), ("pasted", "pasted")):
+        written = read_image(out / f"photo_{name}.png")
+        assert found[row]["lr_psnr"] == fidelity.psnr(downsample(written, 4), small)
+    assert "for comparison, a sample at 0.9" in found
     pasted = read_image(out / "photo_pasted.png")
     assert torch.equal(pasted[:, 5:20, 5:20], read_image(folder / "other.png")[:, 5:20, 5:20])
     assert (out / "photo_transfer_content_side_by_side.png").is_file()
@@ -225,6 +381,11 @@ def test_transfer_content(call, folder):
         (("restore", "--input", "@photo.png", "--mask", "3,0,0,5"), "--mask 3,0,0,5: expected LEFT,TOP,WIDTH,HEIGHT"),
         (("restore", "--input", "@tiny.yml"), "expected a complete PNG"),
         (("restore", "--input", "@photo.png", "--temperature", "nan"), "--temperature: expected a number"),
+        (("restore", "--input", "@photo.png", "--temperature", "1e200"), "--temperature: .* from 0 to 100, got 1e"),
+        (
+            ("sample", "--input", "@tiny_lr.png", "--reference", "@tiny_hr.png", "--best-of", "ssim"),
+            "--best-of ssim: expected 11 x 11 pixels or more",
+        ),
         (("restore-study", "--degrade", "rain=3"), "--degrade: expected noise=X"),
         (("encode", "--input", "@all", "--lr", "@lr.png"), "--lr .*lr.png: expected a file if --input is one"),
         (
@@ -235,8 +396,8 @@ def test_transfer_content(call, folder):
         (("encode", "--input", "@none"), "--input .*none: expected an image or a folder"),
         (("sample", "--input", "@all"), "--input .*all: expected an image file, got a folder"),
         (
-            ("sample", "--input", "@lr.png", "--reference", "@photo.png"),
-            "expected 40 x 48 .* 4 times --input, got 38",
+            ("sample", "--input", "@lr.png", "--reference", "@all/one.png"),
+            "expected 40 x 48 .* 4 times --input, .* got 30 x 21",
         ),
         (("sample", "--input", "@lr.png", "--reference", "@none.png"), "--reference .*none.png: .* got nothing there"),
         (("sample", "--input", "@lr.png", "--best-of", "ssim"), "--best-of: expected --reference"),
@@ -306,6 +467,24 @@ def test_explosions_are_told(call, monkeypatch):
     status, _, told, _ = call("restore", "--input", "@photo.png")
     assert status == 0
     assert "photo_restored.png: 100 % of its pixels are outside [-0.5, 1.5]" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("restore", ("--input", "@photo.png")),
+        ("restore", ("--input", "@all/one.png", "--mask", "@photo_restored.png")),
+        ("sample", ("--input", "@all_lr/one.png", "--reference", "@lr_best.png")),
+        ("transfer-style", ("--input", "@all/one.png", "--reference", "@photo_style.png")),
+    ],
+)
+def test_what_is_read_is_not_replaced(call, folder, kind, arguments):
+    for name in ("photo_restored", "lr_best", "photo_style"):
+        shutil.copy(folder / "photo.png", folder / f"{name}.png")
+    before = sorted(folder.iterdir())
+    status, _, errors, _ = call(kind, *arguments, output=folder)
+    assert status == 2 and "results could replace what is read" in errors
+    assert sorted(folder.iterdir()) == before
 
 
 def test_results_do_not_go_among_the_inputs(call, folder):

@@ -5,9 +5,10 @@ from photographs import piece
 from robustflow.applications import edit
 from robustflow.applications.back_projection import back_projected
 from robustflow.applications.degradations import Degradation, degraded, parsed
-from robustflow.applications.model import Model
+from robustflow.applications.latent_space import LatentSpace, normalised
+from robustflow.applications.model import Model, read_mask
 from robustflow.data.bicubic import downsample
-from robustflow.data.images import to_float, to_uint8
+from robustflow.data.images import to_float, to_uint8, write_png
 from robustflow.errors import UserError
 from robustflow.evaluation.metrics import fidelity
 
@@ -29,6 +30,24 @@ def close(image, expected, tolerance=1e-4):
 @pytest.mark.parametrize("size", [(48, 40), (33, 27)])
 def test_an_image_in_its_own_style_is_itself(model, size):
     close(edit.style_transferred(model, piece(0, *size), piece(0, *size)), piece(0, *size))
+
+
+@pytest.mark.parametrize("size", [(48, 40), (33, 27)])
+def test_restored_images_have_latents_normalised_spatially_then_locally(model, size):
+    image = piece(0, *size)
+    space = model.space_of(image)
+    wanted = normalised(space.encode(model.batch(image)), ["spatial", "local"], 0.49, generator())
+    close(edit.restored(model, image, 0.7, generator()), space.decode(wanted)[0], 1e-6)
+    assert abs(torch.cat([z.flatten() for z in wanted]).var().item() - 0.49) < 0.05
+
+
+def test_transferred_content_has_latents_normalised_locally(model):
+    mask = torch.zeros(48, 40, dtype=torch.bool)
+    mask[8:24, 8:24] = True
+    pasted, result = edit.content_transferred(model, piece(0), piece(1), mask, 0.7, generator())
+    space = model.space_of(piece(0))
+    wanted = normalised(space.encode(pasted[None]), ["local"], 0.49, generator(), space.masks(mask))
+    close(result, space.decode(wanted)[0], 1e-6)
 
 
 def test_style_is_that_of_the_source_and_lr_that_of_the_target(model):
@@ -77,6 +96,22 @@ def test_interpolation_begins_and_ends_with_samples(model):
     assert not torch.allclose(middle, (first + last) / 2, atol=1e-3)
 
 
+def test_an_encoding_that_failed_is_not_replaced_by_a_sample(model, monkeypatch):
+    failed = [z * torch.nan for z in model.space_of(piece()).encode(model.batch(piece()))]
+    monkeypatch.setattr(LatentSpace, "encode", lambda self, image: failed)
+    assert edit.restored(model, piece(), 0.7, generator()).isnan().all()
+
+
+@pytest.mark.parametrize("size", [(48, 40), (45, 38)])
+def test_back_projection_of_what_explodes_counts_in_the_written_image(size):
+    lr = downsample(piece(0, *size), 4)
+    image = to_float(piece(0, *size)) + 0.1 * torch.randn(3, *size, generator=generator())
+    image[:, 10:20, 10:20] = 1e6
+    found = back_projected(image, to_float(lr), 4, 30)
+    assert found.shape == image.shape and found.min() >= 0 and found.max() <= 1
+    assert fidelity.lr_psnr(to_uint8(found), lr, 4) > 45 > 20 > fidelity.lr_psnr(to_uint8(image), lr, 4)
+
+
 def test_back_projection_approaches_the_lr_image():
     image = torch.rand(3, 48, 40, generator=generator())
     lr = to_float(downsample(piece(), 4))
@@ -101,7 +136,16 @@ def test_noise_has_the_strength_asked_for():
     assert torch.equal(to_uint8(grey), degraded(grey, Degradation("noise", 0), generator()))
 
 
-@pytest.mark.parametrize("text", ["noise", "noise=0", "noise=-1", "jpeg=0", "jpeg=10.5", "rain=3", "blur=x"])
+def test_masks_are_bright(tmp_path):
+    grey = torch.tensor([0, 100, 127, 128, 255], dtype=torch.uint8).expand(3, 1, 5)
+    write_png(tmp_path / "mask.png", grey)
+    assert read_mask(str(tmp_path / "mask.png"), (1, 5)).tolist() == [[False, False, False, True, True]]
+    assert read_mask("1,0,2,1", (1, 5)).tolist() == [[False, True, True, False, False]]
+
+
+@pytest.mark.parametrize(
+    "text", ["noise", "noise=0", "noise=-1", "jpeg=0", "jpeg=10.5", "rain=3", "blur=x", "blur=0.01"]
+)
 def test_unknown_degradations_are_refused(text):
     with pytest.raises(UserError, match="--degrade: expected noise=X"):
         parsed(text)

@@ -82,6 +82,20 @@ def test_an_empty_mask_changes_nothing_and_one_latent_is_drawn_anew():
     assert torch.equal(found[..., 1, 1], 0.5 * torch.randn(z.shape, generator=generator())[..., 1, 1])
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_spoils_its_collection_alone(bad):
+    z = [latents(0, (1, 4, 3, 3))]
+    z[0][0, 1, 2, 2] = bad
+    (found,) = normalised(z, ["spatial"], 1.0, generator())
+    assert found[:, 1].isnan().all() and found[:, [0, 2, 3]].isfinite().all()
+    inside = torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    inside[..., 2, 2] = False
+    (found,) = normalised(z, ["spatial"], 1.0, generator(), [inside])
+    z[0][0, 1, 2, 2] = 0
+    (expected,) = normalised(z, ["spatial"], 1.0, generator(), [inside])
+    assert torch.equal(found[inside.expand_as(found)], expected[inside.expand_as(found)])
+
+
 def test_latents_that_do_not_vary_are_drawn_anew():
     (found,) = normalised([torch.full((1, 10, 10, 10), 0.1)], ["global"], 1.0, generator())
     assert torch.equal(found, torch.randn(1, 10, 10, 10, generator=generator()))
@@ -134,6 +148,22 @@ def test_masks_cover_the_blocks_that_hold_a_masked_pixel(make_model):
     places = [m.nonzero().tolist() for m in space.masks(mask)]
     assert [tuple(m.shape) for m in space.masks(mask)] == [(1, 1, 12, 16), (1, 1, 6, 8), (1, 1, 3, 4)]
     assert places == [[[0, 0, 4, 3]], [[0, 0, 2, 1]], [[0, 0, 1, 0]]]
+
+
+def test_masks_of_everything_cover_mirrored_parts(make_model):
+    task, flow = make_model(L=3)
+    space = LatentSpace(task, flow, photograph(5, 8), (18, 30))
+    assert all(mask.all() for mask in space.masks(torch.ones(18, 30, dtype=torch.bool)))
+
+
+def test_low_light_is_encoded_as_in_training(make_model):
+    task, flow = make_model("LLFlow", scale=1, L=3, splits=False)
+    low, image = 0.2 * photograph(16, 24), photograph(16, 24, 1)
+    space = LatentSpace(task, flow, low)
+    expected = task.likelihood(flow, image, task.condition_of(low), generator())
+    found = -space.encoding(image).log_prob / (math.log(2) * space.dimensions)
+    torch.testing.assert_close(found, expected.bits_per_dim.detach())
+    torch.testing.assert_close(space.decode(space.encode(image)), image, atol=1e-5, rtol=0)
 
 
 def test_levels_are_those_that_have_latents(make_model):

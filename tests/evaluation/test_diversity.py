@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.metrics.diversity import score, sigma
 
 
@@ -45,3 +46,15 @@ def test_score_of_one_of_equal_of_perfect_and_of_no_samples():
     assert score(maps.expand(3, 4, 6)) == 0
     assert score(torch.stack([maps[0], torch.zeros(4, 6)])) is None
     assert score(maps[:0]) is None
+
+
+def test_spread_is_the_standard_deviation_of_finite_samples():
+    samples = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(0)) * 2 - 0.5
+    spread = diversity.Spread()
+    assert spread.picture() is None
+    for sample in (*samples, torch.full((3, 4, 6), torch.nan), torch.full((3, 4, 6), torch.inf)):
+        spread.add(sample)
+    expected = samples.clamp(0, 1).double().std(0, correction=0).mean(0)
+    assert spread.n == 5
+    for channel in spread.picture():
+        torch.testing.assert_close(channel * diversity.WHITE, expected)

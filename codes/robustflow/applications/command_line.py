@@ -11,7 +11,6 @@ python -m robustflow.apply transfer-content -opt confs/demo.yml --input photo.pn
 
 import argparse
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -26,7 +25,11 @@ from robustflow.options import command_line
 
 log = logging.getLogger(__name__)
 
-MEMORY = "Use smaller images, or lower network_G.flow.projection_memory or val.sample_batch."
+MEMORY = (
+    "Use smaller images, or lower network_G.flow.projection_memory; for sample, lower val.sample_batch, or set "
+    "val.tile and val.tile_overlap."
+)
+HOTTEST = 100.0
 # What a page says of elsewhere, or what is no setting.
 _NOT_SETTINGS = ("kind", "opt", "weights", "output")
 
@@ -40,6 +43,7 @@ class Kind(NamedTuple):
         temperature: Default, if it has one.
         add: Adds its own arguments.
         makes_lr: Whether it needs a model whose conditions are downsampled images.
+        random: Whether anything in it is.
     """
 
     work: Callable[[commands.Call], page.Outcome]
@@ -47,6 +51,7 @@ class Kind(NamedTuple):
     temperature: float | None
     add: Callable[[argparse.ArgumentParser], None]
     makes_lr: bool = True
+    random: bool = True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,11 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as for test.py")
         command.add_argument(
             "--output",
-            type=Path,
+            type=_path,
             metavar="DIR",
             help=f"folder for the results; default: <path.results>/<name>/{report_html.APPLICATIONS}",
         )
-        command.add_argument("--seed", type=int, default=0, help="of all that is random; default %(default)s")
+        if kind.random:
+            command.add_argument("--seed", type=int, default=0, help="of all that is random; default %(default)s")
         if kind.temperature is not None:
             command.add_argument(
                 "--temperature", type=float, default=kind.temperature, metavar="T", help="default %(default)s"
@@ -74,11 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _path(text: str) -> Path:
+    if text == "":
+        raise argparse.ArgumentTypeError("expected a file or folder, got an empty name")
+    return Path(text)
+
+
 def _encoding(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=Path, required=True, metavar="FILE_OR_DIR", help="HR image, or a folder")
+    command.add_argument("--input", type=_path, required=True, metavar="FILE_OR_DIR", help="HR image, or a folder")
     command.add_argument(
         "--lr",
-        type=Path,
+        type=_path,
         metavar="FILE_OR_DIR",
         help="LR image of --input, or a folder of them with the same names; default: --input, downsampled. For models "
         "of low light: the low-light image",
@@ -86,7 +98,9 @@ def _encoding(command: argparse.ArgumentParser) -> None:
 
 
 def _restoring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=Path, required=True, metavar="FILE_OR_DIR", help="degraded image, or a folder")
+    command.add_argument(
+        "--input", type=_path, required=True, metavar="FILE_OR_DIR", help="degraded image, or a folder"
+    )
     _masked(command, required=False, told="restore there alone; of one --input")
     _normalising(command)
 
@@ -114,7 +128,7 @@ def _normalising(command: argparse.ArgumentParser) -> None:
 
 def _studying(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--input", type=Path, metavar="FILE_OR_DIR", help="clean images; default: the bundled test photographs"
+        "--input", type=_path, metavar="FILE_OR_DIR", help="clean images; default: the bundled test photographs"
     )
     command.add_argument(
         "--degrade", nargs="+", default=["noise=20"], metavar="KIND=X", help=f"one or more of: {degradations.DESCRIBED}"
@@ -123,8 +137,8 @@ def _studying(command: argparse.ArgumentParser) -> None:
 
 
 def _sampling(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=Path, required=True, metavar="FILE", help="LR image, or low-light image")
-    command.add_argument("--reference", type=Path, metavar="FILE", help="HR image that samples are compared with")
+    command.add_argument("--input", type=_path, required=True, metavar="FILE", help="LR image, or low-light image")
+    command.add_argument("--reference", type=_path, metavar="FILE", help="HR image that samples are compared with")
     command.add_argument("--n", type=int, default=10, help="samples; default %(default)s")
     command.add_argument("--best-of", choices=sampling.METRICS, help="what chooses the best; default psnr")
     _projecting(command, "each sample")
@@ -141,13 +155,13 @@ def _projecting(command: argparse.ArgumentParser, what: str) -> None:
 
 
 def _interpolating(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=Path, required=True, metavar="FILE", help="LR image, or low-light image")
+    command.add_argument("--input", type=_path, required=True, metavar="FILE", help="LR image, or low-light image")
     command.add_argument("--frames", type=int, default=9, metavar="N", help="both ends included; default %(default)s")
 
 
 def _transferring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=Path, required=True, metavar="FILE", help="HR image whose LR image is kept")
-    command.add_argument("--reference", type=Path, required=True, metavar="FILE", help="HR image of the same size")
+    command.add_argument("--input", type=_path, required=True, metavar="FILE", help="HR image whose LR image is kept")
+    command.add_argument("--reference", type=_path, required=True, metavar="FILE", help="HR image of the same size")
     _projecting(command, "the result")
 
 
@@ -165,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> None:
     kind: Kind = KINDS[chosen.kind]
     _require_numbers(chosen)
+    _require_there(chosen)
     options = command_line.load_or_exit(chosen)
     results = Path(options.path.results) / options.name
     output = results / report_html.APPLICATIONS if chosen.output is None else chosen.output
@@ -184,22 +199,36 @@ def _run(chosen: argparse.Namespace) -> None:
 
 def _require_numbers(chosen: argparse.Namespace) -> None:
     temperature = getattr(chosen, "temperature", 0.0)
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise UserError(f"--temperature: expected a number of at least 0, got {temperature}")
+    if not 0 <= temperature <= HOTTEST:
+        raise UserError(f"--temperature: expected a number from 0 to {HOTTEST:g}, got {temperature}")
     for name, least in (("n", 1), ("frames", 2), ("back_projection", 0)):
         value = getattr(chosen, name, least)
         if value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
 
 
+def _require_there(chosen: argparse.Namespace) -> None:
+    """Raise UserError for images that do not exist, before the model is opened, which takes a while."""
+    for flag in ("input", "reference", "lr"):
+        path = getattr(chosen, flag, None)
+        if path is not None and not path.exists():
+            raise UserError(f"--{flag} {path}: expected an image or a folder of images, got nothing there")
+
+
 def _require_apart(output: Path, chosen: argparse.Namespace) -> None:
     """Raise UserError unless results can be written to a folder without meeting images that are read."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: expected a folder, got a file; choose another")
-    for flag in ("input", "lr"):
-        read = getattr(chosen, flag, None)
-        if read is not None and read.is_dir() and output.resolve().is_relative_to(read.resolve()):
-            raise UserError(f"--output {output}: expected a folder apart from --{flag} {read}, whose images are read")
+    for flag in ("input", "reference", "lr", "mask"):
+        given = getattr(chosen, flag, None)
+        if given is None:
+            continue
+        read, here = Path(given).resolve(), output.resolve()
+        if here.is_relative_to(read) if read.is_dir() else read.is_file() and read.parent == here:
+            raise UserError(
+                f"--output {output}: expected a folder apart from --{flag} {given}: results could replace what "
+                "is read; choose another"
+            )
 
 
 def _settings(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -218,6 +247,7 @@ KINDS: dict[str, Kind] = {
         None,
         _encoding,
         makes_lr=False,
+        random=False,
     ),
     "sample": Kind(
         commands.sample,

@@ -1,7 +1,7 @@
 """The commands of ``python -m robustflow.apply``: what each reads, does, writes and finds."""
 
 import argparse
-import logging
+import glob
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +17,10 @@ from robustflow.applications.page import Gallery, Outcome, table_of
 from robustflow.data.images import read_image, write_png
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
-from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, pixel_errors
+from robustflow.evaluation.metrics.robustness import pixel_errors
 
-log = logging.getLogger(__name__)
-
+# Frames of an interpolation that are shown side by side, at most.
+_SHOWN = 10
 _FIGURES = {"lr_psnr": "LR-PSNR", "pixel_errors": "%PixelErr"}
 
 
@@ -62,16 +62,8 @@ class Call(NamedTuple):
         self.gallery.add(name, shown)
 
     def write(self, name: str, image: Tensor) -> None:
-        """Write a decoded image (3, H, W), not clamped, as PNG; warn of pixels that are no colours."""
-        failed = pixel_errors(image)
-        if failed > 0:
-            log.warning(
-                "%s: %.3g %% of its pixels are outside [%g, %g] before clamping: the model's inverse explodes there",
-                f"{name}.png",
-                failed,
-                *PIXEL_RANGE,
-            )
-        write_png(self.output / f"{name}.png", image)
+        """Write a decoded image (3, H, W), not clamped, as PNG; see `sheet.write_decoded`."""
+        sheet.write_decoded(self.output / f"{name}.png", image)
 
     def progress(self, files: Mapping[str, Path]) -> "tqdm[tuple[str, Path]]":
         """Names and files, with a bar."""
@@ -92,7 +84,7 @@ def restore(call: Call) -> Outcome:
         restored = edit.restored(model, image, chosen.temperature, generator, collections=chosen.normalise, mask=mask)
         call.write(f"{name}_restored", restored)
         call.show(name, {"given": image, "restored": restored})
-        found[name] = _figures(model, restored, edit.lr_image(model, image))
+        found[name] = _figures(model, restored, model.small(image))
     about = (
         "Each image was encoded given its own downsampled image, its latents were given mean and variance of samples, "
         "and decoded. LR-PSNR: of what was restored, to the downsampled image."
@@ -176,17 +168,15 @@ def sample(call: Call) -> Outcome:
     reference = None
     if chosen.reference is not None:
         reference = read_one(chosen.reference, "--reference")
-        height, width = size_of(lr)
-        why = f"{model.scale} times --input"
-        require_size(reference, (model.scale * height, model.scale * width), f"--reference {chosen.reference}", why)
+        sampling.require_reference(reference, lr, model.scale, f"--reference {chosen.reference}")
     best_of = None if reference is None else chosen.best_of or "psnr"
     request = sampling.Request(chosen.n, chosen.temperature, chosen.seed, best_of, chosen.back_projection)
-    found, shown = sampling.run(model, call.name, lr, reference, request, call.output)
-    call.show(call.name, shown)
+    drawn = sampling.run(model, call.name, lr, reference, request, call.output)
+    call.show(call.name, drawn.shown)
     about = f"{chosen.n} samples were drawn at temperature {chosen.temperature:g}."
     if chosen.back_projection > 0:
         about += " Back-projected: the same, projected on the LR image; not what the model drew."
-    return Outcome(about, [sampling.table(found)], found)
+    return Outcome(about, [sampling.table(drawn.figures)], drawn.figures)
 
 
 def interpolate(call: Call) -> Outcome:
@@ -196,14 +186,20 @@ def interpolate(call: Call) -> Outcome:
     seeds = (derive_seed(chosen.seed, name, 0), derive_seed(chosen.seed, name, 1))
     made = edit.interpolated(model, lr, chosen.frames, chosen.temperature, seeds)
     frames = tqdm(made, desc=chosen.kind, unit="frame", total=chosen.frames, leave=False, disable=None)
+    for file in call.output.glob(f"{glob.escape(name)}_frame_[0-9]*.png"):
+        file.unlink()  # of an earlier call, which may have made more
+    evenly = {round(k * (chosen.frames - 1) / (_SHOWN - 1)) for k in range(_SHOWN)}
+    files: list[Path] = []
     shown: dict[str, Tensor] = {}
     found: dict[str, dict[str, float | None]] = {}
     for number, frame in enumerate(frames):
         label = f"t = {number / (chosen.frames - 1):.3g}"
-        call.write(f"{name}_frame_{number:03d}", frame)
-        shown[label] = frame.cpu()
+        files.append(call.output / f"{name}_frame_{number:03d}.png")
+        sheet.write_decoded(files[-1], frame)
         found[label] = _figures(model, frame, lr)
-    sheet.write_moving(call.output / f"{name}_moving.png", list(shown.values()))
+        if number in evenly:
+            shown[label] = frame.cpu()
+    sheet.write_moving(call.output / f"{name}_moving.png", map(read_image, files))
     call.show(name, shown, columns=5)
     about = (
         f"Latents of two samples at temperature {chosen.temperature:g}, and those on the arc between them, were "
@@ -259,7 +255,7 @@ def _transferred(call: Call, name: str, target: Tensor, shown: dict[str, Tensor]
         write_png(call.output / f"{name}_{call.chosen.kind.removeprefix('transfer-')}_back_projected.png", projected)
         measured[f"{label}, back-projected in {steps} steps"] = projected
     call.show(name, shown)
-    lr = edit.lr_image(model, target)
+    lr = model.small(target)
     found = {row: _figures(model, image, lr) for row, image in measured.items()}
     table = table_of("", "image", _FIGURES, found)
     return Outcome(f"{about} LR-PSNR: to the LR image of the first.", [table], {"results": found})
@@ -271,5 +267,5 @@ def _columns(model: Model) -> dict[str, str]:
 
 def _figures(model: Model, image: Tensor, lr: Tensor) -> dict[str, float | None]:
     """Figures of a result (3, H, W), not clamped; its LR-PSNR to an LR image as read, where there is such a thing."""
-    consistency = {"lr_psnr": edit.lr_psnr(model, image, lr)} if model.makes_lr else {}
+    consistency = {"lr_psnr": model.lr_psnr(image, lr)} if model.makes_lr else {}
     return {**consistency, "pixel_errors": pixel_errors(image)}

@@ -9,11 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustflow.applications.latent_space import Collection, normalised, spherical
+from robustflow.applications.latent_space import Collection, LatentSpace, normalised, spherical
 from robustflow.applications.model import Model
-from robustflow.data.bicubic import downsample
-from robustflow.data.images import to_uint8
-from robustflow.evaluation.metrics import fidelity
 
 # Usual temperature of samples.
 SAMPLING = 0.9
@@ -29,6 +26,7 @@ def restored(
     *,
     collections: Sequence[Collection] = RESTORING,
     mask: Tensor | None = None,
+    space: LatentSpace | None = None,
 ) -> Tensor:
     """Encode a degraded image given its own downsampled image, normalise its latents, decode.
 
@@ -41,8 +39,9 @@ def restored(
         generator: See `normalised`.
         collections: Likewise.
         mask: (H, W), boolean: restore there; None: everywhere. Around it the flow's reach changes pixels, too.
+        space: The latents given the image's own LR image, if they are at hand.
     """
-    space = model.space_of(image)
+    space = model.space_of(image) if space is None else space
     masks = None if mask is None else space.masks(mask)
     latents = normalised(space.encode(model.batch(image)), collections, temperature**2, generator, masks)
     return space.decode(latents)[0]
@@ -107,16 +106,3 @@ def sampled(model: Model, image: Tensor, temperature: float, generator: torch.Ge
     """A sample of the LR image of an image, of its size."""
     space = model.space_of(image)
     return space.decode(space.draw(temperature, [generator]))[0]
-
-
-def lr_image(model: Model, image: Tensor) -> Tensor:
-    """LR image (3, h, w), uint8, of an image of 8 bits, or of what it is when it is written so."""
-    return downsample(to_uint8(image).cpu(), model.scale)
-
-
-def lr_psnr(model: Model, image: Tensor, lr: Tensor) -> float | None:
-    """LR-PSNR in dB of an image (3, H, W), written with 8 bits, to an LR image (3, h, w) as read.
-
-    inf if they are equal, None if the image is not finite.
-    """
-    return fidelity.psnr(lr_image(model, image), to_uint8(lr)) if image.isfinite().all() else None

@@ -101,7 +101,8 @@ def normalised(
 
     A collection of N latents with mean μ̃ and standard deviation σ̃ becomes ẑ = (σ̂/σ̃)(z − μ̃) + μ̂ with
     μ̂ ~ N(0, τ/N), σ̂² ~ Γ(shape (N − 1)/2, scale 2τ/(N − 1)): mean and variance of N draws from N(0, τ), and computed
-    as such. Collections that do not vary become the draws themselves.
+    as such. Collections that do not vary become the draws themselves; one with a latent that is not finite becomes NaN.
+    Parts that were mirrored, to a size that the flow takes, belong to the collections.
 
     Args:
         latents: Per level, (n, c, h, w).

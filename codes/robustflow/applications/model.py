@@ -14,6 +14,7 @@ from robustflow.data.folders import unique_names
 from robustflow.data.images import list_images, read_image, to_float, to_uint8
 from robustflow.data.source import require_file_name
 from robustflow.errors import UserError
+from robustflow.evaluation.metrics import fidelity
 from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import FlowTask, SuperResolution, trained
@@ -64,12 +65,26 @@ class Model:
             )
 
     def lr_of(self, image: Tensor) -> Tensor:
-        """LR image (1, 3, h, w), in [0, 1], on the device, of an HR image (3, H, W) as read; made as data sets' are.
+        """LR image (1, 3, h, w), in [0, 1], on the device, of an HR image (3, H, W) as read.
 
-        UserError where there is no such thing.
+        Of all of the image: h is H / scale, rounded up, where data sets cut what is left over. UserError for models of
+        another kind.
         """
         self.require_lr("downsampling")
         return to_float(downsample(image, self.scale))[None].to(self.device)
+
+    def small(self, image: Tensor) -> Tensor:
+        """LR image (3, h, w), uint8, of an image (3, H, W) of 8 bits, or of what it is when it is written so."""
+        return downsample(to_uint8(image).cpu(), self.scale)
+
+    def lr_psnr(self, image: Tensor, lr: Tensor) -> float | None:
+        """LR-PSNR in dB of an image (3, H, W), written with 8 bits, to an LR image (3, h, w) as read.
+
+        inf if they are equal, None if the image is not finite.
+        """
+        if not image.isfinite().all():
+            return None
+        return fidelity.lr_psnr(to_uint8(image).cpu(), to_uint8(lr).cpu(), self.scale)
 
     def batch(self, image: Tensor) -> Tensor:
         """An image (3, H, W) as read: (1, 3, H, W), in [0, 1], on the device."""
@@ -143,6 +158,8 @@ def read_mask(text: str, size: tuple[int, int]) -> Tensor:
     mask = image.float().mean(0) > _WHITE
     if not mask.any():
         log.warning("%s: no pixel is white: nothing is masked", path)
+    elif mask.all():
+        log.warning("%s: all pixels are white (as transparent ones are): everything is masked", path)
     return mask
 
 

@@ -94,7 +94,9 @@ def _pictures(model: Model, clean: Tensor, request: Request, name: str) -> dict[
     sampled = {
         f"super-resolved at {heat:g}": space.decode(space.draw(heat, [generator("sample")]))[0] for heat in heats
     }
-    restored = edit.restored(model, given, request.temperature, generator("restore"), collections=request.collections)
+    restored = edit.restored(
+        model, given, request.temperature, generator("restore"), collections=request.collections, space=space
+    )
     return {"degraded": to_float(given), **sampled, "restored": restored}
 
 

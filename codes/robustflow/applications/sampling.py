@@ -1,28 +1,31 @@
 """Samples of one LR image: best of n by a metric, their spread, and how well they agree with the LR image."""
 
+import glob
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robustflow.applications import edit
+from robustflow.applications import sheet
 from robustflow.applications.back_projection import back_projected
-from robustflow.applications.model import Model
+from robustflow.applications.model import Model, size_of
 from robustflow.applications.page import Table, table_of
 from robustflow.data.images import to_uint8, write_png
 from robustflow.errors import UserError
-from robustflow.evaluation.metrics import fidelity, perceptual
+from robustflow.evaluation import sampler
+from robustflow.evaluation.metrics import diversity, fidelity, perceptual
 from robustflow.evaluation.metrics.robustness import pixel_errors
-from robustflow.evaluation.sampler import latent_generator
 
 log = logging.getLogger(__name__)
 
 METRICS = ("psnr", "ssim", "lpips")
-# White in the map of standard deviations, of the image's range.
-_WHITE_STD = 0.25
+# Shorter side of the smallest image that a metric can be computed of.
+_SMALLEST = {"psnr": 1, "ssim": fidelity.SSIM_WINDOW, "lpips": perceptual.SMALLEST}
+# Samples shown where none is the best.
+_SHOWN = 2
 
 
 class Request(NamedTuple):
@@ -43,42 +46,68 @@ class Request(NamedTuple):
     back_projection: int
 
 
-def run(
-    model: Model, name: str, lr: Tensor, reference: Tensor | None, request: Request, output: Path
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Draw samples of an LR image (3, h, w), as read; write them, their spread, and the best.
+class Drawn(NamedTuple):
+    """What was found of an LR image.
+
+    Attributes:
+        figures: What was measured, plain values.
+        shown: Pictures, by their labels.
+    """
+
+    figures: dict[str, Any]
+    shown: dict[str, Tensor]
+
+
+def run(model: Model, name: str, lr: Tensor, reference: Tensor | None, request: Request, output: Path) -> Drawn:
+    """Draw samples of an LR image (3, h, w), as read; write them as they come, their spread, and the best.
 
     Args:
         model: See `Model`.
         name: Of the LR image.
         lr: LR image.
-        reference: HR image (3, H, W), as read, or None.
+        reference: HR image (3, H, W), as read, see `require_reference`, or None.
         request: What to draw. What back-projection makes of the samples is written and measured apart from them.
-        output: Folder for the pictures.
-
-    Returns:
-        What was measured, plain values; and pictures to show.
+        output: Folder for the pictures; those of an earlier call are removed.
     """
-    lpips = _lpips(model, request, reference)
-    samples = _drawn(model, name, lr, request)
-    rows = [_row(model, number, sample, lr, reference, lpips) for number, sample in enumerate(samples)]
-    result: dict[str, Any] = {
-        "samples": rows,
-        "reference": reference is not None,
-        "best_of": request.best_of,
-        "best": None if request.best_of is None else _best(rows, request.best_of),
-    }
-    for number, sample in enumerate(samples):
-        write_png(output / f"{name}_sample_{number:02d}.png", sample)
-    if request.back_projection > 0:
-        projected = back_projected(samples, model.batch(lr)[0].cpu(), model.scale, request.back_projection)
-        result["back_projection"] = {
-            "iterations": request.back_projection,
-            "samples": [_row(model, k, sample, lr, reference, lpips) for k, sample in enumerate(projected)],
-        }
-        for number, sample in enumerate(projected):
-            write_png(output / f"{name}_sample_{number:02d}_back_projected.png", sample)
-    return result, _spread(output, name, samples, lr, reference, result["best"])
+    measuring = _Measuring(model, lr, reference, _lpips(model, request, reference))
+    _forget(output, name)
+    rows: list[dict[str, Any]] = []
+    projected: list[dict[str, Any]] = []
+    kept: dict[int, Tensor] = {}
+    spread = diversity.Spread()
+    for number, sample in enumerate(_samples(model, name, lr, request)):
+        stem = f"{name}_sample_{number:02d}"
+        sheet.write_decoded(output / f"{stem}.png", sample)
+        rows.append(measuring.row(number, sample))
+        spread.add(sample)
+        if request.best_of is not None and _best(rows, request.best_of) == number:
+            kept = {number: sample}
+        elif request.best_of is None and number < _SHOWN:
+            kept[number] = sample
+        if request.back_projection > 0:
+            again = back_projected(sample, model.batch(lr)[0].cpu(), model.scale, request.back_projection)
+            write_png(output / f"{stem}_back_projected.png", again)
+            projected.append(measuring.row(number, again))
+    result: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": request.best_of}
+    result["best"] = None if request.best_of is None else _best(rows, request.best_of)
+    if projected:
+        result["back_projection"] = {"iterations": request.back_projection, "samples": projected}
+    if request.best_of is not None and result["best"] is None:
+        log.warning("%s: no sample is the best by %s: none is finite", name, request.best_of)
+    return Drawn(result, _pictures(output, name, lr, reference, result, kept, spread))
+
+
+def require_reference(reference: Tensor, lr: Tensor, scale: int, flag: str) -> None:
+    """Raise UserError unless LR images of an HR image have the size of ``lr``; sides that are no multiples may."""
+    fits = [
+        small in (side // scale, -(-side // scale)) for side, small in zip(size_of(reference), size_of(lr), strict=True)
+    ]
+    if not all(fits):
+        height, width = (scale * side for side in size_of(lr))
+        raise UserError(
+            f"{flag}: expected {width} x {height} pixels (width x height), {scale} times --input, or less than {scale} "
+            f"pixels more or less, got {reference.shape[-1]} x {reference.shape[-2]}; crop or resize it"
+        )
 
 
 def table(result: dict[str, Any]) -> Table:
@@ -91,75 +120,92 @@ def table(result: dict[str, Any]) -> Table:
     return table_of("", "sample", {**of_lr, **of_reference, "pixel_errors": "%PixelErr"}, rows)
 
 
+class _Measuring:
+    """Metrics of samples of an LR image (3, h, w), as read, to a reference (3, H, W), as read, or None."""
+
+    def __init__(self, model: Model, lr: Tensor, reference: Tensor | None, lpips: perceptual.Perceptual | None) -> None:
+        self._model, self._lr, self._lpips = model, lr, lpips
+        self._reference = None if reference is None else to_uint8(reference)
+
+    def row(self, number: int, sample: Tensor) -> dict[str, Any]:
+        """Those of a sample (3, H, W), not clamped; None where they cannot be computed."""
+        row: dict[str, Any] = {"sample": number, "pixel_errors": pixel_errors(sample), **dict.fromkeys(METRICS)}
+        if self._model.makes_lr:
+            row["lr_psnr"] = self._model.lr_psnr(sample, self._lr)
+        if self._reference is not None and sample.isfinite().all():
+            image, clean = _common(to_uint8(sample), self._reference)
+            row |= {"psnr": fidelity.psnr(image, clean), "ssim": fidelity.ssim(image, clean)}
+            row["lpips"] = None if self._lpips is None else self._lpips.distance(image, clean)
+        return row
+
+
+def _common(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """What is in both of two images that begin at the same corner."""
+    height, width = (min(sides) for sides in zip(size_of(image), size_of(reference), strict=True))
+    return image[..., :height, :width].contiguous(), reference[..., :height, :width].contiguous()
+
+
 def _lpips(model: Model, request: Request, reference: Tensor | None) -> perceptual.Perceptual | None:
+    """LPIPS, if it can be computed. UserError if what shall choose the best cannot be."""
     if reference is None:
         return None
+    if request.best_of is not None and min(size_of(reference)) < _SMALLEST[request.best_of]:
+        smallest = _SMALLEST[request.best_of]
+        raise UserError(f"--best-of {request.best_of}: expected {smallest} x {smallest} pixels or more; choose psnr")
     found = perceptual.load(model.device)
     if isinstance(found, perceptual.Perceptual):
         return found
     if request.best_of == "lpips":
-        raise UserError(f"--best-of lpips: cannot be computed: {found.reason}, or choose psnr or ssim")
+        raise UserError(f"--best-of lpips: cannot be computed; choose psnr or ssim, or {found.reason}")
     log.info("lpips: not computed; %s", found.reason)
     return None
 
 
-@torch.no_grad()
-def _drawn(model: Model, name: str, lr: Tensor, request: Request) -> Tensor:
-    """Samples (n, 3, H, W), on the CPU, those of tests; in tiles and batches as the options say."""
+def _forget(output: Path, name: str) -> None:
+    """Remove pictures of an earlier call, which may have drawn more."""
+    for pattern in ("_sample_[0-9]*.png", "_best.png", "_std.png"):
+        for file in output.glob(glob.escape(name) + pattern):
+            file.unlink()
+
+
+def _samples(model: Model, name: str, lr: Tensor, request: Request) -> Iterator[Tensor]:
+    """Samples (3, H, W), on the CPU, those of tests; in tiles and batches as the options say."""
     val = model.options.val
     draw = model.task.drawing(model.flow, model.batch(lr), val.tile, val.tile_overlap)
-    samples: list[Tensor] = []
+    drawn = sampler.batches(draw, request.temperature, request.n, name=name, seed=request.seed, batch=val.sample_batch)
     with tqdm(total=request.n, desc="sample", unit="sample", leave=False, disable=None) as bar:
-        while len(samples) < request.n:
-            numbers = range(len(samples), min(len(samples) + val.sample_batch, request.n))
-            generators = [latent_generator(request.seed, name, number) for number in numbers]
-            samples += draw(request.temperature, generators).cpu()
-            bar.update(len(numbers))
-    return torch.stack(samples)
+        for some in drawn:
+            yield from some.cpu()
+            bar.update(len(some))
 
 
-def _row(
-    model: Model,
-    number: int,
-    sample: Tensor,
-    lr: Tensor,
-    reference: Tensor | None,
-    lpips: perceptual.Perceptual | None,
-) -> dict[str, Any]:
-    """Metrics of a sample (3, H, W); None where they cannot be computed."""
-    row: dict[str, Any] = {"sample": number, "pixel_errors": pixel_errors(sample), **dict.fromkeys(METRICS)}
-    if model.makes_lr:
-        row["lr_psnr"] = edit.lr_psnr(model, sample, lr)
-    if not sample.isfinite().all():
-        log.warning("sample %d has pixels that are not finite; they are magenta", number)
-    elif reference is not None:
-        image, clean = to_uint8(sample), to_uint8(reference)
-        row |= {"psnr": fidelity.psnr(image, clean), "ssim": fidelity.ssim(image, clean)}
-        row["lpips"] = None if lpips is None else lpips.distance(image, clean)
-    return row
-
-
-def _best(rows: list[dict[str, Any]], metric: str) -> int | None:
-    """Number of the best sample; None if none could be measured."""
+def _best(rows: Sequence[dict[str, Any]], metric: str) -> int | None:
+    """Number of the best sample, the first of equals; None if none could be measured."""
     sign = -1 if metric == "lpips" else 1
     measured = [row for row in rows if row[metric] is not None]
     return max(measured, key=lambda row: sign * row[metric])["sample"] if measured else None
 
 
-def _spread(
-    output: Path, name: str, samples: Tensor, lr: Tensor, reference: Tensor | None, best: int | None
+def _pictures(
+    output: Path,
+    name: str,
+    lr: Tensor,
+    reference: Tensor | None,
+    result: dict[str, Any],
+    kept: dict[int, Tensor],
+    spread: diversity.Spread,
 ) -> dict[str, Tensor]:
     """Write the best sample and the standard deviation; pictures to show, by their labels."""
     shown = {"input": lr}
-    if best is not None:
-        shown[f"sample {best}, the best of {len(samples)}"] = samples[best]
-        write_png(output / f"{name}_best.png", samples[best])
-    else:
-        shown |= {f"sample {number}": sample for number, sample in enumerate(samples[:2])}
-    if len(samples) > 1:
-        deviation = samples.nan_to_num(0).clamp(0, 1).std(0, correction=0).mean(0, keepdim=True).expand(3, -1, -1)
-        write_png(output / f"{name}_std.png", deviation / _WHITE_STD)
-        shown[f"standard deviation, white: {_WHITE_STD:g} of the range"] = deviation / _WHITE_STD
+    for number, sample in kept.items():
+        best = number == result["best"]
+        shown[f"sample {number}{', the best of ' + str(len(result['samples'])) if best else ''}"] = sample
+        if best:
+            write_png(output / f"{name}_best.png", sample)
+    deviation = spread.picture()
+    if deviation is not None:
+        write_png(output / f"{name}_std.png", deviation)
+        shown[f"standard deviation of {spread.n}, white: {diversity.WHITE:g} of the range"] = deviation
     if reference is not None:
         shown["reference"] = reference
     return shown

@@ -1,18 +1,35 @@
-"""Pictures side by side, each with its name, as one picture; or one after another, moving."""
+"""Pictures as files: what was decoded; several side by side, each with its name; or one after another, moving."""
 
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from robustflow.data.images import to_uint8
+from robustflow.data.images import to_uint8, write_png
+from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, pixel_errors
 from robustflow.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 _GAP, _HEADER = 6, 24
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
+
+
+def write_decoded(path: Path, image: Tensor) -> None:
+    """Write a decoded image (3, H, W), not clamped, as PNG; warn of pixels that are no colours."""
+    failed = pixel_errors(image)
+    if failed > 0:
+        log.warning(
+            "%s: %.3g %% of its pixels are outside [%g, %g] before clamping: the model's inverse explodes there",
+            path.name,
+            failed,
+            *PIXEL_RANGE,
+        )
+    write_png(path, image)
 
 
 def write(path: Path, pictures: Mapping[str, Tensor], columns: int | None = None) -> None:
@@ -29,7 +46,7 @@ def write(path: Path, pictures: Mapping[str, Tensor], columns: int | None = None
     write_atomically(path, encoded.getvalue(), durable=False)
 
 
-def write_moving(path: Path, frames: Sequence[Tensor], seconds: float = 0.12) -> None:
+def write_moving(path: Path, frames: Iterable[Tensor], seconds: float = 0.12) -> None:
     """Write frames (3, h, w), as `to_uint8` takes them, as an animated PNG that repeats; seconds: of each frame."""
     first, *others = map(as_picture, frames)
     encoded = io.BytesIO()
