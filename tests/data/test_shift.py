@@ -10,6 +10,7 @@ from robustflow.data import TrainingCrops, collate
 from robustflow.data.bicubic import mirror_pad
 from robustflow.data.source import Box, Shift, Source, cut_pair, shifted
 from robustflow.errors import UserError
+from robustflow.options.load import load
 
 SIZE = (40, 48)
 
@@ -118,3 +119,38 @@ def test_without_shifts_nothing_is_drawn_or_carried(route: str):
 def test_shifts_beyond_one_lr_pixel_are_refused(n: int):
     with pytest.raises(UserError, match=f"expected hr_shift from 0 to the scale 4 .HR pixels., got {n}"):
         TrainingCrops(Places(), scale=4, size=16, hr_shift=n)
+
+
+BUNDLED = "datasets: {train: {mode: bundled, GT_size: 16, hr_shift: 4}"
+LOW_LIGHT = (
+    "model: LLFlow\nscale: 1\nnetwork_G: {encoder: low_light}\nval: {protocol: llflow}\n"
+    "datasets: {train: {mode: bundled_low_light, GT_size: 16, hr_shift: 1}}"
+)
+PATCHES = "datasets: {train: {mode: LRHR_IMG_nocrop, dataroot_GT: patches, GT_size: 16, hr_shift: 1}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"model: SRFlow\nscale: 2\n{BUNDLED}}}", "train.hr_shift: expected at most the scale 2 .one LR pixel., got 4"),
+        (f"model: SRFlow\n{BUNDLED}, val: {{mode: bundled, hr_shift: 1}}}}", "val.hr_shift: expected in training only"),
+        (f"model: RRDB\n{BUNDLED}}}", "train.hr_shift: expected 0 with model RRDB"),
+        (LOW_LIGHT, "train.hr_shift: expected 0 with model LLFlow"),
+        (f"model: SRFlow\n{PATCHES}", "train.hr_shift: expected 0: patches are used whole"),
+        (f"model: SRFlow\n{BUNDLED}}}".replace("4", "-1"), "train.hr_shift: expected at least 0, got -1"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, text: str, message: str):
+    file = tmp_path / "run.yml"
+    file.write_text(
+        f"name: run\nnetwork_G: {{flow: {{L: 2}}}}\n{text}" if "network_G" not in text else f"name: run\n{text}"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        load(file)
+    assert str(caught.value).count("hr_shift") == 1
+
+
+def test_option(tmp_path):
+    file = tmp_path / "run.yml"
+    file.write_text(f"name: run\nmodel: SRFlow\n{BUNDLED}}}")
+    assert load(file).datasets["train"].hr_shift == 4
