@@ -87,6 +87,7 @@ def test_a_damaged_image_in_mid_training_loses_nothing(here, n_workers, caplog):
         ("model: FS-NCSR\nnetwork_G: {flow: {S: 0}}", "network_G.flow.S"),
         ("model: FS-NCSR\nnetwork_G: {flow: {std_channels: 1}}", "network_G.flow.std_channels"),
         ("model: FS-NCSR\ndatasets: {test_few: {use_flip: true}}", "datasets.test_few.use_flip"),
+        ("model: FS-NCSR\ndatasets: {test_few: {hr_shift: 2}}", "datasets.test_few.hr_shift"),
         ("model: FS-NCSR\ndatasets: {train: {n_crops: 3}}", "datasets.train.n_crops"),
         (
             "model: FS-NCSR\ndatasets: {val: {mode: folder, dataroot_GT: a, dataroot_LQ: b, enhance: unit}}",

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 def make_options(folder):
     """Make the options of a tiny run; keywords replace values of their sections."""
 
-    def make(name, model="FS-NCSR", *, batch_size=4, n_workers=0, **sections):
+    def make(name, model="FS-NCSR", *, batch_size=4, n_workers=0, hr_shift=0, **sections):
         crops = {"mode": "bundled", "GT_size": 16}
         flow = {"K": 1, "L": 2, "S": (0,) if model == "SRFlow" else (0, 1), "hidden_channels": 8}
         # Adam's first steps are as long where a gradient is nothing but rounding, as that of ActNorm's bias once it
@@ -50,6 +50,7 @@ def make_options(folder):
         }
         values = {key: {**value, **sections.get(key, {})} for key, value in defaults.items()}
         training = {**crops, "split": "train", "batch_size": batch_size, "n_workers": n_workers, "use_flip": True}
+        training["hr_shift"] = hr_shift
         both = {"train": training, "val": {**crops, "split": "test", "n_crops": 3}}
         return RunOptions.model_validate({"name": name, "model": model, "device": "cpu", "datasets": both, **values})
 
@@ -114,10 +115,11 @@ def pretrained(make_options, folder):
 
 
 def delayed(make_options, pretrained, name, **path):
-    """An encoder that learns from iteration 6 on, batches in pieces, loader processes, no validation."""
+    """An encoder that learns from iteration 6 on, shifts, batches in pieces, loader processes, no validation."""
     return make_options(
         name,
         n_workers=1,
+        hr_shift=4,
         network_G={"train_RRDB_delay": 0.5},
         path={"pretrain_model_G": pretrained, **path},
         train={"micro_batch": 1, "val_freq": 100, "ood_patches": 0},

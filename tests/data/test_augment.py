@@ -237,9 +237,9 @@ def test_altered_lr_is_marked(change: dict[str, float]):
 
 def test_options_reach_the_sets():
     values = {"mode": "bundled", "split": "text", "GT_size": 16, "use_flip": True, "use_rot": True, "lr_gain": 2.0}
-    crops = build_training(DATASETS.parse(values | {"enhance": "unit"}), scale=8, seed=5)
+    crops = build_training(DATASETS.parse(values | {"enhance": "unit", "hr_shift": 3}), scale=8, seed=5)
     assert (crops.scale, crops.size, crops.seed, crops.use_flip, crops.use_rot) == (8, 16, 5, True, True)
-    assert (crops.enhancement, crops.lr_gain) == ("unit", 2.0)
+    assert (crops.enhancement, crops.lr_gain, crops.hr_shift) == ("unit", 2.0, 3)
     items = build_evaluation(DATASETS.parse(values | {"n_crops": 4, "enhance": True, "seed": 9}), scale=8)
     assert (len(items), items.enhancement, items.seed) == (4, "published", 9)
     with pytest.raises(ValueError, match="GT_size"):

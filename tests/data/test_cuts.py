@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from robustflow.data import TrainingCrops
 from robustflow.data.augment import _draw
-from robustflow.data.bicubic import downsample
+from robustflow.data.bicubic import downsample, mirror_pad
 from robustflow.data.cuts import collate, mirrored_window, turned
 from robustflow.data.degrade import degrade_lr, enhance
 from robustflow.data.images import to_float
@@ -38,7 +38,7 @@ class Pictures(Source):
 
 
 def plain_crop(crops: TrainingCrops, i: int) -> tuple[Tensor, Tensor]:
-    """Sample i: cut, downsample, convert, turn, degrade, one after another."""
+    """Sample i: cut, downsample, convert, turn, degrade, shift, one after another."""
     generator = torch.Generator().manual_seed(derive_seed("training crop", crops.seed, i))
     hr, lr = crops.source.pair(crops._image_of(i))
     height, width = lr_size(hr, lr, crops.scale)
@@ -46,9 +46,22 @@ def plain_crop(crops: TrainingCrops, i: int) -> tuple[Tensor, Tensor]:
     box = Box(_draw(height - side + 1, generator), _draw(width - side + 1, generator), side, side)
     gt, lr = cut_pair(hr, lr, box, crops.scale, crops.enhancement)
     flip, turns = _draw(2, generator) == 1, _draw(4, generator)
-    gt, lr = (turned(to_float(image), flip and crops.use_flip, turns * crops.use_rot) for image in (gt, lr))
     settings = {"noise": crops.lr_noise, "gain": crops.lr_gain, "invert": crops.lr_invert}
-    return gt, degrade_lr(lr, **settings, generator=generator)
+    lr = degrade_lr(
+        turned(to_float(lr), flip and crops.use_flip, turns * crops.use_rot), **settings, generator=generator
+    )
+    if crops.hr_shift > 0:
+        gt = shifted_crop(crops, hr[:, : height * crops.scale, : width * crops.scale], box, generator)
+    return turned(to_float(gt), flip and crops.use_flip, turns * crops.use_rot), lr
+
+
+def shifted_crop(crops: TrainingCrops, whole: Tensor, box: Box, generator: torch.Generator) -> Tensor:
+    """The HR crop out of the whole image, enhanced, then mirrored around, by a shift drawn after all else."""
+    whole = whole if crops.enhancement is None else enhance(whole, crops.enhancement)
+    margin, side = crops.hr_shift, crops.size
+    padded = mirror_pad(whole, margin, margin, margin, margin)
+    top, left = (place * crops.scale + _draw(2 * margin + 1, generator) for place in (box.top, box.left))
+    return padded[:, top : top + side, left : left + side]
 
 
 def assert_as_plain(crops: TrainingCrops, n: int = 24) -> None:
@@ -63,11 +76,14 @@ def assert_as_plain(crops: TrainingCrops, n: int = 24) -> None:
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 @pytest.mark.parametrize("enhancement", [None, "published", "unit"])
-def test_batch_equals_plain_crops(scale: int, enhancement: str | None):
+@pytest.mark.parametrize("share", [0, 1])
+def test_batch_equals_plain_crops(scale: int, enhancement: str | None, share: int):
     # Images of one crop, barely more, and much more than a crop, with sides that are no multiples of the scale.
     sizes = [(2 * scale, 2 * scale), (3 * scale + 1, 2 * scale + scale - 1), (20 * scale, 9 * scale + 1)]
     source = Pictures(sizes, scale)
-    assert_as_plain(TrainingCrops(source, scale, 2 * scale, True, True, enhancement=enhancement))
+    assert_as_plain(
+        TrainingCrops(source, scale, 2 * scale, True, True, enhancement=enhancement, hr_shift=share * scale)
+    )
 
 
 @pytest.mark.parametrize("size", [4, 64, 160])
@@ -76,20 +92,23 @@ def test_sizes_of_crops(size: int):
 
 
 @pytest.mark.parametrize("enhancement", [None, "published"])
-def test_deep_and_paired_images_among_others(enhancement: str | None):
-    source = Pictures([(40, 44)] * 8, 4, deep=(1, 2, 6), paired=(2, 3, 7))
-    assert_as_plain(TrainingCrops(source, 4, 16, True, True, enhancement=enhancement))
+@pytest.mark.parametrize("hr_shift", [0, 3])
+def test_deep_and_paired_images_among_others(enhancement: str | None, hr_shift: int):
+    source = Pictures([(40, 44), (19, 16)] * 4, 4, deep=(1, 2, 6), paired=(2, 3, 7))
+    assert_as_plain(TrainingCrops(source, 4, 16, True, True, enhancement=enhancement, hr_shift=hr_shift))
 
 
 @pytest.mark.parametrize("change", [{"lr_noise": 0.1}, {"lr_gain": 1.7, "lr_invert": True, "lr_noise": 0.3}])
 @pytest.mark.parametrize("deep", [(), (0, 1)])
-def test_alterations_of_the_lr(change: dict[str, float], deep: tuple[int, ...]):
-    assert_as_plain(TrainingCrops(Pictures([(40, 44)] * 2, 4, deep=deep), 4, 16, True, True, **change))
+@pytest.mark.parametrize("hr_shift", [0, 4])
+def test_alterations_of_the_lr(change: dict[str, float], deep: tuple[int, ...], hr_shift: int):
+    source = Pictures([(40, 44)] * 2, 4, deep=deep)
+    assert_as_plain(TrainingCrops(source, 4, 16, True, True, **change, hr_shift=hr_shift))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loader_gives_pixels_as_bytes(workers: int):
-    crops = TrainingCrops(Pictures([(60, 70)] * 3, 4), 4, 32, True, True)
+@pytest.mark.parametrize(("workers", "hr_shift"), [(0, 0), (2, 0), (2, 4)])
+def test_loader_gives_pixels_as_bytes(workers: int, hr_shift: int):
+    crops = TrainingCrops(Pictures([(60, 70)] * 3, 4), 4, 32, True, True, hr_shift=hr_shift)
     loader = DataLoader(crops.cuts, 5, sampler=range(7, 17), num_workers=workers, collate_fn=collate)
     batches = list(loader)
     assert [sum(part.nbytes for part in batch[0].values() if part.ndim > 2) for batch in batches] == [5 * 3 * 48**2] * 2
@@ -113,8 +132,9 @@ def test_window_is_mirrored_as_the_bicubic_does_it():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("enhancement", [None, "published", "unit"])
-def test_same_on_a_gpu(enhancement: str | None):
-    crops = TrainingCrops(Pictures([(60, 70)] * 3, 4), 4, 32, True, True, enhancement=enhancement)
+@pytest.mark.parametrize("hr_shift", [0, 4])
+def test_same_on_a_gpu(enhancement: str | None, hr_shift: int):
+    crops = TrainingCrops(Pictures([(60, 70)] * 3, 4), 4, 32, True, True, enhancement=enhancement, hr_shift=hr_shift)
     batch = collate([crops.cuts[i] for i in range(9)])
     for here, there in zip(crops.finish(batch, CPU), crops.finish(batch, torch.device("cuda")), strict=True):
         assert there.cpu().equal(here)

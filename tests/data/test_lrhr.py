@@ -130,6 +130,10 @@ def test_options_of_patches():
     assert contradictions("val", **values, n_crops=4) == [
         ("datasets.val.n_crops", "expected none: patches are used whole")
     ]
+    ((path, message),) = contradictions("train", **values, hr_shift=1)
+    assert path == "datasets.train.hr_shift"
+    assert "expected 0: patches are used whole" in message
+    assert "mode LRHR_IMG" in message
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

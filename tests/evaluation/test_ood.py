@@ -226,9 +226,12 @@ def test_unlike_inputs_score_higher(score, model):
 
 
 def test_training_patches_are_fixed_and_upright(make_options, tmp_path):
-    options = make_options(datasets={"train": {**TRAIN, "use_flip": True, "use_rot": True, "lr_noise": 0.1}})
+    options = make_options(
+        datasets={"train": {**TRAIN, "use_flip": True, "use_rot": True, "hr_shift": 4, "lr_noise": 0.1}}
+    )
     crops = ood.training_patches(options, None, 0)
     assert (crops.size, crops.use_flip, crops.use_rot, crops.lr_noise) == (160, False, False, 0.1)
+    assert crops.hr_shift == 0
     assert ood.training_patches(options, 32, 0).size == 32
     assert torch.equal(crops[3]["lr"], ood.training_patches(options, None, 0)[3]["lr"])
     assert not torch.equal(crops[3]["lr"], ood.training_patches(options, None, 1)[3]["lr"])

@@ -20,10 +20,11 @@ def _log(caplog):
 def make_options(tmp_path):
     """Make the options of a tiny training run in tmp_path; keywords replace values of their sections."""
 
-    def make(name="tiny", model="FS-NCSR", *, n_workers=0, datasets=None, **sections):
+    def make(name="tiny", model="FS-NCSR", *, n_workers=0, hr_shift=0, datasets=None, **sections):
         crops = {"mode": "bundled", "GT_size": 16}
         flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8}
         train = {"split": "train", "batch_size": 2, "n_workers": n_workers, "use_flip": True, "use_rot": True}
+        train["hr_shift"] = hr_shift
         defaults = {
             "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
             "path": {"experiments": str(tmp_path / "experiments")},

@@ -24,9 +24,9 @@ def changed(tensors, others, of_encoder):
 # Resuming
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
-def test_a_resumed_run_equals_an_uninterrupted_one(make_options, interrupt, validations, n_workers):
-    settings = {"n_workers": n_workers, "train": {"val_freq": 2, "warmup_iter": 4}}
+@pytest.mark.parametrize(("n_workers", "hr_shift"), [(0, 0), (2, 4)])
+def test_a_resumed_run_equals_an_uninterrupted_one(make_options, interrupt, validations, n_workers, hr_shift):
+    settings = {"n_workers": n_workers, "hr_shift": hr_shift, "train": {"val_freq": 2, "warmup_iter": 4}}
     assert train(make_options("whole", **settings))
     whole = validations.copy()
     validations.clear()

@@ -57,7 +57,7 @@ def build_training(
     Args:
         options: Of any mode, with a GT_size.
         scale: Super-resolution factor.
-        seed: Seed of order, crops, flips, rotations and noise; ``options.seed`` is for fixed crops.
+        seed: Seed of order, crops, flips, rotations, noise and shifts; ``options.seed`` is for fixed crops.
         condition_of: The task's ``whole_image_condition``.
     """
     if options.GT_size is None:
@@ -69,6 +69,7 @@ def build_training(
         options.GT_size,
         use_flip=options.use_flip,
         use_rot=options.use_rot,
+        hr_shift=options.hr_shift,
         seed=seed,
         **degradations,
     )

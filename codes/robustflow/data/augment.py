@@ -9,12 +9,12 @@ from torch.utils.data import Dataset
 from robustflow.data.cuts import Batch, Cut, Finish, collate, cut_box
 from robustflow.data.degrade import Enhancement
 from robustflow.data.seeds import derive_seed
-from robustflow.data.source import Box, Source, lr_size, require_multiple, require_size
+from robustflow.data.source import Box, Shift, Source, lr_size, require_multiple, require_size
 from robustflow.errors import UserError
 
 
 class TrainingCrops(Dataset[dict[str, Tensor]]):
-    """Crops of HR images and their LR crops, randomly placed, flipped and turned.
+    """Crops of HR images and their LR crops, randomly placed, flipped, turned and shifted.
 
     Sample i is the same whatever came before it, whoever loads it and in whatever batch, so that a resumed run sees
     what an uninterrupted one would have seen. Samples e * n ... e * n + n - 1 take one crop of each of the n images, in
@@ -29,12 +29,16 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         size: Side of the HR crops, a multiple of ``scale``.
         use_flip: Flip horizontally, half of the time.
         use_rot: Turn by 0, 90, 180 or 270 degrees, all equally likely.
+        hr_shift: N, HR pixels, from 0 to the scale: the HR crop is taken -N to N pixels further down, and as many
+            further right, than its LR crop, all distances equally likely, pixels mirrored beyond the image's borders
+            (Lugmayr et al., SRFlow, for content transfer). Nothing else depends on it.
         seed: Seed of all choices.
         enhancement: Filter of the HR images, or None.
         lr_noise: See `degrade_lr`; likewise ``lr_gain`` and ``lr_invert``.
 
     Raises:
-        UserError: if ``size`` does not suit the scale or an image is smaller (here if known without decoding it).
+        UserError: if ``size`` or ``hr_shift`` does not suit the scale or an image is smaller (here if known without
+            decoding it).
     """
 
     def __init__(
@@ -49,14 +53,17 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         lr_noise: float = 0.0,
         lr_gain: float = 1.0,
         lr_invert: bool = False,
+        hr_shift: int = 0,
     ) -> None:
         require_multiple(size, scale)
+        if not 0 <= hr_shift <= scale:
+            raise UserError(f"expected hr_shift from 0 to the scale {scale} (HR pixels), got {hr_shift}")
         for index, name in enumerate(source.names):
             known = source.size(index)
             if known is not None:
                 require_size(name, known, size, scale)
         self.source, self.scale, self.size, self.seed = source, scale, size, seed
-        self.use_flip, self.use_rot = use_flip, use_rot
+        self.use_flip, self.use_rot, self.hr_shift = use_flip, use_rot, hr_shift
         self.enhancement: Enhancement | None = enhancement
         self.lr_noise, self.lr_gain, self.lr_invert = lr_noise, lr_gain, lr_invert
 
@@ -79,13 +86,13 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         if i < 0:
             raise IndexError(f"expected a sample number of at least 0, got {i}")
         generator = torch.Generator().manual_seed(derive_seed("training crop", self.seed, i))
-        cut = self._random_cut(self._image_of(i), generator)
+        hr, lr, box = self._random_box(self._image_of(i), generator)
         flip, turns = _draw(2, generator) == 1, _draw(4, generator)
-        cut["pose"] = torch.tensor([flip and self.use_flip, turns * self.use_rot])
+        random = {"pose": torch.tensor([flip and self.use_flip, turns * self.use_rot])}
         if self.lr_noise > 0:
-            side = self.size // self.scale
-            cut["white"] = torch.randn(3, side, side, generator=generator)
-        return cut
+            random["white"] = torch.randn(3, box.height, box.width, generator=generator)
+        # Drawn last, so that all else is the same without it.
+        return {**cut_box(hr, lr, box, self.scale, self.enhancement, self._random_shift(generator)), **random}
 
     def finish(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
         """Make samples from a batch of cuts, bit for bit those of ``crops[i]``.
@@ -103,7 +110,7 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         epoch, position = divmod(i, len(self.source))
         return int(_shuffled(len(self.source), self.seed, epoch)[position])
 
-    def _random_cut(self, index: int, generator: torch.Generator) -> Cut:
+    def _random_box(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Box]:
         hr, lr = self.source.pair(index)
         name = self.source.names[index]
         if hr is None:
@@ -111,8 +118,13 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         height, width = lr_size(hr, lr, self.scale)
         require_size(name, (height * self.scale, width * self.scale), self.size, self.scale)
         side = self.size // self.scale
-        box = Box(_draw(height - side + 1, generator), _draw(width - side + 1, generator), side, side)
-        return cut_box(hr, lr, box, self.scale, self.enhancement)
+        return hr, lr, Box(_draw(height - side + 1, generator), _draw(width - side + 1, generator), side, side)
+
+    def _random_shift(self, generator: torch.Generator) -> Shift | None:
+        if self.hr_shift == 0:
+            return None
+        span = 2 * self.hr_shift + 1
+        return _draw(span, generator) - self.hr_shift, _draw(span, generator) - self.hr_shift
 
 
 class Cuts(Dataset[Cut]):

@@ -16,23 +16,28 @@ from torch.utils.data import default_collate
 from robustflow.data.bicubic import downsample, mirror_pad
 from robustflow.data.degrade import Enhancement, alter_lr, enhance
 from robustflow.data.images import to_float
-from robustflow.data.source import REACH, Box, cut_pair, lr_size
+from robustflow.data.source import REACH, Box, Shift, cut_pair, lr_size, shifted
 
 Cut = dict[str, Tensor]
 Batch = list[dict[str, Tensor]]
+_OF_PLACES = ("number", "pose", "shift")  # parts that say where pixels go: not for the device
 _AT_ONCE = 4  # windows whose float64 copies a CPU's cache holds
 
 
-def cut_box(hr: Tensor, lr: Tensor | None, box: Box, scale: int, enhancement: Enhancement | None) -> Cut:
+def cut_box(
+    hr: Tensor, lr: Tensor | None, box: Box, scale: int, enhancement: Enhancement | None, shift: Shift | None = None
+) -> Cut:
     """Cut out what a crop and its LR image are made from; arguments as of `cut_pair`.
 
     Returns:
         ``window``, see `mirrored_window`, if the LR image is to be made from 8-bit pixels, where every way of computing
-        it gives the same; otherwise ``gt`` and ``lr``, as `cut_pair` gives them.
+        it gives the same, and ``shift`` unless it is None; otherwise ``gt``, shifted, and ``lr``, as `cut_pair` gives
+        them.
     """
     if hr.dtype == torch.uint8 and (lr is None or enhancement is not None):
-        return {"window": mirrored_window(hr, box, scale)}
-    gt, lr = cut_pair(hr, lr, box, scale, enhancement)
+        window = {"window": mirrored_window(hr, box, scale)}
+        return window if shift is None else {**window, "shift": torch.tensor(shift)}
+    gt, lr = cut_pair(hr, lr, box, scale, enhancement, (0, 0) if shift is None else shift)
     assert gt is not None, "HR given, HR returned"
     return {"gt": gt.contiguous(), "lr": lr.contiguous()}
 
@@ -70,7 +75,7 @@ def collate(cuts: Sequence[Cut]) -> Batch:
 
 @dataclass(frozen=True)
 class Finish:
-    """Makes samples from cuts: LR images, orientation, alterations of the LR images, in this order.
+    """Makes samples from cuts: LR images, shifts, orientation, alterations of the LR images, in this order.
 
     Attributes:
         scale: Super-resolution factor.
@@ -94,17 +99,24 @@ class Finish:
         return gt, lr
 
     def _stack(self, cuts: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-        here = {key: part.to(device, non_blocking=True) for key, part in cuts.items() if key not in ("number", "pose")}
-        gt, lr = self._of_windows(here["window"]) if "window" in here else (here["gt"], here["lr"])
+        here = {key: part.to(device, non_blocking=True) for key, part in cuts.items() if key not in _OF_PLACES}
+        shifts = cuts["shift"].tolist() if "shift" in cuts else None
+        gt, lr = self._of_windows(here["window"], shifts) if "window" in here else (here["gt"], here["lr"])
         poses = cuts["pose"].tolist()
         gt, lr = (to_float(_posed(images, poses)) for images in (gt, lr))
         return gt, alter_lr(lr, noise=self.noise, gain=self.gain, invert=self.invert, white=here.get("white"))
 
-    def _of_windows(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+    def _of_windows(self, windows: Tensor, shifts: list[Shift] | None) -> tuple[Tensor, Tensor]:
         if self.enhancement is not None:
             windows = enhance(windows, self.enhancement)
         lr = torch.cat([downsample(some, self.scale) for some in windows.split(_AT_ONCE)])
-        return _without_margin(windows, REACH * self.scale), _without_margin(lr, REACH)
+        gt = _without_margin(windows, REACH * self.scale) if shifts is None else self._shifted(windows, shifts)
+        return gt, _without_margin(lr, REACH)
+
+    def _shifted(self, windows: Tensor, shifts: list[Shift]) -> Tensor:
+        height, width = (side // self.scale - 2 * REACH for side in windows.shape[-2:])
+        inner, pairs = Box(REACH, REACH, height, width), zip(windows, shifts, strict=True)
+        return torch.stack([shifted(window, inner, self.scale, shift) for window, shift in pairs])
 
 
 def turned(image: Tensor, flip: bool, quarter_turns: int) -> Tensor:

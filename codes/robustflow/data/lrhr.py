@@ -52,9 +52,16 @@ class PatchFolderOptions(DatasetOptions):
     )
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
-        """Yield (key path, message) for crops of what is used whole."""
+        """Yield (key path, message) for crops and shifts of what is used whole."""
+        key = _key_of(self, root)
         if self.n_crops is not None:
-            yield f"datasets.{_key_of(self, root)}.n_crops", "expected none: patches are used whole"
+            yield f"datasets.{key}.n_crops", "expected none: patches are used whole"
+        if key == "train" and self.hr_shift != 0:
+            yield (
+                "datasets.train.hr_shift",
+                "expected 0: patches are used whole, and have no pixels beside them to shift to; take random crops of "
+                "larger images with mode LRHR_IMG",
+            )
 
 
 @DATASETS.register("LRHR_IMG_nocrop", PatchFolderOptions)

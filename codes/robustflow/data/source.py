@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from robustflow.data.bicubic import downsample
+from robustflow.data.bicubic import downsample, mirror_pad
 from robustflow.data.degrade import Enhancement, enhance
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
@@ -27,6 +27,7 @@ from robustflow.options.values import LONGEST_NAME
 from robustflow.registry import DATASETS
 
 T = TypeVar("T", bound=Callable[..., Any])
+Shift = tuple[int, int]  # (down, right) of an HR crop against its LR crop, HR pixels, at most the scale
 REACH = 2  # LR pixels around a crop that count: 1.5 for its bicubic LR, 1 HR pixel (at most 0.5) to enhance
 
 
@@ -108,13 +109,35 @@ def lr_size(hr: Tensor | None, lr: Tensor | None, scale: int) -> tuple[int, int]
     return hr.shape[-2] // scale, hr.shape[-1] // scale
 
 
+def shifted(image: Tensor, box: Box, scale: int, shift: Shift) -> Tensor:
+    """Cut a box (in LR pixels) out of an HR image (..., H, W), away from its place by a shift in HR pixels.
+
+    Beyond the borders pixels are mirrored as the bicubic does it.
+
+    Returns:
+        (..., box.height * scale, box.width * scale).
+    """
+    top, left = box.top * scale + shift[0], box.left * scale + shift[1]
+    height, width = box.height * scale, box.width * scale
+    right, bottom = left + width - image.shape[-1], top + height - image.shape[-2]
+    missing = [max(n, 0) for n in (-left, right, -top, bottom)]
+    if any(missing):
+        image, top, left = mirror_pad(image, *missing), max(top, 0), max(left, 0)
+    return image[..., top : top + height, left : left + width]
+
+
 def cut_pair(
-    hr: Tensor | None, lr: Tensor | None, box: Box, scale: int, enhancement: Enhancement | None
+    hr: Tensor | None,
+    lr: Tensor | None,
+    box: Box,
+    scale: int,
+    enhancement: Enhancement | None,
+    shift: Shift = (0, 0),
 ) -> tuple[Tensor | None, Tensor]:
     """Cut a box out of a pair, making the LR image if it is missing.
 
     HR sides that are no multiples of ``scale`` lose their far end first. The result equals the box cut from the whole
-    enhanced HR image and its whole bicubic LR image, at the cost of the box alone.
+    enhanced HR image and its whole bicubic LR image, at the cost of the box alone. A shift moves the HR crop alone.
 
     Args:
         hr: (3, H, W), uint8 or floating, or None.
@@ -122,6 +145,7 @@ def cut_pair(
         box: What to cut.
         scale: Super-resolution factor.
         enhancement: Filter of the HR image; the LR image is then made from the filtered one even if ``lr`` is given.
+        shift: See `Shift`; mirrored beyond the borders, see `shifted`.
 
     Returns:
         HR (3, box.height * scale, box.width * scale) or None, and LR (3, box.height, box.width), dtypes as given.
@@ -129,14 +153,13 @@ def cut_pair(
     if hr is None:
         assert lr is not None and enhancement is None, "a source gives HR, LR or both; only HR can be enhanced"
         return None, box.of(lr)
-    if lr is not None and enhancement is None:
-        return box.of(hr, scale), box.of(lr)
     # Seen from the box, the edges of the larger window are either the image's own or out of reach.
     window = box.grown(REACH, *lr_size(hr, None, scale))
     region, inner = window.of(hr, scale), box.within(window)
     if enhancement is not None:
         region = enhance(region, enhancement)
-    return inner.of(region, scale), inner.of(downsample(region, scale))
+    small = inner.of(downsample(region, scale)) if lr is None or enhancement is not None else box.of(lr)
+    return shifted(region, inner, scale, shift), small
 
 
 def require_size(name: str, available: tuple[int, int], size: int, scale: int) -> None:

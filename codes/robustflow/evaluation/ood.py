@@ -224,7 +224,7 @@ def load_beside(weights_file: Path, encoder: nn.Module) -> OODScore | None:
 
 
 def training_patches(options: RunOptions, patch: int | None, seed: int) -> data.TrainingCrops:
-    """Patches of the training set, neither flipped nor turned; other alterations of the set are kept.
+    """Patches of the training set, not flipped, turned or shifted; other alterations of the set are kept.
 
     Args:
         options: With datasets.train.

@@ -38,6 +38,11 @@ class DatasetOptions(Options):
     )
     use_flip: bool = Field(False, description="Random horizontal flips (training only).")
     use_rot: bool = Field(False, description="Random rotations by multiples of 90 degrees (training only).")
+    hr_shift: NonNegative = Field(
+        0,
+        description="Random shift N of the HR crop against its LR crop, HR pixels, -N to N down and right, at most the "
+        "scale; for content transfer (SRFlow), not for faithful samples (training only).",
+    )
     n_crops: Annotated[Positive, Field(le=1_000_000)] | None = Field(
         None,
         description="Validation and test: number of fixed GT_size crops, spread over the images; null: one each.",
@@ -55,7 +60,7 @@ class DatasetOptions(Options):
     lr_invert: bool = Field(False, description="Replace the LR image y by 1 - y.")
 
 
-TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot")
+TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot", "hr_shift")
 EVALUATION_ONLY = ("n_crops", "seed")
 
 Dataset = Annotated[SerializeAsAny[DatasetOptions], BeforeValidator(DATASETS.parse)]
@@ -253,6 +258,11 @@ class RunOptions(Options):
                 )
             if key == "train" and size is None:
                 yield "datasets.train.GT_size", f"expected a crop size for training, a multiple of {multiple}"
+            if dataset.hr_shift > self.scale:
+                yield (
+                    f"datasets.{key}.hr_shift",
+                    f"expected at most the scale {self.scale} (one LR pixel), got {dataset.hr_shift}",
+                )
             if dataset.n_crops is not None and size is None:
                 yield f"datasets.{key}.n_crops", "expected GT_size beside it: the side of the crops"
             for name in EVALUATION_ONLY if key == "train" else TRAINING_ONLY:

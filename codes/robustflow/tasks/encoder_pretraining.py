@@ -1,7 +1,7 @@
 """L1 pretraining of the encoder alone, as plain super-resolution."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,13 @@ class EncoderPretrainingOptions(SuperResolutionOptions):
     """ESRGAN's RRDB trained with L1 (Wang et al., ECCVW 2018)."""
 
     type: Literal["RRDB"] = "RRDB"
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """One image per input, in its place."""
+        yield from super().contradictions(root)
+        training = root.datasets.get("train")
+        if training is not None and training.hr_shift != 0:
+            yield "datasets.train.hr_shift", "expected 0 with model RRDB: of shifted images L1 learns a blurred mean"
 
 
 # The head's convolutions, one after each upsampling and two more, reach scale + 1 HR pixels.

@@ -35,6 +35,11 @@ class LLFlowOptions(Options):
                     f"datasets.{key}.enhance",
                     "expected false with model LLFlow: inputs are given, not made of others",
                 )
+            if key == "train" and dataset.hr_shift != 0:
+                yield (
+                    "datasets.train.hr_shift",
+                    "expected 0 with model LLFlow: input and output show the same, pixel by pixel",
+                )
         if max(root.network_G.flow.S) > 0:
             yield "network_G.flow.S", "expected 0: LLFlow has no noise coupling"
 
