@@ -3,6 +3,7 @@
 # bash examples.sh test            linters, type check, tests
 # bash examples.sh bench [CASE...] speed and memory beside the published way of computing, full-size networks
 # bash examples.sh lowlight        low-light enhancement, trained and tested on synthetic pairs: minutes on two cores
+# bash examples.sh latent          restoration, samples, transfers and the like with models trained for it: minutes
 # bash examples.sh toy2d [...]     why affine couplings explode, on points in the plane: results/toy2d/
 # bash examples.sh remedies        what bounds, boxes, fixed 1x1 convolutions and temperature change: half an hour
 # bash examples.sh study KIND NAME [...]  temperature, best-of-n or seeds, of the model that confs/NAME.yml trained
@@ -70,6 +71,47 @@ lowlight() {
     echo "results/lowlight/summary.md, results/lowlight/gallery.png, results/lowlight/ood.png, results/lowlight/report.html"
 }
 
+latent_train() {
+    local longer="train.ood_patches=0|train.val_freq=1000|val.n_sample=1|datasets.val.n_crops=4"
+    python train.py -opt confs/demo.yml --resume auto --override "name=latent_runs/$1|$2|$longer"
+}
+
+latent() {
+    # Side by side, a core each, in processes of their own.
+    export OMP_NUM_THREADS=1 TQDM_DISABLE=1
+    local flow=network_G.flow.coupling jobs=() job
+    set -m
+    trap 'for job in $(jobs -p); do kill -INT -- "-$job" 2> /dev/null || true; done' EXIT
+    (latent_train affine "$flow=affine|train.niter=2000" && latent_train rq_spline "$flow=rq_spline|train.niter=1200") &
+    jobs+=($!)
+    latent_train shift "$flow=affine|train.niter=2000|datasets.train.hr_shift=4" &
+    jobs+=($!)
+    for job in "${jobs[@]}"; do wait "$job"; done
+    set +m
+    local results=results/latent images=results/latent/images eye=5,50,105,90
+    python -m robustflow.applications.example images $images
+    apply() {
+        local model=$1 kind=$2
+        shift 2
+        python -m robustflow.apply "$kind" -opt confs/demo.yml \
+            --override "name=latent_runs/$model|$flow=${model/shift/affine}" --output "$results/$model" "$@"
+    }
+    local coupling model
+    for coupling in affine rq_spline; do
+        apply $coupling restore-study --degrade noise=20 jpeg=10 blur=1.5
+        apply $coupling transfer-style --input $images/cat.png --reference $images/cup.png
+        apply $coupling encode --input $images/encode
+    done
+    for model in affine shift; do
+        apply $model transfer-content --input $images/cat.png --reference $images/aside.png --mask $eye \
+            --temperature 0.9
+    done
+    apply affine restore --input $results/affine/chelsea_noise_20_degraded.png --output $results/affine/restore
+    apply affine sample --input $images/cat_lr.png --reference $images/cat.png --n 4 --back-projection 10
+    apply affine interpolate --input $images/cat_lr.png
+    python -m robustflow.applications.example picture $results
+}
+
 remedies() {
     local line name override flow=network_G.flow results=()
     while IFS= read -r line; do
@@ -118,7 +160,7 @@ reproduce() {
     local name=$1
     shift
     if [ ! -f "confs/$name.yml" ]; then
-        echo "expected demo, test, bench, lowlight, toy2d, remedies, study, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        echo "expected demo, test, bench, lowlight, latent, toy2d, remedies, study, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
     python train.py -opt "confs/$name.yml" --resume auto "$@"
@@ -128,13 +170,14 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,10s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,11s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup; check "$@" ;;
     study) setup; study "$@" ;;
     toy2d) setup; python train.py -opt confs/toy2d.yml "$@" ;;
     remedies) setup; remedies ;;
     lowlight) setup; lowlight ;;
+    latent) setup; latent ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac
