@@ -52,19 +52,23 @@ lowlight_run() {
     python test.py -opt confs/lowlight_demo.yml --override "$override" > /dev/null
 }
 
-lowlight() {
-    local coupling job jobs=()
-    # Side by side, a core each: networks as small as these gain little from a second one.
+# Run "FUNCTION ARGUMENTS" side by side, a core each: networks as small as these gain little from a second one.
+side_by_side() {
+    local call job jobs=()
     export OMP_NUM_THREADS=1 TQDM_DISABLE=1
     # Process groups of their own, to be ended as a whole.
     set -m
     trap 'for job in $(jobs -p); do kill -INT -- "-$job" 2> /dev/null || true; done' EXIT
-    for coupling in affine rq_spline; do
-        lowlight_run $coupling 2>&1 | (trap '' INT; exec sed -u "s/^/$coupling: /" >&2) &
+    for call in "$@"; do
+        $call 2>&1 | (trap '' INT; exec sed -u "s/^/${call#* }: /" >&2) &
         jobs+=($!)
     done
     for job in "${jobs[@]}"; do wait "$job"; done
     set +m
+}
+
+lowlight() {
+    side_by_side "lowlight_run affine" "lowlight_run rq_spline"
     local runs=(results/lowlight_runs/{affine,rq_spline})
     python -m robustflow.evaluation.ood plot "${runs[@]}" --pooled --output results/lowlight/ood.png
     python -m robustflow.evaluation.compare "${runs[@]}" --output results/lowlight
@@ -72,44 +76,43 @@ lowlight() {
 }
 
 latent_train() {
-    local longer="train.ood_patches=0|train.val_freq=1000|val.n_sample=1|datasets.val.n_crops=4"
-    python train.py -opt confs/demo.yml --resume auto --override "name=latent_runs/$1|$2|$longer"
+    local name options
+    for name in "$@"; do
+        case $name in
+            affine) options="network_G.flow.coupling=affine|train.niter=2000" ;;
+            rq_spline) options="network_G.flow.coupling=rq_spline|train.niter=1200" ;;
+            shift) options="network_G.flow.coupling=affine|train.niter=2000|datasets.train.hr_shift=4" ;;
+        esac
+        options+="|train.ood_patches=0|train.val_freq=1000|val.n_sample=1|datasets.val.n_crops=4"
+        python train.py -opt confs/demo.yml --resume auto --override "name=latent_runs/$name|$options"
+    done
+}
+
+apply() {
+    local model=$1 kind=$2
+    shift 2
+    python -m robustflow.apply "$kind" -opt confs/demo.yml --output "results/latent/$model" \
+        --override "name=latent_runs/$model|network_G.flow.coupling=${model/shift/affine}" "$@"
 }
 
 latent() {
-    # Side by side, a core each, in processes of their own.
-    export OMP_NUM_THREADS=1 TQDM_DISABLE=1
-    local flow=network_G.flow.coupling jobs=() job
-    set -m
-    trap 'for job in $(jobs -p); do kill -INT -- "-$job" 2> /dev/null || true; done' EXIT
-    (latent_train affine "$flow=affine|train.niter=2000" && latent_train rq_spline "$flow=rq_spline|train.niter=1200") &
-    jobs+=($!)
-    latent_train shift "$flow=affine|train.niter=2000|datasets.train.hr_shift=4" &
-    jobs+=($!)
-    for job in "${jobs[@]}"; do wait "$job"; done
-    set +m
-    local results=results/latent images=results/latent/images eye=5,50,105,90
+    side_by_side "latent_train affine rq_spline" "latent_train shift"
+    local coupling model images=results/latent/images
     python -m robustflow.applications.example images $images
-    apply() {
-        local model=$1 kind=$2
-        shift 2
-        python -m robustflow.apply "$kind" -opt confs/demo.yml \
-            --override "name=latent_runs/$model|$flow=${model/shift/affine}" --output "$results/$model" "$@"
-    }
-    local coupling model
     for coupling in affine rq_spline; do
         apply $coupling restore-study --degrade noise=20 jpeg=10 blur=1.5
         apply $coupling transfer-style --input $images/cat.png --reference $images/cup.png
         apply $coupling encode --input $images/encode
     done
     for model in affine shift; do
-        apply $model transfer-content --input $images/cat.png --reference $images/aside.png --mask $eye \
-            --temperature 0.9
+        apply $model transfer-content --input $images/cat.png --reference $images/aside.png \
+            --mask 5,50,105,90 --temperature 0.9
     done
-    apply affine restore --input $results/affine/chelsea_noise_20_degraded.png --output $results/affine/restore
+    apply affine transfer-style --input $images/noisy.png --reference $images/noisy.png
+    apply affine restore --input $images/noisy.png
     apply affine sample --input $images/cat_lr.png --reference $images/cat.png --n 4 --back-projection 10
     apply affine interpolate --input $images/cat_lr.png
-    python -m robustflow.applications.example picture $results
+    python -m robustflow.applications.example picture results/latent
 }
 
 remedies() {

@@ -147,6 +147,8 @@ def test_encode(call, folder):
     assert level["channel_std"] == pytest.approx(z.std((0, 2, 3), correction=0).tolist())
     assert (out / "photo_latents.png").is_file()
     assert (out / "photo_encode_side_by_side.png").is_file()
+    rms = z.square().mean(1)[0].sqrt()[2, 3].item()
+    assert read_image(out / "photo_latents_1.png")[0, 4, 6] == pytest.approx(85 * rms, abs=0.51)
 
 
 def test_encode_given_an_lr_image_of_its_own(call, tmp_path):

@@ -9,17 +9,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from robustflow import exit_status
 from robustflow.applications import sheet
+from robustflow.applications.degradations import Degradation, degraded
 from robustflow.data import BundledSource
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, write_png
 
 SCALE = 4
 # Top and left corner in the photograph, height and width.
-_CAT, _CUP, _SIZE = (20, 120), (100, 150), (192, 256)
+_CAT, _CUP, _PRINT, _SIZE = (20, 120), (100, 150), (0, 64), (192, 256)
 _ASIDE = 4
 # The picture: label, file in the results folder, whether to cut it as the cat is cut out of its photograph.
 _SHOWN = (
@@ -35,11 +37,15 @@ _SHOWN = (
     ("standard deviation of samples", "affine/cat_lr_std.png", False),
     ("style of a cup, affine model", "affine/cat_style.png", False),
     ("style of a cup, spline model", "rq_spline/cat_style.png", False),
+    ("latents of the cat, level 1", "affine/cat_latents_1.png", False),
+    ("level 2", "affine/cat_latents_2.png", False),
+    ("print, unlike training", "images/encode/print.png", False),
+    ("its latents, level 1", "affine/print_latents_1.png", False),
 )
 
 
 def write_images(folder: Path) -> None:
-    """Write crops of the bundled photographs: a cat, the same a few pixels aside, a cup, print; and an LR image."""
+    """Write crops of bundled photographs: a cat; the same noisy, small, and a few pixels aside; a cup; print."""
     test, text = BundledSource("test", SCALE), BundledSource("text", SCALE)
     cat = _cut(_named(test, "chelsea"), *_CAT)
     images = {
@@ -48,7 +54,8 @@ def write_images(folder: Path) -> None:
         "cup": _cut(_named(test, "coffee"), *_CUP),
         "cat_lr": downsample(cat, SCALE),
         "encode/cat": cat,
-        "encode/page": _named(text, "page"),
+        "encode/print": _cut(_named(text, "page"), *_PRINT),
+        "noisy": degraded(cat, Degradation("noise", 20), torch.Generator().manual_seed(0)),
     }
     for name, image in images.items():
         write_png(folder / f"{name}.png", image)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustflow.applications.model import Model, size_of
 from robustflow.applications.page import Table
+from robustflow.data.images import write_png
 from robustflow.evaluation import plots
 from robustflow.evaluation.columns import cell
 from robustflow.evaluation.records import to_json
@@ -62,8 +63,11 @@ def run(model: Model, name: str, image: Tensor, lr: Tensor, output: Path) -> Enc
     write_atomically(output / f"{name}_latents.safetensors", safetensors.torch.save(tensors, {"image": name}))
     write_atomically(output / f"{name}_latents.json", to_json(result).encode())
     plots.save_png(figure(latents, name, result["bits_per_dim"]), output / f"{name}_latents.png")
-    maps = {f"latents of level {level}": _map(z, level, space.size) for level, z in latents.items()}
-    return Encoded(result, {"image": image, **maps}, _plots(name, latents, result["levels"]))
+    maps = {level: _map(z, level, space.size) for level, z in latents.items()}
+    for level, shown in maps.items():
+        write_png(output / f"{name}_latents_{level}.png", shown)
+    labelled = {f"latents of level {level}": shown for level, shown in maps.items()}
+    return Encoded(result, {"image": image, **labelled}, _plots(name, latents, result["levels"]))
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
