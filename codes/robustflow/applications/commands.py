@@ -193,7 +193,7 @@ def interpolate(call: Call) -> Outcome:
     shown: dict[str, Tensor] = {}
     found: dict[str, dict[str, float | None]] = {}
     for number, frame in enumerate(frames):
-        label = f"t = {number / (chosen.frames - 1):.3g}"
+        label = f"t = {number / (chosen.frames - 1):.6g}"
         files.append(call.output / f"{name}_frame_{number:03d}.png")
         sheet.write_decoded(files[-1], frame)
         found[label] = _figures(model, frame, lr)
