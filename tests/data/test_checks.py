@@ -119,6 +119,22 @@ def test_prepared_images_whose_origin_is_gone_are_named(hr, tmp_path, caplog):
     assert caplog.records == [], "there is nothing to compare them with"
 
 
+def test_low_light_pairs_that_are_learnt(hr, tmp_path, caplog):
+    for place in ("lol/our485/high", "lol/eval15/high", "lol2/Real_captured/Test/Normal"):
+        write_png(tmp_path / place / "1.png", hr if "eval" not in place else hr.flip(-1))
+    lol = {"mode": "LoL", "root": str(tmp_path / "lol")}
+    sets = {
+        "train": DATASETS.parse(lol),
+        "test_same": DATASETS.parse({**lol, "split": "test"}),
+        "test_2": DATASETS.parse(
+            {"mode": "LoL_v2", "root": str(tmp_path / "lol2"), "subset": "Real_captured", "split": "test"}
+        ),
+    }
+    checks.warn(sets, 1, used="test")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("datasets.test_2: 1 of 1 files are training files, too")
+
+
 def test_sets_that_are_elsewhere_are_left_out(hr, tmp_path, caplog):
     write_png(tmp_path / "test" / "0.png", hr)
     files = PickleOptions(mode="LRHR_PKL", dataroot_GT=(str(tmp_path / "none.pkl"),))

@@ -30,6 +30,11 @@ class LoLOptions(DatasetOptions):
     root: PathText = Field(description="Folder that holds our485 and eval15.")
     split: Literal["train", "test"] = Field("train", description="train: our485; test: eval15.")
 
+    @property
+    def dataroot_GT(self) -> str:
+        """Folder of the normal-light images, as other modes name it."""
+        return str(Path(self.root) / _LOL[self.split][1])
+
 
 @register_source("LoL", LoLOptions)
 def open_lol(root: str, split: str, scale: int) -> FileSource:
@@ -45,6 +50,11 @@ class LoLv2Options(DatasetOptions):
     root: PathText = Field(description="Folder that holds Synthetic and Real_captured.")
     subset: Literal["Synthetic", "Real_captured"] = Field(description="Which of the two.")
     split: Literal["train", "test"] = Field("train", description="Which part of it.")
+
+    @property
+    def dataroot_GT(self) -> str:
+        """Folder of the normal-light images, as other modes name it."""
+        return str(Path(self.root) / self.subset / _SPLITS_V2[self.split] / "Normal")
 
 
 @register_source("LoL_v2", LoLv2Options)
