@@ -174,6 +174,30 @@ def test_three_processes_train_a_model_that_draws_no_level(make_options):
     assert_same_losses(three, one)
 
 
+def test_low_light_trains_as_one_with_a_prior_mean_per_batch(make_options, folder):
+    def low_light(name):
+        crops = {"mode": "bundled_low_light", "GT_size": 16}
+        flow = {"K": 1, "L": 3, "hidden_channels": 8, "split": {"enable": False}}
+        values = make_options(name).model_dump() | {
+            "model": {"type": "LLFlow", "train_gt_ratio": 0.5},
+            "scale": 1,
+            "datasets": {
+                "train": {**crops, "batch_size": 4, "n_workers": 0},
+                "val": {**crops, "split": "test", "n_crops": 3},
+            },
+            "network_G": {"encoder": "low_light", "nf": 8, "nb": 1, "gc": 4, "flow": flow},
+            "val": {"n_sample": 2, "protocol": "llflow"},
+        }
+        return RunOptions.model_validate(values)
+
+    one, two = low_light("low_1"), low_light("low_2")
+    assert train(one)
+    assert forked(in_group(lambda processes: train(two, processes))) == [True] * 2
+    # Dark crops have likelihoods of tens of bits, and as large errors.
+    for name in ("train/bits_per_dim", "val/bits_per_dim"):
+        assert scalars(two, name) == pytest.approx(scalars(one, name), rel=1e-5)
+
+
 @pytest.mark.parametrize(("policy", "iteration"), [("rollback", 4), ("skip", 1)])
 def test_a_fault_in_one_process_is_answered_by_all(make_options, monkeypatch, policy, iteration):
     gradients_of = trainer._gradients_of
