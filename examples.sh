@@ -55,15 +55,17 @@ lowlight_run() {
 # Run "FUNCTION ARGUMENTS" side by side, a core each: networks as small as these gain little from a second one.
 side_by_side() {
     local call job jobs=()
-    export OMP_NUM_THREADS=1 TQDM_DISABLE=1
     # Process groups of their own, to be ended as a whole.
     set -m
     trap 'for job in $(jobs -p); do kill -INT -- "-$job" 2> /dev/null || true; done' EXIT
     for call in "$@"; do
-        $call 2>&1 | (trap '' INT; exec sed -u "s/^/${call#* }: /" >&2) &
+        (export OMP_NUM_THREADS=1 TQDM_DISABLE=1; $call 2>&1) | (trap '' INT; exec sed -u "s/^/${call#* }: /" >&2) &
         jobs+=($!)
     done
-    for job in "${jobs[@]}"; do wait "$job"; done
+    # Whichever ends first, so that a failure ends the others; bash before 4.3 knows only one after the other.
+    for job in "${jobs[@]}"; do
+        if [ $((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1])) -ge 403 ]; then wait -n; else wait "$job"; fi
+    done
     set +m
 }
 

@@ -24,6 +24,8 @@ from robustflow.tasks import weights
         (("restore", "--input", "@all", "--mask", "@mask.png"), "--mask: expected one image as --input"),
         (("restore", "--input", "@large.png", "--mask", "@mask.png"), "expected 40 x 48 pixels .* got 38 x 45"),
         (("restore", "--input", "@photo.png", "--mask", "30,0,10,5"), "--mask 30,0,10,5: .* within the 38 x 45 pixels"),
+        (("restore", "--input", "@photo.png", "--mask", ""), "--mask : expected an image file, or a box .* a folder"),
+        (("restore", "--input", "@photo.png", "--mask", "0,0,5"), "--mask 0,0,5: .* a box LEFT,TOP,WIDTH,HEIGHT"),
         (("restore", "--input", "@photo.png", "--mask", "3,0,0,5"), "--mask 3,0,0,5: expected LEFT,TOP,WIDTH,HEIGHT"),
         (("restore", "--input", "@tiny.yml"), "expected a complete PNG"),
         (("restore", "--input", "@photo.png", "--temperature", "nan"), "--temperature: expected a number"),
@@ -53,7 +55,7 @@ from robustflow.tasks import weights
         (("transfer-style", "--input", "@photo.png", "--reference", "@large.png"), "expected 38 x 45 .* got 40 x 48"),
         (
             ("transfer-content", "--input", "@photo.png", "--reference", "@other.png", "--mask", "@none.png"),
-            "--mask .*none.png: expected an image file",
+            "--mask .*none.png: expected an image file, or a box LEFT,TOP,WIDTH,HEIGHT .* got neither",
         ),
         (
             ("transfer-content", "--input", "@photo.png", "--reference", "@other.png", "--mask", "@hr.png"),
@@ -92,6 +94,25 @@ def test_what_low_light_does_not_have_is_answered(call, arguments, told):
     assert not out.exists()
 
 
+def test_odd_names_are_no_formulas(call, folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b $x_{$", "c"):
+        shutil.copy(folder / "photo.png", tmp_path / "in" / f"{name}.png")
+    status, text, _, out = call("encode", "--input", str(tmp_path / "in"))
+    assert status == 0 and "b $x_{$" in text
+    assert (out / "b $x_{$_latents.png").is_file() and (out / "in_encode.html").is_file()
+
+
+def test_a_damaged_report_does_not_undo_what_is_done(folder, tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / "tiny").mkdir(parents=True)
+    (tmp_path / "results" / "tiny" / "metrics.json").write_text("{")
+    model = ("-opt", str(folder / "tiny.yml"), "--weights", str(folder / "tiny_G.safetensors"))
+    assert main(["restore", *model, "--input", str(folder / "photo.png"), "--output", "results/tiny/apply"]) == 0
+    assert "photo_restore.html" in capsys.readouterr().out
+    assert "report.html: not written again with the new page: " in caplog.text
+
+
 def test_explosions_are_told(call, monkeypatch):
     monkeypatch.setattr(edit, "restored", lambda model, image, *_, **__: torch.full(image.shape, 2.0))
     status, _, told, _ = call("restore", "--input", "@photo.png")
@@ -122,6 +143,8 @@ def test_results_do_not_go_among_the_inputs(call, folder):
     assert status == 2 and "expected a folder apart from --input" in errors
     status, _, errors, _ = call("restore", "--input", "@photo.png", output=folder / "hr.png")
     assert status == 2 and "expected a folder, got a file" in errors
+    status, _, errors, _ = call("restore", "--input", "@photo.png", output=folder / "hr.png" / "x" / "y")
+    assert status == 2 and "hr.png; choose another" in errors
 
 
 @pytest.mark.parametrize("kind", ["transfer-style", "transfer-content", "sample", "encode"])

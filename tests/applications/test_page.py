@@ -51,7 +51,7 @@ def test_every_command_writes_a_page(call, kind):
 
 def test_encodings_are_plotted(call):
     _, _, _, out = call("encode", "--input", "@all")
-    text = (out / "encode.html").read_text()
+    text = (out / "all_encode.html").read_text()
     assert len(Page(text).all("svg")) == 4
     assert "two, level 2: mean" in text
 
@@ -66,12 +66,37 @@ def test_pixel_errors_are_marked():
     assert bad.caption == "bad: 25 % of its pixels outside [-0.5, 1.5]"
 
 
+def test_large_pictures_are_cut_where_they_fail():
+    gallery = pages.Gallery()
+    image = torch.zeros(3, 900, 1200)
+    image[:, 840:860, 30:40] = 7
+    gallery.add("x", {"fine": torch.zeros(3, 900, 1200), "bad": image})
+    assert "the 256×256 pixels at (0, 644)" in gallery.entries[0].note
+    spread = torch.zeros(3, 900, 1200)
+    spread[:, 20:40, 1150:1170] = 0.3
+    gallery.add("y", {"input": spread[:, ::4, ::4], "std of samples": spread})
+    assert "the 256×256 pixels at (944, 0)" in gallery.entries[1].note
+
+
+def test_settings_are_exact(call):
+    _, _, _, out = call("restore", "--input", "@photo.png", "--seed", "20240101", "--temperature", "0.123456")
+    text = (out / "photo_restore.html").read_text()
+    assert "<dd>20240101</dd>" in text and "<dd>0.123456</dd>" in text
+
+
+def test_what_chose_the_best_is_told(call):
+    _, _, _, out = call("sample", *COMMANDS["sample"])
+    assert "The best is that by PSNR to the reference." in (out / "lr_sample.html").read_text()
+
+
 def test_a_page_holds_so_many_pictures(monkeypatch):
     monkeypatch.setattr(pictures, "MAX_IMAGES", 2)
     gallery = pages.Gallery()
     for name in "abc":
-        gallery.add(name, {"x": torch.zeros(3, 8, 8)})
-    assert [entry.image for entry in gallery.entries] == ["a", "b"] and gallery.n_images == 3
+        for part in ("1", "2"):
+            gallery.add(name, {"x": torch.zeros(3, 8, 8)}, part)
+    assert [entry.image for entry in gallery.entries] == ["a, 1", "a, 2", "b, 1", "b, 2"]
+    assert (len(gallery.shown), len(gallery.images)) == (2, 3)
     monkeypatch.setattr(pages.pictures.Budget.__init__, "__defaults__", (10,))
     small = pages.Gallery()
     small.add("a", {"x": torch.rand(3, 64, 64)})

@@ -1,6 +1,7 @@
 """Samples, the best of them, and frames between two."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -97,9 +98,31 @@ def test_pictures_of_an_earlier_call_do_not_stay(call):
     call("sample", "--input", "@lr.png", "--n", "1")
     call("interpolate", "--input", "@lr.png", "--frames", "2")
     names = [file.name for file in out.glob("*.png")]
-    pictures = ["lr_frame_000.png", "lr_frame_001.png", "lr_interpolate_side_by_side.png", "lr_moving.png"]
+    pictures = ["lr_frame_000.png", "lr_frame_001.png", "lr_interpolate_side_by_side.png"]
     pictures += ["lr_sample_00.png", "lr_sample_of_mine.png", "lr_sample_side_by_side.png"]
     assert sorted(names) == pictures
+
+
+def test_pictures_of_images_with_similar_names_stay(call, folder, tmp_path):
+    for name in ("x", "x_sample_1", "x_frame_1"):
+        shutil.copy(folder / "lr.png", tmp_path / f"{name}.png")
+    for kind, name in (("sample", "x_sample_1"), ("interpolate", "x_frame_1")):
+        number = ("--n", "2") if kind == "sample" else ("--frames", "2")
+        _, _, _, out = call(kind, "--input", str(tmp_path / f"{name}.png"), *number)
+        before = {file.name for file in out.iterdir()}
+        call(kind, "--input", str(tmp_path / "x.png"), *number)
+        assert before <= {file.name for file in out.iterdir()}
+
+
+def test_a_call_that_fails_leaves_the_results_before_it(call, monkeypatch):
+    _, _, _, out = call("sample", "--input", "@lr.png", "--n", "3", "--back-projection", "1")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    monkeypatch.setattr(sampler, "batches", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    assert call("sample", "--input", "@lr.png", "--n", "1")[0] == 1
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    monkeypatch.undo()
+    call("sample", "--input", "@lr.png", "--n", "3")
+    assert not list(out.glob("*back_projected*")) and len(list(out.glob("lr_sample_0*.png"))) == 3
 
 
 def test_samples_that_are_not_finite(call, monkeypatch):
@@ -162,7 +185,7 @@ def test_interpolate(call):
     assert frames[0].shape == (3, 48, 40)
     assert not torch.equal(frames[0], frames[2])
     assert (out / "lr_interpolate_side_by_side.png").is_file()
-    with Image.open(out / "lr_moving.png") as moving:
+    with Image.open(out / "lr_moving.apng") as moving:
         assert moving.n_frames == 3
         moving.seek(2)
         assert np.array_equal(np.asarray(moving.convert("RGB")), frames[2].permute(1, 2, 0).numpy())

@@ -11,6 +11,7 @@ python -m robustflow.apply transfer-content -opt confs/demo.yml --input photo.pn
 
 import argparse
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, get_args
 from robustflow import exit_status
 from robustflow.applications import commands, degradations, edit, page, sampling
 from robustflow.applications.latent_space import Collection
-from robustflow.applications.model import opened
+from robustflow.applications.model import opened, require_mask
 from robustflow.errors import UserError
 from robustflow.evaluation import report_html
 from robustflow.options import command_line
@@ -182,7 +183,8 @@ def _run(chosen: argparse.Namespace) -> None:
     _require_there(chosen)
     options = command_line.load_or_exit(chosen)
     results = Path(options.path.results) / options.name
-    output = results / report_html.APPLICATIONS if chosen.output is None else chosen.output
+    usual = results / report_html.APPLICATIONS
+    output = usual if chosen.output is None else chosen.output
     _require_apart(output, chosen)
     model = opened(options)
     if kind.makes_lr:
@@ -191,10 +193,18 @@ def _run(chosen: argparse.Namespace) -> None:
     outcome = kind.work(call)
     stem = output / call.stem
     page.write(stem, chosen.kind, model, _settings(chosen), outcome, call.gallery)
-    if chosen.output is None and (results / "metrics.json").is_file():
-        report_html.write(results)
     told = [f"{table.title}\n{table.text()}".strip() for table in outcome.tables]
     print("\n\n".join([*told, f"{output}, {stem.name}.html"]))  # noqa: T201
+    if output.resolve() == usual.resolve() and (results / "metrics.json").is_file():
+        _link(results)
+
+
+def _link(results: Path) -> None:
+    """Write the model's report again, which names the page; a mistake there does not undo what is done."""
+    try:
+        report_html.write(results)
+    except UserError as error:
+        log.warning("%s: not written again with the new page: %s", results / "report.html", error)
 
 
 def _require_numbers(chosen: argparse.Namespace) -> None:
@@ -213,15 +223,20 @@ def _require_there(chosen: argparse.Namespace) -> None:
         path = getattr(chosen, flag, None)
         if path is not None and not path.exists():
             raise UserError(f"--{flag} {path}: expected an image or a folder of images, got nothing there")
+    if getattr(chosen, "mask", None) is not None:
+        require_mask(chosen.mask)
 
 
 def _require_apart(output: Path, chosen: argparse.Namespace) -> None:
     """Raise UserError unless results can be written to a folder without meeting images that are read."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: expected a folder, got a file; choose another")
+    there = next(folder for folder in (output, *output.resolve().parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"--output {output}: expected a folder, got a file, {there}; choose another")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"--output {output}: expected a folder that can be written to, got {there}; choose another")
     for flag in ("input", "reference", "lr", "mask"):
         given = getattr(chosen, flag, None)
-        if given is None:
+        if given is None or (flag == "mask" and not Path(given).is_file()):
             continue
         read, here = Path(given).resolve(), output.resolve()
         if here.is_relative_to(read) if read.is_dir() else read.is_file() and read.parent == here:

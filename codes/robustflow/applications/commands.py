@@ -1,7 +1,6 @@
 """The commands of ``python -m robustflow.apply``: what each reads, does, writes and finds."""
 
 import argparse
-import glob
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from robustflow.applications.page import Gallery, Outcome, table_of
 from robustflow.data.images import read_image, write_png
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
+from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.metrics.robustness import pixel_errors
 
 # Frames of an interpolation that are shown side by side, at most.
@@ -41,9 +41,11 @@ class Call(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """Name of page and JSON, of the image where there is one."""
-        kind, image = self.chosen.kind.replace("-", "_"), self.chosen.input
-        return f"{self.name}_{kind}" if image is not None and image.is_file() else kind
+        """Name of page and JSON, with that of the image or folder."""
+        kind, given = self.chosen.kind.replace("-", "_"), self.chosen.input
+        if given is None:
+            return kind
+        return f"{self.name if given.is_file() else given.resolve().name}_{kind}"
 
     @property
     def name(self) -> str:
@@ -95,17 +97,9 @@ def restore(call: Call) -> Outcome:
 def study(call: Call) -> Outcome:
     """Measure restoration."""
     chosen = call.chosen
-    kinds = dict.fromkeys(degradations.parsed(text) for text in chosen.degrade)
-    found = {
-        str(kind): restore_study.run(
-            call.model,
-            chosen.input,
-            restore_study.Request(kind, chosen.temperature, tuple(chosen.normalise), chosen.seed),
-            call.output,
-            call.gallery,
-        )
-        for kind in kinds
-    }
+    kinds = {str(kind): kind for kind in map(degradations.parsed, chosen.degrade)}
+    request = restore_study.Request(tuple(kinds.values()), chosen.temperature, tuple(chosen.normalise), chosen.seed)
+    found = restore_study.run(call.model, chosen.input, request, call.output, call.gallery)
     tables = [restore_study.table(name, result) for name, result in found.items()]
     about = (
         "Clean images were degraded; their LR images were super-resolved, at two temperatures; and they were restored: "
@@ -129,8 +123,10 @@ def encode(call: Call) -> Outcome:
         call.show(name, encoded.maps)
         call.gallery.plot(encoded.plots)
     about = (
-        "Each image was encoded given its LR image; under the model its latents are independent and standard normal at "
-        "every level. Maps show where they are not: the root mean square over channels, 1 being a third of white."
+        f"Each image was encoded given its {_condition(call.model)}; under the model its latents are independent and "
+        "standard normal at every level. Maps show their root mean square over channels: 1 is a third of white, and "
+        "places darker or brighter than that are unlike what the model learnt. Bits per dimension are low for whatever "
+        "is smooth, and no sign of that."
     )
     return Outcome(about, [statistics.table(found)], {"images": found})
 
@@ -173,7 +169,11 @@ def sample(call: Call) -> Outcome:
     request = sampling.Request(chosen.n, chosen.temperature, chosen.seed, best_of, chosen.back_projection)
     drawn = sampling.run(model, call.name, lr, reference, request, call.output)
     call.show(call.name, drawn.shown)
-    about = f"{chosen.n} samples were drawn at temperature {chosen.temperature:g}."
+    about = f"{chosen.n} sample{'s were' if chosen.n > 1 else ' was'} drawn at temperature {chosen.temperature:g}."
+    if best_of is not None:
+        about += f" The best is that by {best_of.upper()} to the reference."
+    if chosen.n > 1:
+        about += f" White in the map of standard deviations: {diversity.WHITE:g} of the range, or more."
     if chosen.back_projection > 0:
         about += " Back-projected: the same, projected on the LR image; not what the model drew."
     return Outcome(about, [sampling.table(drawn.figures)], drawn.figures)
@@ -186,8 +186,6 @@ def interpolate(call: Call) -> Outcome:
     seeds = (derive_seed(chosen.seed, name, 0), derive_seed(chosen.seed, name, 1))
     made = edit.interpolated(model, lr, chosen.frames, chosen.temperature, seeds)
     frames = tqdm(made, desc=chosen.kind, unit="frame", total=chosen.frames, leave=False, disable=None)
-    for file in call.output.glob(f"{glob.escape(name)}_frame_[0-9]*.png"):
-        file.unlink()  # of an earlier call, which may have made more
     evenly = {round(k * (chosen.frames - 1) / (_SHOWN - 1)) for k in range(_SHOWN)}
     files: list[Path] = []
     shown: dict[str, Tensor] = {}
@@ -199,11 +197,12 @@ def interpolate(call: Call) -> Outcome:
         found[label] = _figures(model, frame, lr)
         if number in evenly:
             shown[label] = frame.cpu()
-    sheet.write_moving(call.output / f"{name}_moving.png", map(read_image, files))
+    sheet.remove_beyond(call.output, f"{name}_frame", chosen.frames)
+    sheet.write_moving(call.output / f"{name}_moving.apng", map(read_image, files))
     call.show(name, shown, columns=5)
     about = (
         f"Latents of two samples at temperature {chosen.temperature:g}, and those on the arc between them, were "
-        f"decoded given the same LR image; {name}_moving.png shows them one after another."
+        f"decoded given the same {_condition(model)}; {name}_moving.apng shows them one after another."
     )
     return Outcome(about, [table_of("", "frame", _columns(model), found)], {"frames": found})
 
@@ -259,6 +258,10 @@ def _transferred(call: Call, name: str, target: Tensor, shown: dict[str, Tensor]
     found = {row: _figures(model, image, lr) for row, image in measured.items()}
     table = table_of("", "image", _FIGURES, found)
     return Outcome(f"{about} LR-PSNR: to the LR image of the first.", [table], {"results": found})
+
+
+def _condition(model: Model) -> str:
+    return "LR image" if model.makes_lr else "low-light image"
 
 
 def _columns(model: Model) -> dict[str, str]:

@@ -21,6 +21,7 @@ from robustflow.tasks import FlowTask, SuperResolution, trained
 
 log = logging.getLogger(__name__)
 
+_BOX = re.compile(r"\d+(,\d+){3}")
 # A mask's pixels that are brighter than this are masked, of 255.
 _WHITE = 127
 
@@ -150,10 +151,11 @@ def read_mask(text: str, size: tuple[int, int]) -> Tensor:
 
     UserError if it does not fit an image of this size.
     """
-    if re.fullmatch(r"\d+(,\d+){3}", text) is not None:
+    if _BOX.fullmatch(text) is not None:
         return _boxed(text, size)
+    require_mask(text)
     path = Path(text)
-    image = to_uint8(read_one(path, "--mask"))
+    image = to_uint8(read_image(path))
     require_size(image, size, f"--mask {path}", "as --input has")
     mask = image.float().mean(0) > _WHITE
     if not mask.any():
@@ -161,6 +163,15 @@ def read_mask(text: str, size: tuple[int, int]) -> Tensor:
     elif mask.all():
         log.warning("%s: all pixels are white (as transparent ones are): everything is masked", path)
     return mask
+
+
+def require_mask(text: str) -> None:
+    """Raise UserError unless a mask is a box or a file."""
+    if _BOX.fullmatch(text) is None and not Path(text).is_file():
+        raise UserError(
+            f"--mask {text}: expected an image file, or a box LEFT,TOP,WIDTH,HEIGHT in pixels, as 10,20,64,64, got "
+            f"{'a folder' if Path(text).is_dir() else 'neither'}"
+        )
 
 
 def _boxed(text: str, size: tuple[int, int]) -> Tensor:

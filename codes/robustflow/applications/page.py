@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from robustflow.applications.model import Model
 from robustflow.evaluation import pictures
 from robustflow.evaluation.columns import cell
 from robustflow.evaluation.engine import versions
-from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, pixel_errors
+from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, outside, pixel_errors
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.report_html import render
 from robustflow.evaluation.sections import Plot
@@ -51,21 +52,27 @@ class Gallery:
     def __init__(self) -> None:
         self.entries: list[pictures.Entry] = []
         self.plots: list[Plot] = []
-        self.n_images = 0
+        self.images: set[str] = set()
+        self.shown: set[str] = set()
         self._budget = pictures.Budget()
         self._full = False
 
-    def add(self, name: str, shown: Mapping[str, Tensor], facts: str = "") -> None:
-        """Embed an image's pictures (3, h, w) by their labels; those with pixel errors are marked."""
-        self.n_images += 1
-        self._full = self._full or len(self.entries) == pictures.MAX_IMAGES
+    def add(self, image: str, shown: Mapping[str, Tensor], part: str = "") -> None:
+        """Embed an image's pictures (3, h, w) by their labels; those with pixel errors are marked.
+
+        ``part``: what these are of, if an image has several sets.
+        """
+        self.images.add(image)
+        self._full = self._full or len({*self.shown, image}) > pictures.MAX_IMAGES
         if self._full:
             return
-        embedded = pictures.entry(name, [_picture(*each) for each in shown.items()], self._budget, facts=facts)
+        title = f"{image}, {part}" if part else image
+        embedded = pictures.entry(title, [_picture(*each) for each in shown.items()], self._budget, _guide(shown))
         if embedded is None:
             self._full = True
         else:
             self.entries.append(embedded)
+            self.shown.add(image)
 
     def plot(self, plots: Sequence[Plot]) -> None:
         """Add an image's plots, if the page has its pictures."""
@@ -102,7 +109,7 @@ def write(
         **outcome.figures,
     }
     write_atomically(stem.with_name(f"{stem.name}.json"), to_json(found).encode())
-    images = f"{gallery.n_images} image{'s' if gallery.n_images != 1 else ''}"
+    images = f"{len(gallery.images)} image{'s' if len(gallery.images) != 1 else ''}"
     page = render(
         "application.html.j2",
         title=title,
@@ -110,14 +117,21 @@ def write(
         about=outcome.about,
         tables=[(table.title, [table.headings, *table.rows]) for table in outcome.tables],
         entries=gallery.entries,
-        n_images=gallery.n_images,
+        n_shown=len(gallery.shown),
+        n_images=len(gallery.images),
         plots=gallery.plots,
-        settings={
-            key: cell(value) if not isinstance(value, list) else " ".join(value) for key, value in settings.items()
-        },
+        settings={key: " ".join(value) if isinstance(value, list) else str(value) for key, value in settings.items()},
         versions={"weights": str(model.file), **versions(model.flow)},
     )
     write_atomically(stem.with_name(f"{stem.name}.html"), page.encode())
+
+
+def _guide(shown: Mapping[str, Tensor]) -> Image.Image | None:
+    """Where the first picture with pixel errors has them; None without any."""
+    for image in shown.values():
+        if image.is_floating_point() and pixel_errors(image) > 0:
+            return sheet.as_picture(outside(image).float().expand(3, -1, -1))
+    return None
 
 
 def _picture(label: str, image: Tensor) -> pictures.Picture:

@@ -31,20 +31,22 @@ class Request(NamedTuple):
     """What to study.
 
     Attributes:
-        degradation: What clean images suffer.
+        degradations: What clean images suffer, one at a time.
         temperature: Of restoration and of super-resolution, which is shown at temperature 0, too.
         collections: What restoration normalises, see `edit.restored`.
         seed: Of noise, normalisation and samples, with the image's name.
     """
 
-    degradation: Degradation
+    degradations: tuple[Degradation, ...]
     temperature: float
     collections: tuple[Collection, ...]
     seed: int
 
 
-def run(model: Model, folder: Path | None, request: Request, output: Path, gallery: Gallery) -> dict[str, Any]:
-    """Degrade clean images, super-resolve their LR images, restore them; write pictures; return figures.
+def run(
+    model: Model, folder: Path | None, request: Request, output: Path, gallery: Gallery
+) -> dict[str, dict[str, Any]]:
+    """Degrade clean images, super-resolve their LR images, restore them; write pictures.
 
     Args:
         model: See `Model`.
@@ -52,22 +54,25 @@ def run(model: Model, folder: Path | None, request: Request, output: Path, galle
         request: What to do to them.
         output: Folder for the pictures.
         gallery: Gets them, too.
+
+    Returns:
+        Figures by degradation: "mean" and "images".
     """
     lpips = perceptual.load(model.device)
     if isinstance(lpips, perceptual.NotComputed):
         log.info("lpips: not computed; %s", lpips.reason)
-    images = _clean(folder)
-    found: dict[str, dict[str, Measured]] = {}
-    for name, file in tqdm(images.items(), desc=str(request.degradation), unit="image", leave=False, disable=None):
+    found: dict[str, dict[str, dict[str, Measured]]] = {str(kind): {} for kind in request.degradations}
+    for name, file in tqdm(_clean(folder).items(), desc="restore-study", unit="image", leave=False, disable=None):
         clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
-        pictures = _pictures(model, clean, request, name)
-        stem = f"{name}_{request.degradation.kind}_{request.degradation.strength:g}"
-        for row, picture in pictures.items():
-            write_png(output / f"{stem}_{row.replace(' ', '_')}.png", picture)
-        sheet.write(output / f"{stem}_side_by_side.png", {**pictures, "clean": clean})
-        gallery.add(f"{name}, {request.degradation}", {**pictures, "clean": clean})
-        found[name] = {row: _measured(picture, clean, lpips) for row, picture in pictures.items()}
-    return {"mean": _means(found), "images": found}
+        for kind in request.degradations:
+            pictures = _pictures(model, clean, request, kind, name)
+            stem = f"{name}_{kind.kind}_{kind.strength:g}"
+            for row, picture in pictures.items():
+                write_png(output / f"{stem}_{row.replace(' ', '_')}.png", picture)
+            sheet.write(output / f"{stem}_side_by_side.png", {**pictures, "clean": clean})
+            gallery.add(name, {**pictures, "clean": clean}, str(kind))
+            found[str(kind)][name] = {row: _measured(picture, clean, lpips) for row, picture in pictures.items()}
+    return {kind: {"mean": _means(images), "images": images} for kind, images in found.items()}
 
 
 def table(degradation: str, result: Mapping[str, Any]) -> Table:
@@ -82,13 +87,13 @@ def _clean(folder: Path | None) -> dict[str, Path | Tensor]:
     return {name: source.pair(index)[0] for index, name in enumerate(source.names)}
 
 
-def _pictures(model: Model, clean: Tensor, request: Request, name: str) -> dict[str, Tensor]:
+def _pictures(model: Model, clean: Tensor, request: Request, degradation: Degradation, name: str) -> dict[str, Tensor]:
     """The rows of the table, not clamped."""
 
     def generator(purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(request.seed, name, purpose))
 
-    given = degraded(clean, request.degradation, generator("degrade"))
+    given = degraded(clean, degradation, generator("degrade"))
     space = model.space(model.lr_of(given), size_of(given))
     heats = dict.fromkeys((0.0, request.temperature))
     sampled = {

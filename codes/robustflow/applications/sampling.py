@@ -1,6 +1,5 @@
 """Samples of one LR image: best of n by a metric, their spread, and how well they agree with the LR image."""
 
-import glob
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,10 +66,9 @@ def run(model: Model, name: str, lr: Tensor, reference: Tensor | None, request: 
         lr: LR image.
         reference: HR image (3, H, W), as read, see `require_reference`, or None.
         request: What to draw. What back-projection makes of the samples is written and measured apart from them.
-        output: Folder for the pictures; those of an earlier call are removed.
+        output: Folder for the pictures; those that an earlier call drew beyond these are removed.
     """
     measuring = _Measuring(model, lr, reference, _lpips(model, request, reference))
-    _forget(output, name)
     rows: list[dict[str, Any]] = []
     projected: list[dict[str, Any]] = []
     kept: dict[int, Tensor] = {}
@@ -88,6 +86,9 @@ def run(model: Model, name: str, lr: Tensor, reference: Tensor | None, request: 
             again = back_projected(sample, model.batch(lr)[0].cpu(), model.scale, request.back_projection)
             write_png(output / f"{stem}_back_projected.png", again)
             projected.append(measuring.row(number, again))
+    sheet.remove_beyond(output, f"{name}_sample", request.n)
+    if not projected:
+        sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
     result: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": request.best_of}
     result["best"] = None if request.best_of is None else _best(rows, request.best_of)
     if projected:
@@ -104,9 +105,10 @@ def require_reference(reference: Tensor, lr: Tensor, scale: int, flag: str) -> N
     ]
     if not all(fits):
         height, width = (scale * side for side in size_of(lr))
+        tolerance = f"{scale} times --input, or less than {scale} pixels more or less" if scale > 1 else "as --input"
         raise UserError(
-            f"{flag}: expected {width} x {height} pixels (width x height), {scale} times --input, or less than {scale} "
-            f"pixels more or less, got {reference.shape[-1]} x {reference.shape[-2]}; crop or resize it"
+            f"{flag}: expected {width} x {height} pixels (width x height), {tolerance}, got {reference.shape[-1]} x "
+            f"{reference.shape[-2]}; crop or resize it"
         )
 
 
@@ -161,13 +163,6 @@ def _lpips(model: Model, request: Request, reference: Tensor | None) -> perceptu
     return None
 
 
-def _forget(output: Path, name: str) -> None:
-    """Remove pictures of an earlier call, which may have drawn more."""
-    for pattern in ("_sample_[0-9]*.png", "_best.png", "_std.png"):
-        for file in output.glob(glob.escape(name) + pattern):
-            file.unlink()
-
-
 def _samples(model: Model, name: str, lr: Tensor, request: Request) -> Iterator[Tensor]:
     """Samples (3, H, W), on the CPU, those of tests; in tiles and batches as the options say."""
     val = model.options.val
@@ -196,6 +191,8 @@ def _pictures(
     spread: diversity.Spread,
 ) -> dict[str, Tensor]:
     """Write the best sample and the standard deviation; pictures to show, by their labels."""
+    for stale in ("best", "std"):
+        (output / f"{name}_{stale}.png").unlink(missing_ok=True)
     shown = {"input": lr}
     for number, sample in kept.items():
         best = number == result["best"]
@@ -205,7 +202,7 @@ def _pictures(
     deviation = spread.picture()
     if deviation is not None:
         write_png(output / f"{name}_std.png", deviation)
-        shown[f"standard deviation of {spread.n}, white: {diversity.WHITE:g} of the range"] = deviation
+        shown["std of samples"] = deviation
     if reference is not None:
         shown["reference"] = reference
     return shown

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,15 @@ log = logging.getLogger(__name__)
 
 _GAP, _HEADER = 6, 24
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
+
+
+def remove_beyond(folder: Path, stem: str, n: int, suffix: str = "(_back_projected)?") -> None:
+    """Remove numbered pictures, ``stem``_NUMBER, from number n on: of an earlier call, which made more of them."""
+    pattern = re.compile(rf"{re.escape(stem)}_(\d+){suffix}\.png")
+    for file in folder.iterdir():
+        match = pattern.fullmatch(file.name)
+        if match is not None and int(match[1]) >= n:
+            file.unlink()
 
 
 def write_decoded(path: Path, image: Tensor) -> None:

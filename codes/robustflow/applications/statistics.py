@@ -62,7 +62,7 @@ def run(model: Model, name: str, image: Tensor, lr: Tensor, output: Path) -> Enc
     tensors = {f"level_{level}": z.contiguous() for level, z in latents.items()}
     write_atomically(output / f"{name}_latents.safetensors", safetensors.torch.save(tensors, {"image": name}))
     write_atomically(output / f"{name}_latents.json", to_json(result).encode())
-    plots.save_png(figure(latents, name, result["bits_per_dim"]), output / f"{name}_latents.png")
+    plots.save_png(figure(latents, result["bits_per_dim"]), output / f"{name}_latents.png")
     maps = {level: _map(z, level, space.size) for level, z in latents.items()}
     for level, shown in maps.items():
         write_png(output / f"{name}_latents_{level}.png", shown)
@@ -97,10 +97,11 @@ def described(z: Tensor) -> dict[str, Any]:
     }
 
 
-def figure(latents: Mapping[int, Tensor], name: str, bits_per_dim: float) -> Figure:
+def figure(latents: Mapping[int, Tensor], bits_per_dim: float) -> Figure:
     """Histograms of each level's latents and, below, mean and standard deviation of each channel; grey: N(0, 1)."""
     drawn = Figure(figsize=(4 * len(latents), 5), layout="constrained")
-    drawn.suptitle(f"{name}: {bits_per_dim:.4g} bits/dim")
+    # Without the image's name: "$" would begin a formula.
+    drawn.suptitle(f"{bits_per_dim:.4g} bits/dim")
     grid = drawn.subplots(2, len(latents), squeeze=False)
     x = np.linspace(-_END, _END, 201)
     for column, (level, z) in enumerate(latents.items()):

@@ -25,6 +25,8 @@ from robustflow.tasks import trained, weights
 log = logging.getLogger(__name__)
 
 VERSION = version("robustflow")
+# Sub-folders of a results folder that are of no data set.
+_OTHERS = ("records", "input", "trace", report_html.APPLICATIONS)
 # Without the reason, which may name files of this machine: protocols are compared.
 NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
 MEMORY = (
@@ -70,6 +72,8 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
     for name in sets:
+        if input_path is None and name in _OTHERS:
+            raise UserError(f"datasets: expected a name other than '{name}', a folder of other results; set its name")
         require_inside(folder, name)
         require_inside(folder, "records", name)
     if input_path is None and processes.main:

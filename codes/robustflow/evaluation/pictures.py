@@ -250,14 +250,22 @@ def _extent(rows: Sequence[Row], same_size: bool) -> str:
 
 
 def entry(
-    name: str, pictures: Sequence[Picture], budget: Budget, reasons: tuple[str, ...] = (), facts: str = ""
+    name: str,
+    pictures: Sequence[Picture],
+    budget: Budget,
+    guide: Image.Image | None = None,
+    reasons: tuple[str, ...] = (),
+    facts: str = "",
 ) -> Entry | None:
-    """Embed an image's pictures: with crops in full resolution, else without them, else None."""
+    """Embed an image's pictures: with crops in full resolution, else without them, else None.
+
+    ``guide``: crops are taken where it is brightest; None: where pixel errors are, or samples differ most.
+    """
     shots = tuple(_shot(picture) for picture in pictures)
     width, height = max((picture.image.size for picture in pictures), key=max)
     note = ""
     if max(width, height) > OVERVIEW:
-        box = _box(pictures)
+        box = _box(pictures, guide)
         note = f"Whole pictures are shown smaller than they are ({width}×{height})"
         crops = tuple(_shot(picture._replace(image=_crop(picture.image, box, (width, height)))) for picture in pictures)
         if budget.take([*shots, *crops]):
@@ -279,7 +287,7 @@ def galleries(
             continue
         found[name].no_pictures = False
         shown, facts = [part.opened() for part in parts], _facts_of_image(chosen.result)
-        made = entry(chosen.result.image, shown, budget, chosen.reasons, facts)
+        made = entry(chosen.result.image, shown, budget, None, chosen.reasons, facts)
         if made is None:
             break
         found[name].entries.append(made)
@@ -322,11 +330,12 @@ def _shot(picture: Picture) -> Shot:
     return Shot(data_uri(image, lossless=small), picture.label, picture.caption, picture.failed, *image.size)
 
 
-def _box(pictures: Sequence[Picture]) -> Box:
+def _box(pictures: Sequence[Picture], guide: Image.Image | None) -> Box:
     """The crop of the largest picture: around the pixel errors, else where samples differ most, else the middle."""
     width, height = max((picture.image.size for picture in pictures), key=max)
     guides = {picture.label: picture.image for picture in pictures}
-    guide = guides.get("pixel errors", guides.get("std of samples"))
+    if guide is None:
+        guide = guides.get("pixel errors", guides.get("std of samples"))
     x, y = (0.5, 0.5) if guide is None else _brightest(guide)
     left, right = _span(x * width, width)
     top, bottom = _span(y * height, height)
