@@ -104,7 +104,7 @@ latent() {
     for coupling in affine rq_spline; do
         apply $coupling restore-study --degrade noise=20 jpeg=10 blur=1.5
         apply $coupling transfer-style --input $images/cat.png --reference $images/cup.png
-        apply $coupling encode --input $images/encode
+        apply $coupling encode --input $images/cat_and_print
     done
     for model in affine shift; do
         apply $model transfer-content --input $images/cat.png --reference $images/aside.png \

@@ -190,6 +190,8 @@ OF_DATA = [
     testing("no input", "none: expected a folder of images", nothing, "--input", "none"),
     testing("input is text", "another kind of file", nothing, "--input", "run.yml"),
     testing("input is a device", "/dev/zero: expected", nothing, "--input", "/dev/zero"),
+    testing("a set among other results", "a name other than 'apply'", replaced(
+        "  test_few: {", "  test_few: {name: apply, ")),
     testing("no test set", "datasets: expected at least one", replaced("test_few", "val")),
     testing("two sets of one name", "names two data sets", replaced(
         "  test_few: {", "  test_b: {mode: folder, dataroot_GT: hr, name: test_few}\n  test_few: {")),

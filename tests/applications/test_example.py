@@ -15,7 +15,7 @@ def test_images(tmp_path):
     assert torch.equal(cat[:, 4:, 4:], aside[:, :-4, :-4])
     assert torch.equal(read_image(tmp_path / "cat_lr.png"), downsample(cat, 4))
     assert 18 < (read_image(tmp_path / "noisy.png").double() - cat).std() < 20
-    assert sorted(file.name for file in (tmp_path / "encode").iterdir()) == ["cat.png", "print.png"]
+    assert sorted(file.name for file in (tmp_path / "cat_and_print").iterdir()) == ["cat.png", "print.png"]
 
 
 def test_picture(tmp_path, caplog, capsys):

@@ -194,7 +194,7 @@ def _run(chosen: argparse.Namespace) -> None:
     stem = output / call.stem
     page.write(stem, chosen.kind, model, _settings(chosen), outcome, call.gallery)
     told = [f"{table.title}\n{table.text()}".strip() for table in outcome.tables]
-    print("\n\n".join([*told, f"{output}, {stem.name}.html"]))  # noqa: T201
+    print("\n\n".join([*told, f"{stem}.html"]))  # noqa: T201
     if output.resolve() == usual.resolve() and (results / "metrics.json").is_file():
         _link(results)
 

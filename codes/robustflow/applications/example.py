@@ -39,7 +39,7 @@ _SHOWN = (
     ("style of a cup, spline model", "rq_spline/cat_style.png", False),
     ("latents of the cat, level 1", "affine/cat_latents_1.png", False),
     ("level 2", "affine/cat_latents_2.png", False),
-    ("print, unlike training", "images/encode/print.png", False),
+    ("print, unlike training", "images/cat_and_print/print.png", False),
     ("its latents, level 1", "affine/print_latents_1.png", False),
 )
 
@@ -53,8 +53,8 @@ def write_images(folder: Path) -> None:
         "aside": _cut(_named(test, "chelsea"), *(corner + _ASIDE for corner in _CAT)),
         "cup": _cut(_named(test, "coffee"), *_CUP),
         "cat_lr": downsample(cat, SCALE),
-        "encode/cat": cat,
-        "encode/print": _cut(_named(text, "page"), *_PRINT),
+        "cat_and_print/cat": cat,
+        "cat_and_print/print": _cut(_named(text, "page"), *_PRINT),
         "noisy": degraded(cat, Degradation("noise", 20), torch.Generator().manual_seed(0)),
     }
     for name, image in images.items():
