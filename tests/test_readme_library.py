@@ -1,0 +1,35 @@
+"""What the README shows of the library runs as it stands there."""
+
+from pathlib import Path
+
+import torch
+from random_networks import built
+
+from robustflow.data import BundledSource
+from robustflow.data.images import write_png
+from robustflow.options.load import dump
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import weights
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_library_as_shown(tmp_path, monkeypatch):
+    flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8, "split": {"correct_splits": True}}
+    network = {"nf": 8, "nb": 1, "gc": 4, "flow": flow}
+    options = RunOptions.model_validate({"name": "tiny", "model": "FS-NCSR", "device": "cpu", "network_G": network})
+    monkeypatch.chdir(tmp_path)
+    weights.save(Path("experiments/tiny/models/00000001_G.safetensors"), built(options, 0.01)[1], options, 1)
+    Path("confs").mkdir()
+    Path("confs/demo.yml").write_text(dump(options))
+    photograph, _ = BundledSource("test", 4).pair(0)
+    write_png("noisy.png", photograph[:, 100:145, 100:138])
+    shown = {"lr": torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(0))}
+    section = README.split("## As a library")[1].split("\n## ")[0]
+    blocks = section.split("```python\n")[1:]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block.split("```")[0], shown)
+    assert shown["samples"].shape == (10, 3, 28, 36)
+    assert shown["restored"].shape == (3, 45, 38) and shown["images"].shape == (1, 3, 45, 38)
+    assert [tuple(z.shape) for z in shown["latents"]] == [(1, 6, 24, 20), (1, 24, 12, 10)]
