@@ -108,6 +108,8 @@ def test_restore_study_of_the_bundled_photographs(call):
     found = json.loads((out / "restore_study.json").read_text())["degradations"]["noise=20"]
     assert list(found["images"]) == ["chelsea", "coffee", "rocket", "coins"]
     assert 22 < found["mean"]["degraded"]["psnr"] < 22.6
+    status, text, _, out = call("restore-study", "--split", "text")
+    assert status == 0 and "3 images" in text
 
 
 def test_restore_study_of_several_degradations(call):

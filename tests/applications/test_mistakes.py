@@ -34,6 +34,7 @@ from robustflow.tasks import weights
             ("sample", "--input", "@tiny_lr.png", "--reference", "@tiny_hr.png", "--best-of", "ssim"),
             "--best-of ssim: expected 11 x 11 pixels or more",
         ),
+        (("restore-study", "--input", "@all", "--split", "text"), "--split: expected no --input beside it"),
         (("restore-study", "--degrade", "rain=3"), "--degrade: expected noise=X"),
         (("encode", "--input", "@all", "--lr", "@lr.png"), "--lr .*lr.png: expected a file if --input is one"),
         (

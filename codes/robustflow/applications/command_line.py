@@ -20,6 +20,7 @@ from robustflow import exit_status
 from robustflow.applications import commands, degradations, edit, page, sampling
 from robustflow.applications.latent_space import Collection
 from robustflow.applications.model import opened, require_mask
+from robustflow.data.bundled import SPLITS
 from robustflow.errors import UserError
 from robustflow.evaluation import report_html
 from robustflow.options import command_line
@@ -129,8 +130,9 @@ def _normalising(command: argparse.ArgumentParser) -> None:
 
 def _studying(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--input", type=_path, metavar="FILE_OR_DIR", help="clean images; default: the bundled test photographs"
+        "--input", type=_path, metavar="FILE_OR_DIR", help="clean images; default: photographs that are bundled"
     )
+    command.add_argument("--split", choices=SPLITS, help="which of the bundled photographs; default test")
     command.add_argument(
         "--degrade", nargs="+", default=["noise=20"], metavar="KIND=X", help=f"one or more of: {degradations.DESCRIBED}"
     )

@@ -97,9 +97,11 @@ def restore(call: Call) -> Outcome:
 def study(call: Call) -> Outcome:
     """Measure restoration."""
     chosen = call.chosen
+    if chosen.input is not None and chosen.split is not None:
+        raise UserError("--split: expected no --input beside it: it names bundled photographs")
     kinds = {str(kind): kind for kind in map(degradations.parsed, chosen.degrade)}
     request = restore_study.Request(tuple(kinds.values()), chosen.temperature, tuple(chosen.normalise), chosen.seed)
-    found = restore_study.run(call.model, chosen.input, request, call.output, call.gallery)
+    found = restore_study.run(call.model, chosen.input or chosen.split or "test", request, call.output, call.gallery)
     tables = [restore_study.table(name, result) for name, result in found.items()]
     about = (
         "Clean images were degraded; their LR images were super-resolved, at two temperatures; and they were restored: "

@@ -44,13 +44,13 @@ class Request(NamedTuple):
 
 
 def run(
-    model: Model, folder: Path | None, request: Request, output: Path, gallery: Gallery
+    model: Model, images: Path | str, request: Request, output: Path, gallery: Gallery
 ) -> dict[str, dict[str, Any]]:
     """Degrade clean images, super-resolve their LR images, restore them; write pictures.
 
     Args:
         model: See `Model`.
-        folder: Of clean images, or one image; None: the bundled test photographs.
+        images: Folder of clean images, or one image; or the split of the bundled photographs.
         request: What to do to them.
         output: Folder for the pictures.
         gallery: Gets them, too.
@@ -62,7 +62,7 @@ def run(
     if isinstance(lpips, perceptual.NotComputed):
         log.info("lpips: not computed; %s", lpips.reason)
     found: dict[str, dict[str, dict[str, Measured]]] = {str(kind): {} for kind in request.degradations}
-    for name, file in tqdm(_clean(folder).items(), desc="restore-study", unit="image", leave=False, disable=None):
+    for name, file in tqdm(_clean(images).items(), desc="restore-study", unit="image", leave=False, disable=None):
         clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
         for kind in request.degradations:
             pictures = _pictures(model, clean, request, kind, name)
@@ -80,10 +80,10 @@ def table(degradation: str, result: Mapping[str, Any]) -> Table:
     return table_of(degradation, f"{len(result['images'])} images", METRICS, result["mean"])
 
 
-def _clean(folder: Path | None) -> dict[str, Path | Tensor]:
-    if folder is not None:
-        return dict(inputs(folder))
-    source = BundledSource("test", 1)
+def _clean(images: Path | str) -> dict[str, Path | Tensor]:
+    if isinstance(images, Path):
+        return dict(inputs(images))
+    source = BundledSource(images, 1)
     return {name: source.pair(index)[0] for index, name in enumerate(source.names)}
 
 
