@@ -212,6 +212,14 @@ def test_transfer_content(call, folder):
     assert (out / "photo_transfer_content_side_by_side.png").is_file()
 
 
+def test_transfer_content_where_the_mask_is_black(call, folder):
+    status, text, _, out = call(
+        "transfer-content", "--input", "@photo.png", "--reference", "@other.png", "--mask", "@black.png"
+    )
+    assert status == 0 and "inf" in text
+    assert torch.equal(read_image(out / "photo_content.png"), read_image(folder / "photo.png"))
+
+
 def test_a_box_is_a_mask(call, tmp_path, folder):
     _, _, _, out = call("restore", "--input", "@photo.png", "--mask", "@mask.png")
     _, _, _, boxed = call("restore", "--input", "@photo.png", "--mask", "5,5,15,15", output=tmp_path / "boxed")
