@@ -96,7 +96,7 @@ def test_restore_study(call, folder, degradation):
         load(str(folder / "tiny.yml"), None, Assignment("path.model_path", str(folder / "tiny_G.safetensors"), ""))
     )
     generators = {use: torch.Generator().manual_seed(derive_seed(0, "one", use)) for use in ("sample", "restore")}
-    sampled = edit.sampled(model, given, 0.7, generators["sample"])
+    sampled = model.space_of(given).sample(0.7, generators["sample"])
     assert torch.equal(read_image(out / f"{stem}_super-resolved_at_0.7.png"), to_uint8(sampled))
     restored = edit.restored(model, given, 0.7, generators["restore"])
     assert torch.equal(read_image(out / f"{stem}_restored.png"), to_uint8(restored))

@@ -89,7 +89,7 @@ def test_restoring_with_an_empty_mask_changes_nothing(model):
 
 def test_interpolation_begins_and_ends_with_samples(model):
     lr = downsample(piece(), 4)
-    first, middle, last = edit.interpolated(model, lr, 3, 0.9, (1, 2))
+    first, middle, last = edit.interpolated(model, lr, 3, 0.9, (generator(1), generator(2)))
     with torch.no_grad():
         ends = model.task.drawing(model.flow, model.batch(lr))(0.9, [generator(1), generator(2)])
     torch.testing.assert_close(torch.stack([first, last]), ends, atol=1e-5, rtol=0)

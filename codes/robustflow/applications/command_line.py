@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from robustflow import exit_status
-from robustflow.applications import commands, degradations, edit, page, sampling
+from robustflow.applications import commands, degradations, edit, page
 from robustflow.applications.latent_space import Collection
-from robustflow.applications.model import opened, require_mask
+from robustflow.applications.likeness import METRICS
+from robustflow.applications.model import opened, require_mask, require_there
 from robustflow.data.bundled import SPLITS
 from robustflow.errors import UserError
 from robustflow.evaluation import report_html
@@ -143,7 +144,7 @@ def _sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--input", type=_path, required=True, metavar="FILE", help="LR image, or low-light image")
     command.add_argument("--reference", type=_path, metavar="FILE", help="HR image that samples are compared with")
     command.add_argument("--n", type=int, default=10, help="samples; default %(default)s")
-    command.add_argument("--best-of", choices=sampling.METRICS, help="what chooses the best; default psnr")
+    command.add_argument("--best-of", choices=METRICS, help="what chooses the best; default psnr")
     _projecting(command, "each sample")
 
 
@@ -223,8 +224,8 @@ def _require_there(chosen: argparse.Namespace) -> None:
     """Raise UserError for images that do not exist, before the model is opened, which takes a while."""
     for flag in ("input", "reference", "lr"):
         path = getattr(chosen, flag, None)
-        if path is not None and not path.exists():
-            raise UserError(f"--{flag} {path}: expected an image or a folder of images, got nothing there")
+        if path is not None:
+            require_there(path, f"--{flag}")
     if getattr(chosen, "mask", None) is not None:
         require_mask(chosen.mask)
 
@@ -269,12 +270,16 @@ KINDS: dict[str, Kind] = {
     "sample": Kind(
         commands.sample,
         "samples of an LR image: the best, their spread, their LR-PSNR",
-        0.9,
+        edit.SAMPLING,
         _sampling,
         makes_lr=False,
     ),
     "interpolate": Kind(
-        commands.interpolate, "frames on the way from one sample to another", 0.9, _interpolating, makes_lr=False
+        commands.interpolate,
+        "frames on the way from one sample to another",
+        edit.SAMPLING,
+        _interpolating,
+        makes_lr=False,
     ),
     "transfer-style": Kind(
         commands.transfer_style, "the latents of one image with the LR image of another", None, _transferring

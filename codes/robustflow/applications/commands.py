@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from robustflow.applications import degradations, edit, restore_study, sampling, sheet, statistics
 from robustflow.applications.back_projection import back_projected
+from robustflow.applications.latent_space import LatentSpace
 from robustflow.applications.model import Model, inputs, read_mask, read_one, require_size, size_of
 from robustflow.applications.page import Gallery, Outcome, table_of
 from robustflow.data.images import read_image, write_png
@@ -18,6 +19,7 @@ from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
 from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.metrics.robustness import pixel_errors
+from robustflow.evaluation.sampler import latent_generator
 
 # Frames of an interpolation that are shown side by side, at most.
 _SHOWN = 10
@@ -185,8 +187,8 @@ def interpolate(call: Call) -> Outcome:
     """Go from one sample to another."""
     chosen, model = call.chosen, call.model
     lr, name = read_one(chosen.input, "--input"), call.name
-    seeds = (derive_seed(chosen.seed, name, 0), derive_seed(chosen.seed, name, 1))
-    made = edit.interpolated(model, lr, chosen.frames, chosen.temperature, seeds)
+    ends = latent_generator(chosen.seed, name, 0), latent_generator(chosen.seed, name, 1)
+    made = edit.interpolated(model, lr, chosen.frames, chosen.temperature, ends)
     frames = tqdm(made, desc=chosen.kind, unit="frame", total=chosen.frames, leave=False, disable=None)
     evenly = {round(k * (chosen.frames - 1) / (_SHOWN - 1)) for k in range(_SHOWN)}
     files: list[Path] = []
@@ -212,19 +214,20 @@ def interpolate(call: Call) -> Outcome:
 def transfer_style(call: Call) -> Outcome:
     """Decode the latents of one image with the LR image of another."""
     name, target, source = _two(call)
-    result = edit.style_transferred(call.model, target, source)
+    space = call.model.space_of(target)
+    result = edit.style_transferred(call.model, target, source, space=space)
     call.write(f"{name}_style", result)
     shown = {"its LR image is kept": target, "its latents are taken": source, "style transferred": result}
     about = "The latents of the second image, encoded given its own LR image, were decoded given that of the first."
-    return _transferred(call, name, target, shown, about)
+    return _transferred(call, name, target, space, shown, about)
 
 
 def transfer_content(call: Call) -> Outcome:
     """Paste a part of one image into another, and make it fit."""
     name, target, source = _two(call)
     mask = read_mask(call.chosen.mask, size_of(target))
-    heat = call.chosen.temperature
-    pasted, result = edit.content_transferred(call.model, target, source, mask, heat, call.generator(name))
+    heat, space = call.chosen.temperature, call.model.space_of(target)
+    pasted, result = edit.content_transferred(call.model, target, source, mask, heat, call.generator(name), space=space)
     write_png(call.output / f"{name}_pasted.png", pasted)
     call.write(f"{name}_content", result)
     shown = {"its LR image is kept": target, "source": source, "pasted": pasted, "content transferred": result}
@@ -232,7 +235,7 @@ def transfer_content(call: Call) -> Outcome:
         "A part of the second image was pasted into the first; encoded given the LR image of the first, its latents "
         f"were normalised there, at temperature {heat:g}, and decoded."
     )
-    return _transferred(call, name, target, shown, about)
+    return _transferred(call, name, target, space, shown, about)
 
 
 def _two(call: Call) -> tuple[str, Tensor, Tensor]:
@@ -243,11 +246,13 @@ def _two(call: Call) -> tuple[str, Tensor, Tensor]:
     return call.name, target, source
 
 
-def _transferred(call: Call, name: str, target: Tensor, shown: dict[str, Tensor], about: str) -> Outcome:
+def _transferred(
+    call: Call, name: str, target: Tensor, space: LatentSpace, shown: dict[str, Tensor], about: str
+) -> Outcome:
     """Measure a transfer, the last picture, beside a sample of the target's LR image; project it if wanted."""
     model, steps = call.model, call.chosen.back_projection
     label, result = list(shown.items())[-1]
-    drawn = edit.sampled(model, target, edit.SAMPLING, call.generator(f"{name} sample"))
+    drawn = space.sample(edit.SAMPLING, call.generator(f"{name} sample"))
     measured = {label: result, f"for comparison, a sample at {edit.SAMPLING:g}": drawn}
     if "pasted" in shown:
         measured = {"pasted": shown["pasted"], **measured}

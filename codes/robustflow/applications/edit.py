@@ -47,13 +47,15 @@ def restored(
     return space.decode(latents)[0]
 
 
-def style_transferred(model: Model, target: Tensor, source: Tensor) -> Tensor:
+def style_transferred(model: Model, target: Tensor, source: Tensor, *, space: LatentSpace | None = None) -> Tensor:
     """Decode the latents of ``source``, given its own LR image, with the LR image of ``target``, of the same size.
 
     The result has the target's LR image and the source's fine structure; that of an image and itself is the image.
+
+    ``space``: the latents given the target's LR image, if they are at hand.
     """
     latents = model.space_of(source).encode(model.batch(source))
-    return model.space_of(target).decode(latents)[0]
+    return (model.space_of(target) if space is None else space).decode(latents)[0]
 
 
 class Transferred(NamedTuple):
@@ -64,7 +66,14 @@ class Transferred(NamedTuple):
 
 
 def content_transferred(
-    model: Model, target: Tensor, source: Tensor, mask: Tensor, temperature: float, generator: torch.Generator
+    model: Model,
+    target: Tensor,
+    source: Tensor,
+    mask: Tensor,
+    temperature: float,
+    generator: torch.Generator,
+    *,
+    space: LatentSpace | None = None,
 ) -> Transferred:
     """Paste the masked part of ``source`` into ``target`` and make it agree with the target's LR image.
 
@@ -78,15 +87,18 @@ def content_transferred(
         mask: (H, W), boolean.
         temperature: Standard deviation of the normalised latents.
         generator: See `normalised`.
+        space: The latents given the target's LR image, if they are at hand.
     """
-    space = model.space_of(target)
+    space = model.space_of(target) if space is None else space
     mask = mask.to(model.device)
     pasted = torch.where(mask, model.batch(source), model.batch(target))
     latents = normalised(space.encode(pasted), ("local",), temperature**2, generator, space.masks(mask))
     return Transferred(pasted[0], space.decode(latents)[0])
 
 
-def interpolated(model: Model, lr: Tensor, frames: int, temperature: float, seeds: tuple[int, int]) -> Iterator[Tensor]:
+def interpolated(
+    model: Model, lr: Tensor, frames: int, temperature: float, generators: tuple[torch.Generator, torch.Generator]
+) -> Iterator[Tensor]:
     """Yield images on the arc between the latents of two samples of an LR image, ends included, one after another.
 
     Args:
@@ -94,15 +106,9 @@ def interpolated(model: Model, lr: Tensor, frames: int, temperature: float, seed
         lr: (3, h, w), as read.
         frames: At least 2.
         temperature: Of both samples.
-        seeds: Of both samples.
+        generators: Of the latents of both samples.
     """
     space = model.space(model.batch(lr))
-    first, last = (space.draw(temperature, [torch.Generator().manual_seed(seed)]) for seed in seeds)
+    first, last = (space.draw(temperature, [generator]) for generator in generators)
     for frame in range(frames):
         yield space.decode(spherical(first, last, frame / (frames - 1)))[0]
-
-
-def sampled(model: Model, image: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """A sample of the LR image of an image, of its size."""
-    space = model.space_of(image)
-    return space.decode(space.draw(temperature, [generator]))[0]

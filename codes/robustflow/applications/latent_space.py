@@ -78,6 +78,10 @@ class LatentSpace:
         draws = [self.flow.draw_latents(self._condition.size, generator) for generator in generators]
         return [temperature * torch.cat(per_level).to(self._lr) for per_level in zip(*draws, strict=True)]
 
+    def sample(self, temperature: float, generator: torch.Generator) -> Tensor:
+        """A sample (3, H, W), not clamped; see `draw`."""
+        return self.decode(self.draw(temperature, [generator]))[0]
+
     def masks(self, mask: Tensor) -> list[Tensor]:
         """Masks of the latents, from one of the image (H, W), boolean: blocks that hold a masked pixel."""
         mask = self._padded(mask.to(self._lr.device)[None, None]).float()

@@ -117,10 +117,15 @@ def size_of(image: Tensor) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
 
 
-def inputs(path: Path, flag: str = "--input") -> dict[str, Path]:
-    """Image files by name: one file, or all of a folder. UserError if there are none."""
+def require_there(path: Path, flag: str) -> None:
+    """Raise UserError unless a path exists."""
     if not path.exists():
         raise UserError(f"{flag} {path}: expected an image or a folder of images, got nothing there")
+
+
+def inputs(path: Path, flag: str = "--input") -> dict[str, Path]:
+    """Image files by name: one file, or all of a folder. UserError if there are none."""
+    require_there(path, flag)
     found = [path] if path.is_file() else list_images(path)
     names = unique_names([file.relative_to(path) if path.is_dir() else Path(file.name) for file in found])
     for name in names:

@@ -16,8 +16,10 @@ from robustflow.evaluation.engine import versions
 from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, outside, pixel_errors
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.report_html import render
-from robustflow.evaluation.sections import Plot
+from robustflow.evaluation.sections import Plot, Section
 from robustflow.files import write_atomically
+
+_NOTE = "Grey: N(0, 1). The outermost bins hold all that lies beyond them."
 
 
 class Table(NamedTuple):
@@ -119,7 +121,7 @@ def write(
         entries=gallery.entries,
         n_shown=len(gallery.shown),
         n_images=len(gallery.images),
-        plots=gallery.plots,
+        plots=[Section("latents", "Latents", _NOTE, [], gallery.plots)] if gallery.plots else [],
         settings={key: " ".join(value) if isinstance(value, list) else str(value) for key, value in settings.items()},
         versions={"weights": str(model.file), **versions(model.flow)},
     )
@@ -129,8 +131,9 @@ def write(
 def _guide(shown: Mapping[str, Tensor]) -> Image.Image | None:
     """Where the first picture with pixel errors has them; None without any."""
     for image in shown.values():
-        if image.is_floating_point() and pixel_errors(image) > 0:
-            return sheet.as_picture(outside(image).float().expand(3, -1, -1))
+        failed = outside(image)
+        if image.is_floating_point() and failed.any():
+            return sheet.as_picture(failed.float().expand(3, -1, -1))
     return None
 
 

@@ -1,6 +1,5 @@
 """How well restoration works: degraded, super-resolved and restored images against clean ones (SRFlow, Table 2)."""
 
-import logging
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +12,13 @@ from tqdm import tqdm
 from robustflow.applications import edit, sheet
 from robustflow.applications.degradations import Degradation, degraded
 from robustflow.applications.latent_space import Collection
+from robustflow.applications.likeness import Likeness
 from robustflow.applications.model import Model, inputs, size_of
 from robustflow.applications.page import Gallery, Table, table_of
 from robustflow.data import BundledSource
 from robustflow.data.images import read_image, to_float, to_uint8, write_png
 from robustflow.data.seeds import derive_seed
-from robustflow.evaluation.metrics import fidelity, perceptual
 from robustflow.evaluation.metrics.robustness import pixel_errors
-
-log = logging.getLogger(__name__)
 
 METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "pixel_errors": "%PixelErr"}
 Measured = dict[str, float | None]
@@ -58,9 +55,7 @@ def run(
     Returns:
         Figures by degradation: "mean" and "images".
     """
-    lpips = perceptual.load(model.device)
-    if isinstance(lpips, perceptual.NotComputed):
-        log.info("lpips: not computed; %s", lpips.reason)
+    likeness = Likeness(model.device)
     found: dict[str, dict[str, dict[str, Measured]]] = {str(kind): {} for kind in request.degradations}
     for name, file in tqdm(_clean(images).items(), desc="restore-study", unit="image", leave=False, disable=None):
         clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
@@ -71,7 +66,7 @@ def run(
                 write_png(output / f"{stem}_{row.replace(' ', '_')}.png", picture)
             sheet.write(output / f"{stem}_side_by_side.png", {**pictures, "clean": clean})
             gallery.add(name, {**pictures, "clean": clean}, str(kind))
-            found[str(kind)][name] = {row: _measured(picture, clean, lpips) for row, picture in pictures.items()}
+            found[str(kind)][name] = {row: _measured(picture, clean, likeness) for row, picture in pictures.items()}
     return {kind: {"mean": _means(images), "images": images} for kind, images in found.items()}
 
 
@@ -96,24 +91,16 @@ def _pictures(model: Model, clean: Tensor, request: Request, degradation: Degrad
     given = degraded(clean, degradation, generator("degrade"))
     space = model.space(model.lr_of(given), size_of(given))
     heats = dict.fromkeys((0.0, request.temperature))
-    sampled = {
-        f"super-resolved at {heat:g}": space.decode(space.draw(heat, [generator("sample")]))[0] for heat in heats
-    }
+    sampled = {f"super-resolved at {heat:g}": space.sample(heat, generator("sample")) for heat in heats}
     restored = edit.restored(
         model, given, request.temperature, generator("restore"), collections=request.collections, space=space
     )
     return {"degraded": to_float(given), **sampled, "restored": restored}
 
 
-def _measured(picture: Tensor, clean: Tensor, lpips: perceptual.Perceptual | perceptual.NotComputed) -> Measured:
+def _measured(picture: Tensor, clean: Tensor, likeness: Likeness) -> Measured:
     """Metrics of a picture (3, H, W), not clamped; pixel errors in percent."""
-    image = to_uint8(picture).cpu()
-    return {
-        "psnr": fidelity.psnr(image, clean),
-        "ssim": fidelity.ssim(image, clean),
-        "lpips": None if isinstance(lpips, perceptual.NotComputed) else lpips.distance(image, clean),
-        "pixel_errors": pixel_errors(picture),
-    }
+    return {**likeness(to_uint8(picture).cpu(), clean), "pixel_errors": pixel_errors(picture)}
 
 
 def _means(found: Mapping[str, Mapping[str, Measured]]) -> dict[str, Measured]:

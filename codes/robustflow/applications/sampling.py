@@ -10,19 +10,17 @@ from tqdm import tqdm
 
 from robustflow.applications import sheet
 from robustflow.applications.back_projection import back_projected
+from robustflow.applications.likeness import METRICS, SMALLEST, Likeness
 from robustflow.applications.model import Model, size_of
 from robustflow.applications.page import Table, table_of
 from robustflow.data.images import to_uint8, write_png
 from robustflow.errors import UserError
 from robustflow.evaluation import sampler
-from robustflow.evaluation.metrics import diversity, fidelity, perceptual
+from robustflow.evaluation.metrics import diversity, perceptual
 from robustflow.evaluation.metrics.robustness import pixel_errors
 
 log = logging.getLogger(__name__)
 
-METRICS = ("psnr", "ssim", "lpips")
-# Shorter side of the smallest image that a metric can be computed of.
-_SMALLEST = {"psnr": 1, "ssim": fidelity.SSIM_WINDOW, "lpips": perceptual.SMALLEST}
 # Samples shown where none is the best.
 _SHOWN = 2
 
@@ -68,7 +66,8 @@ def run(model: Model, name: str, lr: Tensor, reference: Tensor | None, request: 
         request: What to draw. What back-projection makes of the samples is written and measured apart from them.
         output: Folder for the pictures; those that an earlier call drew beyond these are removed.
     """
-    measuring = _Measuring(model, lr, reference, _lpips(model, request, reference))
+    measuring = _Measuring(model, lr, reference, _likeness(model, request, reference))
+    small = model.batch(lr)[0].cpu()
     rows: list[dict[str, Any]] = []
     projected: list[dict[str, Any]] = []
     kept: dict[int, Tensor] = {}
@@ -83,7 +82,7 @@ def run(model: Model, name: str, lr: Tensor, reference: Tensor | None, request: 
         elif request.best_of is None and number < _SHOWN:
             kept[number] = sample
         if request.back_projection > 0:
-            again = back_projected(sample, model.batch(lr)[0].cpu(), model.scale, request.back_projection)
+            again = back_projected(sample, small, model.scale, request.back_projection)
             write_png(output / f"{stem}_back_projected.png", again)
             projected.append(measuring.row(number, again))
     sheet.remove_beyond(output, f"{name}_sample", request.n)
@@ -125,8 +124,8 @@ def table(result: dict[str, Any]) -> Table:
 class _Measuring:
     """Metrics of samples of an LR image (3, h, w), as read, to a reference (3, H, W), as read, or None."""
 
-    def __init__(self, model: Model, lr: Tensor, reference: Tensor | None, lpips: perceptual.Perceptual | None) -> None:
-        self._model, self._lr, self._lpips = model, lr, lpips
+    def __init__(self, model: Model, lr: Tensor, reference: Tensor | None, likeness: Likeness | None) -> None:
+        self._model, self._lr, self._likeness = model, lr, likeness
         self._reference = None if reference is None else to_uint8(reference)
 
     def row(self, number: int, sample: Tensor) -> dict[str, Any]:
@@ -134,10 +133,8 @@ class _Measuring:
         row: dict[str, Any] = {"sample": number, "pixel_errors": pixel_errors(sample), **dict.fromkeys(METRICS)}
         if self._model.makes_lr:
             row["lr_psnr"] = self._model.lr_psnr(sample, self._lr)
-        if self._reference is not None and sample.isfinite().all():
-            image, clean = _common(to_uint8(sample), self._reference)
-            row |= {"psnr": fidelity.psnr(image, clean), "ssim": fidelity.ssim(image, clean)}
-            row["lpips"] = None if self._lpips is None else self._lpips.distance(image, clean)
+        if self._reference is not None and self._likeness is not None and sample.isfinite().all():
+            row |= self._likeness(*_common(to_uint8(sample), self._reference))
         return row
 
 
@@ -147,20 +144,17 @@ def _common(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     return image[..., :height, :width].contiguous(), reference[..., :height, :width].contiguous()
 
 
-def _lpips(model: Model, request: Request, reference: Tensor | None) -> perceptual.Perceptual | None:
-    """LPIPS, if it can be computed. UserError if what shall choose the best cannot be."""
+def _likeness(model: Model, request: Request, reference: Tensor | None) -> Likeness | None:
+    """Metrics to a reference, if there is one. UserError if what shall choose the best cannot be computed."""
     if reference is None:
         return None
-    if request.best_of is not None and min(size_of(reference)) < _SMALLEST[request.best_of]:
-        smallest = _SMALLEST[request.best_of]
+    if request.best_of is not None and min(size_of(reference)) < SMALLEST[request.best_of]:
+        smallest = SMALLEST[request.best_of]
         raise UserError(f"--best-of {request.best_of}: expected {smallest} x {smallest} pixels or more; choose psnr")
-    found = perceptual.load(model.device)
-    if isinstance(found, perceptual.Perceptual):
-        return found
-    if request.best_of == "lpips":
-        raise UserError(f"--best-of lpips: cannot be computed; choose psnr or ssim, or {found.reason}")
-    log.info("lpips: not computed; %s", found.reason)
-    return None
+    found = Likeness(model.device)
+    if request.best_of == "lpips" and isinstance(found.lpips, perceptual.NotComputed):
+        raise UserError(f"--best-of lpips: cannot be computed; choose psnr or ssim, or {found.lpips.reason}")
+    return found
 
 
 def _samples(model: Model, name: str, lr: Tensor, request: Request) -> Iterator[Tensor]:

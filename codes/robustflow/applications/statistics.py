@@ -16,7 +16,7 @@ from robustflow.applications.page import Table
 from robustflow.data.images import write_png
 from robustflow.evaluation import plots
 from robustflow.evaluation.columns import cell
-from robustflow.evaluation.records import to_json
+from robustflow.evaluation.records import known_bits, to_json
 from robustflow.evaluation.sections import Plot
 from robustflow.files import write_atomically
 
@@ -51,10 +51,8 @@ def run(model: Model, name: str, image: Tensor, lr: Tensor, output: Path) -> Enc
     space = model.space(model.batch(lr), size_of(image))
     encoding = space.encoding(model.batch(image))
     latents = dict(zip(space.levels, (z.cpu() for z in encoding.latents), strict=True))
-    bits = -encoding.log_prob.item() / (math.log(2) * space.dimensions)
     result: dict[str, Any] = {
-        # NaN means that encoding failed: infinitely unlikely, and JSON can tell.
-        "bits_per_dim": math.inf if math.isnan(bits) else bits,
+        "bits_per_dim": known_bits(encoding.bits_per_dim(space.dimensions)),
         "levels": {level: described(z) for level, z in latents.items()},
     }
     if not math.isfinite(result["bits_per_dim"]):

@@ -3,7 +3,6 @@
 import csv
 import io
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -187,9 +186,7 @@ class Evaluator:
         found = self.task.likelihood(self.network, gt[None].to(self.device), lr[None].to(self.device), generator)
         if found is None:
             return None, None
-        bits = found.bits_per_dim.item()
-        # NaN means that encoding failed: infinitely unlikely, and JSON can tell.
-        return math.inf if math.isnan(bits) else bits, _histogram(found.latents)
+        return records.known_bits(found.bits_per_dim), _histogram(found.latents)
 
     def _write(self, dataset: str, name: str, image: Tensor, *, truncate: bool = False) -> None:
         if self.folder is not None and self.options.save_images:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -187,6 +188,11 @@ def to_json(values: Mapping[str, Any]) -> str:
     literals = {"NaN": "null", "Infinity": "1e999", "-Infinity": "-1e999"}
     text = json.dumps(values, indent=2)
     return re.sub(r'"(?:\\.|[^"\\])*"|NaN|-?Infinity', lambda match: literals.get(match[0], match[0]), text) + "\n"
+
+
+def known_bits(bits: Tensor) -> float:
+    """Bits per dimension, one value, for a record. NaN means that encoding failed: infinitely unlikely."""
+    return math.inf if bits.isnan() else bits.item()
 
 
 def heat_key(heat: float) -> str:

@@ -55,6 +55,10 @@ class Encoding:
     log_prob: Tensor
     log_det: Tensor
 
+    def bits_per_dim(self, dimensions: int) -> Tensor:
+        """−log₂ p(x | y) per dimension, (b,), of x with so many numbers."""
+        return -self.log_prob / (math.log(2) * dimensions)
+
 
 class ConditionalFlow(nn.Module):
     """z = f(x; g(y)), z ~ N(0, I): SRFlow's architecture (Lugmayr et al., ECCV 2020).

@@ -1,6 +1,5 @@
 """What is specific to a problem: how a batch becomes a flow's inputs, and how a sample becomes an image."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -194,7 +193,7 @@ class FlowTask(Task):
 def likelihood_of(network: nn.Module, inputs: FlowInputs) -> Likelihood:
     """Likelihood of a flow's inputs."""
     encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise, inputs.mean)
-    return Likelihood(-encoding.log_prob / (math.log(2) * inputs.x[0].numel()), encoding.latents)
+    return Likelihood(encoding.bits_per_dim(inputs.x[0].numel()), encoding.latents)
 
 
 def _decoding(

@@ -1,0 +1,36 @@
+"""How like a picture is to a clean one: the metrics of tables."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from robustflow.evaluation.metrics import fidelity, perceptual
+
+log = logging.getLogger(__name__)
+
+METRICS = ("psnr", "ssim", "lpips")
+# Shorter side of the smallest image that a metric can be computed of.
+SMALLEST = {"psnr": 1, "ssim": fidelity.SSIM_WINDOW, "lpips": perceptual.SMALLEST}
+
+
+class Likeness:
+    """Measures pictures; LPIPS where its weights are, which is said once where they are not.
+
+    Attributes:
+        lpips: LPIPS, or why it cannot be computed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.lpips = perceptual.load(device)
+        if isinstance(self.lpips, perceptual.NotComputed):
+            log.info("lpips: not computed; %s", self.lpips.reason)
+
+    def __call__(self, image: Tensor, clean: Tensor) -> dict[str, float | None]:
+        """`METRICS` of two uint8 images (3, H, W) on the CPU; None for one that cannot be computed."""
+        lpips = self.lpips
+        return {
+            "psnr": fidelity.psnr(image, clean),
+            "ssim": fidelity.ssim(image, clean),
+            "lpips": None if isinstance(lpips, perceptual.NotComputed) else lpips.distance(image, clean),
+        }
