@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from robustflow import encoders
 from robustflow.encoders import RRDB, RRDBNet
-from robustflow.encoders.rrdb import default_taps
+from robustflow.encoders.blocks import default_taps
 from robustflow.options.schema import NetworkOptions
 
 CHANNELS, GROWTH = 4, 3

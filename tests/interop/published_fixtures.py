@@ -29,3 +29,13 @@ def bits_per_position(encoding, gt):
 def difference(actual, expected):
     """Largest difference, relative to the largest value."""
     return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+
+
+def assert_gradient_norms(ours, case):
+    """Gradient norms by published names are those of the published network; what is dead there is not live here."""
+    for theirs, norm in case["grad"]["norms"].items():
+        if norm is None:
+            assert theirs not in ours, f"{theirs} is live here, dead there"
+        else:
+            assert ours[theirs] == pytest.approx(norm, rel=1e-4, abs=1e-8), theirs
+    assert len(ours) > 100

@@ -1,14 +1,14 @@
 """Residual-in-residual dense blocks (Wang et al., ESRGAN, ECCVW 2018): the trunk of the encoders."""
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustflow.bijections.networks import for_convolution
+from robustflow.bijections.networks import conv, for_convolution
 from robustflow.checkpointing import checkpointed
+from robustflow.encoders.base import Encoder
 
 
 def default_taps(n_blocks: int, n_taps: int = 4) -> tuple[int, ...]:
@@ -79,24 +79,46 @@ class ResidualBlock(nn.Sequential):
         return torch.add(x, residual, alpha=0.2)
 
 
-def through_blocks(
-    blocks: nn.ModuleList, x: Tensor, taps: Collection[int], dtype: torch.dtype | None, checkpointing: bool
-) -> tuple[Tensor, Tensor]:
-    """Run blocks one after the other.
+class BlockEncoder(Encoder):
+    """An encoder whose trunk is residual blocks and a 3×3 convolution.
 
-    Args:
-        blocks: ResidualBlocks.
-        x: (b, channels, h, w). The sums keep its precision: rounding in 16 bits would add up over the blocks.
-        taps: 0-based indices of the blocks whose outputs are wanted.
-        dtype: Precision of convolutions and taps; None: that of x.
-        checkpointing: Whether to recompute each block's activations in the backward pass.
-
-    Returns:
-        The last output, and those of ``taps`` concatenated, (b, channels·len(taps), h, w).
+    Attributes:
+        taps: 0-based indices of the blocks whose outputs are shared features.
     """
-    outputs: list[Tensor] = []
-    for index, block in enumerate(blocks):
-        x = checkpointed(block, checkpointing)(x, dtype)
-        if index in taps:
-            outputs.append(x if dtype is None else x.to(dtype))
-    return x, torch.cat(outputs, dim=1)
+
+    def add_trunk(self, channels: int, n_blocks: int, growth: int, taps: tuple[int, ...] | None) -> None:
+        """Make the trunk, after the layers before it: weights are drawn in this order.
+
+        Args:
+            channels: Width nf.
+            n_blocks: Residual blocks nb.
+            growth: Growth channels gc of a dense block.
+            taps: See the class; None for ``default_taps``.
+        """
+        self.taps = default_taps(n_blocks) if taps is None else taps
+        self.native_channels, self.tap_channels = channels, channels * len(self.taps)
+        self.blocks = nn.ModuleList(ResidualBlock(channels, growth) for _ in range(n_blocks))
+        self.trunk_conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    @property
+    def trunk_depth(self) -> int:
+        """3×3 convolutions of the trunk, in a row."""
+        return 1 + sum(len(dense.convs) for block in self.blocks for dense in block)  # type: ignore
+
+    def through_trunk(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the blocks one after the other, and the convolution.
+
+        Args:
+            x: (b, channels, h, w). The sums keep its precision: rounding in 16 bits would add up over the blocks.
+
+        Returns:
+            The last block's output; the convolution of it; the outputs of ``taps`` concatenated, (b, tap_channels, h,
+            w). The last two in the precision of convolutions.
+        """
+        outputs: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            x = checkpointed(block, self.checkpointing)(x, self.compute_dtype)
+            if index in self.taps:
+                outputs.append(x if self.compute_dtype is None else x.to(self.compute_dtype))
+        convolved = conv(for_convolution(x, self.compute_dtype), self.trunk_conv.weight, self.trunk_conv.bias)
+        return x, convolved, torch.cat(outputs, dim=1)

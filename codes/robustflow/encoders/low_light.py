@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustflow.bijections.networks import conv, for_convolution
-from robustflow.encoders.base import Encoder, FeaturePyramid
-from robustflow.encoders.blocks import ResidualBlock, default_taps, through_blocks
+from robustflow.encoders.base import FeaturePyramid
+from robustflow.encoders.blocks import BlockEncoder
 from robustflow.errors import UserError
 from robustflow.registry import ENCODERS, Options
 
@@ -42,7 +42,7 @@ def edges(x: Tensor) -> Tensor:
 
 
 @ENCODERS.register("low_light", LowLightOptions)
-class LowLightEncoder(Encoder):
+class LowLightEncoder(BlockEncoder):
     """Trunk at half the size of the image, coarser maps for the levels of a flow, and a colour map: the prior mean.
 
     Input: 6 channels at the size of x: the logarithm of the image, and the image equalised, in [0, 1]. Its colour map
@@ -77,13 +77,9 @@ class LowLightEncoder(Encoder):
         super().__init__()
         if scale != 1:
             raise UserError(f"network_G.encoder: low_light needs scale: 1, got {scale}; use RRDB for super-resolution")
-        self.taps = default_taps(n_blocks) if taps is None else taps
-        self.native_channels = channels
-        self.tap_channels = channels * len(self.taps)
         self.conv_first = nn.Conv2d(12, channels, 3, padding=1)
         self.conv_second = nn.Conv2d(channels, channels, 3, padding=1)
-        self.blocks = nn.ModuleList(ResidualBlock(channels, growth) for _ in range(n_blocks))
-        self.trunk_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.add_trunk(channels, n_blocks, growth, taps)
         self.down_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(n_levels - 1))
         self.color_head = nn.Conv2d(channels, 3, 1)
 
@@ -93,10 +89,9 @@ class LowLightEncoder(Encoder):
 
         A 3×3 convolution at 1/2^l of the size reaches 2^l pixels. What is read are whole blocks of the coarsest map.
         """
-        in_blocks = sum(len(dense.convs) for block in self.blocks for dense in block)  # type: ignore
         coarser = sum(2 ** (2 + k) for k in range(len(self.down_convs)))
         own_block = 2 ** (1 + len(self.down_convs)) - 1
-        return 3 + 2 * (in_blocks + 1) + coarser + own_block
+        return 3 + 2 * self.trunk_depth + coarser + own_block
 
     def forward(self, condition: Tensor) -> FeaturePyramid:
         """Map (b, 6, h, w), see the class, to features; h and w must be even enough for the coarsest level."""
@@ -105,9 +100,8 @@ class LowLightEncoder(Encoder):
         seen = for_convolution(torch.cat([condition, colors, edges(colors)], dim=1))
         x = for_convolution(F.leaky_relu(self.conv_first(seen), 0.2), dtype)
         head = F.max_pool2d(conv(x, self.conv_second.weight, self.conv_second.bias), 2).to(seen.dtype)
-        x, taps = through_blocks(self.blocks, for_convolution(head), self.taps, dtype, self.checkpointing)
-        trunk = conv(for_convolution(x, dtype), self.trunk_conv.weight, self.trunk_conv.bias)
-        down = for_convolution(head + trunk)
+        _, convolved, taps = self.through_trunk(for_convolution(head))
+        down = for_convolution(head + convolved)
         mean = F.interpolate(torch.sigmoid(self.color_head(down)), scale_factor=2, mode="nearest")
         native = self._pyramid(for_convolution(down, dtype))
         return FeaturePyramid(native, taps, tuple(0.5**k for k in range(len(native))), mean)

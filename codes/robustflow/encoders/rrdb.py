@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustflow.bijections.networks import conv, for_convolution
-from robustflow.encoders.base import Encoder, FeaturePyramid
-from robustflow.encoders.blocks import ResidualBlock, default_taps, through_blocks
+from robustflow.encoders.base import FeaturePyramid
+from robustflow.encoders.blocks import BlockEncoder
 from robustflow.encoders.nearest import conv_of_nearest
 from robustflow.registry import ENCODERS, Options
 
@@ -20,7 +20,7 @@ class RRDBOptions(Options):
 
 
 @ENCODERS.register("RRDB", RRDBOptions)
-class RRDB(Encoder):
+class RRDB(BlockEncoder):
     """RRDB trunk at the size of the LR image, with maps at other sizes for the levels of a flow.
 
     ``last`` = output of the last block + trunk_conv of it. Levels finer than the LR image read 3×3 convolutions of
@@ -45,14 +45,10 @@ class RRDB(Encoder):
         taps: tuple[int, ...] | None,
     ) -> None:
         super().__init__()
-        self.taps = default_taps(n_blocks) if taps is None else taps
         # Level l works at scale / 2^l times the LR size.
         self.octaves = tuple(int(math.log2(scale)) - level for level in range(1, n_levels + 1))
-        self.native_channels = channels
-        self.tap_channels = channels * len(self.taps)
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
-        self.blocks = nn.ModuleList(ResidualBlock(channels, growth) for _ in range(n_blocks))
-        self.trunk_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.add_trunk(channels, n_blocks, growth, taps)
         n_up = max((0, *self.octaves))
         self.up_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(n_up))
 
@@ -62,18 +58,12 @@ class RRDB(Encoder):
 
         Those after upsampling reach less than one LR pixel, all together.
         """
-        in_blocks = sum(len(dense.convs) for block in self.blocks for dense in block)  # type: ignore
-        return in_blocks + 2 + (1 if len(self.up_convs) > 0 else 0)
+        return 1 + self.trunk_depth + (1 if len(self.up_convs) > 0 else 0)
 
     def trunk(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """Map the LR image (b, 3, h, w), in [0, 1], to ``last`` and the taps, both at its size."""
-        dtype = self.compute_dtype
-        x, taps = through_blocks(
-            self.blocks, self.conv_first(for_convolution(lr)), self.taps, dtype, self.checkpointing
-        )
-        trunk = for_convolution(x, dtype)
-        last = x + conv(trunk, self.trunk_conv.weight, self.trunk_conv.bias)
-        return for_convolution(last, dtype), taps
+        x, convolved, taps = self.through_trunk(self.conv_first(for_convolution(lr)))
+        return for_convolution(x + convolved, self.compute_dtype), taps
 
     def upsampled(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
         """LeakyReLU of a 3×3 convolution of the 2× nearest upsampling of x."""
