@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from robustflow.evaluation.records import heat_key
-from robustflow.evaluation.results import Results, names_of, read_rows, sample_file
+from robustflow.evaluation.results import Results, extent_key, names_of, read_rows, sample_file
 from robustflow.files import write_atomically
 
 TILE, GAP, HEADER, LABEL = 192, 6, 26, 22
@@ -79,7 +79,7 @@ def _worst_samples(folder: Path) -> dict[tuple[str, str], tuple[float, Path]]:
     worst: dict[tuple[str, str], tuple[float, Path]] = {}
     for row in read_rows(folder):
         dataset, image = row["dataset"], row["image"]
-        residual = row["max_abs" if "psnr_gtmean" in row else "max_residual"]
+        residual = row[extent_key(row)]
         if (dataset, image) not in worst or residual > worst[dataset, image][0]:
             file = sample_file(folder, dataset, image, heat_key(row["heat"]), row["sample"])
             worst[dataset, image] = (residual, file)

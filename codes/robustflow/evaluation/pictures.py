@@ -11,9 +11,9 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from robustflow.errors import UserError
-from robustflow.evaluation.columns import cell
+from robustflow.evaluation.columns import cell, column
 from robustflow.evaluation.records import heat_key
-from robustflow.evaluation.results import ImageResult, Row, sample_file
+from robustflow.evaluation.results import ImageResult, Row, extent_key, sample_file
 
 MAX_IMAGES = 40  # per data set
 BUDGET = 25_000_000  # characters of data: URIs in one page
@@ -223,8 +223,7 @@ def worst_row(result: ImageResult) -> Row:
 
     Where samples are meant to be far from the input, the one with the largest value.
     """
-    extent = "max_abs" if result.same_size else "max_residual"
-    return max(result.rows, key=lambda row: (row[extent], row["heat"]))
+    return max(result.rows, key=lambda row: (row[extent_key(row)], row["heat"]))
 
 
 def _sample(folder: Path, result: ImageResult, row: Row, label: str) -> Part:
@@ -240,13 +239,13 @@ def facts_of(row: Row, name: str | None = None) -> str:
     if row["pixel_errors"] > 0:
         facts.append(f"{row['pixel_errors']} of {row['n_pixels']} pixels in error")
     sample = f"sample {row['sample']}, τ = {heat_key(row['heat'])}" if name is None else name
-    return ", ".join([sample, _extent([row], "psnr_gtmean" in row), *facts])
+    return ", ".join([sample, _extent([row]), *facts])
 
 
-def _extent(rows: Sequence[Row], same_size: bool) -> str:
+def _extent(rows: Sequence[Row]) -> str:
     """How far samples go at most."""
-    key, label = ("max_abs", "max |value|") if same_size else ("max_residual", "max residual")
-    return f"{label} {cell(max(row[key] for row in rows))}"
+    key = extent_key(rows[0])
+    return f"{column(key).label} {cell(max(row[key] for row in rows))}"
 
 
 def entry(
@@ -302,7 +301,7 @@ def _in_turn(chosen: Mapping[str, Sequence[Chosen]]) -> Iterator[tuple[str, Chos
 
 
 def _facts_of_image(result: ImageResult) -> str:
-    facts = [_extent(result.rows, result.same_size)]
+    facts = [_extent(result.rows)]
     for key, label in (("lr_psnr", "LR-PSNR min"), ("psnr", "PSNR min")):
         if values := result.values(key):
             facts.append(f"{label} {cell(min(values))} dB")

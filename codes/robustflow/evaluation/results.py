@@ -19,6 +19,11 @@ _TEXTS = frozenset({"dataset", "image"})
 _COLUMNS = ("dataset", "image", "heat", "sample", *(field.name for field in fields(Failures)))
 
 
+def extent_key(row: Row) -> str:
+    """How far a sample goes: from its input, or, where it is meant to be far from an input of its size, at all."""
+    return "max_abs" if "psnr_gtmean" in row else "max_residual"
+
+
 @dataclass(frozen=True)
 class ImageResult:
     """All that was measured on one image.
@@ -53,7 +58,7 @@ class ImageResult:
     @property
     def same_size(self) -> bool:
         """Whether input and output are of one size, so that samples are meant to be far from the input."""
-        return "psnr_gtmean" in self.rows[0]
+        return extent_key(self.rows[0]) == "max_abs"
 
     @property
     def failed(self) -> bool:
