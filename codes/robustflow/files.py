@@ -35,6 +35,12 @@ def require_inside(folder: str | Path, *parts: str) -> None:
         )
 
 
+def existing_part(path: str | Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    place = Path(path).resolve()
+    return next(folder for folder in (place, *place.parents) if folder.exists())
+
+
 def write_atomically(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write data to path, creating parent folders: afterwards the file is either the old one or the whole new one.
 

@@ -68,6 +68,11 @@ def results(options, place):
     return place / "results" / "low"
 
 
+def test_check(options, capsys):
+    assert training.run(options, check=True) == 0
+    assert "resume and validation are right" in capsys.readouterr().out
+
+
 def test_figures_of_both_schemes(results):
     metrics = json.loads((results / "metrics.json").read_text())
     dataset, protocol = metrics["datasets"]["test"], metrics["protocol"]

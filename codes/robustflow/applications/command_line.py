@@ -24,6 +24,7 @@ from robustflow.applications.model import opened, require_mask, require_there
 from robustflow.data.bundled import SPLITS
 from robustflow.errors import UserError
 from robustflow.evaluation import report_html
+from robustflow.files import existing_part
 from robustflow.options import command_line
 
 log = logging.getLogger(__name__)
@@ -232,7 +233,7 @@ def _require_there(chosen: argparse.Namespace) -> None:
 
 def _require_apart(output: Path, chosen: argparse.Namespace) -> None:
     """Raise UserError unless results can be written to a folder without meeting images that are read."""
-    there = next(folder for folder in (output, *output.resolve().parents) if folder.exists())
+    there = existing_part(output)
     if not there.is_dir():
         raise UserError(f"--output {output}: expected a folder, got a file, {there}; choose another")
     if not os.access(there, os.W_OK):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import data, distributed, tasks
+from robustflow import data, distributed
 from robustflow.data import checks
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
@@ -20,7 +20,7 @@ from robustflow.evaluation.records import Record
 from robustflow.files import require_inside
 from robustflow.options import load as options_load
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
-from robustflow.tasks import trained, weights
+from robustflow.tasks import data_sets, trained, weights
 
 log = logging.getLogger(__name__)
 
@@ -146,19 +146,9 @@ def _warn_of_strange_inputs(found: list[Record], score: ood.OODScore | None, cou
 
 
 def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.EvaluationSet]:
-    whole = tasks.build(options).whole_image_condition
     if input_path is not None:
-        return {"input": data.evaluation_of_folder(input_path, options.scale, whole)}
-    chosen = {key: dataset for key, dataset in options.datasets.items() if key.startswith("test")}
-    if not chosen:
-        raise UserError("datasets: expected at least one whose name begins with test, or --input, found neither")
-    sets: dict[str, data.EvaluationSet] = {}
-    for key, dataset in chosen.items():
-        name = dataset.name or key
-        if name in sets:
-            raise UserError(f"datasets.{key}.name: '{name}' names two data sets")
-        sets[name] = data.build_evaluation(dataset, options.scale, whole)
-    return sets
+        return {"input": data_sets.evaluation_of_folder(options, input_path)}
+    return {name: data_sets.evaluation_set(options, dataset) for name, dataset in data_sets.tested(options).items()}
 
 
 def _protocol(

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from robustflow import data, tasks
+from robustflow import data
 from robustflow.data.bicubic import mirror_pad
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
 from robustflow.evaluation.gaussian import GaussianFit, squared_mahalanobis
 from robustflow.files import write_atomically
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import Task, weights
+from robustflow.tasks import Task, data_sets, weights
 
 log = logging.getLogger(__name__)
 
@@ -233,9 +233,7 @@ def training_patches(options: RunOptions, patch: int | None, seed: int) -> data.
     """
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected the training set, whose patches the OOD score is fitted on; got none")
-    crops = data.build_training(
-        options.datasets["train"], options.scale, seed, tasks.build(options).whole_image_condition
-    )
+    crops = data_sets.training_crops(options, seed)
     source = crops.source
     if patch is None:
         sizes = [source.size(index) for index in range(len(source))]

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustflow import data, tasks
+from robustflow import data
 from robustflow.data.bicubic import upsample
 from robustflow.data.degrade import Enhancement
 from robustflow.errors import UserError
@@ -25,7 +25,7 @@ from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.files import write_atomically
 from robustflow.options.schema import RunOptions, ValOptions
-from robustflow.tasks import Task, trained
+from robustflow.tasks import Task, data_sets, trained
 
 log = logging.getLogger(__name__)
 
@@ -230,26 +230,18 @@ def _sets(options: RunOptions, folder: Path | None, enhance: Enhancement | None)
         return {name: data.EvaluationSet(source, options.scale, enhancement=enhance)}
     if enhance is not None:
         raise UserError("--enhance: expected --input beside it; for test sets, set datasets.<name>.enhance")
-    chosen = {key: dataset for key, dataset in options.datasets.items() if key.startswith("test")}
-    if not chosen:
-        raise UserError("datasets: expected at least one whose name begins with test, or --input, found neither")
-    sets: dict[str, data.EvaluationSet] = {}
-    for key, dataset in chosen.items():
-        if (dataset.name or key) in sets:
-            raise UserError(f"datasets.{key}.name: '{dataset.name or key}' names two data sets")
-        whole = dataset.model_copy(update={"GT_size": None, "n_crops": None})
-        sets[dataset.name or key] = data.build_evaluation(
-            whole, options.scale, tasks.build(options).whole_image_condition
-        )
-    return sets
+    whole = {"GT_size": None, "n_crops": None}
+    return {
+        name: data_sets.evaluation_set(options, dataset.model_copy(update=whole))
+        for name, dataset in data_sets.tested(options).items()
+    }
 
 
 def _inputs(options: RunOptions, folder: Path, enhance: Enhancement | None) -> dict[str, data.EvaluationSet]:
     """Images of a folder as inputs: none are made from others where input and output are of one size."""
     if enhance is not None:
         raise UserError("--enhance: expected none with scale 1: it filters images that inputs are made from")
-    whole = tasks.build(options).whole_image_condition
-    return {"/".join(folder.resolve().parts[-2:]): data.evaluation_of_folder(folder, options.scale, whole)}
+    return {"/".join(folder.resolve().parts[-2:]): data_sets.evaluation_of_folder(options, folder)}
 
 
 def _protocol(options: RunOptions, score: ood.OODScore, side: int, enhance: Enhancement | None) -> dict[str, Any]:

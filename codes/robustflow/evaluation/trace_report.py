@@ -8,7 +8,6 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
-from robustflow import data, tasks
 from robustflow.data import EvaluationSet
 from robustflow.errors import UserError
 from robustflow.evaluation import audit, plots, trace, trace_plot
@@ -16,7 +15,7 @@ from robustflow.evaluation.records import to_json
 from robustflow.files import write_atomically
 from robustflow.flows.probe import Layer, layers
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import Task, trained
+from robustflow.tasks import Task, data_sets, trained
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +54,7 @@ def _with_reference(options: RunOptions, sets: Mapping[str, EvaluationSet]) -> t
     name = options.datasets["val"].name or "validation"
     if name in sets:
         raise UserError(f"datasets.val.name: '{name}' names two data sets")
-    whole = tasks.build(options).whole_image_condition
-    return name, {name: data.build_evaluation(options.datasets["val"], options.scale, whole), **sets}
+    return name, {name: data_sets.evaluation_set(options, options.datasets["val"]), **sets}
 
 
 def _traced(

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import torch
 
-from robustflow import data, memory
+from robustflow import memory
 from robustflow.errors import RunFailed, UserError
 from robustflow.evaluation.evaluate import Evaluator
+from robustflow.files import existing_part
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import trained
+from robustflow.tasks import data_sets, trained
 from robustflow.training import checkpoint
 from robustflow.training.trainer import train
 
@@ -89,9 +90,9 @@ def _counted(options: RunOptions) -> dict[str, int]:
     counts: dict[str, int] = {}
     for key, dataset in options.datasets.items():
         if key == "train":
-            counts[key] = len(data.build_training(dataset, options.scale, options.train.manual_seed))
+            counts[key] = len(data_sets.training_crops(options, options.train.manual_seed))
         else:
-            counts[key] = len(data.build_evaluation(dataset, options.scale))
+            counts[key] = len(data_sets.evaluation_set(options, dataset))
     return counts
 
 
@@ -145,7 +146,7 @@ def _validation_time(options: RunOptions, trial: RunOptions) -> float:
     if "val" not in options.datasets:
         return 0.0
     _, _, task, network = trained.opened(trial)
-    items = data.build_evaluation(options.datasets["val"], options.scale)
+    items = data_sets.evaluation_set(options, options.datasets["val"])
     first = items[: min(_IMAGES, len(items))]
     begun = time.perf_counter()
     Evaluator(task, network, options.scale, options.val, None).evaluate("val", first)  # type: ignore[arg-type]
@@ -158,8 +159,6 @@ def _estimate(options: RunOptions, step: float, validation: float, checkpoint: i
     kept = saves if logger.keep_last is None else min(saves, logger.keep_last + 1)
     if logger.keep_last is not None and logger.keep_every is not None:
         kept = min(saves, kept + o.niter // logger.keep_every)
-    place = Path(options.path.experiments).resolve()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
     return Estimate(
         step=step,
         validation=validation,
@@ -167,7 +166,7 @@ def _estimate(options: RunOptions, step: float, validation: float, checkpoint: i
         memory=memory.peak(),
         checkpoint=checkpoint,
         n_checkpoints=kept,
-        free=shutil.disk_usage(existing).free,
+        free=shutil.disk_usage(existing_part(options.path.experiments)).free,
     )
 
 

@@ -23,7 +23,7 @@ from robustflow.evaluation.sampler import strip
 from robustflow.exit_status import own_words
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import Task, weights
+from robustflow.tasks import Task, data_sets, weights
 from robustflow.training import checkpoint, ema, optimizer, parallel
 from robustflow.training.checkpoint import CheckpointError, Progress
 from robustflow.training.dump import Step
@@ -219,15 +219,13 @@ def _prepare(options: RunOptions, processes: Processes) -> tuple[_Run, Path | No
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
     processes.share_of(options.datasets["train"].batch_size)
-    seed, scale = options.train.manual_seed, options.scale
-    whole = tasks.build(options).whole_image_condition
-    crops = data.build_training(options.datasets["train"], scale, seed, whole)
-    validation = data.build_evaluation(options.datasets["val"], scale, whole) if "val" in options.datasets else None
+    crops = data_sets.training_crops(options, options.train.manual_seed)
+    validation = data_sets.evaluation_set(options, options.datasets["val"]) if "val" in options.datasets else None
     experiment = Path(options.path.experiments) / options.name
     state = processes.on_main(checkpoint.find, experiment, options.path.resume_state)
     options = processes.on_main(_fitting, options, state)
     # The same model for one seed, whatever the coupling.
-    torch.manual_seed(seed)
+    torch.manual_seed(options.train.manual_seed)
     task = tasks.build(options)
     network = task.build_network(options.network_G, options.precision, options.train.checkpointing).to(device)
     processes.on_main(_make_ready, experiment, network, options, state)
