@@ -1,27 +1,12 @@
 import sys
-from pathlib import Path
 
 import pytest
 
 from robustflow.errors import UserError
 from robustflow.options.__main__ import main, reference
-from robustflow.options.command_line import load_or_exit, parse
 from robustflow.options.load import OptionsError, dump, load, save
 from robustflow.options.schema import keys
 from robustflow.registry import ELEMENTWISE
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Write a YAML file beside the others of the test and return its name; `name` and `model` are filled in."""
-    monkeypatch.chdir(tmp_path)
-
-    def write_file(text, file="run.yml", complete=True):
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        Path(file).write_text(("name: run\nmodel: SRFlow\n" if complete else "") + text, encoding="utf-8")
-        return file
-
-    return write_file
 
 
 def report(path, overrides=None):
@@ -369,36 +354,6 @@ def test_module_prints_resolved_options(write, monkeypatch, capsys):
     main()
     options = load_text(write, capsys.readouterr().out)
     assert (options.train.niter, options.val.n_sample) == (3, 4)
-
-
-# Command line
-
-
-def test_flags_become_options_as_they_are(write):
-    path = write("path: null")
-    options = load_or_exit(parse(["-opt", path, "--resume", "a|b: [.state"], testing=False))
-    assert options.path.resume_state == "a|b: [.state"
-    namespace = parse(["--opt", path, "--weights", "1e5", "--input", "photos", "--output", "out"], testing=True)
-    assert load_or_exit(namespace).path.model_path == "1e5"
-    assert (namespace.input, namespace.output) == ("photos", "out")
-
-
-def test_mistakes_end_the_program_with_the_report(write, capsys):
-    with pytest.raises(SystemExit) as caught:
-        load_or_exit(parse(["-opt", write("nitr: 3"), "--override", "scale=5"], testing=False))
-    assert caught.value.code == 2
-    printed = capsys.readouterr().err
-    assert "run.yml:3: nitr" in printed
-    assert "--override: scale" in printed
-    assert "Traceback" not in printed
-
-
-def test_each_program_has_its_own_flags(capsys):
-    for testing, foreign in ((False, "--weights"), (True, "--resume")):
-        with pytest.raises(SystemExit):
-            parse(["-opt", "a.yml", foreign, "x"], testing=testing)
-        with pytest.raises(SystemExit):
-            parse([], testing=testing)
 
 
 def test_another_mode_replaces_the_data_set(write):
