@@ -128,7 +128,7 @@ def delayed(make_options, pretrained, name, **path):
 
 def interrupt_second_process(monkeypatch, in_iteration):
     """Send SIGTERM to the second of several processes, once, in the middle of an iteration."""
-    loss, calls = FlowTask.loss, []
+    loss, calls = FlowTask.data_loss, []
 
     def interrupting(*arguments):
         calls.append(torch.is_grad_enabled())
@@ -136,7 +136,7 @@ def interrupt_second_process(monkeypatch, in_iteration):
             signal.raise_signal(signal.SIGTERM)
         return loss(*arguments)
 
-    monkeypatch.setattr(FlowTask, "loss", interrupting)
+    monkeypatch.setattr(FlowTask, "data_loss", interrupting)
 
 
 def test_an_interrupted_run_goes_on_with_any_number_of_processes(make_options, pretrained, monkeypatch):

@@ -234,7 +234,7 @@ def test_network_is_built_as_the_options_say(make_options, monkeypatch):
 )
 @pytest.mark.parametrize("max_grad_norm", [None, 10.0])
 def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeypatch, spoil, max_grad_norm):
-    loss_of = FlowTask.loss
+    loss_of = FlowTask.data_loss
     networks = []
 
     def spoiled(self, network, *arguments):
@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeyp
         loss = loss_of(self, network, *arguments)
         return spoil(loss) if len(networks) == 2 else loss
 
-    monkeypatch.setattr(FlowTask, "loss", spoiled)
+    monkeypatch.setattr(FlowTask, "data_loss", spoiled)
     options = make_options(train={"max_grad_norm": max_grad_norm}, logger={"save_checkpoint_freq": 1})
     with pytest.raises(TrainingStopped) as caught:
         train(options)
@@ -254,7 +254,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeyp
 
 
 def test_failure_is_answered_with_status_1(make_options, monkeypatch, caplog):
-    monkeypatch.setattr(FlowTask, "loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan"))
+    monkeypatch.setattr(FlowTask, "data_loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan"))
     assert engine.run(make_options()) == 1
     assert "error: iteration 1: loss nan" in caplog.text
     assert "Newest checkpoint: none yet" in caplog.text

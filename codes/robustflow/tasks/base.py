@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,8 +16,11 @@ from robustflow.tasks import tiling
 Draw = Callable[[float, Sequence[torch.Generator]], Tensor]
 
 
-@dataclass(frozen=True)
-class FlowInputs:
+# What a training loss is a function of, besides the network: a NamedTuple of tensors (b, ...) and None.
+LossInputs = tuple[Tensor | None, ...]
+
+
+class FlowInputs(NamedTuple):
     """What a flow encodes.
 
     Attributes:
@@ -88,9 +90,23 @@ class Task(ABC):
         """What the encoder reads, made pixel by pixel of ``lr`` (b, condition_channels, h, w), in [0, 1]."""
         return lr
 
-    @abstractmethod
     def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
         """Training loss, scalar, of images gt (b, 3, H, W) and lr (b, c, h, w), in [0, 1]; c: condition_channels."""
+        inputs = self.loss_inputs(gt, lr, generator)
+        data, weights = self.data_loss(network, inputs), self.weight_loss(network)
+        return data if weights is None else data + weights
+
+    @abstractmethod
+    def loss_inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> LossInputs:
+        """All that the loss of a batch takes besides the network; whatever is random in it is drawn here."""
+
+    @abstractmethod
+    def data_loss(self, network: nn.Module, inputs: LossInputs) -> Tensor:
+        """The loss less ``weight_loss``, a mean over the batch, scalar; nothing in it is read back from the device."""
+
+    def weight_loss(self, network: nn.Module) -> Tensor | None:
+        """What the loss owes to the weights alone, scalar; None: nothing."""
+        return None
 
     def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
         """Draw from the generator what ``loss`` draws for n images of the size of those of gt and lr.
@@ -147,9 +163,13 @@ class FlowTask(Task):
         """Return the flow's encoder."""
         return _as_flow(network).encoder
 
-    def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
+    def loss_inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
+        """The flow's training inputs."""
+        return self.inputs(gt, lr, generator)
+
+    def data_loss(self, network: nn.Module, inputs: LossInputs) -> Tensor:
         """Mean negative log-likelihood, bits per dimension."""
-        return self.likelihood(network, gt, lr, generator).bits_per_dim.mean()
+        return likelihood_of(network, FlowInputs(*inputs)).bits_per_dim.mean()  # type: ignore[arg-type]
 
     def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
         """Make the inputs of n images and forget them; a subclass that can draws their noise alone."""

@@ -1,7 +1,7 @@
 """L1 pretraining of the encoder alone, as plain super-resolution."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from robustflow.errors import UserError
 from robustflow.options.schema import NetworkOptions
 from robustflow.registry import TASKS
 from robustflow.tasks import tiling
-from robustflow.tasks.base import Draw, Task
+from robustflow.tasks.base import Draw, LossInputs, Task
 from robustflow.tasks.super_resolution import SuperResolutionOptions
 
 
@@ -32,6 +32,13 @@ class EncoderPretrainingOptions(SuperResolutionOptions):
 
 # The head's convolutions, one after each upsampling and two more, reach scale + 1 HR pixels.
 _HEAD_RADIUS = 2
+
+
+class ImagePair(NamedTuple):
+    """HR and LR images, (b, 3, H, W) and (b, 3, h, w)."""
+
+    gt: Tensor
+    lr: Tensor
 
 
 @TASKS.register("RRDB", EncoderPretrainingOptions)
@@ -54,8 +61,13 @@ class EncoderPretraining(Task):
         """Return the encoder without its head."""
         return network.encoder  # type: ignore[return-value]
 
-    def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
+    def loss_inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> ImagePair:
+        """Both images; nothing random."""
+        return ImagePair(gt, lr)
+
+    def data_loss(self, network: nn.Module, inputs: LossInputs) -> Tensor:
         """Mean absolute error, images in [0, 1]."""
+        gt, lr = cast(ImagePair, inputs)
         return F.l1_loss(network(lr), gt)
 
     def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> None:

@@ -1,18 +1,17 @@
 """Low-light enhancement: LLFlow."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustflow.data.equalize import equalized
 from robustflow.data.seeds import derive_seed
 from robustflow.encoders.low_light import chromaticity
 from robustflow.registry import TASKS, Options
-from robustflow.tasks.base import FlowInputs, FlowTask, likelihood_of
+from robustflow.tasks.base import FlowInputs, FlowTask
 
 
 class LLFlowOptions(Options):
@@ -85,15 +84,13 @@ class LLFlow(FlowTask):
         """The decoded x is the image."""
         return x
 
-    def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean negative log-likelihood, bits per dimension, under one of the two prior means.
+    def loss_inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
+        """The flow's training inputs, with one of the two prior means.
 
         Which one is a function of the generator's seed, not of its state, so that all pieces of a batch get the same.
         """
         inputs = self.inputs(gt, lr, generator)
-        if self._takes_mean_of_gt(generator):
-            inputs = replace(inputs, mean=chromaticity(gt))
-        return likelihood_of(network, inputs).bits_per_dim.mean()
+        return inputs._replace(mean=chromaticity(gt)) if self._takes_mean_of_gt(generator) else inputs
 
     def _takes_mean_of_gt(self, generator: torch.Generator) -> bool:
         own = torch.Generator().manual_seed(derive_seed(generator.initial_seed(), "prior mean"))

@@ -24,6 +24,7 @@ from robustflow.exit_status import own_words
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, data_sets, weights
+from robustflow.tasks.base import LossInputs
 from robustflow.training import checkpoint, ema, optimizer, parallel
 from robustflow.training.checkpoint import CheckpointError, Progress
 from robustflow.training.dump import Step
@@ -159,10 +160,27 @@ def accumulate_gradients(
     task: Task, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator, micro_batch: int | None
 ) -> Tensor:
     """Add the gradients of a batch's mean loss, piece by piece of at most ``micro_batch`` crops; return that loss."""
-    size, losses = len(gt) if micro_batch is None else micro_batch, []
-    for gt_piece, lr_piece in zip(gt.split(size), lr.split(size), strict=True):
-        share = len(gt_piece) / len(gt)
-        loss = share * task.loss(network, gt_piece, lr_piece, generator)
+    inputs = task.loss_inputs(gt, lr, generator)
+    losses = [data_gradients(task, network, inputs, micro_batch)]
+    loss = task.weight_loss(network)
+    if loss is not None:
+        loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
+
+
+def data_gradients(task: Task, network: nn.Module, inputs: LossInputs, micro_batch: int | None) -> Tensor:
+    """Add the gradients of ``data_loss``, piece by piece; return it. Nothing is read back from the device."""
+    tensors = [part for part in inputs if part is not None]
+    whole = len(tensors[0])
+    size, losses = whole if micro_batch is None else micro_batch, []
+    for pieces in zip(*(part.split(size) for part in tensors), strict=True):
+        rest = iter(pieces)
+        loss = (
+            len(pieces[0])
+            / whole
+            * task.data_loss(network, tuple(part if part is None else next(rest) for part in inputs))
+        )
         loss.backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
