@@ -166,7 +166,7 @@ def test_encoding_that_failed_is_told(call, monkeypatch):
 
     def failing(self, image):
         found = encoding(self, image)
-        return replace(found, log_prob=found.log_prob * torch.nan, latents=[z * torch.nan for z in found.latents])
+        return replace(found, log_det=found.log_det * torch.nan, latents=[z * torch.nan for z in found.latents])
 
     monkeypatch.setattr(LatentSpace, "encoding", failing)
     status, text, told, out = call("encode", "--input", "@photo.png")

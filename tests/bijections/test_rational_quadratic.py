@@ -95,7 +95,12 @@ def test_any_gradient_equals_plain_autograd():
     weights = torch.randn(2, *x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for direction, plain in ((spline, spline.evaluate), (spline.inverse, spline.invert)):
         grads = []
-        for function in (direction, lambda x, params, plain=plain: plain(x, *params.unbind(1))):
+        for function in (
+            direction,
+            lambda x, params, plain=plain: plain(
+                x, params.unbind(1), *torch.tensor(spline.constants, dtype=torch.float64)
+            ),
+        ):
             variables = x.clone().requires_grad_(), params.clone().requires_grad_()
             loss = (weights * torch.stack(function(*variables))).sum()
             grads.append(torch.autograd.grad(loss, variables))

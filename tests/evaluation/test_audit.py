@@ -12,8 +12,8 @@ from robustflow.bijections.coupling import Coupling
 from robustflow.bijections.injector import Injector
 from robustflow.bijections.permutation import InvertibleConv
 from robustflow.evaluation import audit
+from robustflow.evaluation.probe import layers, probing
 from robustflow.flows import build
-from robustflow.flows.probe import layers, probing
 from robustflow.options.schema import FlowOptions, NetworkOptions, SplitOptions
 
 EPS, MAX_LOG_SCALE = 0.1, 1.5

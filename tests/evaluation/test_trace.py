@@ -9,8 +9,8 @@ import torch
 
 from robustflow import tasks
 from robustflow.evaluation import engine, trace
+from robustflow.evaluation.probe import Seen
 from robustflow.evaluation.trace import LayerTrace
-from robustflow.flows.probe import Seen
 from robustflow.options.load import load
 from robustflow.tasks import weights
 

@@ -203,12 +203,15 @@ def test_contexts_of_a_level_equal_plain_convolutions(noisy):
         projection = level.coupling_projection
         kernel = torch.cat([projection.native, projection.taps], dim=1)
         # The ActNorm that follows is folded in.
-        scale = torch.cat([step.coupling.network.norm_in.logs.exp() for step in level.steps])
+        norms = [step.coupling.network.norm_in for step in level.steps]
+        scale = torch.cat([norm.logs.exp() for norm in norms])
+        shift = scale * torch.cat([norm.bias for norm in norms])
         kernel = kernel * scale[:, None, None, None]
-        expected = torch.nn.functional.conv2d(torch.cat([native, taps], dim=1), kernel, padding=1)
-        close(torch.cat([prepared[k].coupling for k in range(2)], dim=1), expected, 1e-12)
-        assert prepared[0].noise is None
-        assert prepared[1].noise is not None
+        expected = torch.nn.functional.conv2d(torch.cat([native, taps], dim=1), kernel, shift, padding=1)
+        first, second = prepared.steps()
+        close(torch.cat([first.coupling.features, second.coupling.features], dim=1), expected, 1e-12)
+        assert first.noise is None
+        assert second.noise.features is not None
 
 
 def values_and_gradients(case):

@@ -100,7 +100,7 @@ def test_a_given_mean_takes_the_place_of_the_encoders(flow, x, y):
 @torch.no_grad()
 def test_a_prepared_condition_keeps_its_mean(flow, x, y):
     prepared, expected = flow.condition(y), flow.encode(x, y).log_prob
-    for condition in (prepared, prepared.renewed(), prepared.with_noise(None)):
+    for condition in (prepared, prepared.with_weights(flow.fold()), prepared.with_noise(None)):
         torch.testing.assert_close(flow.encode(x, condition).log_prob, expected)
     flow.encode(x, prepared, mean=rand(B, 3, *SIZE, seed=2))
     torch.testing.assert_close(flow.encode(x, prepared).log_prob, expected)

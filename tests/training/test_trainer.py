@@ -254,7 +254,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeyp
 
 
 def test_failure_is_answered_with_status_1(make_options, monkeypatch, caplog):
-    monkeypatch.setattr(FlowTask, "data_loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan"))
+    monkeypatch.setattr(
+        FlowTask, "data_loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan")
+    )
     assert engine.run(make_options()) == 1
     assert "error: iteration 1: loss nan" in caplog.text
     assert "Newest checkpoint: none yet" in caplog.text

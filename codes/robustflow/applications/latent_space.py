@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustflow.data.bicubic import mirror_pad
-from robustflow.flows.conditional_flow import ConditionalFlow, Encoding
+from robustflow.flows import ConditionalFlow, Encoding
 from robustflow.tasks import FlowTask
 
 Collection = Literal["global", "local", "spatial"]

@@ -22,15 +22,22 @@ class ActNorm(Bijection):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.logs = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
-        # What the buffer held, and at which version: reading a CUDA buffer at each call would synchronise.
-        self._read: tuple[tuple[int, int], bool] | None = None
+        # Once read as true it is not read again until ``train`` or other weights: a GPU would be waited for each time.
+        self._known_initialized = False
 
     def is_initialized(self) -> bool:
         """Whether a batch, or ``mark_initialized``, has set bias and logs."""
-        state = (id(self.initialized), self.initialized._version)
-        if self._read is None or self._read[0] != state:
-            self._read = (state, bool(self.initialized))
-        return self._read[1]
+        self._known_initialized = self._known_initialized or bool(self.initialized)
+        return self._known_initialized
+
+    def train(self, mode: bool = True) -> "ActNorm":
+        """Set the mode."""
+        self._known_initialized = False
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._known_initialized = False
 
     def initialize_once(self, x: Tensor) -> None:
         """Set bias and logs from x (b, channels, *spatial), unless that is done already."""
@@ -47,11 +54,7 @@ class ActNorm(Bijection):
     def mark_initialized(self) -> None:
         """Keep bias and logs as they are: no batch will set them."""
         self.initialized.fill_(True)
-
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Return a, c (channels,) of z = a·x + c, to be folded into the convolution before it."""
-        scale = torch.exp(self.logs)
-        return scale, scale * self.bias
+        self._known_initialized = True
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det|, (b,)."""

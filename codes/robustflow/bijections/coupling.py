@@ -23,19 +23,21 @@ class Coupling(Bijection):
         self.network = network
         self.kept_channels = kept_channels
 
-    def _parameters_for(self, x_a: Tensor, cond: Any) -> Tensor:
-        return self.network(x_a, cond).unflatten(1, (self.elementwise.num_params, -1))
+    def _split(self, x: Tensor, cond: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """x_a, x_b and the parameters of c."""
+        x_a, x_b = x.split([self.kept_channels, x.shape[1] - self.kept_channels], dim=1)
+        return x_a, x_b, self.network(x_a, cond).unflatten(1, (self.elementwise.num_params, -1))
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det|, (b,)."""
-        x_a, x_b = x[:, : self.kept_channels], x[:, self.kept_channels :]
-        z_b, log_slope = self.elementwise(x_b, self._parameters_for(x_a, cond))
+        x_a, x_b, params = self._split(x, cond)
+        z_b, log_slope = self.elementwise(x_b, params)
         return torch.cat([x_a, z_b], dim=1), sum_per_item(log_slope)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and log|det| of the inverse, (b,)."""
-        z_a, z_b = z[:, : self.kept_channels], z[:, self.kept_channels :]
-        x_b, log_slope = self.elementwise.inverse(z_b, self._parameters_for(z_a, cond))
+        z_a, z_b, params = self._split(z, cond)
+        x_b, log_slope = self.elementwise.inverse(z_b, params)
         return torch.cat([z_a, x_b], dim=1), sum_per_item(log_slope)
 
     def inverse_bound(self) -> InverseBound | None:

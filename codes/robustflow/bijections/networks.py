@@ -1,42 +1,14 @@
 """Parameter networks: what couplings and injectors get their elementwise parameters from."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
-
-# What the option ``precision`` means for parameter networks and encoders; None: the precision of the parameters.
-COMPUTE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-
-
-def add_shared(x: Tensor, shared: Tensor) -> Tensor:
-    """Add shared (b, ...) to x (n·b, ...), sample-major: every one of the n samples gets the same addend."""
-    if x.shape[0] == shared.shape[0]:
-        return x + shared
-    return (x.unflatten(0, (-1, shared.shape[0])) + shared).flatten(0, 1)
-
-
-def for_convolution(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """x (b, c, h, w) in a dtype (None: its own) and the layout that convolutions are fastest in.
-
-    Channels last on CPUs, where it saves reordering at every convolution, and on GPUs in 16 bits, where matrix units
-    want it.
-    """
-    x = x if dtype is None else x.to(dtype)
-    last = x.device.type == "cpu" or x.element_size() == 2
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
-def scaled(kernel: Tensor, scale: Tensor) -> Tensor:
-    """Kernel (out, in, height, width) of a convolution whose output is multiplied by scale (out,)."""
-    return kernel * scale[:, None, None, None]
-
-
-def conv(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolution of odd size with zero padding, in the precision of x."""
-    bias = None if bias is None else bias.to(x.dtype)
-    return F.conv2d(x, kernel.to(x.dtype), bias, padding=kernel.shape[-1] // 2)
+from robustflow.nn.convolutions import add_shared, conv, flow_format, for_convolution, scaled, scaled_together
 
 
 class ZeroConv(nn.Module):
@@ -59,12 +31,43 @@ def glow_kernel(out_channels: int, in_channels: int, size: int) -> nn.Parameter:
     return nn.Parameter(0.05 * torch.randn(out_channels, in_channels, size, size))
 
 
+class NetworkWeights(NamedTuple):
+    """Kernels and biases of a ConvNetwork's three convolutions, ActNorms and the head's scale folded in."""
+
+    kernel: Tensor | None
+    shift: Tensor
+    middle: Tensor
+    middle_shift: Tensor
+    head: Tensor
+    head_shift: Tensor
+
+
+class FoldedNetworks(NamedTuple):
+    """Weights of n networks; scale and shift, (n·hidden,), of the kernels by which they read their conditions."""
+
+    scale: Tensor
+    shift: Tensor
+    networks: list[NetworkWeights]
+
+
+class Context(NamedTuple):
+    """What a ConvNetwork needs besides x_a.
+
+    Attributes:
+        features: The condition's part of its first convolution, (b, hidden, h, w), with the first ActNorm folded in
+            if the weights are given; None: no condition.
+        weights: Its folded weights; None: it folds them itself.
+    """
+
+    features: Tensor | None
+    weights: NetworkWeights | None = None
+
+
 class ConvNetwork(nn.Module):
     """conv 3×3 → ActNorm → ReLU → conv 1×1 → ActNorm → ReLU → zero-initialised conv 3×3.
 
     The first convolution reads [x_a, condition]; being linear, it is split: this network owns the part that reads
-    x_a, and ``context`` is the part that reads the condition, computed once for all steps of a level with kernels
-    multiplied by ``context_scale``. The ActNorms are folded into the convolutions before them.
+    x_a, and gets the part that reads the condition, computed once for all steps of a level.
 
     Args:
         in_channels: Channels of x_a; 0 if the network reads the condition alone.
@@ -85,37 +88,73 @@ class ConvNetwork(nn.Module):
         self.norm_mid = ActNorm(hidden_channels)
         self.head = ZeroConv(hidden_channels, out_channels)
 
-    def context_scale(self) -> Tensor:
-        """Factors (hidden,) of the kernels that make ``context``: the first ActNorm's scale."""
-        return self.norm_in.scale_and_shift()[0]
+    def forward(self, x_a: Tensor | None, context: Context | Tensor | None) -> Tensor:
+        """Map x_a (n·b, in_channels, h, w) and a context to (n·b, out, h, w); either may be absent.
 
-    def forward(self, x_a: Tensor | None, context: Tensor | None) -> Tensor:
-        """Map x_a (n·b, in_channels, h, w) and context (b, hidden, h, w), either may be absent, to (n·b, out, h, w)."""
-        if x_a is not None:
-            x_a = for_convolution(x_a, self.compute_dtype)
+        A tensor as context stands for features without weights.
+        """
+        x_a = None if x_a is None else for_convolution(x_a, self.compute_dtype)
+        features, weights = context if isinstance(context, Context) else (context, None)
+        if weights is None:
+            features, weights = self._fold(x_a, features)
+        if x_a is None or weights.kernel is None:
+            hidden = F.relu(_required(features))
+        elif features is None:
+            hidden = F.relu(conv(x_a, weights.kernel, weights.shift), inplace=True)
+        else:
+            hidden = F.relu(add_shared(conv(x_a, weights.kernel), features), inplace=True)
+        hidden = F.relu(conv(hidden, weights.middle, weights.middle_shift), inplace=True)
+        params = conv(hidden, weights.head, weights.head_shift)
+        return params.to(self.head.bias.dtype, memory_format=flow_format(params))
+
+    def _fold(self, x_a: Tensor | None, raw: Tensor | None) -> tuple[Tensor | None, NetworkWeights]:
+        """Fold weights and features; before, let the ActNorms set themselves, if that is still to be done."""
         if self.training and not self.norm_mid.is_initialized():
-            context = self._initialize(x_a, context)
-        hidden = F.relu(self._first(x_a, context), inplace=True)
-        scale, shift = self.norm_mid.scale_and_shift()
-        hidden = F.relu(conv(hidden, scaled(self.conv_mid, scale), shift), inplace=True)
-        # Back to the flow's precision and layout.
-        return self.head(hidden).to(self.head.bias.dtype, memory_format=torch.contiguous_format)
-
-    def _first(self, x_a: Tensor | None, context: Tensor | None) -> Tensor:
-        """First convolution and ActNorm."""
-        scale, shift = self.norm_in.scale_and_shift()
-        if x_a is None or self.conv_in is None:
-            if context is None:
-                raise ValueError("expected x_a, context or both, got neither")
-            return context + shift[:, None, None].to(context.dtype)
-        hidden = conv(x_a, scaled(self.conv_in, scale), shift)
-        return hidden if context is None else add_shared(hidden, context)
+            self._initialize(x_a, raw)
+        scale, shift, (weights,) = fold_networks([self])
+        return None if raw is None else (raw * scale[:, None, None] + shift[:, None, None]).to(raw.dtype), weights
 
     @torch.no_grad()
-    def _initialize(self, x_a: Tensor | None, context: Tensor | None) -> Tensor | None:
-        """Initialise the ActNorms; return the context scaled by the first one, which was the identity so far."""
-        first = self._first(x_a, context)
-        self.norm_in.initialize_once(first)
-        scale, shift = (value[:, None, None].to(first.dtype) for value in self.norm_in.scale_and_shift())
-        self.norm_mid.initialize_once(conv(F.relu(first * scale + shift), self.conv_mid))
-        return None if context is None else context * scale
+    def _initialize(self, x_a: Tensor | None, raw: Tensor | None) -> None:
+        """Let both ActNorms set themselves."""
+        if x_a is None or self.conv_in is None:
+            first = _required(raw)
+        else:
+            first = conv(x_a, self.conv_in)
+            first = first if raw is None else add_shared(first, raw)
+        hidden = F.relu(self.norm_in(first)[0]).to(first.dtype)
+        self.norm_mid.initialize_once(conv(hidden, self.conv_mid))
+
+
+def _required(features: Tensor | None) -> Tensor:
+    if features is None:
+        raise ValueError("expected x_a, context or both, got neither")
+    return features
+
+
+def fold_networks(networks: Sequence[ConvNetwork]) -> FoldedNetworks:
+    """Fold ActNorms and the heads' scales into the convolutions of networks of one shape, all at once."""
+    heads, dtype = [network.head for network in networks], networks[0].compute_dtype
+    scale, shift = _scale_and_shift([network.norm_in for network in networks])
+    middle_scale, middle_shift = _scale_and_shift([network.norm_mid for network in networks])
+    head_scale = torch.exp(3 * torch.stack([head.logs for head in heads]))
+    head_shift = head_scale * torch.stack([head.bias for head in heads])
+    own = [network.conv_in for network in networks if network.conv_in is not None]
+    middle_shift, head_shift = (each.to(dtype or each.dtype) for each in (middle_shift, head_shift))
+    parts = (
+        scaled_together(own, scale, dtype) if own else [None] * len(networks),
+        shift.unbind(),
+        scaled_together([network.conv_mid for network in networks], middle_scale, dtype),
+        middle_shift.unbind(),
+        scaled_together([head.weight for head in heads], head_scale, dtype),
+        head_shift.unbind(),
+    )
+    return FoldedNetworks(
+        scale.flatten(), shift.flatten(), [NetworkWeights(*each) for each in zip(*parts, strict=True)]
+    )
+
+
+def _scale_and_shift(norms: Sequence[ActNorm]) -> tuple[Tensor, Tensor]:
+    """a, c (n, channels) of z = a·x + c."""
+    scale = torch.exp(torch.stack([norm.logs for norm in norms]))
+    return scale, scale * torch.stack([norm.bias for norm in norms])

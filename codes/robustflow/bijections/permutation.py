@@ -1,5 +1,6 @@
 """Mixing of channels: learned invertible 1×1 convolutions and fixed random orthogonal ones."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustflow.bijections.base import Bijection, InverseBound
+from robustflow.nn.convolutions import mix_channels
 
 
 def random_rotation(channels: int) -> Tensor:
@@ -15,72 +17,62 @@ def random_rotation(channels: int) -> Tensor:
     return q * r.diagonal().sign()
 
 
-def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """Apply matrix (c, c) to the channels of x, (b, c, *spatial).
+class Permutation(Bijection):
+    """1×1 convolution z = W·x, ``weight`` (c, c). What costs most is done for stacks of matrices (n, c, c)."""
 
-    A matrix product, not a convolution: on recent GPUs convolutions round to ten bits (TF32) unless told otherwise.
-    """
-    return torch.matmul(matrix, x.flatten(2) if x.dim() > 2 else x[..., None]).view(x.shape)
+    weight: Tensor
+
+    @staticmethod
+    @abstractmethod
+    def inverted(weights: Tensor) -> Tensor:
+        """W⁻¹ of each, in float64."""
+
+    @staticmethod
+    @abstractmethod
+    def log_abs_det(weights: Tensor) -> Tensor:
+        """log|det W| of each, (n,), in float64."""
+
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Return z and log|det W| times the number of positions, (b,)."""
+        return mix_channels(self.weight.to(x.dtype), x), self._log_det(x)
+
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Return x = W⁻¹·z and its log-determinant, (b,)."""
+        return mix_channels(self.inverted(self.weight[None])[0].to(z.dtype), z), -self._log_det(z)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        log_det = self.log_abs_det(self.weight[None])[0].to(x.dtype)
+        return (log_det * x[0, 0].numel()).expand(x.shape[0])
 
 
-class InvertibleConv(Bijection):
-    """Learned 1×1 convolution z = W·x, initialised to a random rotation (Kingma & Dhariwal, Glow, 2018).
-
-    W is inverted in float64. Without autograd, inverse and log-determinant are kept until W changes; in-place writes
-    through ``weight.data`` are not seen.
-    """
+class InvertibleConv(Permutation):
+    """Learned 1×1 convolution, initialised to a random rotation (Kingma & Dhariwal, Glow, 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(random_rotation(channels).to(torch.get_default_dtype()))
-        self._kept: tuple[Any, Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return z and log|det W| times the number of positions, (b,)."""
-        _, log_det = self._inverse_and_log_det(inverse=False)
-        return mix_channels(self.weight, x), self._per_item(log_det, x)
+    @staticmethod
+    def inverted(weights: Tensor) -> Tensor:
+        """W⁻¹ of each, in float64."""
+        return torch.linalg.inv(weights.double())
 
-    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x = W⁻¹·z and its log-determinant, (b,)."""
-        inverse, log_det = self._inverse_and_log_det(inverse=True)
-        return mix_channels(inverse, z), -self._per_item(log_det, z)
+    @staticmethod
+    def log_abs_det(weights: Tensor) -> Tensor:
+        """log|det W| of each, (n,), in float64."""
+        return torch.linalg.slogdet(weights.double())[1]
 
     def inverse_bound(self) -> InverseBound:
         """One over the smallest singular value of W."""
         return InverseBound(1 / float(torch.linalg.svdvals(self.weight.detach().double()).min()))
 
-    def _inverse_and_log_det(self, inverse: bool) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            weight = self.weight.double()
-            matrix = torch.linalg.inv(weight) if inverse else weight
-            return matrix.to(self.weight.dtype), torch.linalg.slogdet(weight)[1].to(self.weight.dtype)
-        if self.weight.is_inference():
-            return self._computed()
-        state = (self.weight._version, self.weight.data_ptr(), self.weight.device, self.weight.dtype)
-        if self._kept is None or self._kept[0] != state:
-            # Usable in later calls outside inference mode, too.
-            with torch.inference_mode(False):
-                self._kept = (state, *self._computed())
-        return self._kept[1], self._kept[2]
 
-    def _computed(self) -> tuple[Tensor, Tensor]:
-        weight = self.weight.detach().double()
-        inverse, log_det = torch.linalg.inv(weight), torch.linalg.slogdet(weight)[1]
-        return inverse.to(self.weight.dtype), log_det.to(self.weight.dtype)
-
-    @staticmethod
-    def _per_item(log_det: Tensor, x: Tensor) -> Tensor:
-        return (log_det * x[0, 0].numel()).expand(x.shape[0])
-
-
-class FixedOrthogonal(Bijection):
+class FixedOrthogonal(Permutation):
     """Fixed random orthogonal 1×1 convolution: the inverse is the transpose, the log-determinant 0.
 
     The matrix stays in float64 whatever the model's type and is rounded at use: a matrix rounded to float32 would be
     orthogonal to 1e-7 only.
     """
-
-    weight: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,13 +84,15 @@ class FixedOrthogonal(Bijection):
         self.weight = exact.to(self.weight.device)
         return self
 
-    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return z and zeros (b,)."""
-        return mix_channels(self.weight.to(x.dtype), x), x.new_zeros(x.shape[0])
+    @staticmethod
+    def inverted(weights: Tensor) -> Tensor:
+        """The transposes."""
+        return weights.mT
 
-    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x and zeros (b,)."""
-        return mix_channels(self.weight.T.to(z.dtype), z), z.new_zeros(z.shape[0])
+    @staticmethod
+    def log_abs_det(weights: Tensor) -> Tensor:
+        """Zeros, (n,)."""
+        return weights.new_zeros(len(weights))
 
     def inverse_bound(self) -> InverseBound:
         """1: lengths are kept."""

@@ -1,9 +1,9 @@
 """Encoders: feature extractors of the condition."""
 
-from robustflow.bijections.networks import COMPUTE_DTYPES
 from robustflow.encoders.base import Encoder, FeaturePyramid
 from robustflow.encoders.low_light import LowLightEncoder
 from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.nn.convolutions import COMPUTE_DTYPES
 from robustflow.options.schema import NetworkOptions
 from robustflow.registry import ENCODERS
 

@@ -1,14 +1,16 @@
 """Residual-in-residual dense blocks (Wang et al., ESRGAN, ECCVW 2018): the trunk of the encoders."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustflow.bijections.networks import conv, for_convolution
-from robustflow.checkpointing import checkpointed
 from robustflow.encoders.base import Encoder
+from robustflow.nn.checkpointing import checkpointed
+from robustflow.nn.convolutions import conv, for_convolution
 
 
 def default_taps(n_blocks: int, n_taps: int = 4) -> tuple[int, ...]:
@@ -36,33 +38,51 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Map (b, channels, h, w) to the same shape; convolutions in ``dtype``, the sum in that of x."""
-        maps = [for_convolution(x, dtype)]
-        for k, layer in enumerate(self.convs):
-            kernel, bias = (value.to(maps[0].dtype) for value in (layer.weight, layer.bias))
-            last = _ConvOfConcatenation.apply(kernel, bias, *maps)
-            maps.append(last if k == 4 else F.leaky_relu(last, 0.2, inplace=True))
-        return torch.add(x, maps[-1], alpha=0.2)
+        seen = for_convolution(x, dtype)
+        layers = [(layer.weight.to(seen.dtype), layer.bias.to(seen.dtype)) for layer in self.convs]
+        return torch.add(x, _DenseConvs.apply(seen, *itertools.chain(*layers)), alpha=0.2)
 
 
-class _ConvOfConcatenation(torch.autograd.Function):
-    """3×3 convolution of concatenated maps that keeps the maps, which others need anyhow, not the concatenation."""
+class _DenseConvs(torch.autograd.Function):
+    """3×3 convolutions, each of all maps before it concatenated, LeakyReLU 0.2 between them.
+
+    Keeps the maps, not their concatenations; gradients by the maps are added up where they lie.
+    """
 
     @staticmethod
-    def forward(ctx: Any, kernel: Tensor, bias: Tensor, *maps: Tensor) -> Tensor:
-        ctx.save_for_backward(kernel, *maps)
-        return F.conv2d(torch.cat(maps, dim=1), kernel, bias, padding=1)
+    def forward(ctx: Any, x: Tensor, *layers: Tensor) -> Tensor:
+        kernels, biases, maps = layers[::2], layers[1::2], [x]
+        for kernel, bias in zip(kernels, biases, strict=True):
+            if len(maps) > 1:
+                F.leaky_relu(maps[-1], 0.2, inplace=True)
+            maps.append(F.conv2d(_joined(maps), kernel, bias, padding=1))
+        ctx.save_for_backward(*kernels, *maps[:-1])
+        return maps[-1]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kernel, *maps = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        n = len(saved) // 2
+        kernels, maps = saved[:n], saved[n:]
         geometry = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, not transposed, groups
-        needed = [any(ctx.needs_input_grad[2:]), *ctx.needs_input_grad[:2]]
-        of_maps, of_kernel, of_bias = torch.ops.aten.convolution_backward(
-            grad, torch.cat(maps, dim=1), kernel, [kernel.shape[0]], *geometry, needed
-        )
-        by_map = (None,) * len(maps) if of_maps is None else of_maps.split([m.shape[1] for m in maps], dim=1)
-        return of_kernel, of_bias, *by_map
+        of_layers: list[Tensor] = []
+        of_maps: Tensor | None = None
+        for k in reversed(range(n)):
+            if of_maps is not None:
+                own = of_maps[:, -maps[k + 1].shape[1] :]
+                grad = torch.ops.aten.leaky_relu_backward(own, maps[k + 1], 0.2, True)
+            whole, bias = _joined(maps[: k + 1]), [kernels[k].shape[0]]
+            of_inputs, *of_layer = torch.ops.aten.convolution_backward(
+                grad, whole, kernels[k], bias, *geometry, [True, True, True]
+            )
+            of_maps = of_inputs if of_maps is None else of_inputs.add_(of_maps[:, : whole.shape[1]])
+            of_layers = [*of_layer, *of_layers]
+        return of_maps, *of_layers
+
+
+def _joined(maps: Sequence[Tensor]) -> Tensor:
+    return maps[0] if len(maps) == 1 else torch.cat(list(maps), dim=1)
 
 
 class ResidualBlock(nn.Sequential):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustflow.bijections.networks import conv, for_convolution
 from robustflow.encoders.base import FeaturePyramid
 from robustflow.encoders.blocks import BlockEncoder
 from robustflow.errors import UserError
+from robustflow.nn.convolutions import conv, for_convolution
 from robustflow.registry import ENCODERS, Options
 
 

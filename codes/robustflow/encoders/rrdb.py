@@ -6,10 +6,10 @@ from typing import Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustflow.bijections.networks import conv, for_convolution
 from robustflow.encoders.base import FeaturePyramid
 from robustflow.encoders.blocks import BlockEncoder
-from robustflow.encoders.nearest import conv_of_nearest
+from robustflow.nn.convolutions import conv, for_convolution
+from robustflow.nn.nearest import conv_of_nearest
 from robustflow.registry import ENCODERS, Options
 
 

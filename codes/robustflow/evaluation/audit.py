@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robustflow.evaluation.probe import Layer
 from robustflow.evaluation.trace import LayerTrace, median
-from robustflow.flows.probe import Layer
 
 # Why the inverse of a kind of layer may stretch, and what training does about it.
 PARTS = {

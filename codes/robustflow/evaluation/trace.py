@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from robustflow.data import EvaluationSet
 from robustflow.errors import UserError
+from robustflow.evaluation.probe import Seen, layers, probing
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.flows.conditional_flow import ConditionalFlow
-from robustflow.flows.probe import Seen, layers, probing
 from robustflow.options.schema import ValOptions
 from robustflow.tasks import Task
 

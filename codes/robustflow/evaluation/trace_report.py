@@ -11,9 +11,9 @@ from torch import nn
 from robustflow.data import EvaluationSet
 from robustflow.errors import UserError
 from robustflow.evaluation import audit, plots, trace, trace_plot
+from robustflow.evaluation.probe import Layer, layers
 from robustflow.evaluation.records import to_json
 from robustflow.files import write_atomically
-from robustflow.flows.probe import Layer, layers
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, data_sets, trained
 

@@ -1,6 +1,8 @@
 """The conditional multi-scale flow."""
 
 from robustflow.flows.builder import build
-from robustflow.flows.conditional_flow import Condition, ConditionalFlow, Encoding
+from robustflow.flows.condition import Condition
+from robustflow.flows.conditional_flow import ConditionalFlow
+from robustflow.flows.likelihood import Encoding
 
 __all__ = ["Condition", "ConditionalFlow", "Encoding", "build"]

@@ -1,18 +1,21 @@
 """From options to a conditional flow: the only place of this package that sees options."""
 
+import torch
+
 from robustflow import encoders
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.bijections.base import Bijection, Elementwise
+from robustflow.bijections.base import Elementwise
 from robustflow.bijections.coupling import Coupling
 from robustflow.bijections.injector import Injector
-from robustflow.bijections.networks import COMPUTE_DTYPES, ConvNetwork
-from robustflow.bijections.permutation import FixedOrthogonal, InvertibleConv
+from robustflow.bijections.networks import ConvNetwork
+from robustflow.bijections.permutation import FixedOrthogonal, InvertibleConv, Permutation
 from robustflow.encoders.base import Encoder
 from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.flows.level import FlowLevel
 from robustflow.flows.prior import SplitPrior
 from robustflow.flows.projection import FeatureProjection
 from robustflow.flows.step import FlowStep, TransitionStep
+from robustflow.nn.convolutions import COMPUTE_DTYPES
 from robustflow.options.schema import FlowOptions, NetworkOptions
 from robustflow.registry import ELEMENTWISE
 
@@ -39,7 +42,8 @@ def build(
             channels -= channels // 2
     network = ConditionalFlow(encoder, levels, scale, image_channels, flow.projection_memory * 2**20)
     _set_up_computation(network, precision, checkpointing)
-    return network
+    # As convolutions want their kernels: they would be converted at each call otherwise.
+    return network.to(memory_format=torch.channels_last)
 
 
 def _set_up_computation(network: ConditionalFlow, precision: str, checkpointing: str) -> None:
@@ -54,7 +58,7 @@ def _set_up_computation(network: ConditionalFlow, precision: str, checkpointing:
             module.compute_dtype = COMPUTE_DTYPES[precision]
 
 
-def _permutation(flow: FlowOptions, channels: int) -> Bijection:
+def _permutation(flow: FlowOptions, channels: int) -> Permutation:
     return InvertibleConv(channels) if flow.permutation_train else FixedOrthogonal(channels)
 
 

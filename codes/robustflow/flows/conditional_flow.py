@@ -1,63 +1,24 @@
 """The multi-scale conditional normalizing flow p(x | y)."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.bijections.networks import add_shared
-from robustflow.checkpointing import checkpointed
 from robustflow.encoders.base import Encoder
 from robustflow.errors import UserError
-from robustflow.flows.level import FlowLevel, LevelCondition
-from robustflow.flows.prior import latent_mean, standard_normal_log_prob
+from robustflow.flows import likelihood
+from robustflow.flows.condition import Condition, LevelCondition
+from robustflow.flows.level import FlowLevel, LevelWeights
+from robustflow.flows.likelihood import Encoding
+from robustflow.flows.prior import latent_mean
+from robustflow.flows.step import Mixing, fold_unmixing, mixing_log_det
 
-
-@dataclass(frozen=True)
-class Condition:
-    """All that depends on the condition alone: made once, shared by every sample and temperature.
-
-    Attributes:
-        levels: Per level, finest first.
-        size: Height and width of x, pixels.
-        batch: Number of conditions.
-        mean: m of the last latent's prior N(m, I), (b, c, h, w); None: zero.
-    """
-
-    levels: tuple[LevelCondition, ...]
-    size: tuple[int, int]
-    batch: int
-    mean: Tensor | None = None
-
-    def with_noise(self, noise: Tensor | None) -> "Condition":
-        """The same condition with a noise map (b, noise_channels, H, W); None stands for zero noise."""
-        return replace(self, levels=tuple(level.with_noise(noise) for level in self.levels))
-
-    def renewed(self) -> "Condition":
-        """The same condition, to be projected anew: for when the flow's weights have changed."""
-        return replace(self, levels=tuple(level.renewed() for level in self.levels))
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """Result of encoding x.
-
-    Attributes:
-        latents: Standard normal under the model: those split off, finest level first, then the last one.
-        log_prob: log p(x | y) in nats, (b,): the latents' log-probability plus ``log_det``.
-        log_det: log|det d latents/dx|, (b,), without any prior term.
-    """
-
-    latents: list[Tensor]
-    log_prob: Tensor
-    log_det: Tensor
-
-    def bits_per_dim(self, dimensions: int) -> Tensor:
-        """−log₂ p(x | y) per dimension, (b,), of x with so many numbers."""
-        return -self.log_prob / (math.log(2) * dimensions)
+T = TypeVar("T")
 
 
 class ConditionalFlow(nn.Module):
@@ -65,6 +26,9 @@ class ConditionalFlow(nn.Module):
 
     The encoder may give the last latent's prior a mean, N(m(y), I). m is subtracted from what leaves the last level, so
     that all latents that ``encode`` returns and ``decode`` takes are standard normal under the model.
+
+    In eval mode and without autograd, what is made of the weights alone is kept until ``train``, ``eval``, ``to`` or
+    ``load_state_dict`` is called: call ``eval`` again after writing to weights.
 
     Args:
         encoder: g, features of the condition.
@@ -95,6 +59,8 @@ class ConditionalFlow(nn.Module):
         self.image_channels = image_channels
         self.projection_memory = projection_memory
         self._actnorms = [module for module in self.modules() if isinstance(module, ActNorm)]
+        self._kept: dict[str, Any] = {}
+        self.register_load_state_dict_post_hook(lambda flow, _: flow.forget())
 
     @property
     def typed_levels(self) -> list[FlowLevel]:
@@ -127,6 +93,54 @@ class ConditionalFlow(nn.Module):
             reach += (2 * couplings + (0 if level.split_prior is None else 1)) * 2**number
         return math.ceil(reach / self.scale) + of_encoder
 
+    def train(self, mode: bool = True) -> "ConditionalFlow":
+        """Set the mode; forget what was kept."""
+        self.forget()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ConditionalFlow":
+        self.forget()
+        super()._apply(fn, recurse)
+        return self
+
+    def forget(self) -> None:
+        """Forget what was made of the weights and kept."""
+        self._kept.clear()
+
+    def _keep(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` makes of the weights; made once, unless they are being trained."""
+        if self.training or torch.is_grad_enabled():
+            return make()
+        if name not in self._kept:
+            # Usable in later calls outside inference mode, too.
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[name] = make()
+        return cast(T, self._kept[name])
+
+    def fold(self) -> list[LevelWeights]:
+        """The levels' weights, ActNorms folded in."""
+        return self._keep("weights", lambda: [level.fold() for level in self.typed_levels])
+
+    def fold_unmixings(self) -> list[list[Mixing]]:
+        """The inverses of all ActNorms and 1×1 convolutions, by level."""
+        return self._keep("unmixings", lambda: [fold_unmixing(level.mixing_steps) for level in self.typed_levels])
+
+    def mixing_log_det(self) -> Tensor:
+        """log|det| of all ActNorms and 1×1 convolutions for each pixel of x, scalar: it depends on weights alone.
+
+        A level at 1/2^l of the size counts 4^-l for each pixel.
+        """
+
+        def compute() -> Tensor:
+            levels = enumerate(self.typed_levels, start=1)
+            return torch.stack([mixing_log_det(level.mixing_steps) / 4**number for number, level in levels]).sum()
+
+        return self._keep("mixing_log_det", compute)
+
+    def is_initialized(self) -> bool:
+        """Whether all ActNorms are."""
+        return all(norm.is_initialized() for norm in self._actnorms)
+
     def condition(self, y: Tensor) -> Condition:
         """Prepare y (b, c, h, w). ValueError unless the sides of x, scale times those of y, are even enough."""
         height, width = (side * self.scale for side in y.shape[-2:])
@@ -135,9 +149,12 @@ class ConditionalFlow(nn.Module):
                 f"expected sides of x that are multiples of {self.size_multiple}, got {height}×{width} "
                 f"(condition of {y.shape[-2]}×{y.shape[-1]}, scale {self.scale}): pad the condition"
             )
-        features = self.encoder(y)
+        features, weights = self.encoder(y), self.fold()
         levels = tuple(
-            level.condition(features, number, self.projection_memory) for number, level in enumerate(self.typed_levels)
+            LevelCondition(level, native, features.taps, factor, folded, self.projection_memory)
+            for level, native, factor, folded in zip(
+                self.typed_levels, features.native, features.factors, weights, strict=True
+            )
         )
         prepared = Condition(levels, (height, width), y.shape[0])
         return prepared if features.mean is None else self._with_mean(prepared, features.mean)
@@ -152,7 +169,12 @@ class ConditionalFlow(nn.Module):
         return prepared.with_noise(noise)
 
     def encode(
-        self, x: Tensor, condition: Tensor | Condition, noise: Tensor | None = None, mean: Tensor | None = None
+        self,
+        x: Tensor,
+        condition: Tensor | Condition,
+        noise: Tensor | None = None,
+        mean: Tensor | None = None,
+        mixing: bool = True,
     ) -> Encoding:
         """Encode x (b, c, H, W) given y (b, c, H/scale, W/scale), or y prepared by ``condition``.
 
@@ -161,6 +183,7 @@ class ConditionalFlow(nn.Module):
             condition: y, or y prepared.
             noise: Noise map (b, noise_channels, H, W) for the noise couplings; None stands for zero.
             mean: Prior mean instead of the encoder's, laid out as x is; flows without splits only.
+            mixing: Count the log-determinant of ActNorms and 1×1 convolutions, see ``mixing_log_det``.
         """
         prepared = self._prepared(condition, noise)
         if mean is not None:
@@ -168,22 +191,18 @@ class ConditionalFlow(nn.Module):
         if x.shape[-2:] != prepared.size or x.shape[0] != prepared.batch:
             expected = (prepared.batch, self.image_channels, *prepared.size)
             raise ValueError(f"expected x of shape {expected} for this condition, got {tuple(x.shape)}")
-        if self.training and not all(norm.is_initialized() for norm in self._actnorms):
-            with torch.no_grad():
-                self._encoded(x, prepared.renewed())
-        latents, log_det = self._encoded(x, prepared)
-        prior = torch.stack([standard_normal_log_prob(z) for z in latents]).sum(0)
-        return Encoding(latents, prior + log_det, log_det)
+        if self.training and not self.is_initialized():
+            prepared = self._initialize(x, prepared)
+        encoding = likelihood.encode(self.typed_levels, x, prepared, self.checkpoint_levels)
+        if not mixing:
+            return encoding
+        return replace(encoding, log_det=encoding.log_det + x[0, 0].numel() * self.mixing_log_det())
 
-    def _encoded(self, x: Tensor, condition: Condition) -> tuple[list[Tensor], Tensor]:
-        latents, log_det = [], x.new_zeros(x.shape[0])
-        for level, level_condition in zip(self.typed_levels, condition.levels, strict=True):
-            encode = checkpointed(level.encode_anew, True) if self.checkpoint_levels else level.encode
-            x, latent, level_log_det = encode(x, level_condition)
-            log_det = log_det + level_log_det
-            if latent is not None:
-                latents.append(latent)
-        return [*latents, x if condition.mean is None else x - condition.mean], log_det
+    def _initialize(self, x: Tensor, condition: Condition) -> Condition:
+        """Let the ActNorms set themselves, one after the other; return the condition with weights as they are then."""
+        with torch.no_grad():
+            likelihood.encode(self.typed_levels, x, condition.with_weights([None] * len(self.levels)))
+        return condition.with_weights(self.fold())
 
     def decode(
         self, latents: list[Tensor], condition: Tensor | Condition, noise: Tensor | None = None
@@ -194,14 +213,8 @@ class ConditionalFlow(nn.Module):
         """
         prepared = self._prepared(condition, noise)
         self._check_latents(latents, prepared)
-        rest = list(latents)
-        z = rest.pop() if prepared.mean is None else add_shared(rest.pop(), prepared.mean)
-        log_det = z.new_zeros(z.shape[0])
-        for level, level_condition in zip(reversed(self.typed_levels), reversed(prepared.levels), strict=True):
-            latent = rest.pop() if level.split_prior is not None else None
-            z, level_log_det = level.decode(z, latent, level_condition)
-            log_det = log_det + level_log_det
-        return z, log_det
+        x, log_det = likelihood.decode(self.typed_levels, latents, prepared, self.fold_unmixings())
+        return x, log_det - x[0, 0].numel() * self.mixing_log_det()
 
     def _check_latents(self, latents: list[Tensor], prepared: Condition) -> None:
         expected = self.latent_shapes(*prepared.size)

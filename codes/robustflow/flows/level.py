@@ -1,23 +1,32 @@
-"""One level of the multi-scale flow, and what it needs of a condition."""
+"""One level of the multi-scale flow."""
 
-import copy
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustflow.bijections.coupling import Coupling
 from robustflow.bijections.injector import Injector
-from robustflow.bijections.networks import conv, for_convolution, glow_kernel, scaled
+from robustflow.bijections.networks import ConvNetwork, FoldedNetworks, fold_networks, glow_kernel
 from robustflow.bijections.squeeze import Squeeze
-from robustflow.checkpointing import checkpointed
-from robustflow.encoders.base import FeaturePyramid
-from robustflow.encoders.nearest import Resized
 from robustflow.flows.prior import SplitPrior
 from robustflow.flows.projection import FeatureProjection
-from robustflow.flows.step import FlowStep, StepCondition, TransitionStep
+from robustflow.flows.step import FlowStep, Mixing, StepCondition, TransitionStep, fold_mixing
+from robustflow.nn.checkpointing import checkpointed
+from robustflow.nn.convolutions import flow_format
+
+
+class LevelWeights(NamedTuple):
+    """What is made of a level's weights alone, for all its steps at once; ``noise``: of the noisy steps, the last ones.
+
+    ``mixings`` are those of the transitions, then those of the steps.
+    """
+
+    mixings: list[Mixing]
+    injectors: FoldedNetworks
+    couplings: FoldedNetworks
+    noise: FoldedNetworks | None
 
 
 class FlowLevel(nn.Module):
@@ -66,123 +75,64 @@ class FlowLevel(nn.Module):
         """The K steps, typed."""
         return cast(list[FlowStep], list(self.steps))
 
-    def encode(self, x: Tensor, condition: "LevelCondition") -> tuple[Tensor, Tensor | None, Tensor]:
-        """Map x (b, c, h, w) to the level's output, the latent split off (None without split), log|det| (b,)."""
-        x, total = self.squeeze(x)
+    @property
+    def mixing_steps(self) -> list[TransitionStep]:
+        """All that mix channels: transitions and steps."""
+        return cast(list[TransitionStep], [*self.transitions, *self.steps])
+
+    def fold(self) -> LevelWeights:
+        """Fold ActNorms into the convolutions before or after them."""
+        steps = self.full_steps
+        noisy = [step.noise_coupling for step in steps if step.noise_coupling is not None]
+        return LevelWeights(
+            fold_mixing(self.mixing_steps),
+            _folded([step.injector for step in steps]),
+            _folded([step.coupling for step in steps]),
+            _folded(noisy) if noisy else None,
+        )
+
+    def encode(
+        self, x: Tensor, mixings: list[Mixing] | None, conditions: Iterable[StepCondition]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Map x (b, c, h, w) to the level's output and the latent split off (None without split).
+
+        Third comes log|det| (b,) without the share of ActNorms and 1×1 convolutions, see ``mixing_log_det``. Without
+        ``mixings`` they are applied one after the other, and may set themselves.
+        """
+        x, _ = self.squeeze(x)
+        x, log_dets = x.contiguous(memory_format=flow_format(x)), []
+        each = iter([None] * len(self.mixing_steps) if mixings is None else mixings)
         for transition in self.transitions:
-            x, log_det = transition(x)
-            total = total + log_det
-        for index, step in enumerate(self.full_steps):
-            x, log_det = checkpointed(step, self.checkpoint_steps)(x, condition[index])
-            total = total + log_det
-        if self.split_prior is None:
-            return x, None, total
-        x, latent, log_det = self.split_prior.split(x)
-        return x, latent, total + log_det
+            x = transition.mix(x, next(each))  # type: ignore[operator]
+        for step, condition in zip(self.full_steps, conditions, strict=True):
+            x, log_det = checkpointed(step.advance, self.checkpoint_steps)(x, next(each), condition)
+            log_dets.append(log_det)
+        latent = None
+        if self.split_prior is not None:
+            x, latent, log_det = self.split_prior.split(x)
+            log_dets.append(log_det)
+        return x, latent, torch.stack(log_dets).sum(0)
 
-    def encode_anew(self, x: Tensor, condition: "LevelCondition") -> tuple[Tensor, Tensor | None, Tensor]:
-        """``encode`` that also makes the projections itself, so that checkpointing need not keep them."""
-        return self.encode(x, condition.renewed())
-
-    def decode(self, z: Tensor, latent: Tensor | None, condition: "LevelCondition") -> tuple[Tensor, Tensor]:
-        """Undo ``encode``: return x and log|det| of the inverse, (b,)."""
-        total = z.new_zeros(z.shape[0])
+    def decode(
+        self, z: Tensor, latent: Tensor | None, unmixings: list[Mixing], conditions: Iterable[StepCondition]
+    ) -> tuple[Tensor, Tensor]:
+        """Undo ``encode``, conditions of the last step first: return x and log|det| of the inverse, (b,), likewise."""
+        log_dets = []
         if self.split_prior is not None:
             if latent is None:
                 raise ValueError("this level splits latents off: expected a latent, got None")
-            z, total = self.split_prior.merge(z, latent)
-        for index in reversed(range(len(self.steps))):
-            z, log_det = self.full_steps[index].inverse(z, condition[index])
-            total = total + log_det
-        for transition in reversed(list(self.transitions)):
-            z, log_det = transition.inverse(z)  # type: ignore[operator]
-            total = total + log_det
-        z, log_det = self.squeeze.inverse(z)
-        return z, total + log_det
-
-    def condition(self, features: FeaturePyramid, level: int, memory: int) -> "LevelCondition":
-        """What this level, number ``level`` from 0, needs of the features; ``memory``: budget in bytes."""
-        return LevelCondition(self, features.native[level], features.taps, features.factors[level], memory)
+            z, log_det = self.split_prior.merge(z, latent)
+            log_dets.append(log_det)
+        z, each = z.contiguous(memory_format=flow_format(z)), reversed(unmixings)
+        for step, condition in zip(reversed(self.full_steps), conditions, strict=True):
+            z, log_det = step.uncouple(z, condition)
+            z = step.unmix(z, next(each))
+            log_dets.append(log_det)
+        for transition in reversed(self.transitions):
+            z = transition.unmix(z, next(each))  # type: ignore[operator]
+        z, _ = self.squeeze.inverse(z)
+        return z, torch.stack(log_dets).sum(0)
 
 
-class LevelCondition:
-    """Projected features of one level, made on first use and shared by all samples and temperatures.
-
-    If the contexts of all steps fit ``memory`` bytes they are kept; otherwise they are made for groups of steps that
-    fit it, and only the newest group is kept. Indexing by a step's number gives its StepCondition.
-    """
-
-    def __init__(self, level: FlowLevel, native: Tensor, taps: Tensor, factor: float, memory: int) -> None:
-        self._level, self._native, self._taps, self._factor = level, native, taps, factor
-        # Kept per step: the coupling's context and the injector's parameters. While they are made, the projection
-        # of a group exists up to three times more.
-        hidden = 4 * level.injector_projection.hidden_channels * native.element_size()
-        bias = level.full_steps[0].injector.network.get_submodule("head").get_parameter("bias")
-        per_step = native[:, 0].numel() * (hidden + bias.numel() * bias.element_size())
-        limit = level.steps_at_once if torch.is_grad_enabled() else len(level.steps)
-        self._group = min(limit, max(1, memory // per_step))
-        self._made: dict[int, StepCondition] = {}
-        self._noise: Tensor | None = None
-        self._noise_contexts: tuple[Tensor, ...] = ()
-        self._resized: Resized | None = None
-
-    def with_noise(self, noise: Tensor | None) -> "LevelCondition":
-        """The same condition with a noise map (b, noise_channels or 1, H, W) of any size; None: no noise."""
-        kernel = self._level.noise_projection
-        if noise is None or kernel is None:
-            return self
-        size = self._native.shape[-2:]
-        noise = noise.expand(-1, kernel.shape[1], -1, -1)
-        resized = F.interpolate(noise, size=size, mode="bicubic", align_corners=False)
-        other = copy.copy(self)
-        other._noise, other._noise_contexts = for_convolution(resized, self._native.dtype), ()
-        return other
-
-    def renewed(self) -> "LevelCondition":
-        """The same condition, to be projected anew: for when weights have changed."""
-        other = copy.copy(self)
-        other._made, other._noise_contexts, other._resized = {}, (), None
-        return other
-
-    def __getitem__(self, index: int) -> StepCondition:
-        """Condition of step ``index``."""
-        if index not in self._made:
-            self._make(index - index % self._group)
-        made = self._made[index]
-        if self._noise is None or index < self._level.first_noisy:
-            return made
-        if not self._noise_contexts:
-            self._noise_contexts = self._project_noise(self._noise)
-        return StepCondition(made.injector, made.coupling, self._noise_contexts[index - self._level.first_noisy])
-
-    def _make(self, first: int) -> None:
-        level, steps = self._level, self._level.full_steps[first : first + self._group]
-        self._made.clear()
-        injectors = self._contexts(level.injector_projection, first, [step.injector for step in steps])
-        parameters = [
-            checkpointed(step.injector.parameters_for, level.checkpoint_steps)(context)
-            for step, context in zip(steps, injectors, strict=True)
-        ]
-        del injectors
-        couplings = self._contexts(level.coupling_projection, first, [step.coupling for step in steps])
-        self._made.update(
-            (first + k, StepCondition(*pair)) for k, pair in enumerate(zip(parameters, couplings, strict=True))
-        )
-
-    def _contexts(
-        self, projection: FeatureProjection, first: int, bijections: Sequence[Injector | Coupling]
-    ) -> tuple[Tensor, ...]:
-        if self._resized is None:
-            self._resized = Resized(self._taps, self._factor)
-        return projection(self._native, self._resized, first, _context_scales(bijections))
-
-    def _project_noise(self, noise: Tensor) -> tuple[Tensor, ...]:
-        level = self._level
-        noisy = [step.noise_coupling for step in level.full_steps if step.noise_coupling is not None]
-        kernel = cast(Tensor, level.noise_projection)
-        hidden = level.injector_projection.hidden_channels
-        return conv(noise, scaled(kernel, torch.cat(_context_scales(noisy)))).split(hidden, dim=1)
-
-
-def _context_scales(bijections: Sequence[Injector | Coupling]) -> list[Tensor]:
-    return [bijection.network.context_scale() for bijection in bijections]  # type: ignore[operator]
+def _folded(layers: list[Injector] | list[Coupling]) -> FoldedNetworks:
+    return fold_networks([cast(ConvNetwork, layer.network) for layer in layers])

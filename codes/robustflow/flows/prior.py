@@ -58,7 +58,7 @@ class SplitPrior(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the kept channels, the latent ε, and log|det dε/d rest|, (b,)."""
-        kept, rest = x[:, : self.kept_channels], x[:, self.kept_channels :]
+        kept, rest = x.split([self.kept_channels, x.shape[1] - self.kept_channels], dim=1)
         mean, log_std = self.mean_and_log_std(kept)
         return kept, (rest - mean) * torch.exp(-log_std), -sum_per_item(log_std)
 

@@ -1,10 +1,10 @@
 """The features' part of the first convolutions of a level, for all its steps at once."""
 
-import torch
 from torch import Tensor, nn
 
-from robustflow.bijections.networks import conv, glow_kernel, scaled
-from robustflow.encoders.nearest import Resized
+from robustflow.bijections.networks import Context, FoldedNetworks, glow_kernel
+from robustflow.nn.convolutions import conv, scaled
+from robustflow.nn.nearest import Resized
 
 
 class FeatureProjection(nn.Module):
@@ -20,13 +20,25 @@ class FeatureProjection(nn.Module):
         self.native = glow_kernel(n_networks * hidden_channels, native_channels, 3)
         self.taps = glow_kernel(n_networks * hidden_channels, tap_channels, 3)
 
-    def forward(self, native: Tensor, taps: Resized, first: int, scales: list[Tensor]) -> tuple[Tensor, ...]:
-        """Contexts (b, hidden, h, w) of the networks from ``first`` on, times ``scales``, one (hidden,) for each.
+    def forward(self, native: Tensor, taps: Resized, steps: range, folded: FoldedNetworks | None) -> list[Context]:
+        """Contexts of the networks of some steps, features (b, hidden, h, w).
 
-        ``taps``: Resized to the level's size.
+        Args:
+            native: Features at the level's size.
+            taps: Resized to it.
+            steps: Their numbers.
+            folded: Weights of all steps' networks; None: as the kernels give it, for networks that fold themselves.
         """
-        rows = slice(first * self.hidden_channels, (first + len(scales)) * self.hidden_channels)
-        scale = torch.cat(scales)
-        projected = conv(native, scaled(self.native[rows], scale))
-        projected = projected + taps.conv(scaled(self.taps[rows], scale))
-        return projected.split(self.hidden_channels, dim=1)
+        rows = slice(steps.start * self.hidden_channels, steps.stop * self.hidden_channels)
+        own, of_taps, bias = self.native[rows], self.taps[rows], None
+        if folded is not None:
+            own, of_taps = (scaled(kernel, folded.scale[rows]) for kernel in (own, of_taps))
+            bias = folded.shift[rows]
+        return share_out(conv(native, own, bias) + taps.conv(of_taps), steps, folded)
+
+
+def share_out(projected: Tensor, steps: range, folded: FoldedNetworks | None) -> list[Context]:
+    """Contexts of some steps' networks from their features, which lie one behind the other in the channels."""
+    features = projected.chunk(len(steps), dim=1)
+    networks = [None] * len(steps) if folded is None else folded.networks[steps.start : steps.stop]
+    return [Context(*each) for each in zip(features, networks, strict=True)]

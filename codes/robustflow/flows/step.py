@@ -1,91 +1,58 @@
-"""One step of the flow."""
+"""Steps of the flow, and what is made for many of them at once."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.base import Bijection
 from robustflow.bijections.coupling import Coupling
 from robustflow.bijections.injector import Injector
+from robustflow.bijections.networks import Context
+from robustflow.bijections.permutation import Permutation
+from robustflow.nn.convolutions import mix_channels
 
 
-@dataclass(frozen=True)
-class StepCondition:
+class Mixing(NamedTuple):
+    """ActNorm and 1×1 convolution as one map, z = matrix·x + shift, or the inverse of that."""
+
+    matrix: Tensor
+    shift: Tensor
+
+
+class StepCondition(NamedTuple):
     """What one step needs of the condition.
 
     Attributes:
         injector: Elementwise parameters of the injector.
-        coupling: Context of the self coupling: the condition's part of its first convolution.
-        noise: Context of the noise coupling, or None where the noise is zero.
+        coupling: Context of the self coupling.
+        noise: Context of the noise coupling, or None without.
     """
 
     injector: Tensor
-    coupling: Tensor
-    noise: Tensor | None = None
-
-
-class FlowStep(Bijection):
-    """ActNorm → 1×1 convolution → injector → noise coupling → self coupling, data to latent.
-
-    Lugmayr et al., SRFlow, ECCV 2020; the noise coupling is that of Kim & Son, NCSR, CVPRW 2021.
-    """
-
-    def __init__(
-        self,
-        actnorm: Bijection,
-        permutation: Bijection,
-        injector: Injector,
-        coupling: Coupling,
-        noise_coupling: Coupling | None = None,
-    ) -> None:
-        super().__init__()
-        self.actnorm = actnorm
-        self.permutation = permutation
-        self.injector = injector
-        self.noise_coupling = noise_coupling
-        self.coupling = coupling
-
-    @property
-    def layers(self) -> list[Bijection]:
-        """The layers, data to latent."""
-        noisy = [] if self.noise_coupling is None else [self.noise_coupling]
-        return [self.actnorm, self.permutation, self.injector, *noisy, self.coupling]
-
-    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return z and log|det|, (b,); ``cond`` is a StepCondition."""
-        x, total = self.actnorm(x)
-        x, log_det = self.permutation(x)
-        total = total + log_det
-        x, log_det = self.injector.transform(x, cond.injector)
-        total = total + log_det
-        if self.noise_coupling is not None:
-            x, log_det = self.noise_coupling(x, cond.noise)
-            total = total + log_det
-        x, log_det = self.coupling(x, cond.coupling)
-        return x, total + log_det
-
-    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x and log|det| of the inverse, (b,); ``cond`` is a StepCondition."""
-        z, total = self.coupling.inverse(z, cond.coupling)
-        if self.noise_coupling is not None:
-            z, log_det = self.noise_coupling.inverse(z, cond.noise)
-            total = total + log_det
-        z, log_det = self.injector.untransform(z, cond.injector)
-        total = total + log_det
-        z, log_det = self.permutation.inverse(z)
-        total = total + log_det
-        z, log_det = self.actnorm.inverse(z)
-        return z, total + log_det
+    coupling: Context | Tensor
+    noise: Context | Tensor | None = None
 
 
 class TransitionStep(Bijection):
     """ActNorm → 1×1 convolution, without coupling (SRFlow's ``additionalFlowNoAffine``)."""
 
-    def __init__(self, actnorm: Bijection, permutation: Bijection) -> None:
+    def __init__(self, actnorm: ActNorm, permutation: Permutation) -> None:
         super().__init__()
         self.actnorm = actnorm
         self.permutation = permutation
+
+    def mix(self, x: Tensor, mixing: Mixing | None) -> Tensor:
+        """ActNorm and 1×1 convolution, as one map or, without it, one after the other: an ActNorm may set itself."""
+        return (
+            self.permutation(self.actnorm(x)[0])[0] if mixing is None else mix_channels(mixing.matrix, x, mixing.shift)
+        )
+
+    def unmix(self, z: Tensor, unmixing: Mixing) -> Tensor:
+        """Undo ``mix``, given the inverse."""
+        return mix_channels(unmixing.matrix, z, unmixing.shift)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det|, (b,)."""
@@ -98,3 +65,92 @@ class TransitionStep(Bijection):
         z, first = self.permutation.inverse(z)
         z, second = self.actnorm.inverse(z)
         return z, first + second
+
+
+class FlowStep(TransitionStep):
+    """ActNorm → 1×1 convolution → injector → noise coupling → self coupling, data to latent.
+
+    Lugmayr et al., SRFlow, ECCV 2020; the noise coupling is that of Kim & Son, NCSR, CVPRW 2021.
+    """
+
+    def __init__(
+        self,
+        actnorm: ActNorm,
+        permutation: Permutation,
+        injector: Injector,
+        coupling: Coupling,
+        noise_coupling: Coupling | None = None,
+    ) -> None:
+        super().__init__(actnorm, permutation)
+        self.injector = injector
+        self.noise_coupling = noise_coupling
+        self.coupling = coupling
+
+    @property
+    def layers(self) -> list[Bijection]:
+        """The layers, data to latent."""
+        noisy = [] if self.noise_coupling is None else [self.noise_coupling]
+        return [self.actnorm, self.permutation, self.injector, *noisy, self.coupling]
+
+    def couple(self, x: Tensor, cond: StepCondition) -> tuple[Tensor, Tensor]:
+        """Injector and couplings; return z and their log|det|, (b,)."""
+        x, total = self.injector.transform(x, cond.injector)
+        if self.noise_coupling is not None:
+            x, log_det = self.noise_coupling(x, cond.noise)
+            total = total + log_det
+        x, log_det = self.coupling(x, cond.coupling)
+        return x, total + log_det
+
+    def advance(self, x: Tensor, mixing: Mixing | None, cond: StepCondition) -> tuple[Tensor, Tensor]:
+        """``mix``, then ``couple``."""
+        return self.couple(self.mix(x, mixing), cond)
+
+    def uncouple(self, z: Tensor, cond: StepCondition) -> tuple[Tensor, Tensor]:
+        """Undo ``couple``; return x and log|det| of the inverse, (b,)."""
+        z, total = self.coupling.inverse(z, cond.coupling)
+        if self.noise_coupling is not None:
+            z, log_det = self.noise_coupling.inverse(z, cond.noise)
+            total = total + log_det
+        z, log_det = self.injector.untransform(z, cond.injector)
+        return z, total + log_det
+
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Return z and log|det|, (b,); ``cond`` is a StepCondition."""
+        x, first = super().forward(x)
+        x, second = self.couple(x, cond)
+        return x, first + second
+
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Return x and log|det| of the inverse, (b,); ``cond`` is a StepCondition."""
+        z, first = self.uncouple(z, cond)
+        z, second = super().inverse(z)
+        return z, first + second
+
+
+def fold_mixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
+    """z = W·((x + b)·exp(logs)) of steps of one size, all at once."""
+    logs, bias, weights = _stacked(steps)
+    matrices = weights * torch.exp(logs)[:, None]
+    return [
+        Mixing(*each) for each in zip(matrices.unbind(), (matrices @ bias[..., None])[..., 0].unbind(), strict=True)
+    ]
+
+
+def fold_unmixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
+    """x = (W⁻¹·z)·exp(−logs) − b of steps of one size, all at once."""
+    logs, bias, weights = _stacked(steps)
+    matrices = steps[0].permutation.inverted(weights).to(logs.dtype) * torch.exp(-logs)[..., None]
+    return [Mixing(*each) for each in zip(matrices.unbind(), (-bias).unbind(), strict=True)]
+
+
+def mixing_log_det(steps: Sequence[TransitionStep]) -> Tensor:
+    """log|det| of all ActNorms and 1×1 convolutions for each position, scalar: Σ logs + Σ log|det W|."""
+    logs, _, weights = _stacked(steps)
+    return logs.sum() + steps[0].permutation.log_abs_det(weights).sum().to(logs.dtype)
+
+
+def _stacked(steps: Sequence[TransitionStep]) -> tuple[Tensor, Tensor, Tensor]:
+    """logs, b (n, c) and W (n, c, c)."""
+    norms = [step.actnorm for step in steps]
+    logs, bias = torch.stack([norm.logs for norm in norms]), torch.stack([norm.bias for norm in norms])
+    return logs, bias, torch.stack([step.permutation.weight for step in steps]).to(logs.dtype)

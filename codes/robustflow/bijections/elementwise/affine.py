@@ -1,13 +1,13 @@
 """The affine map: unbounded inverse for eps → 0, bounded by 1/eps otherwise."""
 
-from collections.abc import Hashable
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustflow.bijections.base import AnalyticElementwise, InverseBound, Partials
+from robustflow.bijections.analytic import AnalyticElementwise, Parameters, Partials
+from robustflow.bijections.base import InverseBound
 from robustflow.registry import ELEMENTWISE, Options
 
 
@@ -33,7 +33,7 @@ class Affine(AnalyticElementwise):
         self.eps = eps
 
     @property
-    def constants(self) -> tuple[Hashable, ...]:
+    def constants(self) -> tuple[float, ...]:
         """ε."""
         return (self.eps,)
 
@@ -41,23 +41,26 @@ class Affine(AnalyticElementwise):
         """1/ε."""
         return InverseBound(1 / self.eps)
 
-    def evaluate(self, x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def evaluate(x: Tensor, p: Parameters, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log s."""
-        t, s_hat = p
-        s = torch.sigmoid(s_hat + 2) + self.eps
+        (t, s_hat), (eps,) = p, constants
+        s = torch.sigmoid(s_hat + 2) + eps
         y = (x + t) * s
         return y, torch.log(s).expand_as(y)
 
-    def invert(self, y: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def invert(y: Tensor, p: Parameters, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return x = y/s − t and −log s."""
-        t, s_hat = p
-        s = torch.sigmoid(s_hat + 2) + self.eps
+        (t, s_hat), (eps,) = p, constants
+        s = torch.sigmoid(s_hat + 2) + eps
         x = y / s - t
         return x, -torch.log(s).expand_as(x)
 
-    def partials(self, x: Tensor, *p: Tensor) -> Partials:
+    @staticmethod
+    def partials(x: Tensor, p: Parameters, *constants: Tensor) -> Partials:
         """Return dy/dx = s, dl/dx = 0 and the derivatives by t and ŝ, with ds/dŝ = σ(ŝ+2)·σ(−ŝ−2)."""
-        t, s_hat = p
+        (t, s_hat), (eps,) = p, constants
         sigmoid = torch.sigmoid(s_hat + 2)
-        s, slope = sigmoid + self.eps, sigmoid * torch.sigmoid(-s_hat - 2)
+        s, slope = sigmoid + eps, sigmoid * torch.sigmoid(-s_hat - 2)
         return s, torch.zeros_like(s), [(s, 0.0), ((x + t) * slope, slope / s)]

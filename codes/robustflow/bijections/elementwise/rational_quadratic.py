@@ -1,13 +1,13 @@
 """The modified rational-quadratic spline: slope 1 outside a box, so its inverse cannot explode."""
 
-from collections.abc import Hashable
 from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import AfterValidator, Field, FiniteFloat
 from torch import Tensor
 
-from robustflow.bijections.base import AnalyticElementwise, InverseBound, Partials
+from robustflow.bijections.analytic import AnalyticElementwise, Parameters, Partials
+from robustflow.bijections.base import InverseBound
 from robustflow.registry import ELEMENTWISE, Options
 
 
@@ -25,6 +25,29 @@ class RationalQuadraticOptions(Options):
         (-0.5, 0.5), description="The box [B1, B2]; the map is x + t outside it."
     )
     eps: float = Field(1e-3, gt=0, lt=0.5, description="Smallest relative bin width and height, and smallest slope.")
+
+
+class _Box(NamedTuple):
+    """The box [B1, B2] and ε."""
+
+    lower: Tensor
+    upper: Tensor
+    eps: Tensor
+
+    @property
+    def size(self) -> Tensor:
+        return self.upper - self.lower
+
+    def contains(self, x: Tensor) -> Tensor:
+        return (x > self.lower) & (x < self.upper)
+
+    def from_outer_knot(self, x: Tensor, sign: Tensor) -> Tensor:
+        """Distance of x from the outer knot of its bin: x − B1 or B2 − x."""
+        return self.size / 2 + sign * (x - (self.lower + self.upper) / 2)
+
+    def at_distance(self, xi: Tensor, sign: Tensor) -> Tensor:
+        """The place at distance ξ from the outer knot: B1 + ξ or B2 − ξ."""
+        return (self.lower + self.upper) / 2 + sign * (xi - self.size / 2)
 
 
 class _Bin(NamedTuple):
@@ -46,6 +69,9 @@ class _Sizes(NamedTuple):
     sigmoid_slope: Tensor
 
 
+LOG_DELTA_RANGE = (-60.0, 40.0)  # far outside the useful range; keeps δ² finite in float32
+
+
 @ELEMENTWISE.register("rq_spline", RationalQuadraticOptions)
 class RationalQuadratic(AnalyticElementwise):
     """c(x) = q(x) + t, q a rational-quadratic spline with one interior knot inside the box, the identity outside.
@@ -64,7 +90,6 @@ class RationalQuadratic(AnalyticElementwise):
     """
 
     num_params = 4
-    log_delta_range = (-60.0, 40.0)  # far outside the useful range; keeps δ² finite in float32
 
     def __init__(self, bounds: tuple[float, float] = (-0.5, 0.5), eps: float = 1e-3) -> None:
         super().__init__()
@@ -72,79 +97,36 @@ class RationalQuadratic(AnalyticElementwise):
         self.eps = eps
 
     @property
-    def constants(self) -> tuple[Hashable, ...]:
+    def constants(self) -> tuple[float, ...]:
         """The box and ε."""
         return (*self.bounds, self.eps)
 
-    @property
-    def _size(self) -> float:
-        return self.bounds[1] - self.bounds[0]
-
-    def _sizes(self, a: Tensor) -> _Sizes:
-        """f(a) and f(−a), f(a) = σ(a)(1−2ε) + ε, from one exponential."""
-        e = torch.exp(-a.abs())
-        large = 1 / (1 + e)
-        small = e * large
-        f_large, f_small = (value * (1 - 2 * self.eps) + self.eps for value in (large, small))
-        positive = a >= 0
-        left, right = torch.where(positive, f_large, f_small), torch.where(positive, f_small, f_large)
-        return _Sizes(left, right, large * small)
-
-    def _delta(self, d_hat: Tensor) -> Tensor:
-        return torch.exp(d_hat.clamp(*self.log_delta_range)) * (1 - self.eps) + self.eps
-
-    def _bin(self, left: Tensor, widths: _Sizes, heights: _Sizes, delta: Tensor) -> _Bin:
-        width = self._size * torch.where(left, widths.left, widths.right)
-        height = self._size * torch.where(left, heights.left, heights.right)
-        sign = torch.where(left, 1.0, -1.0).to(width.dtype)
-        return _Bin(sign, width, height, 1 / height, height / width, delta)
-
-    def _inside(self, x: Tensor) -> Tensor:
-        return (x > self.bounds[0]) & (x < self.bounds[1])
-
-    def _from_outer_knot(self, x: Tensor, sign: Tensor) -> Tensor:
-        """Distance of x from the outer knot of its bin: x − B1 or B2 − x."""
-        middle, half = sum(self.bounds) / 2, self._size / 2
-        return half + sign * (x - middle)
-
-    def _at_distance(self, xi: Tensor, sign: Tensor) -> Tensor:
-        """The place at distance ξ from the outer knot: B1 + ξ or B2 − ξ."""
-        middle, half = sum(self.bounds) / 2, self._size / 2
-        return middle + sign * (xi - half)
-
-    @staticmethod
-    def _log_slope(b: _Bin, theta: Tensor, rest: Tensor) -> Tensor:
-        pi = theta * rest
-        numerator = b.delta * theta**2 + 2 * b.slope * pi + rest**2
-        per_d = 1 / ((1 - 2 * pi) + (1 + b.delta) * pi * (b.width * b.per_height))  # Δ/D, at most 2
-        # One after the other: the square could underflow.
-        return torch.log(numerator * per_d * per_d)
-
     def inverse_bound(self) -> InverseBound:
         """Slope 1 outside the box; inside, steep as it may be, nothing moves farther than the box is wide."""
-        return InverseBound(1.0, self._size)
+        return InverseBound(1.0, self.bounds[1] - self.bounds[0])
 
-    def evaluate(self, x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def evaluate(x: Tensor, p: Parameters, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return y = q(x) + t and log q'(x)."""
-        w_hat, h_hat, d_hat, t = p
-        inside = self._inside(x)
-        widths = self._sizes(w_hat)
-        b = self._bin(x < self.bounds[0] + self._size * widths.left, widths, self._sizes(h_hat), self._delta(d_hat))
-        theta = (self._from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
+        (w_hat, h_hat, d_hat, t), box = p, _Box(*constants)
+        inside, widths = box.contains(x), _sizes(w_hat, box)
+        left = x < box.lower + box.size * widths.left
+        b = _bin(left, widths, _sizes(h_hat, box), _delta(d_hat, box), box)
+        theta = (box.from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         pi = theta * (1 - theta)
         g = b.height * (b.slope * theta**2 + pi) / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
-        q = self._at_distance(g, b.sign)
-        log_slope = self._log_slope(b, theta, 1 - theta)
-        return torch.where(inside, q, x) + t, torch.where(inside, log_slope, 0)
+        q = box.at_distance(g, b.sign)
+        return torch.where(inside, q, x) + t, torch.where(inside, _log_slope(b, theta, 1 - theta), 0)
 
-    def invert(self, y: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def invert(y: Tensor, p: Parameters, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return x = q⁻¹(y − t) and −log q'(x): the root of the quadratic without cancellation."""
-        w_hat, h_hat, d_hat, t = p
+        (w_hat, h_hat, d_hat, t), box = p, _Box(*constants)
         v = y - t
-        inside = self._inside(v)
-        heights = self._sizes(h_hat)
-        b = self._bin(v < self.bounds[0] + self._size * heights.left, self._sizes(w_hat), heights, self._delta(d_hat))
-        u = (self._from_outer_knot(v, b.sign) * b.per_height).clamp(0, 1)
+        inside, heights = box.contains(v), _sizes(h_hat, box)
+        left = v < box.lower + box.size * heights.left
+        b = _bin(left, _sizes(w_hat, box), heights, _delta(d_hat, box), box)
+        u = (box.from_outer_knot(v, b.sign) * b.per_height).clamp(0, 1)
         r = 1 - u
         e = r - b.delta * u
         root = torch.sqrt(e**2 + 4 * b.slope**2 * u * r)
@@ -153,21 +135,22 @@ class RationalQuadratic(AnalyticElementwise):
         fraction = part / (e.abs() + part + root)
         theta = torch.where(near_outer, fraction, 1 - fraction)
         rest = torch.where(near_outer, 1 - fraction, fraction)
-        q = self._at_distance(b.width * theta, b.sign).clamp(*self.bounds)
-        return torch.where(inside, q, v), torch.where(inside, -self._log_slope(b, theta, rest), 0)
+        q = box.at_distance(b.width * theta, b.sign)
+        q = torch.minimum(torch.maximum(q, box.lower), box.upper)
+        return torch.where(inside, q, v), torch.where(inside, -_log_slope(b, theta, rest), 0)
 
-    def partials(self, x: Tensor, *p: Tensor) -> Partials:
+    @staticmethod
+    def partials(x: Tensor, p: Parameters, *constants: Tensor) -> Partials:
         """Return dy/dx, dl/dx and the derivatives by ŵ, ĥ, d̂, t; l = log q'."""
-        w_hat, h_hat, d_hat, _ = p
-        inside = self._inside(x)
-        widths, heights = self._sizes(w_hat), self._sizes(h_hat)
-        b = self._bin(x < self.bounds[0] + self._size * widths.left, widths, heights, self._delta(d_hat))
-        theta = (self._from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
-        g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = self._bin_partials(b, theta)
-        scale = self._size * (1 - 2 * self.eps)
+        (w_hat, h_hat, d_hat, _), box = p, _Box(*constants)
+        inside, widths, heights = box.contains(x), _sizes(w_hat, box), _sizes(h_hat, box)
+        b = _bin(x < box.lower + box.size * widths.left, widths, heights, _delta(d_hat, box), box)
+        theta = (box.from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
+        g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = _bin_partials(b, theta)
+        scale = box.size * (1 - 2 * box.eps)
         width_by_param, height_by_param = scale * widths.sigmoid_slope, scale * heights.sigmoid_slope
-        low, high = self.log_delta_range
-        delta_by_param = torch.where((d_hat > low) & (d_hat < high), b.delta - self.eps, 0)
+        low, high = LOG_DELTA_RANGE
+        delta_by_param = torch.where((d_hat > low) & (d_hat < high), b.delta - box.eps, 0)
 
         def masked(value: Tensor) -> Tensor:
             return torch.where(inside, value, 0)
@@ -180,27 +163,57 @@ class RationalQuadratic(AnalyticElementwise):
         ]
         return torch.where(inside, g_xi, 1), masked(b.sign * l_xi), by_param
 
-    @staticmethod
-    def _bin_partials(b: _Bin, theta: Tensor) -> tuple[Tensor, ...]:
-        """Derivatives of g and l by ξ, W, H and δ in turn, from G = g/H and l as functions of θ, Δ, δ."""
-        rest = 1 - theta
-        pi = theta * rest
-        by_d = 1 / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
-        by_slope, by_width = 1 / b.slope, 1 / b.width
-        m = b.delta * theta**2 + 2 * b.slope * pi + rest**2
-        by_m = 1 / m
-        gg = (b.slope * theta**2 + pi) * by_d
-        # By θ, Δ, δ.
-        gg_theta = b.slope * m * by_d * by_d
-        gg_slope = (theta**2 - gg * (1 - 2 * pi)) * by_d
-        gg_delta = -gg * pi * by_d
-        l_theta = 2 * (b.delta * theta + b.slope * (rest - theta) - rest) * by_m
-        l_theta = l_theta - 2 * (b.delta + 1 - 2 * b.slope) * (rest - theta) * by_d
-        l_slope = 2 * by_slope + 2 * pi * by_m - 2 * (1 - 2 * pi) * by_d
-        l_delta = theta**2 * by_m - 2 * pi * by_d
-        # By ξ, W, H: θ = ξ/W, Δ = H/W.
-        g_xi = b.slope * gg_theta
-        g_w = -b.slope * (theta * gg_theta + b.slope * gg_slope)
-        g_h = gg + b.slope * gg_slope
-        l_w = -(theta * l_theta + b.slope * l_slope) * by_width
-        return g_xi, l_theta * by_width, g_w, l_w, g_h, l_slope * by_width, b.height * gg_delta, l_delta
+
+def _sizes(a: Tensor, box: _Box) -> _Sizes:
+    """f(a) and f(−a), f(a) = σ(a)(1−2ε) + ε, from one exponential."""
+    e = torch.exp(-a.abs())
+    large = 1 / (1 + e)
+    small = e * large
+    f_large, f_small = (value * (1 - 2 * box.eps) + box.eps for value in (large, small))
+    positive = a >= 0
+    left, right = torch.where(positive, f_large, f_small), torch.where(positive, f_small, f_large)
+    return _Sizes(left, right, large * small)
+
+
+def _delta(d_hat: Tensor, box: _Box) -> Tensor:
+    return torch.exp(d_hat.clamp(*LOG_DELTA_RANGE)) * (1 - box.eps) + box.eps
+
+
+def _bin(left: Tensor, widths: _Sizes, heights: _Sizes, delta: Tensor, box: _Box) -> _Bin:
+    width = box.size * torch.where(left, widths.left, widths.right)
+    height = box.size * torch.where(left, heights.left, heights.right)
+    sign = torch.where(left, 1.0, -1.0).to(width.dtype)
+    return _Bin(sign, width, height, 1 / height, height / width, delta)
+
+
+def _log_slope(b: _Bin, theta: Tensor, rest: Tensor) -> Tensor:
+    pi = theta * rest
+    numerator = b.delta * theta**2 + 2 * b.slope * pi + rest**2
+    per_d = 1 / ((1 - 2 * pi) + (1 + b.delta) * pi * (b.width * b.per_height))  # Δ/D, at most 2
+    # One after the other: the square could underflow.
+    return torch.log(numerator * per_d * per_d)
+
+
+def _bin_partials(b: _Bin, theta: Tensor) -> tuple[Tensor, ...]:
+    """Derivatives of g and l by ξ, W, H and δ in turn, from G = g/H and l as functions of θ, Δ, δ."""
+    rest = 1 - theta
+    pi = theta * rest
+    by_d = 1 / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
+    by_slope, by_width = 1 / b.slope, 1 / b.width
+    m = b.delta * theta**2 + 2 * b.slope * pi + rest**2
+    by_m = 1 / m
+    gg = (b.slope * theta**2 + pi) * by_d
+    # By θ, Δ, δ.
+    gg_theta = b.slope * m * by_d * by_d
+    gg_slope = (theta**2 - gg * (1 - 2 * pi)) * by_d
+    gg_delta = -gg * pi * by_d
+    l_theta = 2 * (b.delta * theta + b.slope * (rest - theta) - rest) * by_m
+    l_theta = l_theta - 2 * (b.delta + 1 - 2 * b.slope) * (rest - theta) * by_d
+    l_slope = 2 * by_slope + 2 * pi * by_m - 2 * (1 - 2 * pi) * by_d
+    l_delta = theta**2 * by_m - 2 * pi * by_d
+    # By ξ, W, H: θ = ξ/W, Δ = H/W.
+    g_xi = b.slope * gg_theta
+    g_w = -b.slope * (theta * gg_theta + b.slope * gg_slope)
+    g_h = gg + b.slope * gg_slope
+    l_w = -(theta * l_theta + b.slope * l_slope) * by_width
+    return g_xi, l_theta * by_width, g_w, l_w, g_h, l_slope * by_width, b.height * gg_delta, l_delta

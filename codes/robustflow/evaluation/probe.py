@@ -15,7 +15,7 @@ from robustflow.bijections.injector import Injector
 from robustflow.bijections.squeeze import Squeeze
 from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.flows.prior import SplitPrior
-from robustflow.flows.step import FlowStep
+from robustflow.flows.step import FlowStep, Mixing, TransitionStep
 
 
 class Layer(NamedTuple):
@@ -92,6 +92,8 @@ def probing(flow: ConditionalFlow, see: Callable[[Seen], None], seed: int = 0) -
         _wrap(stack, flow, "decode", functools.partial(_decode, perturbation))
         for level in flow.typed_levels:
             _wrap(stack, level.squeeze, "inverse", functools.partial(_unsqueeze, level.squeeze, perturbation))
+            for step in level.mixing_steps:
+                _wrap(stack, step, "unmix", functools.partial(_unmix, step))
         for place, layer in enumerate(layers(flow)):
             watched = _Watched(place, layer.module, perturbation, see)
             _wrap(stack, layer.module, watched.method, watched.run)
@@ -142,6 +144,12 @@ def _decode(
 def _unsqueeze(squeeze: Squeeze, perturbation: _Perturbation, inverse: Callable[..., Any], z: Tensor) -> Any:
     perturbation.current, _ = Squeeze.inverse(squeeze, perturbation.current)
     return inverse(z)
+
+
+def _unmix(step: TransitionStep, unmix: Callable[..., Tensor], z: Tensor, unmixing: Mixing) -> Tensor:
+    """Let the layers that sampling joins be seen one by one."""
+    step.actnorm.inverse(step.permutation.inverse(z)[0])
+    return unmix(z, unmixing)
 
 
 class _Watched:

@@ -48,6 +48,7 @@ class Resized:
         """3×3 convolution, zero padding 1, with weight (o, c, 3, 3)."""
         weight = weight.to(self.sources[0].dtype)
         if self.enlargement == 1:
+            weight = weight.contiguous(memory_format=_layout(self.sources[0]))
             return F.conv2d(self.sources[0], weight, padding=1).contiguous(memory_format=self.layout)
         combined = (weight.flatten(2) @ _combinations(weight)).permute(2, 0, 1)[..., None, None]
         kernels = (combined[part].flatten(0, 1) for part in (slice(0, 1), slice(1, 3), slice(3, 5), slice(5, 9)))

@@ -7,8 +7,8 @@ import torch
 
 from robustflow.bijections.base import Bijection
 from robustflow.bijections.coupling import Coupling
+from robustflow.evaluation.probe import layers, probing
 from robustflow.flows import build
-from robustflow.flows.probe import layers, probing
 from robustflow.options.schema import FlowOptions, NetworkOptions, SplitOptions
 
 FLOWS = {
@@ -71,7 +71,7 @@ def test_nothing_stays_wrapped(flow):
     with pytest.raises(ZeroDivisionError), probing(flow, lambda seen: 1 / 0):
         flow.decode(latents, y)
     for module in flow.modules():
-        assert not {"inverse", "untransform", "merge", "decode"} & module.__dict__.keys()
+        assert not {"inverse", "untransform", "merge", "decode", "unmix"} & module.__dict__.keys()
 
 
 def test_log_slopes_are_those_of_the_log_determinant(flow):
@@ -88,11 +88,14 @@ def test_log_slopes_are_those_of_the_log_determinant(flow):
             return value, log_det
 
         layer.module.__dict__[method] = noting
+    steps = [step for level in flow.typed_levels for step in level.mixing_steps]
+    for step in steps:
+        step.__dict__["unmix"] = lambda z, _, step=step: step.actnorm.inverse(step.permutation.inverse(z)[0])[0]
     with torch.no_grad():
         flow.decode(latents, y)
-    for layer in layers(flow):
-        for method in ("merge", "untransform", "inverse"):
-            layer.module.__dict__.pop(method, None)
+    for module in [*steps, *(layer.module for layer in layers(flow))]:
+        for method in ("merge", "untransform", "inverse", "unmix"):
+            module.__dict__.pop(method, None)
     _, seen = probed(flow, latents, y)
     for one, log_det, layer in zip(seen, determinants, layers(flow), strict=True):
         if layer.kind in ("ActNorm", "1x1 convolution"):

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robustflow.encoders.nearest import conv_of_nearest
+from robustflow.nn.nearest import conv_of_nearest
 
 SIZES = [(1, 1), (1, 4), (2, 3), (5, 7)]
 FACTORS = [0.25, 0.5, 1, 2, 4, 8]
