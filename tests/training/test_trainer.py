@@ -10,9 +10,10 @@ from robustflow.errors import UserError
 from robustflow.options.load import load
 from robustflow.tasks import FlowTask, weights
 from robustflow.training import checkpoint, engine
+from robustflow.training.gradients import accumulate_gradients
 from robustflow.training.logbook import Logbook
 from robustflow.training.sentinel import TrainingStopped
-from robustflow.training.trainer import accumulate_gradients, train
+from robustflow.training.trainer import train
 
 
 def changed(tensors, others, of_encoder):
@@ -254,7 +255,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeyp
 
 
 def test_failure_is_answered_with_status_1(make_options, monkeypatch, caplog):
-    monkeypatch.setattr(FlowTask, "data_loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan"))
+    monkeypatch.setattr(
+        FlowTask, "data_loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan")
+    )
     assert engine.run(make_options()) == 1
     assert "error: iteration 1: loss nan" in caplog.text
     assert "Newest checkpoint: none yet" in caplog.text
