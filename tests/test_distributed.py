@@ -20,7 +20,8 @@ from robustflow.evaluation import engine as evaluation
 from robustflow.options.load import load, save
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import FlowTask, weights
-from robustflow.training import checkpoint, dump, engine, parallel, trainer
+from robustflow.training import checkpoint, dump, engine, guard, parallel
+from robustflow.training.gradients import Gradients
 from robustflow.training.trainer import train
 
 pytestmark = pytest.mark.forks
@@ -198,21 +199,23 @@ def test_low_light_trains_as_one_with_a_prior_mean_per_batch(make_options, folde
         assert scalars(two, name) == pytest.approx(scalars(one, name), rel=1e-5)
 
 
-@pytest.mark.parametrize(("policy", "iteration"), [("rollback", 4), ("skip", 1)])
-def test_a_fault_in_one_process_is_answered_by_all(make_options, monkeypatch, policy, iteration):
-    gradients_of = trainer._gradients_of
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("policy", "iteration"), [("rollback", 4), ("rollback", 5), ("skip", 1), ("skip", 3)])
+def test_a_fault_in_one_process_is_answered_by_all(make_options, monkeypatch, policy, iteration, late):
+    monkeypatch.setattr(guard, "settles_later", lambda device: late)
+    compute = Gradients.__call__
 
-    def spoiled(run, step):
-        loss = gradients_of(run, step)
-        last = run.processes.rank == run.processes.size - 1
+    def spoiled(self, step):
+        loss = compute(self, step)
+        last = step.first + len(step.gt) == 4
         return loss * float("nan") if step.iteration == iteration and last else loss
 
-    monkeypatch.setattr(trainer, "_gradients_of", spoiled)
+    monkeypatch.setattr(Gradients, "__call__", spoiled)
     settings = {
         "train": {"niter": 6, "non_finite": policy, "ema": 0.9, "lr_G": 1e-7},
         "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
     }
-    one, two = (make_options(f"{policy}_{n}", **settings) for n in (1, 2))
+    one, two = (make_options(f"{policy}_{iteration}_{late}_{n}", **settings) for n in (1, 2))
     assert train(one)
     assert forked(in_group(lambda processes: train(two, processes))) == [True] * 2
     for file in (checkpoint.weights_file, checkpoint.ema_file):
@@ -221,7 +224,8 @@ def test_a_fault_in_one_process_is_answered_by_all(make_options, monkeypatch, po
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
     states = [torch.load(checkpoint.state_file(folder_of(options), 6), weights_only=True) for options in (one, two)]
     assert [state["non_finite"] for state in states] == [1, 1]
-    assert [state["went_back"] for state in states] == [(4, 2) if policy == "rollback" else None] * 2
+    went_back = (iteration, 4 if iteration > 4 else 2) if policy == "rollback" else None
+    assert [state["went_back"] for state in states] == [went_back] * 2
     dumped = folder_of(two) / "non_finite" / f"{iteration:08d}.safetensors"
     assert len(dump.read(dumped).step.gt) == 4
 

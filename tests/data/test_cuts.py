@@ -130,6 +130,29 @@ def test_window_is_mirrored_as_the_bicubic_does_it():
         assert small.equal(box.of(downsample(whole, 4)))
 
 
+@pytest.mark.parametrize("kinds", [{}, {"deep": (1, 2), "paired": (2,)}], ids=str)
+def test_nothing_is_read_back_from_the_device(kinds: dict[str, tuple[int, ...]]):
+    crops = TrainingCrops(
+        Pictures([(60, 70)] * 4, 4, **kinds), 4, 32, True, True, enhancement="unit", lr_noise=0.1, hr_shift=2
+    )
+    # A device without contents: reading is an error.
+    gt, lr = crops.finish(collate([crops.cuts[i] for i in range(9)]), torch.device("meta"))
+    assert (gt.shape, lr.shape) == ((9, 3, 32, 32), (9, 3, 8, 8))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_not_waited_for():
+    crops = TrainingCrops(Pictures([(60, 70)] * 4, 4, deep=(1,)), 4, 32, True, True, enhancement="unit", hr_shift=2)
+    loader = DataLoader(crops.cuts, 8, sampler=range(32), collate_fn=collate, pin_memory=True)
+    for number, batch in enumerate(loader):
+        assert all(part.is_pinned() for cuts in batch for part in cuts.values())
+        torch.cuda.set_sync_debug_mode("error" if number > 0 else "default")
+        try:
+            crops.finish(batch, torch.device("cuda"))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("enhancement", [None, "published", "unit"])
 @pytest.mark.parametrize("hr_shift", [0, 4])

@@ -12,8 +12,9 @@ from robustflow.options.load import OptionsError, load
 from robustflow.tasks import FlowTask, weights
 from robustflow.training import dump, engine, replay
 from robustflow.training.diagnosis import diagnose
+from robustflow.training.gradients import accumulate_gradients
 from robustflow.training.sentinel import TrainingStopped
-from robustflow.training.trainer import accumulate_gradients, train
+from robustflow.training.trainer import train
 
 EVERY = {"save_checkpoint_freq": 1}
 

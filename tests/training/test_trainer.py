@@ -10,9 +10,10 @@ from robustflow.errors import UserError
 from robustflow.options.load import load
 from robustflow.tasks import FlowTask, weights
 from robustflow.training import checkpoint, engine
+from robustflow.training.gradients import accumulate_gradients
 from robustflow.training.logbook import Logbook
 from robustflow.training.sentinel import TrainingStopped
-from robustflow.training.trainer import accumulate_gradients, train
+from robustflow.training.trainer import train
 
 
 def changed(tensors, others, of_encoder):

@@ -94,8 +94,9 @@ class Finish:
         finished = [self._stack(cuts, device) for cuts in batch]
         if len(finished) == 1:
             return finished[0]
-        order = torch.cat([cuts["number"] for cuts in batch]).argsort().to(device)
-        gt, lr = (torch.cat(images)[order] for images in zip(*finished, strict=True))
+        # Numbers stay on the CPU: the device is not waited for.
+        order = torch.cat([cuts["number"] for cuts in batch]).argsort().tolist()
+        gt, lr = (torch.stack([torch.cat(images)[n] for n in order]) for images in zip(*finished, strict=True))
         return gt, lr
 
     def _stack(self, cuts: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -109,7 +110,8 @@ class Finish:
     def _of_windows(self, windows: Tensor, shifts: list[Shift] | None) -> tuple[Tensor, Tensor]:
         if self.enhancement is not None:
             windows = enhance(windows, self.enhancement)
-        lr = torch.cat([downsample(some, self.scale) for some in windows.split(_AT_ONCE)])
+        at_once = _AT_ONCE if windows.device.type == "cpu" else len(windows)
+        lr = torch.cat([downsample(some, self.scale) for some in windows.split(at_once)])
         gt = _without_margin(windows, REACH * self.scale) if shifts is None else self._shifted(windows, shifts)
         return gt, _without_margin(lr, REACH)
 

@@ -1,5 +1,6 @@
 """Conditions a model was not trained for: enhanced HR images, altered LR images."""
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -26,12 +27,18 @@ def enhance(image: Tensor, kind: Enhancement) -> Tensor:
     if kind not in _DIVISORS:
         raise ValueError(f"expected an enhancement 'published' or 'unit', got {kind!r}")
     flat = image.reshape(-1, 1, *image.shape[-2:]).to(torch.promote_types(image.dtype, torch.float32))
-    filtered = F.conv2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), flat.new_tensor([[_KERNEL]]))
+    filtered = F.conv2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), _kernel(flat.dtype, flat.device))
     # By a tensor: GPUs replace division by a number with multiplication by its inverse, which breaks ties of rounding.
     filtered = filtered.reshape(image.shape) / filtered.new_full((), _DIVISORS[kind])
     if image.dtype == torch.uint8:
         return filtered.round().clamp(0, 255).to(torch.uint8)
     return filtered.clamp(0, 1).to(image.dtype)
+
+
+@lru_cache(maxsize=8)
+def _kernel(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The kernel (1, 1, 3, 3); copied to a device once, for a GPU would be waited for."""
+    return torch.tensor([[_KERNEL]], dtype=dtype, device=device)
 
 
 def degrade_lr(lr: Tensor, *, noise: float, gain: float, invert: bool, generator: torch.Generator) -> Tensor:

@@ -184,6 +184,12 @@ class TrainOptions(Options):
         description="Recompute activations in the backward pass instead of keeping them: of each flow step and encoder "
         "block, or of each level (least memory).",
     )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto",
+        description="On a GPU, auto: capture forward and backward pass once as CUDA graphs and replay them, with the "
+        "convolution kernels that were fastest when tried, which may not be the same in the next run; off: launch each "
+        "kernel anew, slower and repeatable. No effect on CPUs.",
+    )
 
 
 class LoggerOptions(Options):

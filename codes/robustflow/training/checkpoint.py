@@ -20,6 +20,7 @@ from robustflow.files import CannotWrite, remove_leftovers, write_atomically
 from robustflow.options.schema import LoggerOptions, RunOptions
 from robustflow.tasks import weights
 from robustflow.training import ema, randomness
+from robustflow.training.optimizer import load_state
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +72,14 @@ def state_file(experiment: Path, iteration: int) -> Path:
 def save(
     experiment: Path,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    adam: torch.optim.Adam,
     options: RunOptions,
     progress: Progress,
     average: AveragedModel | None = None,
 ) -> None:
     """Write the checkpoint of an iteration. CheckpointError if there is no room; the older ones stay as they are."""
     iteration, buffer = progress.iteration, io.BytesIO()
-    values = {"optimizer": optimizer.state_dict(), "random": randomness.capture()}
+    values = {"optimizer": adam.state_dict(), "random": randomness.capture()}
     torch.save({**asdict(progress), **values}, buffer)
     contents = {}
     if average is not None and ema.has_begun(average):
@@ -184,12 +185,12 @@ def fault_of(state: Path) -> str | None:
 def resume(
     state: Path,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    adam: torch.optim.Adam,
     options: RunOptions,
     average: AveragedModel | None = None,
 ) -> Progress:
     """Load a checkpoint: weights, moving average, optimizer and random states; return how far it had come."""
-    saved = restore(state, network, optimizer, options, average)
+    saved = restore(state, network, adam, options, average)
     try:
         if "random" in saved:
             randomness.restore(saved["random"])
@@ -203,7 +204,7 @@ def resume(
 def restore(
     state: Path,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    adam: torch.optim.Adam,
     options: RunOptions,
     average: AveragedModel | None = None,
 ) -> Mapping[str, Any]:
@@ -214,9 +215,9 @@ def restore(
         weights.load(_weights_of(state, iteration), network, options, encoder_suffices=False)
         if average is not None:
             _restore_average(ema_file(state.parent.parent, iteration), average, options, iteration)
-        configured = [{key: group[key] for key in ("lr", "betas")} for group in optimizer.param_groups]
-        optimizer.load_state_dict(saved["optimizer"])
-        for group, values in zip(optimizer.param_groups, configured, strict=True):
+        configured = [{key: group[key] for key in ("lr", "betas")} for group in adam.param_groups]
+        load_state(adam, saved["optimizer"])
+        for group, values in zip(adam.param_groups, configured, strict=True):
             group.update(values)
     except UserError:
         raise

@@ -1,7 +1,10 @@
-"""Learning rate and trainable parts, functions of the iteration alone: a resumed run continues exactly."""
+"""Adam; learning rate and trainable parts are functions of the iteration alone: a resumed run continues exactly."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustflow.options.schema import TrainOptions
 
@@ -14,11 +17,41 @@ def learning_rate(options: TrainOptions, iteration: int) -> float:
 
 
 def build(network: nn.Module, options: TrainOptions) -> torch.optim.Adam:
-    """Adam over all parameters; frozen ones have no gradient and are skipped."""
-    return torch.optim.Adam(network.parameters(), options.lr_G, (options.beta1, options.beta2))
+    """Adam over all parameters, all updated at once; frozen ones have no gradient and are skipped."""
+    adam = torch.optim.Adam(network.parameters(), options.lr_G, (options.beta1, options.beta2), fused=True)
+    # Other updates tell autograd that they altered the parameters; this one does not.
+    parameters = list(network.parameters())
+    adam.register_step_post_hook(lambda *call: torch.autograd.graph.increment_version(parameters))
+    return adam
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def clip(network: nn.Module, limit: float | None) -> Tensor:
+    """Clip the gradients' L2 norm, if there is a limit; return what it was before, on the device."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if limit is not None:
+        nn.utils.clip_grads_with_norm_(network.parameters(), limit, norm)
+    return norm
+
+
+def suppress_unless_finite(adam: torch.optim.Adam, measured: Tensor) -> None:
+    """Let the device itself leave out the next update if anything measured is not finite; nobody waits for it."""
+    adam.found_inf = (~measured.isfinite()).any().float()  # type: ignore[attr-defined]
+
+
+def load_state(adam: torch.optim.Adam, state: Mapping[str, Any]) -> None:
+    """Load a state, also of an optimizer that updated otherwise; moments are laid out in memory as parameters are.
+
+    Updates of all parameters at once do not look at strides.
+    """
+    groups = [{**group, "fused": True, "foreach": None} for group in state["param_groups"]]
+    adam.load_state_dict({**state, "param_groups": groups})
+    for parameter, values in adam.state.items():
+        for name in values.keys() - {"step"}:
+            values[name] = torch.empty_like(parameter, requires_grad=False).copy_(values[name])

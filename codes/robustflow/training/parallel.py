@@ -21,6 +21,7 @@ from robustflow.distributed import Processes
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task
 from robustflow.training.dump import Step
+from robustflow.training.optimizer import load_state
 
 
 class Silent:
@@ -43,15 +44,23 @@ def whole_batch(crops: data.TrainingCrops, batch_size: int, iteration: int, n: i
     return default_collate([crops[number] for number in range(start, start + (n or batch_size))])
 
 
-def share(processes: Processes, network: nn.Module, adam: torch.optim.Optimizer, average: AveragedModel | None) -> None:
+def share(processes: Processes, network: nn.Module, adam: torch.optim.Adam, average: AveragedModel | None) -> None:
     """Give all processes the weights, their moving average and the optimizer state of the main one."""
     if processes.size == 1:
         return
-    averaged = [] if average is None else list(average.state_dict().values())
-    processes.copy_from_main([*network.state_dict().values(), *averaged])
+    for module in (network, average):
+        if module is not None:
+            _copy_from_main(processes, module)
     state = processes.on_main(lambda: _on_cpu(adam.state_dict()))
     if not processes.main:
-        adam.load_state_dict(state)
+        load_state(adam, state)
+
+
+def _copy_from_main(processes: Processes, module: nn.Module) -> None:
+    """Load what the main process has, as from a file: modules may know something of what they hold."""
+    state = module.state_dict()
+    processes.copy_from_main(list(state.values()))
+    module.load_state_dict(state)
 
 
 def _on_cpu(values: Any) -> Any:
@@ -87,7 +96,7 @@ def initialise_actnorms(
             task.loss(network, gt, lr, torch.Generator(device).manual_seed(step.seed))
 
     processes.on_main(initialise)
-    processes.copy_from_main(list(network.state_dict().values()))
+    _copy_from_main(processes, network)
 
 
 def average(processes: Processes, network: nn.Module, loss: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from robustflow.errors import UserError
 from robustflow.options import load as options_load
 from robustflow.training import dump
 from robustflow.training.diagnosis import Diagnosis, diagnose, finite
-from robustflow.training.trainer import accumulate_gradients, freeze_encoder
+from robustflow.training.gradients import accumulate_gradients, freeze_encoder
 
 log = logging.getLogger(__name__)
 

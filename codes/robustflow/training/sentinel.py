@@ -60,12 +60,23 @@ class Sentinel:
         if not all(norm.is_initialized() for norm in self._norms):
             self._before = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
+    @property
+    def initialising(self) -> bool:
+        """Whether the step under way changes weights before its loss is known."""
+        return self._before is not None
+
     def bad_step(
-        self, loss: float, grad_norm: float, step: Callable[[], Step], gradients_of: Callable[[Step], Tensor]
+        self,
+        iteration: int,
+        loss: float,
+        grad_norm: float,
+        step: Callable[[], Step],
+        gradients_of: Callable[[Step], Tensor],
     ) -> bool:
-        """Whether a step was not finite, so that there is no update; the weights are then as before it.
+        """Whether a step was not finite, so that there was no update; the weights are then as before it.
 
         Args:
+            iteration: Its number.
             loss: Its loss, of the whole batch.
             grad_norm: Norm of its gradients.
             step: Gives what the step was given, the whole batch.
@@ -81,7 +92,7 @@ class Sentinel:
         dumps = self.progress.non_finite <= N_DUMPS
         where = self.processes.on_main(self._dump, step, gradients_of) if dumps else ""
         what = f"loss {loss:g}, gradient norm {grad_norm:g}; weights were not updated.{where}"
-        self._act(f"iteration {self.progress.iteration + 1}: {what}")
+        self._act(f"iteration {iteration}: {what}")
         return True
 
     def bad_validation(self, iteration: int, failed: int, drawn: int, save: Callable[[], None]) -> bool:

@@ -1,0 +1,134 @@
+"""CUDA graphs: the kernels of a function are recorded once and replayed, which spares the host launching them.
+
+For networks of many small layers the host is the slower part: launching a kernel takes longer than running it.
+"""
+
+import contextlib
+import gc
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# Calls before a capture, in which libraries choose and initialise what a capture may not.
+_WARM_UPS = 3
+
+
+class _Captured(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor | None]
+    result: Any
+
+
+class Graphed(Generic[Result]):
+    """A function of tensors that is captured once for each of their shapes, and replayed; on CPUs, just called.
+
+    The function must not read anything back from the device, and do the same whenever key, shapes and types are the
+    same. What it returns then holds the very same tensors each time: the next call, of whatever shapes, overwrites
+    them. They may be altered in place.
+
+    If a capture fails, too little memory included, that is logged, and the function is just called from there on.
+
+    Args:
+        function: Of tensors and None, all on one device.
+        active: Whether to capture at all.
+        capacity: Captures that are kept, those used last. They share their memory, but for what they return.
+    """
+
+    def __init__(self, function: Callable[..., Result], active: bool = True, capacity: int = 4) -> None:
+        self.active = active
+        self._function, self._capacity = function, capacity
+        self.drop()
+
+    def __call__(self, *tensors: Tensor | None, key: Hashable = None) -> Result:
+        """Call the function, or replay what it did.
+
+        Args:
+            *tensors: Its arguments.
+            key: All else that decides what it does: flags of modules, say.
+        """
+        captured = self._captured_of(tensors, key)
+        if captured is None:
+            return self._function(*tensors)
+        for static, given in zip(captured.inputs, tensors, strict=True):
+            if static is not None and given is not None:
+                static.copy_(given, non_blocking=True)
+        captured.graph.replay()
+        return captured.result
+
+    def drop(self) -> None:
+        """Forget all captures, and free their memory once nobody holds what they returned."""
+        self._captures: OrderedDict[Hashable, _Captured] = OrderedDict()
+        self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def _captured_of(self, tensors: tuple[Tensor | None, ...], key: Hashable) -> _Captured | None:
+        """The capture for these arguments, made if need be; None if there is to be none."""
+        device = next((tensor.device for tensor in tensors if tensor is not None), None)
+        if not self.active or device is None or not has_graphs(device):
+            return None
+        signature = (key, *(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in tensors))
+        if signature not in self._captures:
+            try:
+                self._captures[signature] = self._capture(tensors, device)
+            except RuntimeError as error:
+                log.warning("CUDA graphs are not used from here on, which changes speed alone: %s", _reason(error))
+                self.active = False
+                self.drop()
+                return None
+        self._captures.move_to_end(signature)
+        # The shared memory lives as long as one capture does: the new one is made before an old one goes.
+        while len(self._captures) > self._capacity:
+            self._captures.popitem(last=False)
+        return self._captures[signature]
+
+    def _capture(self, tensors: tuple[Tensor | None, ...], device: torch.device) -> _Captured:
+        # Autograd's nodes of earlier calls, kept alive by cycles, would tie the capture to the stream of these calls.
+        gc.collect()
+        with torch.cuda.device(device):
+            inputs = [None if tensor is None else tensor.detach().clone() for tensor in tensors]
+            # One stream for all captures: libraries keep a workspace for each.
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            stream = self._stream = self._stream or torch.cuda.Stream(device)
+            current = torch.cuda.current_stream(device)
+            stream.wait_stream(current)
+            # A capture that fails leaves its stream the current one: this block does not.
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UPS):
+                    self._function(*inputs)
+                graph = torch.cuda.CUDAGraph()
+                # Other threads may call CUDA meanwhile: a loader's pins memory.
+                with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                    result = self._function(*inputs)
+            current.wait_stream(stream)
+        return _Captured(graph, inputs, result)
+
+
+def has_graphs(device: torch.device) -> bool:
+    """Whether a device can replay what it did."""
+    return device.type == "cuda"
+
+
+@contextlib.contextmanager
+def fastest_convolutions(active: bool) -> Iterator[None]:
+    """Let cuDNN try its kernels for each new shape and keep the fastest, which may not be the same in the next run."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = active or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _reason(error: BaseException) -> str:
+    """First line of what went wrong first: a capture that is broken off complains once more."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]

@@ -1,0 +1,111 @@
+"""Loss and gradients of a training step: forward and backward pass, on GPUs captured as a CUDA graph."""
+
+import torch
+from torch import Tensor, nn
+
+from robustflow.bijections.actnorm import ActNorm
+from robustflow.nn.graphs import Graphed, fastest_convolutions
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import Task
+from robustflow.tasks.base import LossInputs
+from robustflow.training.dump import Step
+
+# Low light takes its prior mean from either of two places, each a graph of its own.
+_GRAPHS = 2
+
+
+class Gradients:
+    """Computes them, the same for a step whenever it is called.
+
+    Args:
+        task: Gives the loss.
+        network: In training mode.
+        options: Of the run.
+    """
+
+    def __init__(self, task: Task, network: nn.Module, options: RunOptions) -> None:
+        self.task, self.network, self.options = task, network, options
+        self._parameters = list(network.parameters())
+        self._norms = [module for module in network.modules() if isinstance(module, ActNorm)]
+        self._graphed = Graphed(self._of_data, options.train.cuda_graphs == "auto", capacity=_GRAPHS)
+
+    def __call__(self, step: Step) -> Tensor:
+        """Set the gradients of a step, or of this process's share of it; return its loss, which the next call alters.
+
+        Nothing waits for the device, unless ActNorms have yet to be initialised.
+        """
+        learns = freeze_encoder(self.task.encoder(self.network), self.options, step.iteration)
+        inputs = _inputs(self.task, step)
+        with fastest_convolutions(self._graphed.active and step.gt.is_cuda):
+            if all(norm.is_initialized() for norm in self._norms):
+                loss, gradients = self._graphed(*inputs, key=learns)
+            else:
+                loss, gradients = self._of_data(*inputs)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+        return _with_weights(self.task, self.network, loss)
+
+    def drop(self) -> None:
+        """Forget gradients and graphs, whose memory is then there for other work; the next call captures anew."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._graphed.drop()
+
+    def watched(self, step: Step) -> Tensor:
+        """Add the gradients of a step to what is there, by calling every module; return its loss."""
+        freeze_encoder(self.task.encoder(self.network), self.options, step.iteration)
+        loss = data_gradients(self.task, self.network, _inputs(self.task, step), self.options.train.micro_batch)
+        return _with_weights(self.task, self.network, loss)
+
+    def _of_data(self, *inputs: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
+        """Data loss and gradients; these are new tensors, so that a replay writes them anew instead of adding."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss = data_gradients(self.task, self.network, inputs, self.options.train.micro_batch)
+        return loss, [parameter.grad for parameter in self._parameters]
+
+
+def accumulate_gradients(
+    task: Task, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator, micro_batch: int | None
+) -> Tensor:
+    """Add the gradients of a batch's mean loss, piece by piece of at most ``micro_batch`` crops; return that loss."""
+    inputs = task.loss_inputs(gt, lr, generator)
+    return _with_weights(task, network, data_gradients(task, network, inputs, micro_batch))
+
+
+def data_gradients(task: Task, network: nn.Module, inputs: LossInputs, micro_batch: int | None) -> Tensor:
+    """Add the gradients of ``data_loss``, piece by piece; return it. Nothing is read back from the device."""
+    tensors = [part for part in inputs if part is not None]
+    whole = len(tensors[0])
+    size, losses = whole if micro_batch is None else micro_batch, []
+    for pieces in zip(*(part.split(size) for part in tensors), strict=True):
+        rest = iter(pieces)
+        piece = tuple(part if part is None else next(rest) for part in inputs)
+        loss = len(pieces[0]) / whole * task.data_loss(network, piece)
+        loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
+
+
+def freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> bool:
+    """Let the encoder learn from train_RRDB_delay·niter on; frozen, it runs without autograd. Return which it is."""
+    network = options.network_G
+    learns = network.train_RRDB and iteration > network.train_RRDB_delay * options.train.niter
+    encoder.requires_grad_(learns)
+    return learns
+
+
+def _inputs(task: Task, step: Step) -> LossInputs:
+    generator = torch.Generator(step.gt.device).manual_seed(step.seed)
+    task.skip_noise(step.gt, step.lr, generator, step.first)
+    return task.loss_inputs(step.gt, step.lr, generator)
+
+
+def _with_weights(task: Task, network: nn.Module, loss: Tensor) -> Tensor:
+    """Add the gradients of ``weight_loss`` and return the whole loss."""
+    of_weights = task.weight_loss(network)
+    if of_weights is None:
+        return loss
+    of_weights.backward()
+    return loss + of_weights.detach()

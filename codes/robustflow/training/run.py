@@ -1,0 +1,44 @@
+"""What a training run is made of."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from robustflow import data
+from robustflow.distributed import Processes
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import Task
+
+
+class Run(NamedTuple):
+    """All of it.
+
+    Attributes:
+        options: Of the run, sizes fitted to the weights it starts from.
+        task: The problem.
+        network: What is trained, on its device.
+        adam: Updates the network.
+        average: Moving average of its weights, or None.
+        crops: What it is trained on.
+        validation: What it is measured on, or None.
+        experiment: Folder of all files.
+        processes: Those that train together.
+    """
+
+    options: RunOptions
+    task: Task
+    network: nn.Module
+    adam: torch.optim.Adam
+    average: AveragedModel | None
+    crops: data.TrainingCrops
+    validation: data.EvaluationSet | None
+    experiment: Path
+    processes: Processes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
