@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from robustflow.bijections.actnorm import ActNorm
 
 # What the option ``precision`` means for parameter networks and encoders; None: the precision of the parameters.
-COMPUTE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+COMPUTE_DTYPES = {"auto": None, "fp32": None, "tf32": None, "bf16": torch.bfloat16}
 
 
 def add_shared(x: Tensor, shared: Tensor) -> Tensor:

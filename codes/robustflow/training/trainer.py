@@ -21,6 +21,7 @@ from robustflow.evaluation import ood
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.evaluation.sampler import strip
 from robustflow.exit_status import own_words
+from robustflow.nn import precision
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, data_sets, weights
@@ -134,7 +135,8 @@ def _gradients_of(run: _Run, step: Step) -> Tensor:
     """Compute the gradients of a step, or of this process's share of it, the same at each call; return its loss."""
     generator = torch.Generator(step.gt.device).manual_seed(step.seed)
     run.task.skip_noise(step.gt, step.lr, generator, step.first)
-    return accumulate_gradients(run.task, run.network, step.gt, step.lr, generator, run.options.train.micro_batch)
+    with precision.using(run.options.precision, training=True):
+        return accumulate_gradients(run.task, run.network, step.gt, step.lr, generator, run.options.train.micro_batch)
 
 
 def _whole(run: _Run, step: Step) -> Step:
@@ -242,6 +244,7 @@ def _prepare(options: RunOptions, processes: Processes) -> tuple[_Run, Path | No
     experiment = Path(options.path.experiments) / options.name
     state = processes.on_main(checkpoint.find, experiment, options.path.resume_state)
     options = processes.on_main(_fitting, options, state)
+    precision.use(options.precision, training=False)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(options.train.manual_seed)
     task = tasks.build(options)
@@ -343,6 +346,7 @@ def _start(run: _Run, state: Path | None) -> Progress:
         _save(run, progress)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %.2f M parameters, %s", experiment, n_parameters / 1e6, next(network.parameters()).device)
+    log.info("precision: %s", precision.described(options.precision, next(network.parameters()).device))
     return progress
 
 
