@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from benchmarks.cases.dispatched import operations
 from benchmarks.cases.elementwise import elementwise
 from benchmarks.cases.floor import floor
 from benchmarks.cases.flow import agree, sample, sample128, train
@@ -20,5 +21,6 @@ CASES: dict[str, Callable[[Setting], None]] = {
     "large": large,
     "floor": floor,
     "loader": loader,
+    "operations": operations,
 }
 DEFAULT = ("agree", "sample", "train", "memory", "elementwise", "floor", "loader")
