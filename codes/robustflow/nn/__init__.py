@@ -1,1 +1,1 @@
-"""Helpers around torch that know nothing of flows."""
+"""Torch helpers that know nothing of flows."""
