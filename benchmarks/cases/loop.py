@@ -40,7 +40,7 @@ class Run:
 
 def loop(setting: Setting) -> None:
     """Iterations per second of train.py, everything included but the start: the demo and the full spline network."""
-    runs = (_demo(setting), _full(setting))
+    runs = (_full(setting), _demo(setting))
     call = jobs.prepare(Job("train", "ours fp32", "rq"), setting)
     needed = cost.flops(call)
     del call
@@ -81,7 +81,7 @@ def _full(setting: Setting) -> Run:
         f"datasets.train={CROPS.format(split='train', side=side, more=more)}",
         f"datasets.val={CROPS.format(split='test', side=side, more='n_crops: 1')}",
     )
-    return Run(networks.CONFS["rq"], overrides, 10 if setting.on_cuda else 1, batch, full=True)
+    return Run(networks.CONFS["rq"], overrides, 5 if setting.on_cuda else 1, batch, full=True)
 
 
 def _trained(run: Run, precision: str, graphs: str | None, setting: Setting) -> Cost:
