@@ -183,11 +183,11 @@ gpu() {
     [ $# -gt 0 ] || set -- tests training train headline loop
     for part in "$@"; do
         case $part in
-            tests) gpu_part 75 tests python -m pytest -v --tb=short tests/gpu ;;
-            training) gpu_part 40 training python -m pytest -v --tb=short tests/training/test_cuda_training.py ;;
-            train) gpu_part 55 train python -m benchmarks train --repeats 3 ;;
-            headline) gpu_part 45 headline python -m benchmarks headline --repeats 3 ;;
-            loop) gpu_part 85 loop python -m benchmarks loop --repeats 2 ;;
+            tests) gpu_part 70 tests python -m pytest -v --tb=short tests/gpu ;;
+            training) gpu_part 35 training python -m pytest -v --tb=short tests/training/test_cuda_training.py ;;
+            train) gpu_part 75 train python -m benchmarks train --repeats 2 ;;
+            headline) gpu_part 50 headline python -m benchmarks headline --repeats 2 ;;
+            loop) gpu_part 70 loop python -m benchmarks loop --repeats 2 ;;
             *) echo "expected tests, training, train, headline or loop; got '$part'" >&2; exit 2 ;;
         esac
     done

@@ -1,6 +1,8 @@
 """Command line: ``python -m benchmarks [CASE ...]`` from the root of the repository."""
 
 import argparse
+import signal
+import sys
 
 import torch
 
@@ -32,7 +34,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the cases one after another."""
+    """Run the cases one after another. Who is told to end prints what it has."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     arguments = _arguments()
     setting = Setting(arguments.device, arguments.threads, arguments.repeats, arguments.tiny, arguments.before)
     torch.set_num_threads(setting.threads)

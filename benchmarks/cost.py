@@ -83,7 +83,6 @@ def _on_cuda(maker: Callable[[], Call | None], setting: Setting) -> Cost:
     peak = torch.cuda.max_memory_allocated(setting.device) - before
     if isinstance(call, Captured) and call.failed:
         return Cost()
-    call()
     seconds = statistics.median(measure.seconds(call) for _ in range(setting.repeats))
     with profiled() as found:
         call()

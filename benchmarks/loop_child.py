@@ -1,7 +1,7 @@
 """Runs train.py in this process and prints, as JSON, how fast it went: ``python -m benchmarks.loop_child PERIOD ...``.
 
-PERIOD is the option ``logger.print_freq``; the other arguments are those of train.py. Start-up, up to the first line of
-the log, does not count.
+PERIOD is the option ``logger.print_freq``; the other arguments are those of train.py. Start-up, up to the second line
+of the log, does not count: code is compiled, graphs are captured.
 """
 
 import json
@@ -59,7 +59,7 @@ class Watch(logging.Handler):
 
     def result(self) -> dict[str, float | None]:
         """Iterations per second, peak of memory in bytes, kernels per iteration and their seconds."""
-        (first, began), (last, ended) = self.marks[0], self.marks[-1]
+        (first, began), (last, ended) = self.marks[1], self.marks[-1]
         kernels, seconds = self.kernels or (None, None)
         return {
             "rate": (last - first) / (ended - began),

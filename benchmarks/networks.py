@@ -16,6 +16,7 @@ from robustflow import tasks
 from robustflow.data.bicubic import downsample
 from robustflow.data.bundled import BundledSource
 from robustflow.flows import ConditionalFlow
+from robustflow.nn import precision
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import FlowTask
@@ -110,8 +111,8 @@ def images(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def seeded_weights(coupling: str, tiny: bool) -> Mapping[str, Tensor]:
-    """Weights, float32, that make no layer trivial and no sample infinite.
+def seeded_weights(coupling: str, tiny: bool, device: str = "cpu") -> Mapping[str, Tensor]:
+    """Weights, float32, that make no layer trivial and no sample infinite; on the device that computes them.
 
     ActNorms are initialised by a photograph; then the zero-initialised convolutions get weights from
     N(0, HEAD_STD²), so that maps differ from the identity and elements lie inside and outside the spline's box.
@@ -119,9 +120,11 @@ def seeded_weights(coupling: str, tiny: bool) -> Mapping[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         task, flow = untrained(coupling, "ours fp32", tiny)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        task.loss(flow.train(), *images(1, 40, 40), generator)
+    flow = flow.to(device).train()
+    gt, lr = (image.to(device) for image in images(1, 40, 40))
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad(), precision.using("fp32", training=True):
+        task.loss(flow, gt, lr, generator)
         for name, module in flow.named_modules():
             if name.endswith((".head", "split_prior.network")):
                 for parameter in module.parameters():
@@ -133,7 +136,7 @@ def network(coupling: str, way: str, setting: Setting, stored: Path | None = Non
     """Build a network on the device with the coupling's seeded weights, or those in the file ``stored``."""
     task, flow = untrained(coupling, way, setting.tiny)
     if stored is None:
-        flow.load_state_dict(seeded_weights(coupling, setting.tiny))
+        flow.load_state_dict(seeded_weights(coupling, setting.tiny, setting.device))
     else:
         fill(flow, stored)
     return _in(way, task, flow.to(setting.device))

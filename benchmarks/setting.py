@@ -1,7 +1,8 @@
 """Where and how much is measured, and how results are printed."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,3 +79,14 @@ def report(
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", missingval="–"), flush=True)
     if note:
         print(f"\n{note}", flush=True)
+
+
+@contextmanager
+def reporting(setting: Setting, title: str, note: str, what: str = "full 4x network") -> Iterator[list[Row]]:
+    """Give a list for rows, and print them in the end, or what there is of them if the program is ended before."""
+    rows: list[Row] = []
+    try:
+        yield rows
+    finally:
+        if rows:
+            report(setting, title, rows, note, what)

@@ -1,5 +1,6 @@
 """train.py as a whole: data, logging, optimizer and all."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from benchmarks import cost, jobs, networks, throughput
 from benchmarks.cost import Cost
 from benchmarks.jobs import Job
 from benchmarks.networks import ROOT
-from benchmarks.setting import Row, Setting, report
+from benchmarks.setting import Row, Setting, reporting
 from robustflow.options.schema import TrainOptions
 
 CROPS = "{{mode: bundled, split: {split}, GT_size: {side}, {more}}}"
 NEVER = 1_000_000
+NOTE = (
+    "Without start-up and validation. peak: of all of torch's allocations. kernels: per iteration. floor: of forward "
+    "and backward alone, see case train."
+)
 
 
 @dataclass(frozen=True)
@@ -40,24 +45,14 @@ class Run:
 
 def loop(setting: Setting) -> None:
     """Iterations per second of train.py, everything included but the start: the demo and the full spline network."""
-    runs = (_full(setting), _demo(setting))
-    call = jobs.prepare(Job("train", "ours fp32", "rq"), setting)
-    needed = cost.flops(call)
-    del call
+    needed = cost.flops(jobs.prepare(Job("train", "ours fp32", "rq"), setting))
     used = ("tf32", "bf16") if setting.on_cuda else ("fp32", "bf16")
     rates = {precision: throughput.fastest(precision, setting) for precision in used}
-    rows: list[Row] = []
-    for run in runs:
-        for precision in used:
-            for graphs in _graphs(setting):
-                found = _trained(run, precision, graphs, setting)
-                rows.append(_row(run, precision, graphs, found, needed, rates[precision]))
-                print(" ".join(f"{key}: {value}" for key, value in rows[-1].items()), file=sys.stderr, flush=True)
-    note = (
-        "Without start-up and validation. peak: of all of torch's allocations. kernels: per iteration. floor: of "
-        "forward and backward alone, see case train."
-    )
-    report(setting, "loop: train.py", rows, note, "bundled photographs")
+    with reporting(setting, "loop: train.py", NOTE, "bundled photographs") as rows:
+        for run, graphs, precision in itertools.product((_full(setting), _demo(setting)), _graphs(setting), used):
+            found = _trained(run, precision, graphs, setting)
+            rows.append(_row(run, precision, graphs, found, needed, rates[precision]))
+            print(" ".join(f"{key}: {value}" for key, value in rows[-1].items()), file=sys.stderr, flush=True)
 
 
 def _graphs(setting: Setting) -> Sequence[str | None]:
@@ -86,7 +81,7 @@ def _full(setting: Setting) -> Run:
 
 def _trained(run: Run, precision: str, graphs: str | None, setting: Setting) -> Cost:
     """Train in a fresh process; what it says is passed on if it fails."""
-    niter = run.period * (1 + setting.repeats + setting.on_cuda)
+    niter = run.period * (2 + setting.repeats + setting.on_cuda)
     with TemporaryDirectory() as folder:
         override = "|".join(
             (

@@ -9,7 +9,7 @@ import torch
 from benchmarks import agreement, captured, cost, jobs, networks, throughput
 from benchmarks.cost import Call, Cost
 from benchmarks.networks import COUPLINGS, GPU_WAYS, TRAINING_WAYS, WAYS, Network
-from benchmarks.setting import Row, Setting, report
+from benchmarks.setting import Row, Setting, reporting
 
 SIDE, TINY_SIDE = 256, 16
 SAMPLES = (1, 10)
@@ -26,31 +26,31 @@ PUBLISHED = (
 def train(setting: Setting) -> None:
     """Loss and gradients of all parameters, the encoder's included, of 160×160 crops."""
     names = GPU_WAYS if setting.on_cuda else TRAINING_WAYS
-    rates, rows = _rates(names, setting), []
-    for coupling in COUPLINGS:
-        built = _agreed(coupling, names, setting)
-        needed = cost.flops(_step(built["ours fp32"], 1, setting))
-        for batch in (1, 16) if setting.on_cuda else (1, 2):
-            makers = {way: partial(_training, way, network, batch, setting) for way, network in built.items()}
-            costs = _costs(f"train, {coupling}, {batch}", makers, setting)
-            rows += _rows({"coupling": coupling, "batch": batch}, costs, batch * needed, rates)
-    report(setting, "train: forward and backward, 160×160 crops", rows, _note(rates, setting))
+    rates = _rates(names, setting)
+    with reporting(setting, "train: forward and backward, 160×160 crops", _note(rates, setting)) as rows:
+        for coupling in COUPLINGS:
+            built = _agreed(coupling, names, setting)
+            needed = cost.flops(_step(built["ours fp32"], 1, setting))
+            for batch in (16, 1) if setting.on_cuda else (1, 2):
+                makers = {way: partial(_training, way, network, batch, setting) for way, network in built.items()}
+                costs = _costs(f"train, {coupling}, {batch}", makers, setting)
+                rows += _rows({"coupling": coupling, "batch": batch}, costs, batch * needed, rates)
 
 
 def headline(setting: Setting) -> None:
     """1 and 10 samples of a 256×256 LR image."""
     side = TINY_SIDE if setting.tiny else SIDE
-    rates, rows = _rates(GPU_WAYS, setting), []
-    for coupling in COUPLINGS:
-        built = _agreed(coupling, GPU_WAYS, setting)
-        for n in SAMPLES:
-            ways = built if n == 1 else {way: network for way, network in built.items() if network.plain is None}
-            makers = {way: partial(_sampling, way, network, n, side, setting) for way, network in ways.items()}
-            needed = cost.flops(partial(jobs.samples, built["ours fp32"], _lr(side, setting), n))
-            costs = _costs(f"headline, {coupling}, {n}", makers, setting)
-            rows += _rows({"coupling": coupling, "samples": n}, costs, needed, rates)
+    rates = _rates(GPU_WAYS, setting)
     note = f"The plain way makes 10 samples by 10 calls.\n{_note(rates, setting)}"
-    report(setting, f"headline: {side}×{side} LR, 4x", rows, note)
+    with reporting(setting, f"headline: {side}×{side} LR, 4x", note) as rows:
+        for coupling in COUPLINGS:
+            built = _agreed(coupling, GPU_WAYS, setting)
+            for n in SAMPLES:
+                ways = built if n == 1 else {way: network for way, network in built.items() if network.plain is None}
+                makers = {way: partial(_sampling, way, network, n, side, setting) for way, network in ways.items()}
+                needed = cost.flops(partial(jobs.samples, built["ours fp32"], _lr(side, setting), n))
+                costs = _costs(f"headline, {coupling}, {n}", makers, setting)
+                rows += _rows({"coupling": coupling, "samples": n}, costs, needed, rates)
 
 
 def _rates(names: Sequence[str], setting: Setting) -> dict[str, float]:

@@ -76,14 +76,14 @@ def test_captured_ways_need_a_gpu(built):
     assert whole._sampling("ours fp32 captured", built["ours fp32"], 1, 8, TINY) is None
 
 
-def test_watch_times_what_comes_after_the_first_line(monkeypatch):
-    clock = iter([10.0, 12.0, 16.0])
+def test_watch_times_what_comes_after_the_second_line(monkeypatch):
+    clock = iter([10.0, 12.0, 16.0, 18.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     log, watch = logging.getLogger("watched"), Watch(5, on_cuda=False)
     log.addHandler(watch)
     log.setLevel(logging.INFO)
-    for number in (5, 10, 15):
-        log.info("iteration %d/%d: bits_per_dim 1.0", number, 15)
+    for number in (5, 10, 15, 20):
+        log.info("iteration %d/%d: bits_per_dim 1.0", number, 20)
         log.info("iteration %d: val psnr 20", number)
     assert watch.result() == {"rate": 10 / 6, "peak": None, "kernels": None, "kernel_seconds": None}
 
