@@ -107,3 +107,35 @@ def test_what_runs_on_the_cpu_is_no_kernel():
         torch.ones(3).exp()
     assert len(watched.events()) > 0
     assert cost.summed(watched) == (0, 0)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """torch.cuda as far as costs ask for it: 30 bytes are in use, 100 at the peak; two kernels of a second."""
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name, value in (("reset_peak_memory_stats", None), ("memory_allocated", 30), ("max_memory_allocated", 100)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    monkeypatch.setattr(cost, "profile", lambda **_: torch.profiler.profile(activities=activities))
+    monkeypatch.setattr(cost, "summed", lambda watched: (2, 2.0))
+    return Setting("cuda", repeats=3, tiny=True)
+
+
+def test_costs_on_a_gpu_one_after_the_other(pretended_gpu, capsys):
+    order = []
+    makers = {name: lambda name=name: lambda: order.append(name) for name in "ab"}
+    costs = cost.of_each("work", makers | {"c": lambda: None}, pretended_gpu)
+    assert order == ["a"] * 5 + ["b"] * 5
+    assert costs["a"][1:] == (70, 2, 2.0)
+    assert costs["c"] == Cost()
+    assert "work, c: not measured" in capsys.readouterr().err
+
+
+def test_a_capture_that_fails_is_not_measured(pretended_gpu):
+    class Failing(Recorded):
+        def __call__(self, *tensors):
+            self.active = False
+
+    call = captured.Captured(lambda: None, list, Failing)
+    assert cost.of_each("work", {"a": lambda: call}, pretended_gpu) == {"a": Cost()}
