@@ -2,6 +2,7 @@
 # bash examples.sh demo            the main job on the bundled photographs: minutes on a laptop without a GPU
 # bash examples.sh test            linters, type check, tests
 # bash examples.sh bench [CASE...] speed and memory beside the published way of computing, full-size networks
+# bash examples.sh gpu [PART...]   all that needs a GPU, in five minutes: tests, then train, headline and loop of bench
 # bash examples.sh lowlight        low-light enhancement, trained and tested on synthetic pairs: minutes on two cores
 # bash examples.sh latent          restoration, samples, transfers and the like with models trained for it: minutes
 # bash examples.sh toy2d [...]     why affine couplings explode, on points in the plane: results/toy2d/
@@ -151,6 +152,49 @@ check() {
     python -m pytest "$@"
 }
 
+# Run a part of the GPU checks for so many of 300 seconds (or of GPU_SECONDS); note it if it fails.
+gpu_part() {
+    local seconds=$(($1 * ${GPU_SECONDS:-300} / 300)) name=$2 status=0 start=$SECONDS child
+    shift 2
+    echo "== $name: at most $seconds s"
+    # In a process group of its own, which is ended as a whole.
+    timeout -k 5 "$seconds" "$@" &
+    child=$!
+    # shellcheck disable=SC2064
+    trap "kill $child 2> /dev/null; exit 130" INT TERM
+    wait "$child" || status=$?
+    trap - INT TERM
+    case $status in
+        0) echo "== $name: passed in $((SECONDS - start)) s" ;;
+        124 | 137) echo "== $name: NOT FINISHED in $seconds s" ;;
+        *) echo "== $name: FAILED with status $status" ;;
+    esac
+    [ $status -eq 0 ] || gpu_failed+=" $name"
+}
+
+# Exit status: 0 all passed, 1 a part failed or was not finished, 2 there is no GPU and nothing was run.
+gpu() {
+    local gpu_failed="" part
+    if ! python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+        echo "gpu: no CUDA device is here; nothing was checked" >&2
+        exit 2
+    fi
+    export PYTHONUNBUFFERED=1
+    [ $# -gt 0 ] || set -- tests training train headline loop
+    for part in "$@"; do
+        case $part in
+            tests) gpu_part 70 tests python -m pytest -v --tb=short tests/gpu ;;
+            training) gpu_part 35 training python -m pytest -v --tb=short tests/training/test_cuda_training.py ;;
+            train) gpu_part 75 train python -m benchmarks train --repeats 2 ;;
+            headline) gpu_part 50 headline python -m benchmarks headline --repeats 2 ;;
+            loop) gpu_part 70 loop python -m benchmarks loop --repeats 2 ;;
+            *) echo "expected tests, training, train, headline or loop; got '$part'" >&2; exit 2 ;;
+        esac
+    done
+    echo "gpu:${gpu_failed:- all passed}${gpu_failed:+ did not pass}"
+    [ -z "$gpu_failed" ] || exit 1
+}
+
 study() {
     local kind=${1:-} name=${2:-}
     if [ $# -lt 2 ] || [ ! -f "confs/$name.yml" ]; then
@@ -165,7 +209,7 @@ reproduce() {
     local name=$1
     shift
     if [ ! -f "confs/$name.yml" ]; then
-        echo "expected demo, test, bench, lowlight, latent, toy2d, remedies, study, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        echo "expected demo, test, bench, gpu, lowlight, latent, toy2d, remedies, study, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
     python train.py -opt "confs/$name.yml" --resume auto "$@"
@@ -175,7 +219,7 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,11s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,12s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup; check "$@" ;;
     study) setup; study "$@" ;;
@@ -183,6 +227,7 @@ case $command in
     remedies) setup; remedies ;;
     lowlight) setup; lowlight ;;
     latent) setup; latent ;;
+    gpu) python -c "import robustflow.tasks" 2> /dev/null || setup; gpu "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

@@ -1,6 +1,8 @@
 """Command line: ``python -m benchmarks [CASE ...]`` from the root of the repository."""
 
 import argparse
+import signal
+import sys
 
 import torch
 
@@ -21,6 +23,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--tiny", action="store_true", help="tiny networks: to try the program, not to measure")
+    parser.add_argument("--before", metavar="REV", default=Setting.before, help="commit to compare operations with")
     namespace = parser.parse_args()
     unknown = [name for name in namespace.cases if name not in CASES]
     if unknown:
@@ -31,9 +34,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the cases one after another."""
+    """Run the cases one after another. Who is told to end prints what it has."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     arguments = _arguments()
-    setting = Setting(arguments.device, arguments.threads, arguments.repeats, arguments.tiny)
+    setting = Setting(arguments.device, arguments.threads, arguments.repeats, arguments.tiny, arguments.before)
     torch.set_num_threads(setting.threads)
     for name in arguments.cases or DEFAULT:
         CASES[name](setting)

@@ -13,6 +13,7 @@ from benchmarks import networks, plain_maps
 from benchmarks.networks import SCALE, Network
 from benchmarks.setting import Setting
 from robustflow.bijections.base import Elementwise
+from robustflow.nn import precision
 from robustflow.registry import ELEMENTWISE
 
 TEMPERATURE = 0.9
@@ -79,15 +80,19 @@ def training_step(network: Network, gt: Tensor, lr: Tensor) -> float:
     """Loss and its gradients with respect to all parameters; returns the loss, bits per dimension."""
     generator = torch.Generator(gt.device).manual_seed(0)
     network.flow.train().zero_grad(set_to_none=True)
-    if network.plain is None:
-        loss = network.task.loss(network.flow, gt, lr, generator)
-    else:
-        network.plain.zero_grad()
-        inputs = network.task.inputs(gt, lr, generator)
-        _, log_prob = network.plain.encode(inputs.x, inputs.condition, inputs.noise)
-        loss = -log_prob.mean() / (math.log(2) * gt[0].numel())
-    loss.backward()
+    with precision.using(network.precision, training=True):
+        loss = _loss(network, gt, lr, generator)
+        loss.backward()
     return loss.item()
+
+
+def _loss(network: Network, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
+    if network.plain is None:
+        return network.task.loss(network.flow, gt, lr, generator)
+    network.plain.zero_grad()
+    inputs = network.task.inputs(gt, lr, generator)
+    _, log_prob = network.plain.encode(inputs.x, inputs.condition, inputs.noise)
+    return -log_prob.mean() / (math.log(2) * gt[0].numel())
 
 
 @torch.no_grad()
@@ -95,9 +100,10 @@ def samples(network: Network, lr: Tensor, n: int) -> Tensor:
     """Samples (n, 3, H, W) of one lr (1, 3, h, w), from noise seeded 0 to n − 1."""
     generators = [torch.Generator(lr.device).manual_seed(number) for number in range(n)]
     network.flow.eval()
-    if network.plain is None:
-        return network.task.drawing(network.flow, lr, *network.tile)(TEMPERATURE, generators)
-    x = network.plain.sample(lr, TEMPERATURE, generators)
+    with precision.using(network.precision, training=False):
+        if network.plain is None:
+            return network.task.drawing(network.flow, lr, *network.tile)(TEMPERATURE, generators)
+        x = network.plain.sample(lr, TEMPERATURE, generators)
     return x + torch.nn.functional.interpolate(lr, scale_factor=SCALE, mode="bicubic", align_corners=False)
 
 

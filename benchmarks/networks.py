@@ -1,7 +1,7 @@
 """Networks to measure: the 4x networks of confs/ at full size, or tiny, all ways of one coupling with equal weights."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,7 @@ from robustflow import tasks
 from robustflow.data.bicubic import downsample
 from robustflow.data.bundled import BundledSource
 from robustflow.flows import ConditionalFlow
+from robustflow.nn import precision
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import FlowTask
@@ -40,15 +41,23 @@ class Way:
         plain: The published way, not ours.
         keywords: Of ``build_network``: "precision" and "checkpointing".
         tile: Side of tiles and overlap, LR pixels, in sampling; none by default.
+        captured: As a CUDA graph.
     """
 
     plain: bool = False
     keywords: Mapping[str, str] = field(default_factory=dict)
     tile: tuple[int | None, int | None] = (None, None)
+    captured: bool = False
+
+    @property
+    def precision(self) -> str:
+        """As the option."""
+        return self.keywords.get("precision", "fp32")
 
 
+# The plain way rounds as torch does by default.
 WAYS = {
-    "plain": Way(plain=True),
+    "plain": Way(plain=True, keywords={"precision": "tf32"}),
     "ours fp32": Way(),
     "ours bf16": Way(keywords={"precision": "bf16"}),
     "ours, checkpointing step": Way(keywords={"checkpointing": "step"}),
@@ -56,16 +65,23 @@ WAYS = {
 }
 TRAINING_WAYS = tuple(WAYS)
 WAYS["ours, tiles of 128, overlap 32"] = Way(tile=(128, 32))
+WAYS["ours tf32"] = Way(keywords={"precision": "tf32"})
+CAPTURED_WAYS = {
+    f"ours {name} captured": Way(keywords={"precision": name}, captured=True) for name in ("fp32", "tf32", "bf16")
+}
+WAYS |= CAPTURED_WAYS
+GPU_WAYS = ("plain", "ours fp32", "ours tf32", "ours bf16", *CAPTURED_WAYS)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A task, its flow, the opponent that reads the flow's weights if the way is the plain one, and the tiles."""
+    """A task, its flow, the opponent that reads the flow's weights if the way is the plain one, tiles and precision."""
 
     task: FlowTask
     flow: ConditionalFlow
     plain: PlainFlow | None
     tile: tuple[int | None, int | None]
+    precision: str
 
 
 def options_of(coupling: str, tiny: bool) -> RunOptions:
@@ -95,8 +111,8 @@ def images(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def seeded_weights(coupling: str, tiny: bool) -> Mapping[str, Tensor]:
-    """Weights, float32, that make no layer trivial and no sample infinite.
+def seeded_weights(coupling: str, tiny: bool, device: str = "cpu") -> Mapping[str, Tensor]:
+    """Weights, float32, that make no layer trivial and no sample infinite; on the device that computes them.
 
     ActNorms are initialised by a photograph; then the zero-initialised convolutions get weights from
     N(0, HEAD_STD²), so that maps differ from the identity and elements lie inside and outside the spline's box.
@@ -104,9 +120,11 @@ def seeded_weights(coupling: str, tiny: bool) -> Mapping[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         task, flow = untrained(coupling, "ours fp32", tiny)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        task.loss(flow.train(), *images(1, 40, 40), generator)
+    flow = flow.to(device).train()
+    gt, lr = (image.to(device) for image in images(1, 40, 40))
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad(), precision.using("fp32", training=True):
+        task.loss(flow, gt, lr, generator)
         for name, module in flow.named_modules():
             if name.endswith((".head", "split_prior.network")):
                 for parameter in module.parameters():
@@ -118,11 +136,28 @@ def network(coupling: str, way: str, setting: Setting, stored: Path | None = Non
     """Build a network on the device with the coupling's seeded weights, or those in the file ``stored``."""
     task, flow = untrained(coupling, way, setting.tiny)
     if stored is None:
-        flow.load_state_dict(seeded_weights(coupling, setting.tiny))
+        flow.load_state_dict(seeded_weights(coupling, setting.tiny, setting.device))
     else:
         fill(flow, stored)
-    flow = flow.to(setting.device)
-    return Network(task, flow, PlainFlow(flow) if WAYS[way].plain else None, WAYS[way].tile)
+    return _in(way, task, flow.to(setting.device))
+
+
+def _in(way: str, task: FlowTask, flow: ConditionalFlow) -> Network:
+    described = WAYS[way]
+    return Network(task, flow, PlainFlow(flow) if described.plain else None, described.tile, described.precision)
+
+
+def ways(coupling: str, names: Sequence[str], setting: Setting) -> dict[str, Network]:
+    """Networks of several ways; those that are built alike share their weights, so that a GPU holds them once."""
+    built: dict[object, Network] = {}
+    found = {}
+    for name in names:
+        way = WAYS[name]
+        alike = (way.precision == "bf16", way.keywords.get("checkpointing"))
+        if alike not in built:
+            built[alike] = network(coupling, name, setting)
+        found[name] = _in(name, built[alike].task, built[alike].flow)
+    return found
 
 
 def store(coupling: str, tiny: bool, path: Path) -> None:

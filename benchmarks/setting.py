@@ -1,7 +1,8 @@
 """Where and how much is measured, and how results are printed."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import torch
 from tabulate import tabulate
 
 Row = dict[str, object]
+
+# As Linux names them.
+BF16_UNITS = ("avx512_bf16", "avx_ne_convert", "amx_bf16", "bf16", "svebf16")
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,14 @@ class Setting:
         threads: CPU threads of torch.
         repeats: Timed calls of each way.
         tiny: Tiny networks and inputs: to try the program, not to measure.
+        before: Commit whose operations are counted beside today's.
     """
 
     device: str = "cpu"
     threads: int = 2
     repeats: int = 5
     tiny: bool = False
+    before: str = "9e88994"
 
     @property
     def on_cuda(self) -> bool:
@@ -33,21 +39,54 @@ class Setting:
         return torch.device(self.device).type == "cuda"
 
 
-def _device_name(setting: Setting) -> str:
-    if setting.on_cuda:
-        return torch.cuda.get_device_name(setting.device)
+def _cpu_info(key: str) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
-def report(setting: Setting, title: str, rows: Sequence[Row], note: str = "", what: str = "full 4x network") -> None:
-    """Print rows as a Markdown table under a line that says what was measured, and where."""
-    tf32 = f", TF32 convolutions {'on' if torch.backends.cudnn.allow_tf32 else 'off'}" if setting.on_cuda else ""
-    where = f"{setting.device} ({_device_name(setting)}), {setting.threads} threads, torch {torch.__version__}"
+def _device(setting: Setting) -> str:
+    """Name of the device, and what it has for 16 bits and TF32."""
+    if setting.on_cuda:
+        return f"{torch.cuda.get_device_name(setting.device)}; TF32 on in plain and tf32, off in fp32 and bf16"
+    name = _cpu_info("model name") or platform.processor() or platform.machine()
+    units = [flag for flag in _cpu_info("flags").split() if flag in BF16_UNITS]
+    return f"{name}; bf16 units: {', '.join(units) or 'none known'}; no TF32"
+
+
+def report(
+    setting: Setting,
+    title: str,
+    rows: Sequence[Row],
+    note: str = "",
+    what: str = "full 4x network",
+    numbers: str | None = None,
+) -> None:
+    """Print rows as a Markdown table under a line that says what was measured, and where.
+
+    Args:
+        setting: Where and how often.
+        title: Of the table.
+        rows: Of equal keys; None: nothing to show.
+        note: Printed below.
+        what: What was measured.
+        numbers: What the numbers are; None: medians.
+    """
+    where = f"{setting.device} ({_device(setting)}), {setting.threads} threads, torch {torch.__version__}"
     what = "tiny: no measurement" if setting.tiny else what
-    print(f"\n## {title}\n\n{where}, float32 unless said{tf32}; {what}; medians of {setting.repeats}\n", flush=True)
+    numbers = f"medians of {setting.repeats}" if numbers is None else numbers
+    print(f"\n## {title}\n\n{where}, float32 unless said; {what}; {numbers}\n", flush=True)
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", missingval="–"), flush=True)
     if note:
         print(f"\n{note}", flush=True)
+
+
+@contextmanager
+def reporting(setting: Setting, title: str, note: str, what: str = "full 4x network") -> Iterator[list[Row]]:
+    """Give a list for rows, and print them in the end, or what there is of them if the program is ended before."""
+    rows: list[Row] = []
+    try:
+        yield rows
+    finally:
+        if rows:
+            report(setting, title, rows, note, what)

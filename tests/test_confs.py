@@ -88,7 +88,7 @@ def test_readme_command_is_valid(words):
     if words[0] == "bash":
         assert program == "examples.sh"
         names = {conf.stem for conf in CONFS}
-        assert rest[0] in {"demo", "test", "bench", "lowlight", "latent", "toy2d", "remedies"} | names or (
+        assert rest[0] in {"demo", "test", "bench", "gpu", "lowlight", "latent", "toy2d", "remedies"} | names or (
             rest[0] == "study" and rest[2] in names
         )
         return

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 
+from benchmarks.cases.dispatched import operations
 from benchmarks.cases.elementwise import elementwise
 from benchmarks.cases.floor import floor
-from benchmarks.cases.flow import agree, sample, sample128, train
+from benchmarks.cases.flow import agree, sample, sample128
 from benchmarks.cases.loader import loader
+from benchmarks.cases.loop import loop
 from benchmarks.cases.memory import large, memory, scaling
+from benchmarks.cases.whole import headline, train
 from benchmarks.setting import Setting
 
 CASES: dict[str, Callable[[Setting], None]] = {
@@ -14,11 +17,14 @@ CASES: dict[str, Callable[[Setting], None]] = {
     "sample": sample,
     "sample128": sample128,
     "train": train,
+    "headline": headline,
     "memory": memory,
     "elementwise": elementwise,
     "scaling": scaling,
     "large": large,
     "floor": floor,
     "loader": loader,
+    "loop": loop,
+    "operations": operations,
 }
 DEFAULT = ("agree", "sample", "train", "memory", "elementwise", "floor", "loader")

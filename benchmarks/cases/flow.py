@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import agreement, jobs, measure, networks
-from benchmarks.networks import COUPLINGS, TRAINING_WAYS
+from benchmarks.networks import COUPLINGS
 from benchmarks.setting import Row, Setting, report
 
 SAMPLING_WAYS = ("plain", "ours fp32", "ours bf16")
@@ -52,27 +52,3 @@ def _sampling(setting: Setting, side: int, n: int) -> list[Row]:
         }
         for (coupling, way), seconds in times.items()
     ]
-
-
-def train(setting: Setting) -> None:
-    """Loss and gradients of all parameters, the encoder's included, of 160×160 crops."""
-    rows: list[Row] = []
-    for coupling in COUPLINGS:
-        built = {way: networks.network(coupling, way, setting) for way in TRAINING_WAYS}
-        for batch in (1, 16) if setting.on_cuda else (1, 2):
-            gt, lr = (image.to(setting.device) for image in networks.images(batch, 40, 40))
-            agreement.require_networks(coupling, built["ours fp32"], built["plain"], gt, lr)
-            calls = {way: partial(jobs.training_step, network, gt, lr) for way, network in built.items()}
-            times = measure.medians(calls, setting.repeats)
-            ratios = measure.ratios(times, "plain")
-            rows += [
-                {
-                    "coupling": coupling,
-                    "batch": batch,
-                    "way": way,
-                    "seconds": times[way],
-                    "of plain": ratios[way],
-                }
-                for way in TRAINING_WAYS
-            ]
-    report(setting, "train: forward and backward, 160×160 crops", rows)

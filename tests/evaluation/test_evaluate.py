@@ -96,8 +96,10 @@ def test_tiles_are_used_and_noted(run):
     assert residuals[2] != pytest.approx(residuals[0], rel=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_precision_is_used_and_noted(make_options, make_model, tmp_path, monkeypatch, precision):
+@pytest.mark.parametrize(
+    ("precision", "noted"), [("auto", "fp32"), ("fp32", "fp32"), ("tf32", "fp32"), ("bf16", "bf16")]
+)
+def test_precision_is_used_and_noted(make_options, make_model, tmp_path, monkeypatch, precision, noted):
     options = make_options(save_images=False).model_copy(update={"precision": precision})
     _, network = make_model(options)
     weights.save(tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors", network, options, 5)
@@ -107,7 +109,7 @@ def test_precision_is_used_and_noted(make_options, make_model, tmp_path, monkeyp
         SuperResolution, "build_network", lambda *arguments: built.append(arguments[2:]) or build(*arguments)
     )
     result = engine.evaluate(options, None, tmp_path / "out")
-    assert result["protocol"]["precision"] == precision
+    assert result["protocol"]["precision"] == noted
     assert built == [(precision,)]
 
 

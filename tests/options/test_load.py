@@ -301,7 +301,7 @@ def test_memory_options(write):
     assert (options.val.tile, options.val.tile_overlap) == (64, 0)
     assert load_text(write, dump(options)) == options
     options = load(write(""))
-    assert (options.precision, options.train.micro_batch, options.train.checkpointing) == ("fp32", None, "none")
+    assert (options.precision, options.train.micro_batch, options.train.checkpointing) == ("auto", None, "none")
     assert (options.val.tile, options.val.tile_overlap) == (None, None)
 
 

@@ -19,7 +19,7 @@ def gpu_like(monkeypatch):
 
     def begin():
         monkeypatch.setattr(guard, "settles_later", lambda device: True)
-        return recorded_graphs.install(monkeypatch, takes_numbers=True)
+        return recorded_graphs.install(monkeypatch)
 
     return begin
 

@@ -225,6 +225,29 @@ def test_network_is_built_as_the_options_say(make_options, monkeypatch):
     assert built == [("bf16", "step")]
 
 
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("auto", (True, False)), ("tf32", (True, True)), ("fp32", (False, False))]
+)
+def test_training_and_validation_each_have_their_precision(make_options, monkeypatch, precision, expected):
+    """Looked at where it is used: on CPUs it makes no difference."""
+    seen = {"data_loss": set(), "likelihood": set(), "drawing": set()}
+    for name, found in seen.items():
+        call = getattr(FlowTask, name)
+
+        def watched(*arguments, call=call, found=found, **keywords):
+            found.add(torch.backends.cudnn.allow_tf32)
+            return call(*arguments, **keywords)
+
+        monkeypatch.setattr(FlowTask, name, watched)
+    options = make_options(train={"niter": 2, "val_freq": 1}).model_copy(update={"precision": precision})
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        assert train(options)
+    training, validation = expected
+    assert seen == {"data_loss": {training}, "likelihood": {validation}, "drawing": {validation}}
+    log = (Path(options.path.experiments) / options.name / "train.log").read_text(encoding="utf-8")
+    assert "precision: fp32\n" in log
+
+
 # Failure
 
 

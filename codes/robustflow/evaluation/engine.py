@@ -18,6 +18,7 @@ from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, w
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
 from robustflow.files import require_inside
+from robustflow.nn import precision
 from robustflow.options import load as options_load
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
 from robustflow.tasks import data_sets, trained, weights
@@ -83,11 +84,12 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
     options, file, task, network = trained.opened(options, processes.device(options.device), file)
     log.info("%s: %s", options.name, file)
 
-    lpips = perceptual.load(next(network.parameters()).device)
+    device = next(network.parameters()).device
+    lpips = perceptual.load(device)
     if isinstance(lpips, perceptual.NotComputed):
         log.info("lpips, diversity_score: not computed; %s", lpips.reason)
     score = ood.load_beside(file, task.encoder(network))
-    protocol = _protocol(options, input_path, lpips, score)
+    protocol = _protocol(options, input_path, lpips, score, device)
     evaluator = Evaluator(
         task,
         network,
@@ -156,6 +158,7 @@ def _protocol(
     input_path: str | None,
     lpips: perceptual.Perceptual | perceptual.NotComputed,
     score: ood.OODScore | None,
+    device: torch.device,
 ) -> dict[str, Any]:
     val = options.val.model_dump(mode="json")
     for key in ("save_images", "sample_batch", *(["lr_psnr_reference"] if options.val.same_size else [])):
@@ -167,7 +170,7 @@ def _protocol(
     common = {
         **PROTOCOL,
         **(enhancement.TEXTS if options.val.same_size else {}),
-        "precision": options.precision,
+        "precision": precision.resolve(options.precision, training=False, device=device),
         **val,
         "quantize": options.val.rounding,
         **({} if options.val.same_size else lr_psnr),

@@ -24,6 +24,7 @@ from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.files import write_atomically
+from robustflow.nn import precision
 from robustflow.options.schema import RunOptions, ValOptions
 from robustflow.tasks import Task, data_sets, trained
 
@@ -249,7 +250,7 @@ def _protocol(options: RunOptions, score: ood.OODScore, side: int, enhance: Enha
         "score": "squared Mahalanobis distance of the encoder's taps, averaged over the patch, to training patches",
         "patch": side * options.scale,
         "scale": options.scale,
-        "precision": options.precision,
+        "precision": precision.resolve(options.precision, training=False),
         "heat": options.val.heats[-1],
         "n_sample": options.val.n_sample,
         "seed": options.val.seed,

@@ -55,7 +55,7 @@ def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, precis
     Args:
         options: Published options, as in the YAML file; sizes they lack (gc, say) are taken from the tensors.
         state_dict: Tensors under their published names.
-        precision: The option of that name, fp32 or bf16.
+        precision: The option of that name, auto, fp32, tf32 or bf16.
 
     Raises:
         PublishedError: Naming each tensor that is missing, extra or of another shape, and the option that would fit.

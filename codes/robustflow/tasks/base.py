@@ -60,7 +60,8 @@ class Task(ABC):
 
         Args:
             options: Encoder and flow.
-            precision: Arithmetic of encoder and parameter networks, "fp32" or "bf16".
+            precision: Arithmetic of encoder and parameter networks, the option of that name: "bf16", or
+                "auto", "fp32" or "tf32", all of them float32 to the network.
             checkpointing: What is recomputed in the backward pass, "none", "step" or "level".
         """
 

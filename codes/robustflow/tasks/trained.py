@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from robustflow import devices, tasks
+from robustflow.nn import precision
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, weights
 
@@ -15,6 +16,8 @@ def opened(
 ) -> tuple[RunOptions, Path, Task, nn.Module]:
     """Options completed from the weights, the weights file, the task and the network in eval mode, on its device.
 
+    From here on this process computes with the precision that the options mean for evaluation.
+
     Args:
         options: Of the run.
         device: Another device than the options name.
@@ -23,6 +26,7 @@ def opened(
     file = weights.to_test(options) if file is None else file
     options = weights.fitting(options, file)
     task = tasks.build(options)
+    precision.use(options.precision, training=False)
     network = task.build_network(options.network_G, options.precision)
     weights.load(file, network, options, encoder_suffices=False)
     return options, file, task, network.to(device or devices.choose(options.device)).eval()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
+from robustflow.nn import precision
 from robustflow.nn.graphs import Graphed, fastest_convolutions
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task
@@ -55,14 +56,16 @@ class Gradients:
     def watched(self, step: Step) -> Tensor:
         """Add the gradients of a step to what is there, by calling every module; return its loss."""
         freeze_encoder(self.task.encoder(self.network), self.options, step.iteration)
-        loss = data_gradients(self.task, self.network, _inputs(self.task, step), self.options.train.micro_batch)
+        with precision.using(self.options.precision, training=True):
+            loss = data_gradients(self.task, self.network, _inputs(self.task, step), self.options.train.micro_batch)
         return _with_weights(self.task, self.network, loss)
 
     def _of_data(self, *inputs: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
         """Data loss and gradients; these are new tensors, so that a replay writes them anew instead of adding."""
         for parameter in self._parameters:
             parameter.grad = None
-        loss = data_gradients(self.task, self.network, inputs, self.options.train.micro_batch)
+        with precision.using(self.options.precision, training=True):
+            loss = data_gradients(self.task, self.network, inputs, self.options.train.micro_batch)
         return loss, [parameter.grad for parameter in self._parameters]
 
 

@@ -18,11 +18,7 @@ def learning_rate(options: TrainOptions, iteration: int) -> float:
 
 def build(network: nn.Module, options: TrainOptions) -> torch.optim.Adam:
     """Adam over all parameters, all updated at once; frozen ones have no gradient and are skipped."""
-    adam = torch.optim.Adam(network.parameters(), options.lr_G, (options.beta1, options.beta2), fused=True)
-    # Other updates tell autograd that they altered the parameters; this one does not.
-    parameters = list(network.parameters())
-    adam.register_step_post_hook(lambda *call: torch.autograd.graph.increment_version(parameters))
-    return adam
+    return torch.optim.Adam(network.parameters(), options.lr_G, (options.beta1, options.beta2), fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from robustflow import files, tasks
 from robustflow.distributed import Processes
 from robustflow.errors import UserError
+from robustflow.nn import precision
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import data_sets, weights
@@ -31,6 +32,7 @@ def prepare(options: RunOptions, processes: Processes) -> tuple[Run, Path | None
     experiment = Path(options.path.experiments) / options.name
     state = processes.on_main(checkpoint.find, experiment, options.path.resume_state)
     options = processes.on_main(_fitting, options, state)
+    precision.use(options.precision, training=False)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(options.train.manual_seed)
     task = tasks.build(options)
@@ -57,6 +59,7 @@ def start(run: Run, state: Path | None) -> Progress:
         save(run, progress)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %.2f M parameters, %s", experiment, n_parameters / 1e6, run.device)
+    log.info("precision: %s", precision.described(options.precision, run.device))
     return progress
 
 

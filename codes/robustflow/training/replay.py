@@ -15,6 +15,7 @@ import torch
 
 from robustflow import devices, exit_status, tasks
 from robustflow.errors import UserError
+from robustflow.nn import precision
 from robustflow.options import load as options_load
 from robustflow.training import dump
 from robustflow.training.diagnosis import Diagnosis, diagnose, finite
@@ -40,7 +41,10 @@ def replay(recorded: dump.Dump) -> Diagnosis:
     freeze_encoder(task.encoder(network), options, recorded.step.iteration)
     gt, lr = recorded.step.gt.to(device), recorded.step.lr.to(device)
     generator = torch.Generator(device).manual_seed(recorded.step.seed)
-    return diagnose(network, lambda: accumulate_gradients(task, network, gt, lr, generator, options.train.micro_batch))
+    with precision.using(options.precision, training=True):
+        return diagnose(
+            network, lambda: accumulate_gradients(task, network, gt, lr, generator, options.train.micro_batch)
+        )
 
 
 def report(recorded: dump.Dump, found: Diagnosis) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints of the published networks, where the folder with the large fixtures stands beside the repository."""
+"""Checkpoints of the published networks, where the large fixtures stand: beside the repository, or in it."""
 
 import math
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_PLACES = [folder / "shared" / "golden" for folder in (_REPOSITORY.parent, _REPOSITORY)]
+GOLDEN = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
 FLOWS = sorted(path.stem for path in GOLDEN.glob("*.pt") if path.stem.split("_")[0] in ("a", "c", "e2", "g1"))
 
 needs_fixtures = pytest.mark.skipif(not FLOWS, reason="the large fixtures are not beside this repository")

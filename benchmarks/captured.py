@@ -1,0 +1,84 @@
+"""Training steps and samples captured as CUDA graphs, by what the package captures with."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.jobs import TEMPERATURE
+from benchmarks.networks import Network
+from robustflow.nn import precision
+
+ABSENT = "captured: not measured, this version of the package captures nothing"
+GRAPHS = "robustflow.nn.graphs"
+
+
+def is_there() -> bool:
+    """Whether the package can capture."""
+    return importlib.util.find_spec(GRAPHS) is not None
+
+
+class Captured:
+    """A call that draws its inputs and replays what a function does with them.
+
+    Args:
+        function: Of tensors on the device and None.
+        prepare: Makes its arguments, uncaptured.
+        graphed: What captures; None: that of the package.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        prepare: Callable[[], Sequence[Tensor | None]],
+        graphed: Callable[..., Any] | None = None,
+    ) -> None:
+        graphed = importlib.import_module(GRAPHS).Graphed if graphed is None else graphed
+        self._graphed, self._prepare = graphed(function, active=True), prepare
+
+    @property
+    def failed(self) -> bool:
+        """Whether a capture was tried and did not work: the function is just called then."""
+        return not self._graphed.active
+
+    def __call__(self) -> Any:
+        """What the function returns; the next call overwrites it."""
+        return self._graphed(*self._prepare())
+
+
+def training(network: Network, gt: Tensor, lr: Tensor, graphed: Callable[..., Any] | None = None) -> Captured:
+    """As ``jobs.training_step``; the noise is drawn outside of the graph."""
+    network.flow.train()
+
+    def prepare() -> Sequence[Tensor | None]:
+        return network.task.loss_inputs(gt, lr, torch.Generator(gt.device).manual_seed(0))
+
+    def gradients(*inputs: Tensor | None) -> Tensor:
+        # The gradients are made in the graph's memory, where each replay writes them.
+        network.flow.zero_grad(set_to_none=True)
+        with precision.using(network.precision, training=True):
+            loss = network.task.data_loss(network.flow, inputs)
+            loss.backward()
+        return loss.detach()
+
+    return Captured(gradients, prepare, graphed)
+
+
+def sampling(network: Network, lr: Tensor, n: int, graphed: Callable[..., Any] | None = None) -> Captured:
+    """As ``jobs.samples``, of an lr whose sides the flow takes; latents are drawn outside of the graph."""
+    task, flow = network.task, network.flow.eval()
+    size = (lr.shape[-2] * task.scale, lr.shape[-1] * task.scale)
+
+    def prepare() -> Sequence[Tensor]:
+        draws = [flow.draw_latents(size, torch.Generator(lr.device).manual_seed(number)) for number in range(n)]
+        return [lr, *(TEMPERATURE * torch.cat(of_level) for of_level in zip(*draws, strict=True))]
+
+    @torch.no_grad()
+    def decode(lr: Tensor, *latents: Tensor) -> Tensor:
+        with precision.using(network.precision, training=False):
+            return task.image(flow.decode(list(latents), flow.condition(lr))[0], lr)
+
+    return Captured(decode, prepare, graphed)

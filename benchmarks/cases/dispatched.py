@@ -1,0 +1,94 @@
+"""How many operations torch is asked for in a training step: what the host pays for on a GPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks import networks
+from benchmarks.networks import COUPLINGS, ROOT
+from benchmarks.setting import Row, Setting, report
+
+TOP = 10
+SIDE, TINY_SIDE = 40, 8
+NOTE = (
+    "Exact counts, on the CPU, of what torch dispatches below autograd for one crop. Views (detach "
+    "included) and allocations are apart. What is handed to torch.compile counts as one operation, before and now: "
+    "with a compiler it is one kernel."
+)
+Counts = dict[str, Any]
+
+
+def operations(setting: Setting) -> None:
+    """Operations dispatched in a training step, forward and backward, and those of an earlier commit."""
+    with TemporaryDirectory() as folder:
+        missing = _extract(setting.before, Path(folder))
+        before = None if missing else Path(folder)
+        counts: dict[str, dict[str, Counts | None]] = {
+            coupling: {
+                setting.before: None if before is None else _count(setting, coupling, before),
+                "now": _count(setting, coupling, ROOT),
+            }
+            for coupling in COUPLINGS
+        }
+    rows = [row for coupling, of_coupling in counts.items() for row in _rows(coupling, of_coupling)]
+    report(setting, "operations: training step, one 160×160 crop", rows, f"{NOTE}{missing}", numbers="counts")
+    top = [row for coupling, of_coupling in counts.items() for row in _top(coupling, of_coupling)]
+    report(setting, f"operations: the {TOP} most frequent now", top, numbers="counts")
+
+
+def _extract(revision: str, folder: Path) -> str:
+    """Write code and options of a commit into the folder; return "", or a line that says why not."""
+    file = folder / "archive.tar"
+    command = ["git", "-C", str(ROOT), "archive", "--format=tar", f"--output={file}", revision, "codes", "confs"]
+    if shutil.which("git") is None:
+        return f"\n{revision}: not counted, git is not installed"
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        return f"\n{revision}: not counted, git has no such commit here ({done.stderr.strip().splitlines()[0]})"
+    shutil.unpack_archive(file, folder)
+    return ""
+
+
+def _count(setting: Setting, coupling: str, root: Path) -> Counts:
+    """Count in a process of its own, with the package of ``root``."""
+    conf = root / "confs" / f"{networks.CONFS[coupling]}.yml"
+    override = "|".join((*networks.FULL, *(networks.TINY if setting.tiny else ())))
+    script = ROOT / "benchmarks" / "operations_child.py"
+    command = [sys.executable, str(script), str(conf), override, str(TINY_SIDE if setting.tiny else SIDE)]
+    environment = os.environ | {"PYTHONPATH": str(root / "codes"), "OMP_NUM_THREADS": str(setting.threads)}
+    output = subprocess.run(command, cwd=root, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    counts: Counts = json.loads(output.splitlines()[-1])
+    return counts
+
+
+def _rows(coupling: str, counts: dict[str, Counts | None]) -> list[Row]:
+    columns = ("forward", "backward", "total", "views", "allocations")
+    before = next(iter(counts.values()))
+    return [
+        {
+            "coupling": coupling,
+            "code": code,
+            **{column: found and found[column] for column in columns},
+            "of before": found and before and found["total"] / before["total"],
+        }
+        for code, found in counts.items()
+    ]
+
+
+def _top(coupling: str, counts: dict[str, Counts | None]) -> list[Row]:
+    before, now = (found and found["operations"] for found in counts.values())
+    assert now is not None, "today's code is always there"
+    names = sorted(now, key=lambda name: (-now[name], name))[:TOP]
+    return [
+        {
+            "coupling": coupling,
+            "operation": name,
+            **dict(zip(counts, (before and before.get(name, 0), now[name]), strict=True)),
+        }
+        for name in names
+    ]

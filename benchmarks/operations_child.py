@@ -1,0 +1,108 @@
+"""Counts the operations of a training step and prints them as JSON: ``python operations_child.py CONF OVERRIDE SIDE``.
+
+The package is the one that Python finds, today's or an earlier one: nothing else of this folder is imported.
+"""
+
+import collections
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# What neither computes nor moves numbers, besides views.
+ALLOCATIONS = ("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided")
+NAMES_ONLY = ("detach", "detach_", "alias", "lift_fresh", "_unsafe_view")
+COMPILED = "(compiled chain)"
+
+
+class Counter(TorchDispatchMode):
+    """Counts what torch dispatches below autograd, by name; what torch.compile is given counts as one operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: collections.Counter[str] = collections.Counter()
+        self.views = self.allocations = 0
+        self.inside = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.inside == 0:
+            self._note(func._schema)
+        return func(*args, **(kwargs or {}))
+
+    def _note(self, schema: Any) -> None:
+        name = schema.name.split("::")[1]
+        if name in ALLOCATIONS:
+            self.allocations += 1
+        elif name in NAMES_ONLY or (_aliases(schema.arguments) and _aliases(schema.returns)):
+            self.views += 1
+        else:
+            self.operations[name] += 1
+
+    @contextlib.contextmanager
+    def as_one(self) -> Iterator[None]:
+        """Count what is done in here as one operation."""
+        self.operations[COMPILED] += self.inside == 0
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+
+def _aliases(values: Any) -> bool:
+    return any(value.alias_info is not None and not value.alias_info.is_write for value in values)
+
+
+_counting: list[Counter] = []
+
+
+def uncompiled(function: Callable[..., Any] | None = None, **keywords: Any) -> Callable[..., Any]:
+    """Stands in for torch.compile: the function as it is, counted as one operation."""
+    if function is None:
+        return uncompiled
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        with _counting[-1].as_one() if _counting else contextlib.nullcontext():
+            return function(*arguments, **named)
+
+    return run
+
+
+def count(conf: str, override: str, side: int) -> dict[str, Any]:
+    """Operations forward and backward of a training step on one crop, ActNorms initialised by an earlier one."""
+    from robustflow import tasks
+    from robustflow.options.load import load
+
+    options = load(conf, override)
+    torch.manual_seed(0)
+    task = tasks.build(options)
+    network = task.build_network(options.network_G).train()
+    generator = torch.Generator().manual_seed(0)
+    lr = torch.rand(1, 3, side, side, generator=generator)
+    gt = torch.nn.functional.interpolate(lr, scale_factor=options.scale, mode="bilinear")
+    for _ in range(2):
+        network.zero_grad(set_to_none=True)
+        with Counter() as counter:
+            _counting.append(counter)
+            loss = task.loss(network, gt, lr, generator)
+            forward = counter.operations.total()
+            loss.backward()
+            _counting.pop()
+    total = counter.operations.total()
+    return {
+        "forward": forward,
+        "backward": total - forward,
+        "total": total,
+        "views": counter.views,
+        "allocations": counter.allocations,
+        "operations": dict(counter.operations),
+    }
+
+
+if __name__ == "__main__":
+    torch.compile = uncompiled  # type: ignore[assignment]
+    print(json.dumps(count(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
