@@ -43,7 +43,7 @@ def run(chain: Chain, subject: Any, inputs: Sequence[Tensor], constants: Sequenc
     """
     # Whether they require gradients would be one more reason to compile anew.
     inputs = [value.detach() for value in inputs]
-    device, numbers = inputs[0].device.type, [torch.tensor(value, dtype=torch.float64) for value in constants]
+    device, numbers = inputs[0].device.type, [torch.full((), value, dtype=torch.float64) for value in constants]
     if inputs[0].numel() >= COMPILED_FROM and device not in _without_compiler and not _is_switched_off():
         try:
             return _compiled(chain, subject)(subject, *inputs, *numbers)

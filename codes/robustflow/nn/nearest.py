@@ -58,8 +58,10 @@ class Resized:
 
 def _combinations(like: Tensor) -> Tensor:
     """Matrix (9, 9) from the elements of a 3×3 kernel to W·W, ∓w·W (rows), W·∓w (columns), ∓w·∓w."""
-    ends = like.new_tensor([[-1, 0, 0], [0, 0, 1]])
-    whole = like.new_ones(1, 3)
+    # Filled, not made from a list, which a GPU would have to wait for.
+    ends, whole = like.new_zeros(2, 3), like.new_ones(1, 3)
+    ends[0, 0].fill_(-1)
+    ends[1, 2].fill_(1)
     pairs = ((whole, whole), (ends, whole), (whole, ends), (ends, ends))
     return torch.cat([torch.kron(rows, columns) for rows, columns in pairs]).T.contiguous()
 

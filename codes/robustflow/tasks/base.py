@@ -1,5 +1,6 @@
 """What is specific to a problem: how a batch becomes a flow's inputs, and how a sample becomes an image."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -169,8 +170,13 @@ class FlowTask(Task):
         return self.inputs(gt, lr, generator)
 
     def data_loss(self, network: nn.Module, inputs: LossInputs) -> Tensor:
-        """Mean negative log-likelihood, bits per dimension."""
-        return likelihood_of(network, FlowInputs(*inputs)).bits_per_dim.mean()  # type: ignore[arg-type]
+        """Mean negative log-likelihood, bits per dimension, less ``weight_loss``."""
+        return likelihood_of(network, FlowInputs(*inputs), mixing=False).bits_per_dim.mean()  # type: ignore[arg-type]
+
+    def weight_loss(self, network: nn.Module) -> Tensor:
+        """Bits per dimension that ActNorms and 1×1 convolutions give: their log-determinant is no matter of data."""
+        flow = _as_flow(network)
+        return -flow.mixing_log_det() / (math.log(2) * flow.image_channels)
 
     def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
         """Make the inputs of n images and forget them; a subclass that can draws their noise alone."""
@@ -211,9 +217,9 @@ class FlowTask(Task):
         return draw
 
 
-def likelihood_of(network: nn.Module, inputs: FlowInputs) -> Likelihood:
-    """Likelihood of a flow's inputs."""
-    encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise, inputs.mean)
+def likelihood_of(network: nn.Module, inputs: FlowInputs, mixing: bool = True) -> Likelihood:
+    """Likelihood of a flow's inputs; ``mixing``: see `ConditionalFlow.encode`."""
+    encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise, inputs.mean, mixing)
     return Likelihood(encoding.bits_per_dim(inputs.x[0].numel()), encoding.latents)
 
 

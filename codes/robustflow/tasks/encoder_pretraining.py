@@ -55,7 +55,7 @@ class EncoderPretraining(Task):
         encoder = encoders.build(options, self.scale, n_levels=1, precision=precision, checkpointing=checkpointing)
         if not isinstance(encoder, RRDB):
             raise UserError(f"model RRDB pretrains the encoder RRDB, got network_G.encoder: {options.encoder}")
-        return RRDBNet(encoder, self.scale)
+        return RRDBNet(encoder, self.scale).to(memory_format=torch.channels_last)
 
     def encoder(self, network: nn.Module) -> RRDB:
         """Return the encoder without its head."""
