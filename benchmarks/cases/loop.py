@@ -14,7 +14,7 @@ from benchmarks.cost import Cost
 from benchmarks.jobs import Job
 from benchmarks.networks import ROOT
 from benchmarks.setting import Row, Setting, reporting
-from robustflow.options.schema import TrainOptions
+from robustflow.options.schema import RunOptions
 
 CROPS = "{{mode: bundled, split: {split}, GT_size: {side}, {more}}}"
 NEVER = 1_000_000
@@ -56,8 +56,8 @@ def loop(setting: Setting) -> None:
 
 
 def _graphs(setting: Setting) -> Sequence[str | None]:
-    """Values of the option train.cuda_graphs; None where there is none."""
-    return ("auto", "off") if setting.on_cuda and "cuda_graphs" in TrainOptions.model_fields else (None,)
+    """Values of the option cuda_graphs; None where there is none."""
+    return ("auto", "off") if setting.on_cuda and "cuda_graphs" in RunOptions.model_fields else (None,)
 
 
 def _demo(setting: Setting) -> Run:
@@ -87,7 +87,7 @@ def _trained(run: Run, precision: str, graphs: str | None, setting: Setting) -> 
             (
                 *run.overrides,
                 *("name=loop", f"path.experiments={Path(folder)}", f"precision={precision}"),
-                *(() if graphs is None else (f"train.cuda_graphs={graphs}",)),
+                *(() if graphs is None else (f"cuda_graphs={graphs}",)),
                 *(f"device={setting.device}", f"train.niter={niter}", f"train.val_freq={NEVER}", "train.ood_patches=0"),
                 *("val.n_sample=1", f"logger.print_freq={run.period}", f"logger.save_checkpoint_freq={NEVER}"),
             )

@@ -20,7 +20,7 @@ def _log(caplog):
 def make_options(tmp_path):
     """Make the options of a tiny training run in tmp_path; keywords replace values of their sections."""
 
-    def make(name="tiny", model="FS-NCSR", *, n_workers=0, hr_shift=0, datasets=None, **sections):
+    def make(name="tiny", model="FS-NCSR", *, cuda_graphs="auto", n_workers=0, hr_shift=0, datasets=None, **sections):
         crops = {"mode": "bundled", "GT_size": 16}
         flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8}
         train = {"split": "train", "batch_size": 2, "n_workers": n_workers, "use_flip": True, "use_rot": True}
@@ -39,6 +39,7 @@ def make_options(tmp_path):
                 "name": name,
                 "model": model,
                 "device": "cpu",
+                "cuda_graphs": cuda_graphs,
                 "datasets": both if datasets is None else datasets,
                 **values,
             }

@@ -91,7 +91,7 @@ def test_replays_after_an_event_use_the_weights_that_are_there(make_options, gpu
 
 def test_graphs_can_be_switched_off(make_options, gpu_like):
     recording = gpu_like()
-    assert train(make_options(train={"niter": 3, "cuda_graphs": "off"}))
+    assert train(make_options(train={"niter": 3}, cuda_graphs="off"))
     assert not recording.graphs
 
 

@@ -72,7 +72,7 @@ RARE = {"save_checkpoint_freq": 100, "print_freq": 5}
 @pytest.mark.parametrize("coupling", ["affine", {"type": "affine", "eps": 0.1}, "rq_spline"], ids=str)
 def test_20_captured_iterations_are_20_uncaptured_ones(on_gpu, counted, coupling, precision):
     kept = {"coupling": coupling, "precision": precision, "logger": RARE}
-    assert train(on_gpu("uncaptured", train={**TWENTY, "cuda_graphs": "off"}, **kept))
+    assert train(on_gpu("uncaptured", train={**TWENTY}, cuda_graphs="off", **kept))
     assert counted == {"captures": 0, "replays": 0}
     assert train(on_gpu("captured", train=TWENTY, **kept))
     assert counted == {"captures": 1, "replays": 19}
@@ -87,7 +87,7 @@ def test_20_captured_iterations_are_20_uncaptured_ones(on_gpu, counted, coupling
 )
 def test_pieces_and_checkpointing_are_captured(on_gpu, counted, settings):
     for name, graphs in (("uncaptured", "off"), ("captured", "auto")):
-        assert train(on_gpu(name, train={**TWENTY, **settings, "cuda_graphs": graphs}, logger=RARE))
+        assert train(on_gpu(name, train={**TWENTY, **settings}, cuda_graphs=graphs, logger=RARE))
     assert counted == {"captures": 1, "replays": 19}
     assert_close(on_gpu("captured"), on_gpu("uncaptured"))
 
@@ -95,7 +95,7 @@ def test_pieces_and_checkpointing_are_captured(on_gpu, counted, settings):
 def test_a_learning_encoder_is_captured_anew(on_gpu, counted, pretrained):
     kept = {"network_G": {"train_RRDB_delay": 0.5}, "path": {"pretrain_model_G": pretrained}, "logger": RARE}
     for name, graphs in (("uncaptured", "off"), ("captured", "auto")):
-        assert train(on_gpu(name, train={**TWENTY, "cuda_graphs": graphs}, **kept))
+        assert train(on_gpu(name, train={**TWENTY}, cuda_graphs=graphs, **kept))
     assert counted["captures"] == 2
     assert_close(on_gpu("captured"), on_gpu("uncaptured"))
 
@@ -126,7 +126,7 @@ def test_a_bad_step_changes_nothing(on_gpu, monkeypatch, policy, graphs):
 
     monkeypatch.setattr(FlowTask, "loss_inputs", spoiled)
     often = {"save_checkpoint_freq": 1, "print_freq": 1} if policy == "rollback" else RARE
-    options = on_gpu("bad", train={**TWENTY, "niter": 8, "non_finite": policy, "cuda_graphs": graphs}, logger=often)
+    options = on_gpu("bad", train={**TWENTY, "niter": 8, "non_finite": policy}, cuda_graphs=graphs, logger=often)
     assert train(options)
     assert saved_at(options, 8)["non_finite"] == 1
     assert [file.stem for file in (folder_of(options) / "non_finite").iterdir()] == ["00000004"]
@@ -138,7 +138,7 @@ def test_a_bad_step_changes_nothing(on_gpu, monkeypatch, policy, graphs):
 
 def test_a_failing_capture_is_said_once_and_training_goes_on(on_gpu, counted, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    assert train(on_gpu("uncaptured", train={**TWENTY, "cuda_graphs": "off"}, logger=RARE))
+    assert train(on_gpu("uncaptured", train={**TWENTY}, cuda_graphs="off", logger=RARE))
     loss = FlowTask.data_loss
 
     def reading(self, network, inputs):
@@ -183,5 +183,5 @@ def test_states_are_the_same_kind_on_both_devices(on_gpu, make_options):
 
 def test_uncaptured_runs_are_repeatable(on_gpu):
     for name in ("one", "two"):
-        assert train(on_gpu(name, train={**TWENTY, "niter": 3, "cuda_graphs": "off"}, logger=RARE))
+        assert train(on_gpu(name, train={**TWENTY, "niter": 3}, cuda_graphs="off", logger=RARE))
     assert_same_end(on_gpu("one"), on_gpu("two"), 3)

@@ -73,6 +73,12 @@ class LevelCondition:
             made = self.project(group)
             yield from reversed(made) if backwards else made
 
+    def project_all(self) -> None:
+        """Do now what is done once: all projections if they fit the budget, and what they have in common."""
+        self._resized = self._resized or Resized(self._taps, self._factor)
+        if self._group >= len(self.level.steps):
+            self.project(range(len(self.level.steps)))
+
     def project(self, steps: range) -> list[StepCondition]:
         """Conditions of a group of steps, with the noise in their contexts if there is any."""
         if steps.start not in self._made:

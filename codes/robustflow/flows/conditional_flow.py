@@ -107,7 +107,7 @@ class ConditionalFlow(nn.Module):
         """Forget what was made of the weights and kept."""
         self._kept.clear()
 
-    def _keep(self, name: str, make: Callable[[], T]) -> T:
+    def keep(self, name: str, make: Callable[[], T]) -> T:
         """What ``make`` makes of the weights; made once, unless they are being trained."""
         if self.training or torch.is_grad_enabled():
             return make()
@@ -119,11 +119,11 @@ class ConditionalFlow(nn.Module):
 
     def fold(self) -> list[LevelWeights]:
         """The levels' weights, ActNorms folded in."""
-        return self._keep("weights", lambda: [level.fold() for level in self.typed_levels])
+        return self.keep("weights", lambda: [level.fold() for level in self.typed_levels])
 
     def fold_unmixings(self) -> list[list[Mixing]]:
         """The inverses of all ActNorms and 1×1 convolutions, by level."""
-        return self._keep("unmixings", lambda: [fold_unmixing(level.mixing_steps) for level in self.typed_levels])
+        return self.keep("unmixings", lambda: [fold_unmixing(level.mixing_steps) for level in self.typed_levels])
 
     def mixing_log_det(self) -> Tensor:
         """log|det| of all ActNorms and 1×1 convolutions for each pixel of x, scalar: it depends on weights alone.
@@ -135,7 +135,7 @@ class ConditionalFlow(nn.Module):
             levels = enumerate(self.typed_levels, start=1)
             return torch.stack([mixing_log_det(level.mixing_steps) / 4**number for number, level in levels]).sum()
 
-        return self._keep("mixing_log_det", compute)
+        return self.keep("mixing_log_det", compute)
 
     def is_initialized(self) -> bool:
         """Whether all ActNorms are."""

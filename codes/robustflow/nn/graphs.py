@@ -6,7 +6,7 @@ For networks of many small layers the host is the slower part: launching a kerne
 import contextlib
 import gc
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -40,10 +40,14 @@ class Graphed(Generic[Result]):
         function: Of tensors and None, all on one device.
         active: Whether to capture at all.
         capacity: Captures that are kept, those used last. They share their memory, but for what they return.
+        uncaptured_calls: Times that the function is just called for given shapes before it is captured for them: a
+            capture takes as long as some calls, and pays only if more follow.
     """
 
-    def __init__(self, function: Callable[..., Result], active: bool = True, capacity: int = 4) -> None:
-        self.active = active
+    def __init__(
+        self, function: Callable[..., Result], active: bool = True, capacity: int = 4, uncaptured_calls: int = 0
+    ) -> None:
+        self.active, self._uncaptured_calls = active, uncaptured_calls
         self._function, self._capacity = function, capacity
         self.drop()
 
@@ -63,9 +67,14 @@ class Graphed(Generic[Result]):
         captured.graph.replay()
         return captured.result
 
+    def owns(self, result: Result) -> bool:
+        """Whether this is what a capture returns, to be overwritten by the next call for its shapes."""
+        return any(captured.result is result for captured in self._captures.values())
+
     def drop(self) -> None:
         """Forget all captures, and free their memory once nobody holds what they returned."""
         self._captures: OrderedDict[Hashable, _Captured] = OrderedDict()
+        self._called: Counter[Hashable] = Counter()
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
 
@@ -76,6 +85,9 @@ class Graphed(Generic[Result]):
             return None
         signature = (key, *(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in tensors))
         if signature not in self._captures:
+            self._called[signature] += 1
+            if self._called[signature] <= self._uncaptured_calls:
+                return None
             try:
                 self._captures[signature] = self._capture(tensors, device)
             except RuntimeError as error:

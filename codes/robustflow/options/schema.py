@@ -184,12 +184,6 @@ class TrainOptions(Options):
         description="Recompute activations in the backward pass instead of keeping them: of each flow step and encoder "
         "block, or of each level (least memory).",
     )
-    cuda_graphs: Literal["auto", "off"] = Field(
-        "auto",
-        description="On a GPU, auto: capture forward and backward pass once as CUDA graphs and replay them, with the "
-        "convolution kernels that were fastest when tried, which may not be the same in the next run; off: launch each "
-        "kernel anew, slower and repeatable. No effect on CPUs.",
-    )
 
 
 class LoggerOptions(Options):
@@ -224,6 +218,12 @@ class RunOptions(Options):
         "float32. tf32: convolutions on CUDA round to ten bits of mantissa (on CPUs: fp32). auto: tf32 in training, "
         "fp32 in evaluation, since TF32 changes latents and samples by 1e-3 (fp32: 2e-6) and round trips by 7e-5, "
         "which the noise of training hides and a measurement should not contain.",
+    )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto",
+        description="On a GPU, auto: capture training steps, and sampling where images of one size repeat, once as "
+        "CUDA graphs and replay them, training with the convolution kernels that were fastest when tried, which may not be "
+        "the same in the next run; off: launch each kernel anew, slower and repeatable. No effect on CPUs.",
     )
     plugins: tuple[str, ...] = Field((), description="Modules to import first; they register entries of their own.")
     datasets: dict[DatasetKey, Dataset] = Field(

@@ -13,4 +13,5 @@ __all__ = ["EncoderPretraining", "FlowInputs", "FlowTask", "LLFlow", "SuperResol
 def build(options: RunOptions) -> Task:
     """Build the task that ``model`` names."""
     task: Task = TASKS.build(options.model, scale=options.scale)
+    task.cuda_graphs = options.cuda_graphs == "auto"
     return task

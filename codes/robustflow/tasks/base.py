@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustflow.data.bicubic import mirror_pad
 from robustflow.flows import ConditionalFlow, builder
 from robustflow.options.schema import NetworkOptions
-from robustflow.tasks import tiling
+from robustflow.tasks.decoding import decoding
 
 # Draws one image (3, H, W) for each generator, at a temperature.
 Draw = Callable[[float, Sequence[torch.Generator]], Tensor]
@@ -50,9 +50,11 @@ class Task(ABC):
     Attributes:
         loss_name: What ``loss`` measures; the name in logs.
         condition_channels: Channels of what ``condition_of`` makes.
+        cuda_graphs: Capture sampling, on GPUs.
     """
 
     loss_name: str
+    cuda_graphs: bool = True
     condition_channels: int = 3
 
     @abstractmethod
@@ -206,7 +208,8 @@ class FlowTask(Task):
         flow = _as_flow(network)
         height, width = lr.shape[-2:]
         lr = self.padded(flow, lr)
-        decode = _decoding(flow, self.encoder_input(lr), tile, overlap, flow.size_multiple // self.scale)
+        multiple = flow.size_multiple // self.scale
+        decode = decoding(flow, self.encoder_input(lr), tile, overlap, multiple, self.cuda_graphs)
 
         def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
             size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
@@ -221,24 +224,6 @@ def likelihood_of(network: nn.Module, inputs: FlowInputs, mixing: bool = True) -
     """Likelihood of a flow's inputs; ``mixing``: see `ConditionalFlow.encode`."""
     encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise, inputs.mean, mixing)
     return Likelihood(encoding.bits_per_dim(inputs.x[0].numel()), encoding.latents)
-
-
-def _decoding(
-    flow: ConditionalFlow, condition: Tensor, tile: int | None, overlap: int | None, multiple: int
-) -> Callable[[list[Tensor]], Tensor]:
-    """A function from the latents of the whole image to x, decoded tile by tile."""
-    size = (condition.shape[-2], condition.shape[-1])
-    tiles = [tiling.whole(size)]
-    if tile is not None:
-        tiles = tiling.tiles(size, tile, flow.receptive_field if overlap is None else overlap, multiple)
-    of_whole = flow.condition(condition) if len(tiles) == 1 else None
-
-    def decode_part(part: tiling.Tile, latents: list[Tensor]) -> Tensor:
-        own = flow.condition(tiling.crop(condition, part.outer, size)) if of_whole is None else of_whole
-        x, _ = flow.decode([tiling.crop(z, part.outer, size) for z in latents], own)
-        return x
-
-    return lambda latents: tiling.stitched(lambda part: decode_part(part, latents), tiles, size, flow.scale)
 
 
 def _as_flow(network: nn.Module) -> ConditionalFlow:

@@ -28,7 +28,7 @@ class Gradients:
         self.task, self.network, self.options = task, network, options
         self._parameters = list(network.parameters())
         self._norms = [module for module in network.modules() if isinstance(module, ActNorm)]
-        self._graphed = Graphed(self._of_data, options.train.cuda_graphs == "auto", capacity=_GRAPHS)
+        self._graphed = Graphed(self._of_data, options.cuda_graphs == "auto", capacity=_GRAPHS)
 
     def __call__(self, step: Step) -> Tensor:
         """Set the gradients of a step, or of this process's share of it; return its loss, which the next call alters.
