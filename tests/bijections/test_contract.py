@@ -5,13 +5,21 @@ import torch
 from torch import nn
 
 from robustflow.bijections.actnorm import ActNorm
+from robustflow.bijections.base import Bijection
 from robustflow.bijections.coupling import Coupling
 from robustflow.bijections.elementwise import Affine, RationalQuadratic
 from robustflow.bijections.injector import Injector
 from robustflow.bijections.networks import ConvNetwork
 from robustflow.bijections.permutation import FixedOrthogonal, InvertibleConv
 from robustflow.bijections.squeeze import Squeeze
-from robustflow.flows.step import FlowStep, StepCondition, TransitionStep
+from robustflow.flows.step import (
+    FlowStep,
+    StepCondition,
+    TransitionStep,
+    fold_mixing,
+    fold_unmixing,
+    mixing_log_det,
+)
 from robustflow.testing import check_bijection, check_elementwise
 
 ELEMENTWISE = {
@@ -47,10 +55,31 @@ def image_injector(elementwise, channels=3):
     return Injector(elementwise, ConvNetwork(0, HIDDEN, elementwise.num_params * channels))
 
 
+class Folded(Bijection):
+    """A step as a level applies it, ActNorm and 1×1 convolution in one."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def mixed(self, x):
+        return x[0, 0].numel() * mixing_log_det([self.step])
+
+    def forward(self, x, cond=None):
+        z, log_det = self.step.mix(x, *fold_mixing([self.step])), x.new_zeros(len(x))
+        if cond is not None:
+            z, log_det = self.step.couple(z, cond)
+        return z, log_det + self.mixed(x)
+
+    def inverse(self, z, cond=None):
+        x, log_det = (z, z.new_zeros(len(z))) if cond is None else self.step.uncouple(z, cond)
+        return self.step.unmix(x, *fold_unmixing([self.step])), log_det - self.mixed(z)
+
+
 def step(elementwise, noisy):
     noise_coupling = image_coupling(elementwise, 4) if noisy else None
     injector = image_injector(elementwise, 4)
-    return FlowStep(ActNorm(4), InvertibleConv(4), injector, image_coupling(elementwise, 4), noise_coupling)
+    return Folded(FlowStep(ActNorm(4), InvertibleConv(4), injector, image_coupling(elementwise, 4), noise_coupling))
 
 
 def step_condition(elementwise, noisy):
@@ -84,7 +113,8 @@ PLAIN = {
     "fixed orthogonal": lambda: (FixedOrthogonal(4), normal(2, 4, 2, 3)),
     "fixed orthogonal of vectors": lambda: (FixedOrthogonal(4), normal(2, 4)),
     "squeeze": lambda: (Squeeze(), normal(2, 3, 4, 2)),
-    "transition": lambda: (TransitionStep(ActNorm(4), InvertibleConv(4)), normal(2, 4, 2, 3)),
+    "transition": lambda: (Folded(TransitionStep(ActNorm(4), InvertibleConv(4))), normal(2, 4, 2, 3)),
+    "transition, fixed": lambda: (Folded(TransitionStep(ActNorm(4), FixedOrthogonal(4))), normal(2, 4, 2, 3)),
 }
 
 

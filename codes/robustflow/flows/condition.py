@@ -46,7 +46,6 @@ class LevelCondition:
         self._group = min(limit, max(1, memory // per_step))
         self._made: dict[int, StepCondition] = {}
         self._noise: Tensor | None = None
-        self._resized: Resized | None = None
 
     def with_noise(self, noise: Tensor | None) -> "LevelCondition":
         """The same condition with a noise map (b, noise_channels or 1, H, W) of any size; None: no noise."""
@@ -62,7 +61,7 @@ class LevelCondition:
     def with_weights(self, weights: LevelWeights | None) -> "LevelCondition":
         """The same condition, to be projected anew by these weights."""
         other = copy.copy(self)
-        other.weights, other._made, other._resized = weights, {}, None
+        other.weights, other._made = weights, {}
         return other
 
     def steps(self, backwards: bool = False) -> Iterator[StepCondition]:
@@ -74,8 +73,7 @@ class LevelCondition:
             yield from reversed(made) if backwards else made
 
     def project_all(self) -> None:
-        """Do now what is done once: all projections if they fit the budget, and what they have in common."""
-        self._resized = self._resized or Resized(self._taps, self._factor)
+        """Project for all steps now, if that fits the budget and is kept."""
         if self._group >= len(self.level.steps):
             self.project(range(len(self.level.steps)))
 
@@ -85,24 +83,23 @@ class LevelCondition:
             self._made.clear()
             self._made.update(zip(steps, self._project_features(steps), strict=True))
         made = [self._made[index] for index in steps]
-        noisy = range(max(steps.start, self.level.first_noisy), steps.stop)
-        if len(noisy) == 0:
+        first = self.level.first_noisy
+        if steps.stop <= first:
             return made
-        contexts = self._project_noise(range(*(index - self.level.first_noisy for index in (noisy.start, noisy.stop))))
-        clean = made[: len(steps) - len(noisy)]
-        return clean + [each._replace(noise=own) for each, own in zip(made[len(clean) :], contexts, strict=True)]
+        contexts = self._project_noise(range(max(steps.start, first) - first, steps.stop - first))
+        clean = [None] * (len(steps) - len(contexts))
+        return [each._replace(noise=own) for each, own in zip(made, [*clean, *contexts], strict=True)]
 
     def _project_features(self, steps: range) -> list[StepCondition]:
-        level, weights = self.level, self.weights
-        self._resized = self._resized or Resized(self._taps, self._factor)
+        level, weights, taps = self.level, self.weights, Resized(self._taps, self._factor)
         folded = (None, None) if weights is None else (weights.injectors, weights.couplings)
-        injectors = level.injector_projection(self.native, self._resized, steps, folded[0])
+        injectors = level.injector_projection(self.native, taps, steps, folded[0])
         parameters = [
             checkpointed(level.full_steps[index].injector.parameters_for, level.checkpoint_steps)(context)
             for index, context in zip(steps, injectors, strict=True)
         ]
         del injectors
-        couplings = level.coupling_projection(self.native, self._resized, steps, folded[1])
+        couplings = level.coupling_projection(self.native, taps, steps, folded[1])
         return [StepCondition(*each) for each in zip(parameters, couplings, strict=True)]
 
     def _project_noise(self, steps: range) -> list[Context]:

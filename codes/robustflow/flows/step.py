@@ -1,10 +1,10 @@
 """Steps of the flow, and what is made for many of them at once."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.base import Bijection
@@ -36,7 +36,7 @@ class StepCondition(NamedTuple):
     noise: Context | Tensor | None = None
 
 
-class TransitionStep(Bijection):
+class TransitionStep(nn.Module):
     """ActNorm → 1×1 convolution, without coupling (SRFlow's ``additionalFlowNoAffine``)."""
 
     def __init__(self, actnorm: ActNorm, permutation: Permutation) -> None:
@@ -45,26 +45,14 @@ class TransitionStep(Bijection):
         self.permutation = permutation
 
     def mix(self, x: Tensor, mixing: Mixing | None) -> Tensor:
-        """ActNorm and 1×1 convolution, as one map or, without it, one after the other: an ActNorm may set itself."""
-        return (
-            self.permutation(self.actnorm(x)[0])[0] if mixing is None else mix_channels(mixing.matrix, x, mixing.shift)
-        )
+        """Both as one map or, without it, one after the other: an ActNorm may set itself then."""
+        if mixing is None:
+            return self.permutation(self.actnorm(x)[0])[0]
+        return mix_channels(mixing.matrix, x, mixing.shift)
 
     def unmix(self, z: Tensor, unmixing: Mixing) -> Tensor:
         """Undo ``mix``, given the inverse."""
         return mix_channels(unmixing.matrix, z, unmixing.shift)
-
-    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return z and log|det|, (b,)."""
-        x, first = self.actnorm(x)
-        x, second = self.permutation(x)
-        return x, first + second
-
-    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x and log|det| of the inverse, (b,)."""
-        z, first = self.permutation.inverse(z)
-        z, second = self.actnorm.inverse(z)
-        return z, first + second
 
 
 class FlowStep(TransitionStep):
@@ -114,33 +102,19 @@ class FlowStep(TransitionStep):
         z, log_det = self.injector.untransform(z, cond.injector)
         return z, total + log_det
 
-    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return z and log|det|, (b,); ``cond`` is a StepCondition."""
-        x, first = super().forward(x)
-        x, second = self.couple(x, cond)
-        return x, first + second
-
-    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x and log|det| of the inverse, (b,); ``cond`` is a StepCondition."""
-        z, first = self.uncouple(z, cond)
-        z, second = super().inverse(z)
-        return z, first + second
-
 
 def fold_mixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
     """z = W·((x + b)·exp(logs)) of steps of one size, all at once."""
     logs, bias, weights = _stacked(steps)
     matrices = weights * torch.exp(logs)[:, None]
-    return [
-        Mixing(*each) for each in zip(matrices.unbind(), (matrices @ bias[..., None])[..., 0].unbind(), strict=True)
-    ]
+    return list(map(Mixing, matrices.unbind(), (matrices @ bias[..., None])[..., 0].unbind()))
 
 
 def fold_unmixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
     """x = (W⁻¹·z)·exp(−logs) − b of steps of one size, all at once."""
     logs, bias, weights = _stacked(steps)
     matrices = steps[0].permutation.inverted(weights).to(logs.dtype) * torch.exp(-logs)[..., None]
-    return [Mixing(*each) for each in zip(matrices.unbind(), (-bias).unbind(), strict=True)]
+    return list(map(Mixing, matrices.unbind(), (-bias).unbind()))
 
 
 def mixing_log_det(steps: Sequence[TransitionStep]) -> Tensor:

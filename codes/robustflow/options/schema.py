@@ -222,8 +222,8 @@ class RunOptions(Options):
     cuda_graphs: Literal["auto", "off"] = Field(
         "auto",
         description="On a GPU, auto: capture training steps, and sampling where images of one size repeat, once as "
-        "CUDA graphs and replay them, training with the convolution kernels that were fastest when tried, which may not be "
-        "the same in the next run; off: launch each kernel anew, slower and repeatable. No effect on CPUs.",
+        "CUDA graphs and replay them, training with the convolution kernels that were fastest when tried, which may "
+        "not be the same in the next run; off: launch each kernel anew, slower and repeatable. No effect on CPUs.",
     )
     plugins: tuple[str, ...] = Field((), description="Modules to import first; they register entries of their own.")
     datasets: dict[DatasetKey, Dataset] = Field(
