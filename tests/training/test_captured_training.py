@@ -7,7 +7,8 @@ import recorded_graphs
 import torch
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, weights_at
 
-from robustflow.tasks import FlowTask
+from robustflow.nn import graphs
+from robustflow.tasks import FlowTask, decoding
 from robustflow.training import guard
 from robustflow.training.gradients import Gradients, accumulate_gradients
 from robustflow.training.trainer import train
@@ -19,6 +20,8 @@ def gpu_like(monkeypatch):
 
     def begin():
         monkeypatch.setattr(guard, "settles_later", lambda device: True)
+        # Validation captures what it samples, too, which is not what is counted here.
+        monkeypatch.setattr(decoding, "Graphed", lambda function, *_, **__: graphs.Graphed(function, active=False))
         return recorded_graphs.install(monkeypatch)
 
     return begin
@@ -158,3 +161,17 @@ def test_two_prior_means_are_two_graphs_and_each_has_its_gradients(make_options,
     assert len(recording.graphs) == 2
     assert sum(recording.n_replays) == 7
     assert_equal(weights_at(options("captured"), 8), weights_at(options("uncaptured"), 8))
+
+
+def test_validation_captures_what_it_samples_from_weights_of_its_own_time(make_options, monkeypatch):
+    """Of crops of one size: the second one is captured, and anew in each validation."""
+    kept = {"train": {"niter": 6, "val_freq": 2, "ema": 0.5}, "val": {"n_sample": 2}}
+    assert train(make_options("uncaptured", **kept))
+    recording = recorded_graphs.install(monkeypatch)
+    assert train(make_options("captured", **kept))
+    assert len(recording.graphs) > 3 * 2
+    assert_same_end(make_options("captured"), make_options("uncaptured"))
+    logs = [(folder_of(make_options(name)) / "train.log").read_text() for name in ("captured", "uncaptured")]
+    figures = [[line.split("val ")[1] for line in log.splitlines() if ": val " in line] for log in logs]
+    assert figures[0] == figures[1]
+    assert len(figures[0]) == 3
