@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from robustflow import precision
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.nn import precision
 from robustflow.nn.graphs import Graphed, fastest_convolutions
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task
