@@ -9,7 +9,7 @@ from training_runs import assert_equal, assert_same_end, average_at, folder_of, 
 
 from robustflow.tasks import FlowTask
 from robustflow.training import guard
-from robustflow.training.gradients import Gradients, accumulate_gradients
+from robustflow.training.gradients import Gradients, accumulate_gradients, fastest_convolutions
 from robustflow.training.trainer import train
 
 
@@ -158,3 +158,12 @@ def test_two_prior_means_are_two_graphs_and_each_has_its_gradients(make_options,
     assert len(recording.graphs) == 2
     assert sum(recording.n_replays) == 7
     assert_equal(weights_at(options("captured"), 8), weights_at(options("uncaptured"), 8))
+
+
+def test_convolutions_are_tried_only_where_asked():
+    before = torch.backends.cudnn.benchmark
+    with fastest_convolutions(True):
+        assert torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark == before
+    with fastest_convolutions(False):
+        assert torch.backends.cudnn.benchmark == before

@@ -53,8 +53,8 @@ class Resized:
             weight = weight.contiguous(memory_format=_layout(self.sources[0]))
             return F.conv2d(self.sources[0], weight, padding=1).contiguous(memory_format=self.layout)
         combined = (weight.flatten(2) @ _combinations(weight)).permute(2, 0, 1)[..., None, None]
-        kernels = (combined[part].flatten(0, 1) for part in (slice(0, 1), slice(1, 3), slice(3, 5), slice(5, 9)))
-        products = [F.conv2d(source, kernel) for source, kernel in zip(self.sources, kernels, strict=True)]
+        kernels = zip(self.sources, combined.split([1, 2, 2, 4]), strict=True)
+        products = [F.conv2d(source, kernel.flatten(0, 1)) for source, kernel in kernels]
         return _Enlarged.apply(self.enlargement, *products)
 
 
