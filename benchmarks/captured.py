@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.jobs import TEMPERATURE
 from benchmarks.networks import Network
-from robustflow.nn import precision
+from robustflow import precision
 
 ABSENT = "captured: not measured, this version of the package captures nothing"
 GRAPHS = "robustflow.nn.graphs"

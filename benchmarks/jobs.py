@@ -12,8 +12,8 @@ from torch import Tensor
 from benchmarks import networks, plain_maps
 from benchmarks.networks import SCALE, Network
 from benchmarks.setting import Setting
+from robustflow import precision
 from robustflow.bijections.base import Elementwise
-from robustflow.nn import precision
 from robustflow.registry import ELEMENTWISE
 
 TEMPERATURE = 0.9

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from benchmarks.plain import PlainFlow
 from benchmarks.setting import Setting
-from robustflow import tasks
+from robustflow import precision, tasks
 from robustflow.data.bicubic import downsample
 from robustflow.data.bundled import BundledSource
 from robustflow.flows import ConditionalFlow
-from robustflow.nn import precision
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import FlowTask

@@ -97,9 +97,7 @@ def test_any_gradient_equals_plain_autograd():
         grads = []
         for function in (
             direction,
-            lambda x, params, plain=plain: plain(
-                x, params.unbind(1), *torch.tensor(spline.constants, dtype=torch.float64)
-            ),
+            lambda x, params, plain=plain: plain(x, params, *torch.tensor(spline.constants, dtype=torch.float64)),
         ):
             variables = x.clone().requires_grad_(), params.clone().requires_grad_()
             loss = (weights * torch.stack(function(*variables))).sum()

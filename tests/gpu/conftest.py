@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from robustflow.nn import precision
+from robustflow import precision
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import recorded_graphs
 import torch
 
 from robustflow.nn import graphs
-from robustflow.nn.graphs import Graphed, fastest_convolutions
+from robustflow.nn.graphs import Graphed
 
 
 @pytest.fixture
@@ -155,15 +155,6 @@ def test_a_mistake_of_the_function_itself_is_not_hidden(recording):
 
 def _raise(x):
     raise ValueError("mine")
-
-
-def test_convolutions_are_tried_only_where_asked():
-    before = torch.backends.cudnn.benchmark
-    with fastest_convolutions(True):
-        assert torch.backends.cudnn.benchmark
-    assert torch.backends.cudnn.benchmark == before
-    with fastest_convolutions(False):
-        assert torch.backends.cudnn.benchmark == before
 
 
 def test_only_gpus_have_graphs():

@@ -89,8 +89,9 @@ def test_same_seed_same_figures_in_processes_of_their_own(tmp_path):
 def test_training_approaches_the_exact_entropy(condition, tmp_path):
     options = tiny(tmp_path, **{"data.condition": condition, "train.niter": 300, "train.lr_G": 5e-3})
     short = tiny(tmp_path, **{"data.condition": condition, "train.niter": 1})
-    job = Job("rq_spline", 0)
-    after, before = (perform(o, held_out(o), job).levels[None].figures["bits_gap"] for o in (options, short))
+    jobs = [Job("rq_spline", seed) for seed in (0, 1)]  # one alone may end a few hundredths away by rounding
+    gaps = [[perform(o, held_out(o), job).levels[None].figures["bits_gap"] for job in jobs] for o in (options, short)]
+    after, before = (sum(values) / len(values) for values in gaps)
     assert -0.05 < after < 0.5
     assert after < before
 

@@ -10,7 +10,7 @@ from training_runs import assert_equal, assert_same_end, average_at, folder_of, 
 from robustflow.nn import graphs
 from robustflow.tasks import FlowTask, decoding
 from robustflow.training import guard
-from robustflow.training.gradients import Gradients, accumulate_gradients
+from robustflow.training.gradients import Gradients, accumulate_gradients, fastest_convolutions
 from robustflow.training.trainer import train
 
 
@@ -175,3 +175,12 @@ def test_validation_captures_what_it_samples_from_weights_of_its_own_time(make_o
     figures = [[line.split("val ")[1] for line in log.splitlines() if ": val " in line] for log in logs]
     assert figures[0] == figures[1]
     assert len(figures[0]) == 3
+
+
+def test_convolutions_are_tried_only_where_asked():
+    before = torch.backends.cudnn.benchmark
+    with fastest_convolutions(True):
+        assert torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark == before
+    with fastest_convolutions(False):
+        assert torch.backends.cudnn.benchmark == before

@@ -44,11 +44,9 @@ class ActNorm(Bijection):
         if self.is_initialized():
             return
         with torch.no_grad():
-            values = x.detach().transpose(0, 1).flatten(1)
-            mean = values.mean(1)
-            std = (values - mean[:, None]).square().mean(1).sqrt()
-            self.bias.copy_(-mean)
-            self.logs.copy_(-torch.log(std + 1e-6))
+            values = x.transpose(0, 1).flatten(1)
+            self.bias.copy_(-values.mean(1))
+            self.logs.copy_(-torch.log(values.std(1, correction=0) + 1e-6))
         self.mark_initialized()
 
     def mark_initialized(self) -> None:
@@ -60,13 +58,13 @@ class ActNorm(Bijection):
         """Return z and log|det|, (b,)."""
         if self.training:
             self.initialize_once(x)
-        shape = (-1,) + (1,) * (x.dim() - 2)
-        return (x + self.bias.view(shape)) * torch.exp(self.logs).view(shape), self._log_det(x)
+        z = (x.movedim(1, -1) + self.bias) * torch.exp(self.logs)
+        return z.movedim(-1, 1), self._log_det(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return x = z·exp(−logs) − b and log|det| of the inverse, (b,)."""
-        shape = (-1,) + (1,) * (z.dim() - 2)
-        return z * torch.exp(-self.logs).view(shape) - self.bias.view(shape), -self._log_det(z)
+        x = z.movedim(1, -1) * torch.exp(-self.logs) - self.bias
+        return x.movedim(-1, 1), -self._log_det(z)
 
     def inverse_bound(self) -> InverseBound:
         """The largest exp(−logs)."""

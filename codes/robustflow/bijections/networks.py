@@ -97,12 +97,8 @@ class ConvNetwork(nn.Module):
         features, weights = context if isinstance(context, Context) else (context, None)
         if weights is None:
             features, weights = self._fold(x_a, features)
-        if x_a is None or weights.kernel is None:
-            hidden = F.relu(_required(features))
-        elif features is None:
-            hidden = F.relu(conv(x_a, weights.kernel, weights.shift), inplace=True)
-        else:
-            hidden = F.relu(add_shared(conv(x_a, weights.kernel), features), inplace=True)
+        first = _first(weights.kernel, weights.shift, x_a, features)
+        hidden = F.relu(first, inplace=first is not features)
         hidden = F.relu(conv(hidden, weights.middle, weights.middle_shift), inplace=True)
         params = conv(hidden, weights.head, weights.head_shift)
         return params.to(self.head.bias.dtype, memory_format=flow_format(params))
@@ -117,16 +113,15 @@ class ConvNetwork(nn.Module):
     @torch.no_grad()
     def _initialize(self, x_a: Tensor | None, raw: Tensor | None) -> None:
         """Let both ActNorms set themselves."""
-        if x_a is None or self.conv_in is None:
-            first = _required(raw)
-        else:
-            first = conv(x_a, self.conv_in)
-            first = first if raw is None else add_shared(first, raw)
+        first = _first(self.conv_in, None, x_a, raw)
         hidden = F.relu(self.norm_in(first)[0]).to(first.dtype)
         self.norm_mid.initialize_once(conv(hidden, self.conv_mid))
 
 
-def _required(features: Tensor | None) -> Tensor:
+def _first(kernel: Tensor | None, shift: Tensor | None, x_a: Tensor | None, features: Tensor | None) -> Tensor:
+    """The first convolution: the part that reads x_a, the features, which contain the shift, or their sum."""
+    if x_a is not None and kernel is not None:
+        return conv(x_a, kernel, shift) if features is None else add_shared(conv(x_a, kernel), features)
     if features is None:
         raise ValueError("expected x_a, context or both, got neither")
     return features
@@ -134,27 +129,24 @@ def _required(features: Tensor | None) -> Tensor:
 
 def fold_networks(networks: Sequence[ConvNetwork]) -> FoldedNetworks:
     """Fold ActNorms and the heads' scales into the convolutions of networks of one shape, all at once."""
-    heads, dtype = [network.head for network in networks], networks[0].compute_dtype
+    dtype, heads = networks[0].compute_dtype, [network.head for network in networks]
     scale, shift = _scale_and_shift([network.norm_in for network in networks])
     middle_scale, middle_shift = _scale_and_shift([network.norm_mid for network in networks])
-    head_scale = torch.exp(3 * torch.stack([head.logs for head in heads]))
-    head_shift = head_scale * torch.stack([head.bias for head in heads])
+    head_scale, head_shift = _scale_and_shift(heads, 3)
     own = [network.conv_in for network in networks if network.conv_in is not None]
-    middle_shift, head_shift = (each.to(dtype or each.dtype) for each in (middle_shift, head_shift))
     parts = (
         scaled_together(own, scale, dtype) if own else [None] * len(networks),
         shift.unbind(),
         scaled_together([network.conv_mid for network in networks], middle_scale, dtype),
-        middle_shift.unbind(),
+        middle_shift.to(dtype).unbind(),
         scaled_together([head.weight for head in heads], head_scale, dtype),
-        head_shift.unbind(),
+        head_shift.to(dtype).unbind(),
     )
-    return FoldedNetworks(
-        scale.flatten(), shift.flatten(), [NetworkWeights(*each) for each in zip(*parts, strict=True)]
-    )
+    weights = [NetworkWeights(*each) for each in zip(*parts, strict=True)]
+    return FoldedNetworks(scale.flatten(), shift.flatten(), weights)
 
 
-def _scale_and_shift(norms: Sequence[ActNorm]) -> tuple[Tensor, Tensor]:
-    """a, c (n, channels) of z = a·x + c."""
-    scale = torch.exp(torch.stack([norm.logs for norm in norms]))
-    return scale, scale * torch.stack([norm.bias for norm in norms])
+def _scale_and_shift(layers: Sequence[ActNorm] | Sequence[ZeroConv], power: float = 1) -> tuple[Tensor, Tensor]:
+    """a = exp(power·logs) and a·bias, (n, channels): these layers multiply by a what they add their bias to."""
+    scale = torch.exp(power * torch.stack([layer.logs for layer in layers]))
+    return scale, scale * torch.stack([layer.bias for layer in layers])

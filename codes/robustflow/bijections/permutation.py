@@ -1,6 +1,5 @@
 """Mixing of channels: learned invertible 1×1 convolutions and fixed random orthogonal ones."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -23,14 +22,14 @@ class Permutation(Bijection):
     weight: Tensor
 
     @staticmethod
-    @abstractmethod
     def inverted(weights: Tensor) -> Tensor:
         """W⁻¹ of each, in float64."""
+        return torch.linalg.inv(weights.double())
 
     @staticmethod
-    @abstractmethod
     def log_abs_det(weights: Tensor) -> Tensor:
         """log|det W| of each, (n,), in float64."""
+        return torch.linalg.slogdet(weights.double())[1]
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det W| times the number of positions, (b,)."""
@@ -44,6 +43,10 @@ class Permutation(Bijection):
         log_det = self.log_abs_det(self.weight[None])[0].to(x.dtype)
         return (log_det * x[0, 0].numel()).expand(x.shape[0])
 
+    def inverse_bound(self) -> InverseBound:
+        """One over the smallest singular value of W."""
+        return InverseBound(1 / float(torch.linalg.svdvals(self.weight.detach().double()).min()))
+
 
 class InvertibleConv(Permutation):
     """Learned 1×1 convolution, initialised to a random rotation (Kingma & Dhariwal, Glow, 2018)."""
@@ -51,20 +54,6 @@ class InvertibleConv(Permutation):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(random_rotation(channels).to(torch.get_default_dtype()))
-
-    @staticmethod
-    def inverted(weights: Tensor) -> Tensor:
-        """W⁻¹ of each, in float64."""
-        return torch.linalg.inv(weights.double())
-
-    @staticmethod
-    def log_abs_det(weights: Tensor) -> Tensor:
-        """log|det W| of each, (n,), in float64."""
-        return torch.linalg.slogdet(weights.double())[1]
-
-    def inverse_bound(self) -> InverseBound:
-        """One over the smallest singular value of W."""
-        return InverseBound(1 / float(torch.linalg.svdvals(self.weight.detach().double()).min()))
 
 
 class FixedOrthogonal(Permutation):

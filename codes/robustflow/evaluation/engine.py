@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import data, distributed
+from robustflow import data, distributed, precision
 from robustflow.data import checks
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
@@ -18,7 +18,6 @@ from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, w
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
 from robustflow.files import require_inside
-from robustflow.nn import precision
 from robustflow.options import load as options_load
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
 from robustflow.tasks import data_sets, trained, weights

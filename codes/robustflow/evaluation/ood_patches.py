@@ -15,7 +15,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustflow import data
+from robustflow import data, precision
 from robustflow.data.bicubic import upsample
 from robustflow.data.degrade import Enhancement
 from robustflow.errors import UserError
@@ -24,7 +24,6 @@ from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.files import write_atomically
-from robustflow.nn import precision
 from robustflow.options.schema import RunOptions, ValOptions
 from robustflow.tasks import Task, data_sets, trained
 

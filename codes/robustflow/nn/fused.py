@@ -8,14 +8,13 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-# Takes a subject, tensors (..., k) that are independent along the last dimension, and numbers; returns such tensors.
+# Takes tensors (..., k) that are independent along the last dimension, and numbers; returns such tensors. Hashable.
 Chain = Callable[..., tuple[Tensor, ...]]
 
 # Elements from which on a chain is compiled. By size alone, so that a resumed run rounds as the interrupted one did.
@@ -27,16 +26,15 @@ _without_compiler: set[str] = set()
 
 
 @cache
-def _compiled(chain: Chain, subject: Any) -> Chain:
+def _compiled(chain: Chain) -> Chain:
     return torch.compile(chain, dynamic=True)
 
 
-def run(chain: Chain, subject: Any, inputs: Sequence[Tensor], constants: Sequence[float] = ()) -> tuple[Tensor, ...]:
+def run(chain: Chain, inputs: Sequence[Tensor], constants: Sequence[float] = ()) -> tuple[Tensor, ...]:
     """Run a chain on tensors (..., k); the first one is the largest.
 
     Args:
         chain: The operations; without side effects.
-        subject: Its first argument, whatever it is; hashable. For each the chain is compiled once.
         inputs: Tensors that share their last dimension.
         constants: Its last arguments; given as tensors (), float64: torch.compile compiles anew for other numbers, or,
             with dynamic ones, mistakes bounds of ``clamp`` (seen in torch 2.14).
@@ -46,14 +44,14 @@ def run(chain: Chain, subject: Any, inputs: Sequence[Tensor], constants: Sequenc
     device, numbers = inputs[0].device.type, [torch.full((), value, dtype=torch.float64) for value in constants]
     if inputs[0].numel() >= COMPILED_FROM and device not in _without_compiler and not _is_switched_off():
         try:
-            return _compiled(chain, subject)(subject, *inputs, *numbers)
+            return _compiled(chain)(*inputs, *numbers)
         except torch.OutOfMemoryError:
             raise
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             _without_compiler.add(device)
             reason = str(error).strip().partition("\n")[0]
             log.warning("torch.compile does not work here (%s): elementwise maps run unfused, slower", reason)
-    return _in_pieces(chain, subject, PIECE.get(device, PIECE["cuda"]), inputs, numbers)
+    return _in_pieces(chain, PIECE.get(device, PIECE["cuda"]), inputs, numbers)
 
 
 def _is_switched_off() -> bool:
@@ -61,16 +59,16 @@ def _is_switched_off() -> bool:
 
 
 def _in_pieces(
-    chain: Chain, subject: Any, piece: int, inputs: Sequence[Tensor], numbers: Sequence[Tensor] = ()
+    chain: Chain, piece: int, inputs: Sequence[Tensor], numbers: Sequence[Tensor] = ()
 ) -> tuple[Tensor, ...]:
     length = inputs[0].shape[-1]
     step = max(1, piece // max(1, inputs[0][..., 0].numel()))
     if step >= length:
-        return chain(subject, *inputs, *numbers)
+        return chain(*inputs, *numbers)
     results: tuple[Tensor, ...] = ()
     for first in range(0, length, step):
         part = slice(first, first + step)
-        values = chain(subject, *(value[..., part] for value in inputs), *numbers)
+        values = chain(*(value[..., part] for value in inputs), *numbers)
         if not results:
             results = tuple(value.new_empty(*value.shape[:-1], length) for value in values)
         for result, value in zip(results, values, strict=True):

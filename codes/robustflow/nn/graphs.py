@@ -3,11 +3,10 @@
 For networks of many small layers the host is the slower part: launching a kernel takes longer than running it.
 """
 
-import contextlib
 import gc
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -126,17 +125,6 @@ class Graphed(Generic[Result]):
 def has_graphs(device: torch.device) -> bool:
     """Whether a device can replay what it did."""
     return device.type == "cuda"
-
-
-@contextlib.contextmanager
-def fastest_convolutions(active: bool) -> Iterator[None]:
-    """Let cuDNN try its kernels for each new shape and keep the fastest, which may not be the same in the next run."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = active or before
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _reason(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """3×3 convolutions of nearest-neighbour resized maps, without resizing them."""
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -51,8 +53,8 @@ class Resized:
             weight = weight.contiguous(memory_format=_layout(self.sources[0]))
             return F.conv2d(self.sources[0], weight, padding=1).contiguous(memory_format=self.layout)
         combined = (weight.flatten(2) @ _combinations(weight)).permute(2, 0, 1)[..., None, None]
-        kernels = (combined[part].flatten(0, 1) for part in (slice(0, 1), slice(1, 3), slice(3, 5), slice(5, 9)))
-        products = [F.conv2d(source, kernel) for source, kernel in zip(self.sources, kernels, strict=True)]
+        kernels = zip(self.sources, combined.split([1, 2, 2, 4]), strict=True)
+        products = [F.conv2d(source, kernel.flatten(0, 1)) for source, kernel in kernels]
         return _Enlarged.apply(self.enlargement, *products)
 
 
@@ -67,66 +69,55 @@ def _combinations(like: Tensor) -> Tensor:
 
 
 class _Enlarged(torch.autograd.Function):
-    """Map (b, o, r·h, r·w) from the products with x, its differences down, across and both: o, 2o, 2o, 4o channels.
-
-    Every output pixel is a sum of those products that concern it.
-    """
+    """Map (b, o, r·h, r·w) from the products with x, its differences down, across and both: o, 2o, 2o, 4o channels."""
 
     @staticmethod
     def forward(ctx: Any, r: int, *products: Tensor) -> Tensor:
-        plain = products[0]
-        b, o, h, w = plain.shape
         ctx.r, ctx.shapes = r, [product.shape for product in products]
-        whole = torch.empty((b, o, r * h, r * w), dtype=plain.dtype, device=plain.device, memory_format=_layout(plain))
-        rows, columns, corners = _parts(r, *products[1:])
-        for p in range(r):
-            row = plain + rows[p] if p in rows else plain
-            for q in range(r):
-                pixels = whole[..., p::r, q::r]
-                if q in columns:
-                    torch.add(row, columns[q], out=pixels)
-                else:
-                    pixels.copy_(row)
-                if (p, q) in corners:
-                    pixels.add_(corners[p, q])
+        b, o, h, w = products[0].shape
+        whole = _empty((b, o, r * h, r * w), products[0])
+        for pixels, (total, *others) in _terms(r, whole, *products):
+            if not others:
+                pixels.copy_(total)
+            for term in others:
+                total = torch.add(total, term, out=pixels)
         return whole
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        r = ctx.r
-        grads = [
-            torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=_layout(grad)).zero_()
-            for shape in ctx.shapes
-        ]
-        rows, columns, corners = _parts(r, *grads[1:])
-        for p in range(r):
-            row = sum(grad[..., p::r, q::r] for q in range(r))
-            grads[0] += row
-            if p in rows:
-                rows[p] += row
-            for q in columns:
-                columns[q] += grad[..., p::r, q::r]
-                if (p, q) in corners:
-                    corners[p, q] += grad[..., p::r, q::r]
+        grads = [_empty(shape, grad).zero_() for shape in ctx.shapes]
+        for pixels, terms in _terms(ctx.r, grad, *grads):
+            for term in terms:
+                term += pixels
         return None, *grads
+
+
+def _terms(
+    r: int, whole: Tensor, plain: Tensor, down: Tensor, across: Tensor, both: Tensor
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """The first, second, … of the r×r output pixels of all x_i, (b, o, h, w), and what they are sums of; all are views.
+
+    There is one difference more than there are pixels: x_i has g_i before it and g_{i+1} behind it.
+    """
+    h, w = plain.shape[2:]
+    down, across, both = down.unflatten(1, (2, -1)), across.unflatten(1, (2, -1)), both.unflatten(1, (2, 2, -1))
+    ends = {0: 0, r - 1: 1}
+    for p, q in itertools.product(range(r), repeat=2):
+        i, j = ends.get(p), ends.get(q)
+        terms = [plain]
+        if i is not None:
+            terms.append(down[:, i, :, i : i + h])
+        if j is not None:
+            terms.append(across[:, j, ..., j : j + w])
+        if i is not None and j is not None:
+            terms.append(both[:, i, j, :, i : i + h, j : j + w])
+        yield whole[..., p::r, q::r], terms
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_layout(like))
 
 
 def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
-
-
-Parts = tuple[dict[int, Tensor], dict[int, Tensor], dict[tuple[int, int], Tensor]]
-
-
-def _parts(r: int, down: Tensor, across: Tensor, both: Tensor) -> Parts:
-    """What the first and the last pixel, of the r along a dimension, take of the products: views (b, o, h, w).
-
-    There is one difference more than there are pixels: pixel i has g_i before it and g_{i+1} behind it.
-    """
-    ends = {0: slice(None, -1), r - 1: slice(1, None)}
-    rows = {p: part[..., ends[p], :] for p, part in zip(ends, down.chunk(2, dim=1), strict=True)}
-    columns = {q: part[..., ends[q]] for q, part in zip(ends, across.chunk(2, dim=1), strict=True)}
-    pairs = [(p, q) for p in ends for q in ends]
-    corners = {(p, q): part[..., ends[p], ends[q]] for (p, q), part in zip(pairs, both.chunk(4, dim=1), strict=True)}
-    return rows, columns, corners

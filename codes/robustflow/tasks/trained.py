@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from robustflow import devices, tasks
-from robustflow.nn import precision
+from robustflow import devices, precision, tasks
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task, weights
 

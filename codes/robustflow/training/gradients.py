@@ -1,11 +1,14 @@
 """Loss and gradients of a training step: forward and backward pass, on GPUs captured as a CUDA graph."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
+from robustflow import precision
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.nn import precision
-from robustflow.nn.graphs import Graphed, fastest_convolutions
+from robustflow.nn.graphs import Graphed
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import Task
 from robustflow.tasks.base import LossInputs
@@ -97,6 +100,17 @@ def freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> b
     learns = network.train_RRDB and iteration > network.train_RRDB_delay * options.train.niter
     encoder.requires_grad_(learns)
     return learns
+
+
+@contextlib.contextmanager
+def fastest_convolutions(active: bool) -> Iterator[None]:
+    """Let cuDNN try its kernels for each new shape and keep the fastest, which may not be the same in the next run."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = active or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _inputs(task: Task, step: Step) -> LossInputs:

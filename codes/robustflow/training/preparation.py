@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from robustflow import files, tasks
+from robustflow import files, precision, tasks
 from robustflow.distributed import Processes
 from robustflow.errors import UserError
-from robustflow.nn import precision
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import data_sets, weights

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from robustflow import devices, exit_status, tasks
+from robustflow import devices, exit_status, precision, tasks
 from robustflow.errors import UserError
-from robustflow.nn import precision
 from robustflow.options import load as options_load
 from robustflow.training import dump
 from robustflow.training.diagnosis import Diagnosis, diagnose, finite

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustflow.bijections.analytic import AnalyticElementwise, Parameters, Partials
+from robustflow.bijections.analytic import AnalyticElementwise, Partials
 from robustflow.bijections.base import InverseBound
 from robustflow.registry import ELEMENTWISE, Options
 
@@ -42,25 +42,25 @@ class Affine(AnalyticElementwise):
         return InverseBound(1 / self.eps)
 
     @staticmethod
-    def evaluate(x: Tensor, p: Parameters, *constants: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(x: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log s."""
-        (t, s_hat), (eps,) = p, constants
+        (t, s_hat), (eps,) = params.unbind(-2), constants
         s = torch.sigmoid(s_hat + 2) + eps
         y = (x + t) * s
         return y, torch.log(s).expand_as(y)
 
     @staticmethod
-    def invert(y: Tensor, p: Parameters, *constants: Tensor) -> tuple[Tensor, Tensor]:
+    def invert(y: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return x = y/s − t and −log s."""
-        (t, s_hat), (eps,) = p, constants
+        (t, s_hat), (eps,) = params.unbind(-2), constants
         s = torch.sigmoid(s_hat + 2) + eps
         x = y / s - t
         return x, -torch.log(s).expand_as(x)
 
     @staticmethod
-    def partials(x: Tensor, p: Parameters, *constants: Tensor) -> Partials:
+    def partials(x: Tensor, params: Tensor, *constants: Tensor) -> Partials:
         """Return dy/dx = s, dl/dx = 0 and the derivatives by t and ŝ, with ds/dŝ = σ(ŝ+2)·σ(−ŝ−2)."""
-        (t, s_hat), (eps,) = p, constants
+        (t, s_hat), (eps,) = params.unbind(-2), constants
         sigmoid = torch.sigmoid(s_hat + 2)
         s, slope = sigmoid + eps, sigmoid * torch.sigmoid(-s_hat - 2)
         return s, torch.zeros_like(s), [(s, 0.0), ((x + t) * slope, slope / s)]

@@ -6,7 +6,7 @@ import torch
 from pydantic import AfterValidator, Field, FiniteFloat
 from torch import Tensor
 
-from robustflow.bijections.analytic import AnalyticElementwise, Parameters, Partials
+from robustflow.bijections.analytic import AnalyticElementwise, Partials
 from robustflow.bijections.base import InverseBound
 from robustflow.registry import ELEMENTWISE, Options
 
@@ -59,14 +59,7 @@ class _Bin(NamedTuple):
     per_height: Tensor  # 1 / height: divisions are what takes time
     slope: Tensor  # Δ = height / width
     delta: Tensor  # δ, slope at the interior knot
-
-
-class _Sizes(NamedTuple):
-    """Relative sizes of the two bins in one direction, each without a subtraction, and σ(a)·σ(−a)."""
-
-    left: Tensor
-    right: Tensor
-    sigmoid_slope: Tensor
+    sigmoid_slopes: tuple[Tensor, Tensor]  # σ(a)·σ(−a) of a = ŵ and a = ĥ
 
 
 LOG_DELTA_RANGE = (-60.0, 40.0)  # far outside the useful range; keeps δ² finite in float32
@@ -106,12 +99,10 @@ class RationalQuadratic(AnalyticElementwise):
         return InverseBound(1.0, self.bounds[1] - self.bounds[0])
 
     @staticmethod
-    def evaluate(x: Tensor, p: Parameters, *constants: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(x: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return y = q(x) + t and log q'(x)."""
-        (w_hat, h_hat, d_hat, t), box = p, _Box(*constants)
-        inside, widths = box.contains(x), _sizes(w_hat, box)
-        left = x < box.lower + box.size * widths.left
-        b = _bin(left, widths, _sizes(h_hat, box), _delta(d_hat, box), box)
+        (*_, t), box = params.unbind(-2), _Box(*constants)
+        inside, b = box.contains(x), _bin(x, params, box)
         theta = (box.from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         pi = theta * (1 - theta)
         g = b.height * (b.slope * theta**2 + pi) / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
@@ -119,13 +110,11 @@ class RationalQuadratic(AnalyticElementwise):
         return torch.where(inside, q, x) + t, torch.where(inside, _log_slope(b, theta, 1 - theta), 0)
 
     @staticmethod
-    def invert(y: Tensor, p: Parameters, *constants: Tensor) -> tuple[Tensor, Tensor]:
+    def invert(y: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return x = q⁻¹(y − t) and −log q'(x): the root of the quadratic without cancellation."""
-        (w_hat, h_hat, d_hat, t), box = p, _Box(*constants)
+        (*_, t), box = params.unbind(-2), _Box(*constants)
         v = y - t
-        inside, heights = box.contains(v), _sizes(h_hat, box)
-        left = v < box.lower + box.size * heights.left
-        b = _bin(left, _sizes(w_hat, box), heights, _delta(d_hat, box), box)
+        inside, b = box.contains(v), _bin(v, params, box, by_height=True)
         u = (box.from_outer_knot(v, b.sign) * b.per_height).clamp(0, 1)
         r = 1 - u
         e = r - b.delta * u
@@ -140,15 +129,13 @@ class RationalQuadratic(AnalyticElementwise):
         return torch.where(inside, q, v), torch.where(inside, -_log_slope(b, theta, rest), 0)
 
     @staticmethod
-    def partials(x: Tensor, p: Parameters, *constants: Tensor) -> Partials:
+    def partials(x: Tensor, params: Tensor, *constants: Tensor) -> Partials:
         """Return dy/dx, dl/dx and the derivatives by ŵ, ĥ, d̂, t; l = log q'."""
-        (w_hat, h_hat, d_hat, _), box = p, _Box(*constants)
-        inside, widths, heights = box.contains(x), _sizes(w_hat, box), _sizes(h_hat, box)
-        b = _bin(x < box.lower + box.size * widths.left, widths, heights, _delta(d_hat, box), box)
+        (_, _, d_hat, _), box = params.unbind(-2), _Box(*constants)
+        inside, b = box.contains(x), _bin(x, params, box)
         theta = (box.from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = _bin_partials(b, theta)
-        scale = box.size * (1 - 2 * box.eps)
-        width_by_param, height_by_param = scale * widths.sigmoid_slope, scale * heights.sigmoid_slope
+        width_by_param, height_by_param = (box.size * (1 - 2 * box.eps) * slope for slope in b.sigmoid_slopes)
         low, high = LOG_DELTA_RANGE
         delta_by_param = torch.where((d_hat > low) & (d_hat < high), b.delta - box.eps, 0)
 
@@ -164,26 +151,28 @@ class RationalQuadratic(AnalyticElementwise):
         return torch.where(inside, g_xi, 1), masked(b.sign * l_xi), by_param
 
 
-def _sizes(a: Tensor, box: _Box) -> _Sizes:
-    """f(a) and f(−a), f(a) = σ(a)(1−2ε) + ε, from one exponential."""
+def _bin(x: Tensor, params: Tensor, box: _Box, by_height: bool = False) -> _Bin:
+    """The bin of x, or, by height, of q(x)."""
+    w_hat, h_hat, d_hat, _ = params.unbind(-2)
+    (left_width, right_width, w_slope), (left_height, right_height, h_slope) = _sizes(w_hat, box), _sizes(h_hat, box)
+    left = x < box.lower + (left_height if by_height else left_width)
+    width, height = torch.where(left, left_width, right_width), torch.where(left, left_height, right_height)
+    sign = torch.where(left, 1.0, -1.0).to(width.dtype)
+    delta = torch.exp(d_hat.clamp(*LOG_DELTA_RANGE)) * (1 - box.eps) + box.eps
+    return _Bin(sign, width, height, 1 / height, height / width, delta, (w_slope, h_slope))
+
+
+def _sizes(a: Tensor, box: _Box) -> tuple[Tensor, Tensor, Tensor]:
+    """Sizes of the left and the right bin, f(±a) times the box, f(a) = σ(a)(1−2ε) + ε, and σ(a)·σ(−a).
+
+    From one exponential, without subtracting one from the other.
+    """
     e = torch.exp(-a.abs())
     large = 1 / (1 + e)
     small = e * large
-    f_large, f_small = (value * (1 - 2 * box.eps) + box.eps for value in (large, small))
+    f_large, f_small = (box.size * (value * (1 - 2 * box.eps) + box.eps) for value in (large, small))
     positive = a >= 0
-    left, right = torch.where(positive, f_large, f_small), torch.where(positive, f_small, f_large)
-    return _Sizes(left, right, large * small)
-
-
-def _delta(d_hat: Tensor, box: _Box) -> Tensor:
-    return torch.exp(d_hat.clamp(*LOG_DELTA_RANGE)) * (1 - box.eps) + box.eps
-
-
-def _bin(left: Tensor, widths: _Sizes, heights: _Sizes, delta: Tensor, box: _Box) -> _Bin:
-    width = box.size * torch.where(left, widths.left, widths.right)
-    height = box.size * torch.where(left, heights.left, heights.right)
-    sign = torch.where(left, 1.0, -1.0).to(width.dtype)
-    return _Bin(sign, width, height, 1 / height, height / width, delta)
+    return torch.where(positive, f_large, f_small), torch.where(positive, f_small, f_large), large * small
 
 
 def _log_slope(b: _Bin, theta: Tensor, rest: Tensor) -> Tensor:

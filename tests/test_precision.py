@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 
-from robustflow.nn import precision
+from robustflow import precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
