@@ -42,6 +42,23 @@ def test_round_trip(saved, make_model, make_options):
     assert_state(network, expected)
 
 
+def test_layout_in_memory_is_no_part_of_files(saved, make_model, make_options, tmp_path):
+    """Kernels are channels last in memory, and in files as ever; files of either layout can be read."""
+    _, network = make_model()
+    tensors, metadata = weights.read(saved())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensors[name], tensor), name
+        assert tensor.dim() != 4 or tensor.is_contiguous(memory_format=torch.channels_last), name
+    safetensors.torch.save_file(tensors, tmp_path / "2_G.safetensors", metadata)
+    expected = state_of(network)
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+    weights.load(tmp_path / "2_G.safetensors", network, make_options(), encoder_suffices=False)
+    assert_state(network, expected)
+    for name, tensor in network.state_dict().items():
+        assert tensor.dim() != 4 or tensor.is_contiguous(memory_format=torch.channels_last), name
+
+
 def test_metadata_hold_options_and_iteration(saved):
     tensors, metadata = weights.read(saved(coupling="rq_spline"))
     assert {tensor.device.type for tensor in tensors.values()} == {"cpu"}

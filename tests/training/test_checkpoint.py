@@ -37,6 +37,26 @@ def test_round_trip(trained, fresh, tmp_path):
     assert all(torch.equal(states[k]["exp_avg_sq"], expected[k]["exp_avg_sq"]) for k in states)
 
 
+def test_optimizer_and_network_stay_laid_out_alike(trained, fresh, tmp_path):
+    """A step would convert its moments otherwise; moments saved in planes, as once, fit too."""
+    _, adam, _ = trained
+    state = checkpoint.state_file(tmp_path / "run", 4)
+    other, other_adam, options = fresh
+    checkpoint.resume(state, other, other_adam, options)
+    expected = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    for optimizer_of in (adam, other_adam):
+        for parameter, moments in optimizer_of.state.items():
+            assert moments["exp_avg_sq"].stride() == parameter.stride()
+    saved = torch.load(state, weights_only=True)
+    for moments in saved["optimizer"]["state"].values():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = moments[name].contiguous(memory_format=torch.contiguous_format)
+    other_adam.load_state_dict(saved["optimizer"])
+    for (_, moments), parameter in zip(adam.state.items(), other.parameters(), strict=True):
+        assert torch.equal(other_adam.state[parameter]["exp_avg"], moments["exp_avg"])
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
+
+
 @pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize(
     "damage",

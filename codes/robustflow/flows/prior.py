@@ -12,7 +12,8 @@ from robustflow.bijections.networks import ZeroConv
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """log N(z; 0, I) in nats, summed over all but the first dimension: (b,)."""
-    return sum_per_item(-0.5 * (z**2 + math.log(2 * math.pi)))
+    # Summed before all else: the gradient, z times a number for each item, is then laid out as z is.
+    return -0.5 * (sum_per_item(z**2) + math.log(2 * math.pi) * z[0].numel())
 
 
 def latent_mean(image: Tensor, shape: tuple[int, int, int], n_levels: int) -> Tensor:
