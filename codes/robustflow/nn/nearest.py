@@ -47,19 +47,24 @@ class Resized:
 
     def conv(self, weight: Tensor) -> Tensor:
         """3×3 convolution, zero padding 1, with weight (o, c, 3, 3)."""
-        dtype = self.sources[0].dtype
+        weight = weight.to(self.sources[0].dtype)
         if self.enlargement == 1:
-            weight = weight.to(dtype, memory_format=_layout(self.sources[0]))
+            weight = weight.contiguous(memory_format=_layout(self.sources[0]))
             return F.conv2d(self.sources[0], weight, padding=1).contiguous(memory_format=self.layout)
-        rows = torch.stack([weight.sum(2), -weight[:, :, 0], weight[:, :, 2]])
-        # W, −w₋ and w₊ along rows and columns: (3, 3, o, c).
-        kernels = torch.stack([rows.sum(3), -rows[..., 0], rows[..., 2]], dim=1).to(dtype)
-        parts = kernels[0, 0], kernels[1:, 0], kernels[0, 1:], kernels[1:, 1:]
-        products = [
-            F.conv2d(source, part.reshape(-1, weight.shape[1], 1, 1))
-            for source, part in zip(self.sources, parts, strict=True)
-        ]
+        combined = (weight.flatten(2) @ _combinations(weight)).permute(2, 0, 1)[..., None, None]
+        kernels = zip(self.sources, combined.split([1, 2, 2, 4]), strict=True)
+        products = [F.conv2d(source, kernel.flatten(0, 1)) for source, kernel in kernels]
         return _Enlarged.apply(self.enlargement, *products)
+
+
+def _combinations(like: Tensor) -> Tensor:
+    """Matrix (9, 9) from the elements of a 3×3 kernel to W·W, ∓w·W (rows), W·∓w (columns), ∓w·∓w."""
+    # Filled, not made from a list, which a GPU would have to wait for.
+    ends, whole = like.new_zeros(2, 3), like.new_ones(1, 3)
+    ends[0, 0].fill_(-1)
+    ends[1, 2].fill_(1)
+    pairs = ((whole, whole), (ends, whole), (whole, ends), (ends, ends))
+    return torch.cat([torch.kron(rows, columns) for rows, columns in pairs]).T.contiguous()
 
 
 class _Enlarged(torch.autograd.Function):
