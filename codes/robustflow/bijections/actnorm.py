@@ -45,8 +45,10 @@ class ActNorm(Bijection):
             return
         with torch.no_grad():
             values = x.transpose(0, 1).flatten(1)
-            self.bias.copy_(-values.mean(1))
-            self.logs.copy_(-torch.log(values.std(1, correction=0) + 1e-6))
+            mean = values.mean(1)
+            std = (values - mean[:, None]).square().mean(1).sqrt()
+            self.bias.copy_(-mean)
+            self.logs.copy_(-torch.log(std + 1e-6))
         self.mark_initialized()
 
     def mark_initialized(self) -> None:

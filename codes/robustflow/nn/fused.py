@@ -42,7 +42,8 @@ def run(chain: Chain, inputs: Sequence[Tensor], constants: Sequence[float] = ())
     # Whether they require gradients would be one more reason to compile anew.
     inputs = [value.detach() for value in inputs]
     device, numbers = inputs[0].device.type, [torch.full((), value, dtype=torch.float64) for value in constants]
-    if inputs[0].numel() >= COMPILED_FROM and device not in _without_compiler and not _is_switched_off():
+    switched_off = any(os.environ.get(name) == "1" for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"))
+    if inputs[0].numel() >= COMPILED_FROM and device not in _without_compiler and not switched_off:
         try:
             return _compiled(chain)(*inputs, *numbers)
         except torch.OutOfMemoryError:
@@ -52,10 +53,6 @@ def run(chain: Chain, inputs: Sequence[Tensor], constants: Sequence[float] = ())
             reason = str(error).strip().partition("\n")[0]
             log.warning("torch.compile does not work here (%s): elementwise maps run unfused, slower", reason)
     return _in_pieces(chain, PIECE.get(device, PIECE["cuda"]), inputs, numbers)
-
-
-def _is_switched_off() -> bool:
-    return any(os.environ.get(name) == "1" for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"))
 
 
 def _in_pieces(

@@ -34,9 +34,8 @@ class Resized:
         self.layout = _layout(x)
         self.enlargement = round(factor) if factor > 1 else 1
         if factor > 1:
-            down = F.pad(x, (0, 0, 0, 1)) - F.pad(x, (0, 0, 1, 0))
-            across = F.pad(x, (0, 1)) - F.pad(x, (1, 0))
-            both = F.pad(down, (0, 1)) - F.pad(down, (1, 0))
+            down, across = F.pad(x, (0, 0, 1, 1)).diff(dim=2), F.pad(x, (1, 1)).diff(dim=3)
+            both = F.pad(down, (1, 1)).diff(dim=3)
             self.sources = [source.contiguous(memory_format=self.layout) for source in (x, down, across, both)]
             return
         step = round(1 / factor)
