@@ -1,7 +1,5 @@
 """Training steps and samples captured as CUDA graphs, by what the package captures with."""
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,14 +9,7 @@ from torch import Tensor
 from benchmarks.jobs import TEMPERATURE
 from benchmarks.networks import Network
 from robustflow import precision
-
-ABSENT = "captured: not measured, this version of the package captures nothing"
-GRAPHS = "robustflow.nn.graphs"
-
-
-def is_there() -> bool:
-    """Whether the package can capture."""
-    return importlib.util.find_spec(GRAPHS) is not None
+from robustflow.nn.graphs import Graphed
 
 
 class Captured:
@@ -27,17 +18,18 @@ class Captured:
     Args:
         function: Of tensors on the device and None.
         prepare: Makes its arguments, uncaptured.
-        graphed: What captures; None: that of the package.
+        graphed: What captures.
+        finish: Called with what the function returns, uncaptured; gives what is returned.
     """
 
     def __init__(
         self,
         function: Callable[..., Any],
         prepare: Callable[[], Sequence[Tensor | None]],
-        graphed: Callable[..., Any] | None = None,
+        graphed: Callable[..., Any],
+        finish: Callable[[Any], Any] | None = None,
     ) -> None:
-        graphed = importlib.import_module(GRAPHS).Graphed if graphed is None else graphed
-        self._graphed, self._prepare = graphed(function, active=True), prepare
+        self._graphed, self._prepare, self._finish = graphed(function, active=True), prepare, finish
 
     @property
     def failed(self) -> bool:
@@ -46,11 +38,12 @@ class Captured:
 
     def __call__(self) -> Any:
         """What the function returns; the next call overwrites it."""
-        return self._graphed(*self._prepare())
+        result = self._graphed(*self._prepare())
+        return result if self._finish is None else self._finish(result)
 
 
-def training(network: Network, gt: Tensor, lr: Tensor, graphed: Callable[..., Any] | None = None) -> Captured:
-    """As ``jobs.training_step``; the noise is drawn outside of the graph."""
+def training(network: Network, gt: Tensor, lr: Tensor, graphed: Callable[..., Any] = Graphed) -> Captured:
+    """As ``jobs.training_step``; the noise is drawn outside of the graph, where the log-determinants of weights are."""
     network.flow.train()
 
     def prepare() -> Sequence[Tensor | None]:
@@ -64,10 +57,15 @@ def training(network: Network, gt: Tensor, lr: Tensor, graphed: Callable[..., An
             loss.backward()
         return loss.detach()
 
-    return Captured(gradients, prepare, graphed)
+    def finish(loss: Tensor) -> Tensor:
+        of_weights = network.task.weight_loss(network.flow)
+        of_weights.backward()
+        return loss + of_weights.detach()
+
+    return Captured(gradients, prepare, graphed, finish)
 
 
-def sampling(network: Network, lr: Tensor, n: int, graphed: Callable[..., Any] | None = None) -> Captured:
+def sampling(network: Network, lr: Tensor, n: int, graphed: Callable[..., Any] = Graphed) -> Captured:
     """As ``jobs.samples``, of an lr whose sides the flow takes; latents are drawn outside of the graph."""
     task, flow = network.task, network.flow.eval()
     size = (lr.shape[-2] * task.scale, lr.shape[-1] * task.scale)

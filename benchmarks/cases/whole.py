@@ -27,7 +27,7 @@ def train(setting: Setting) -> None:
     """Loss and gradients of all parameters, the encoder's included, of 160×160 crops."""
     names = GPU_WAYS if setting.on_cuda else TRAINING_WAYS
     rates = _rates(names, setting)
-    with reporting(setting, "train: forward and backward, 160×160 crops", _note(rates, setting)) as rows:
+    with reporting(setting, "train: forward and backward, 160×160 crops", _note(rates)) as rows:
         for coupling in COUPLINGS:
             built = _agreed(coupling, names, setting)
             needed = cost.flops(_step(built["ours fp32"], 1, setting))
@@ -41,7 +41,7 @@ def headline(setting: Setting) -> None:
     """1 and 10 samples of a 256×256 LR image."""
     side = TINY_SIDE if setting.tiny else SIDE
     rates = _rates(GPU_WAYS, setting)
-    note = f"The plain way makes 10 samples by 10 calls.\n{_note(rates, setting)}"
+    note = f"The plain way makes 10 samples by 10 calls.\n{_note(rates)}"
     with reporting(setting, f"headline: {side}×{side} LR, 4x", note) as rows:
         for coupling in COUPLINGS:
             built = _agreed(coupling, GPU_WAYS, setting)
@@ -86,7 +86,7 @@ def _training(way: str, network: Network, batch: int, setting: Setting) -> Call 
     network.flow.zero_grad(set_to_none=True)
     if not WAYS[way].captured:
         return _step(network, batch, setting)
-    if not (setting.on_cuda and captured.is_there()):
+    if not setting.on_cuda:
         return None
     gt, lr = (image.to(setting.device) for image in networks.images(batch, 40, 40))
     return captured.training(network, gt, lr)
@@ -96,7 +96,7 @@ def _sampling(way: str, network: Network, n: int, side: int, setting: Setting) -
     lr = _lr(side, setting)
     if not WAYS[way].captured:
         return partial(jobs.samples, network, lr, n)
-    return captured.sampling(network, lr, n) if setting.on_cuda and captured.is_there() else None
+    return captured.sampling(network, lr, n) if setting.on_cuda else None
 
 
 def _lr(side: int, setting: Setting) -> torch.Tensor:
@@ -116,7 +116,6 @@ def _rows(what: Row, costs: dict[str, Cost], needed: float, rates: dict[str, flo
     ]
 
 
-def _note(rates: dict[str, float], setting: Setting) -> str:
+def _note(rates: dict[str, float]) -> str:
     shown = ", ".join(f"{precision}: {rate / 1e12:.4g} TFLOP/s" for precision, rate in rates.items())
-    missing = f"\n{captured.ABSENT}." if setting.on_cuda and not captured.is_there() else ""
-    return f"{NOTE.format(rates=shown)}\n{PUBLISHED}{missing}"
+    return f"{NOTE.format(rates=shown)}\n{PUBLISHED}"
