@@ -99,7 +99,8 @@ def _loss(network: Network, gt: Tensor, lr: Tensor, generator: torch.Generator) 
 def samples(network: Network, lr: Tensor, n: int) -> Tensor:
     """Samples (n, 3, H, W) of one lr (1, 3, h, w), from noise seeded 0 to n − 1."""
     generators = [torch.Generator(lr.device).manual_seed(number) for number in range(n)]
-    network.flow.eval()
+    if network.flow.training:
+        network.flow.eval()  # forgets what is made of the weights once
     with precision.using(network.precision, training=False):
         if network.plain is None:
             return network.task.drawing(network.flow, lr, *network.tile)(TEMPERATURE, generators)

@@ -92,6 +92,7 @@ def untrained(coupling: str, way: str, tiny: bool) -> tuple[FlowTask, Conditiona
     """Task and flow with torch's global generator's weights."""
     options = options_of(coupling, tiny)
     task = cast(FlowTask, tasks.build(options))
+    task.cuda_graphs = False  # captured ways are measured apart, see ``captured``
     return task, task.build_network(options.network_G, **WAYS[way].keywords)
 
 
