@@ -1,6 +1,7 @@
 """Elementwise maps with hand-written derivatives."""
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,6 +41,12 @@ class AnalyticElementwise(Elementwise):
     @abstractmethod
     def partials(x: Tensor, params: Tensor, *constants: Tensor) -> Partials:
         """Return dy/dx, dl/dx and, for each parameter, (dy/dp, dl/dp)."""
+
+    @cached_property
+    def numbers(self) -> list[Tensor]:
+        """The constants as the functions get them."""
+        with torch.inference_mode(False):
+            return [torch.full((), value, dtype=torch.float64) for value in self.constants]
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log|dy/dx|, both of the shape of x."""
@@ -93,7 +100,7 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: Tensor, params: Tensor, of: AnalyticElementwise, inverse: bool) -> tuple[Tensor, ...]:
         ctx.of, ctx.inverse = of, inverse
-        result, log_slope = fused.run(of.invert if inverse else of.evaluate, (given, params), of.constants)
+        result, log_slope = fused.run(of.invert if inverse else of.evaluate, (given, params), of.numbers)
         ctx.save_for_backward(result if inverse else given, params)
         return result, log_slope
 
@@ -101,4 +108,4 @@ class _Map(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         chain = ctx.of.differentiate_inverse if ctx.inverse else ctx.of.differentiate
-        return *fused.run(chain, (*ctx.saved_tensors, *grads), ctx.of.constants), None, None
+        return *fused.run(chain, (*ctx.saved_tensors, *grads), ctx.of.numbers), None, None

@@ -30,18 +30,18 @@ def _compiled(chain: Chain) -> Chain:
     return torch.compile(chain, dynamic=True)
 
 
-def run(chain: Chain, inputs: Sequence[Tensor], constants: Sequence[float] = ()) -> tuple[Tensor, ...]:
+def run(chain: Chain, inputs: Sequence[Tensor], numbers: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
     """Run a chain on tensors (..., k); the first one is the largest.
 
     Args:
         chain: The operations; without side effects.
         inputs: Tensors that share their last dimension.
-        constants: Its last arguments; given as tensors (), float64: torch.compile compiles anew for other numbers, or,
-            with dynamic ones, mistakes bounds of ``clamp`` (seen in torch 2.14).
+        numbers: Its last arguments, tensors (): torch.compile compiles anew for other numbers of Python's or, with
+            dynamic ones, mistakes bounds of ``clamp`` (seen in torch 2.14).
     """
     # Whether they require gradients would be one more reason to compile anew.
     inputs = [value.detach() for value in inputs]
-    device, numbers = inputs[0].device.type, [torch.full((), value, dtype=torch.float64) for value in constants]
+    device = inputs[0].device.type
     switched_off = any(os.environ.get(name) == "1" for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"))
     if inputs[0].numel() >= COMPILED_FROM and device not in _without_compiler and not switched_off:
         try:
