@@ -96,7 +96,8 @@ class Finish:
             return finished[0]
         # Numbers stay on the CPU: the device is not waited for.
         order = torch.cat([cuts["number"] for cuts in batch]).argsort().tolist()
-        gt, lr = (torch.stack([torch.cat(images)[n] for n in order]) for images in zip(*finished, strict=True))
+        joined = (torch.cat(images).unbind() for images in zip(*finished, strict=True))
+        gt, lr = (torch.stack([images[n] for n in order]) for images in joined)
         return gt, lr
 
     def _stack(self, cuts: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

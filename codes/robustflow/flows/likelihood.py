@@ -46,7 +46,8 @@ def encode(levels: Sequence[FlowLevel], x: Tensor, condition: Condition, checkpo
     """Data to latents, log-determinant without that of ActNorms and 1×1 convolutions."""
     latents, log_dets = [], []
     for level, given in zip(levels, condition.levels, strict=True):
-        x, latent, log_det = checkpointed(partial(_through, level, given), checkpoint_levels)(x)
+        through = checkpointed(partial(_through, level, given, checkpoint_levels), checkpoint_levels)
+        x, latent, log_det = through(x)
         log_dets.append(log_det)
         if latent is not None:
             latents.append(latent)
@@ -54,9 +55,9 @@ def encode(levels: Sequence[FlowLevel], x: Tensor, condition: Condition, checkpo
     return Encoding([*latents, last], torch.stack(log_dets).sum(0))
 
 
-def _through(level: FlowLevel, given: LevelCondition, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    # Projected anew in each call, so that checkpointing need not keep the projections.
-    given = given.with_weights(given.weights) if torch.is_grad_enabled() else given
+def _through(level: FlowLevel, given: LevelCondition, anew: bool, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    # Projected anew in each call, checkpointing need not keep the projections.
+    given = given.with_weights(given.weights) if anew else given
     return level.encode(x, None if given.weights is None else given.weights.mixings, given.steps())
 
 

@@ -195,8 +195,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices:
     for name, entry in layout.items():
         for piece in entry.pieces:
             piece.inside(own[piece.name]).copy_(piece.outside(tensors[name]))
-    if isinstance(network, ConditionalFlow):
-        network.forget()
+    network.train(network.training)  # nothing made of the weights before is kept
     for module in network.modules():
         if whole and isinstance(module, ActNorm):
             module.mark_initialized()
