@@ -110,3 +110,21 @@ def test_graphs_can_be_switched_off(make, photographs, monkeypatch):
     recording = recorded_graphs.install(monkeypatch)
     draws(task, network, photographs)
     assert not recording.graphs
+
+
+def test_a_decoding_that_cannot_be_captured_is_told_once(make, photographs, monkeypatch, caplog):
+    task, network = make()
+    lr = [image for image in photographs for _ in range(2)]  # every size more than once
+    expected = draws(task, network, lr)
+    network.eval()
+    recorded_graphs.install(monkeypatch)
+    decode = network.decode
+
+    def read(latents, condition):
+        latents[0].sum().item()
+        return decode(latents, condition)
+
+    monkeypatch.setattr(network, "decode", read)
+    for found, value in zip(draws(task, network, lr), expected, strict=True):
+        assert torch.equal(found, value)
+    assert caplog.text.count("CUDA graphs are not used from here on") == 1

@@ -86,8 +86,12 @@ class Decoder:
             while len(self._decoders) >= _CAPTURES:
                 self._decoders.pop(next(iter(self._decoders)))
             self._decoders[y.shape] = condition, Graphed(partial(_decode, self._flow, condition), True, _CAPTURES)
+        decode = self._decoders[y.shape][1]
         # The next call writes to the same place.
-        return self._decoders[y.shape][1](*latents).clone()
+        x = decode(*latents).clone()
+        # A capture that failed is not tried, and told, for each size anew.
+        self._conditions.active = decode.active
+        return x
 
 
 def _decode(flow: ConditionalFlow, condition: Condition, *latents: Tensor) -> Tensor:
