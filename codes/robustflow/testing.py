@@ -33,8 +33,7 @@ def take_item(cond: Any, index: int) -> Any:
     if isinstance(cond, Tensor):
         return cond[index : index + 1]
     if isinstance(cond, tuple):
-        items = (take_item(part, index) for part in cond)
-        return cond._make(items) if hasattr(cond, "_make") else tuple(items)
+        return getattr(cond, "_make", tuple)(take_item(part, index) for part in cond)
     if dataclasses.is_dataclass(cond) and not isinstance(cond, type):
         fields = {field.name: getattr(cond, field.name) for field in dataclasses.fields(cond)}
         return dataclasses.replace(cond, **{name: take_item(part, index) for name, part in fields.items()})
