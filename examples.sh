@@ -32,14 +32,16 @@ setup() {
     fi
 }
 
+demo_run() {
+    local coupling=$1
+    [ "$coupling" != affine_bounded ] || coupling="{type: affine, eps: 0.1}"
+    local override="name=demo_runs/$1|network_G.flow.coupling=$coupling|logger.print_freq=150"
+    python train.py -opt confs/demo.yml --override "$override"
+    python test.py -opt confs/demo.yml --override "$override" > /dev/null
+}
+
 demo() {
-    local run name coupling
-    for run in "affine=affine" "affine_bounded={type: affine, eps: 0.1}" "rq_spline=rq_spline"; do
-        name=${run%%=*} coupling=${run#*=}
-        local override="name=demo_runs/$name|network_G.flow.coupling=$coupling"
-        python train.py -opt confs/demo.yml --override "$override"
-        python test.py -opt confs/demo.yml --override "$override" > /dev/null
-    done
+    side_by_side "demo_run affine" "demo_run affine_bounded" "demo_run rq_spline"
     python -m robustflow.evaluation.compare results/demo_runs/{affine,affine_bounded,rq_spline} --output results/demo
     echo "results/demo/summary.md, results/demo/gallery.png, results/demo/report.html"
 }

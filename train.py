@@ -6,7 +6,7 @@ On several GPUs: torchrun --standalone --nproc_per_node N train.py -opt confs/de
 import sys
 
 from robustflow import launcher
-from robustflow.options import command_line
+from robustflow.options import amount, command_line
 from robustflow.options.toy import ToyOptions
 
 
@@ -20,6 +20,7 @@ def main() -> int:
             if arguments.check:
                 sys.stderr.write(f"--check: expected a model of images, got {options.name}: it takes minutes, run it\n")
                 return 2
+    amount.settle_threads(options, testing=False)
     # Imported after the options are read: a typing error is answered before the libraries are loaded.
     if isinstance(options, ToyOptions):
         from robustflow.toy import engine as toy

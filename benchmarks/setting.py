@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-Row = dict[str, object]
+from robustflow import cpus
 
-# As Linux names them.
-BF16_UNITS = ("avx512_bf16", "avx_ne_convert", "amx_bf16", "bf16", "svebf16")
+Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Setting:
         threads: CPU threads of torch.
         repeats: Timed calls of each way.
         tiny: Tiny networks and inputs: to try the program, not to measure.
-        before: Commit whose operations are counted beside today's.
+        before: Commit whose operations are counted, or trainings timed, beside those of the code that is here.
     """
 
     device: str = "cpu"
@@ -50,8 +49,7 @@ def _device(setting: Setting) -> str:
     if setting.on_cuda:
         return f"{torch.cuda.get_device_name(setting.device)}; TF32 on in plain and tf32, off in fp32 and bf16"
     name = _cpu_info("model name") or platform.processor() or platform.machine()
-    units = [flag for flag in _cpu_info("flags").split() if flag in BF16_UNITS]
-    return f"{name}; bf16 units: {', '.join(units) or 'none known'}; no TF32"
+    return f"{name}; bf16 units: {', '.join(cpus.bf16_units() or ['none known'])}; no TF32"
 
 
 def report(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from benchmarks.cases.busy import busy
 from benchmarks.cases.dispatched import operations
 from benchmarks.cases.elementwise import elementwise
 from benchmarks.cases.floor import floor
@@ -26,5 +27,6 @@ CASES: dict[str, Callable[[Setting], None]] = {
     "loader": loader,
     "loop": loop,
     "operations": operations,
+    "busy": busy,
 }
 DEFAULT = ("agree", "sample", "train", "memory", "elementwise", "floor", "loader")

@@ -2,14 +2,13 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import networks
+from benchmarks import networks, revisions
 from benchmarks.networks import COUPLINGS, ROOT
 from benchmarks.setting import Row, Setting, report
 
@@ -26,7 +25,7 @@ Counts = dict[str, Any]
 def operations(setting: Setting) -> None:
     """Operations dispatched in a training step, forward and backward, and those of an earlier commit."""
     with TemporaryDirectory() as folder:
-        missing = _extract(setting.before, Path(folder))
+        missing = revisions.extract(setting.before, Path(folder))
         before = None if missing else Path(folder)
         counts: dict[str, dict[str, Counts | None]] = {
             coupling: {
@@ -39,19 +38,6 @@ def operations(setting: Setting) -> None:
     report(setting, "operations: training step, one 160×160 crop", rows, f"{NOTE}{missing}", numbers="counts")
     top = [row for coupling, of_coupling in counts.items() for row in _top(coupling, of_coupling)]
     report(setting, f"operations: the {TOP} most frequent now", top, numbers="counts")
-
-
-def _extract(revision: str, folder: Path) -> str:
-    """Write code and options of a commit into the folder; return "", or a line that says why not."""
-    file = folder / "archive.tar"
-    command = ["git", "-C", str(ROOT), "archive", "--format=tar", f"--output={file}", revision, "codes", "confs"]
-    if shutil.which("git") is None:
-        return f"\n{revision}: not counted, git is not installed"
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        return f"\n{revision}: not counted, git has no such commit here ({done.stderr.strip().splitlines()[0]})"
-    shutil.unpack_archive(file, folder)
-    return ""
 
 
 def _count(setting: Setting, coupling: str, root: Path) -> Counts:

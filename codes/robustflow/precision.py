@@ -6,10 +6,15 @@ Matrix products, which mix a flow's channels, are always exact.
 """
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 
 import torch
+
+from robustflow import cpus
+
+log = logging.getLogger(__name__)
 
 # In training, in evaluation.
 _AUTO = ("tf32", "fp32")
@@ -31,6 +36,15 @@ def described(option: str, device: torch.device) -> str:
     """The arithmetic of a training run, for its log: "fp32", or "tf32 in training, fp32 in evaluation"."""
     training, evaluation = (resolve(option, training, device) for training in (True, False))
     return training if training == evaluation else f"{training} in training, {evaluation} in evaluation"
+
+
+def warn_if_slow(option: str, device: torch.device) -> None:
+    """Warn of bfloat16 on a CPU that has to emulate it."""
+    if option == "bf16" and device.type == "cpu" and cpus.bf16_units() == []:
+        log.warning(
+            "precision: bf16 is several times slower than fp32 here: this CPU has no unit for it (avx512_bf16, "
+            "amx_bf16); fp32 is advised"
+        )
 
 
 def use(option: str, training: bool) -> None:

@@ -104,3 +104,16 @@ def test_pieces_equal_the_whole(piece):
         in_pieces = fused._in_pieces(chain, piece, inputs, numbers)
         for found, expected in zip(in_pieces, chain(*inputs, *numbers), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_short_run_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(fused, "COMPILED_FROM", 1)
+    monkeypatch.setattr(fused, "_compiled", lambda chain: lambda *inputs: ("compiled",))
+    x = torch.rand(1, 8)
+    assert fused.run(double, [x]) == ("compiled",)
+    # The outermost counts: a validation computes as the training that it belongs to.
+    with fused.expecting(fused.EARNED_BACK_FROM - 1), fused.expecting(2 * fused.EARNED_BACK_FROM):
+        assert torch.equal(fused.run(double, [x])[0], 2 * x)
+    with fused.expecting(fused.EARNED_BACK_FROM), fused.expecting(1):
+        assert fused.run(double, [x]) == ("compiled",)
+    assert fused.run(double, [x]) == ("compiled",)

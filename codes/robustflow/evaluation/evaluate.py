@@ -24,8 +24,9 @@ from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures, outs
 from robustflow.evaluation.records import Latents, OfHeat, Record, Row, heat_key
 from robustflow.evaluation.sampler import draw_samples
 from robustflow.files import write_atomically
+from robustflow.nn import fused
 from robustflow.options.schema import ValOptions
-from robustflow.tasks import Task
+from robustflow.tasks import Task, work
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,10 @@ class Evaluator:
         own: dict[int, Record] = {}
         n_samples, processes = sum(map(self.options.samples_at, self.options.heats)), self.processes
         quiet = None if processes.main else True
-        with tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=quiet) as bar:
+        with (
+            fused.expecting(self._mapped_elements(items, n_samples)),
+            tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=quiet) as bar,
+        ):
             for number in processes.dealt(len(items)):
                 bar.set_postfix_str(f"image {number + 1}/{len(items)}")
                 # Those before it that other processes have.
@@ -106,6 +110,12 @@ class Evaluator:
         records_by_number = {number: record for part in processes.gathered(own) for number, record in part.items()}
         found = [records_by_number[number] for number in range(len(items))]
         return summary.of_data_set(found, self.options.heats), found
+
+    def _mapped_elements(self, items: EvaluationSet, n_samples: int) -> int:
+        """Elements that will be mapped if all images are as large as the first one."""
+        size = items[0].lr.shape[-2:] if len(items) > 0 else torch.Size()
+        pixels = len(items) * n_samples * size.numel() * self.scale**2
+        return work.mapped_elements(self.network, pixels)
 
     def _record(self, dataset: str, item: EvaluationItem, bar: tqdm) -> Record:
         if self.folder is None or self.common is None:

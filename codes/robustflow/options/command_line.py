@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from robustflow.options import amount
 from robustflow.options.load import Assignment, load, load_any
 from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
@@ -74,8 +75,13 @@ def _add_testing(parser: argparse.ArgumentParser) -> None:
 
 
 def load_or_exit(namespace: argparse.Namespace) -> RunOptions:
-    """Load the options of an image model; report mistakes on stderr and exit with status 2."""
-    return _or_exit(load, namespace)
+    """Load the options of an image model, to be used; report mistakes on stderr and exit with status 2.
+
+    Settle on the threads to use it with.
+    """
+    options = _or_exit(load, namespace)
+    amount.settle_threads(options, testing=True)
+    return options
 
 
 def load_any_or_exit(namespace: argparse.Namespace) -> RunOptions | ToyOptions:

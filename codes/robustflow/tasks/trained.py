@@ -25,7 +25,9 @@ def opened(
     file = weights.to_test(options) if file is None else file
     options = weights.fitting(options, file)
     task = tasks.build(options)
+    device = device or devices.choose(options.device)
     precision.use(options.precision, training=False)
+    precision.warn_if_slow(options.precision, device)
     network = task.build_network(options.network_G, options.precision)
     weights.load(file, network, options, encoder_suffices=False)
-    return options, file, task, network.to(device or devices.choose(options.device)).eval()
+    return options, file, task, network.to(device).eval()

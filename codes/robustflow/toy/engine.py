@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 import multiprocessing
-import os
 import pickle
 import signal
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from robustflow import exit_status
+from robustflow import cpus, exit_status
 from robustflow.evaluation import plots
 from robustflow.files import write_atomically
 from robustflow.options import load as options_load
@@ -64,7 +63,7 @@ def experiment(options: ToyOptions) -> str:
 @contextlib.contextmanager
 def _mapping(options: ToyOptions, n_jobs: int) -> Iterator[Callable[[Sequence[Arguments]], Iterator[Finished]]]:
     """A function that performs jobs, in processes of their own unless ``n_workers`` is 0; in any order."""
-    n_workers = os.cpu_count() or 1 if options.n_workers is None else options.n_workers
+    n_workers = cpus.available() if options.n_workers is None else options.n_workers
     if n_workers == 0:
         yield partial(itertools.starmap, perform)
         return

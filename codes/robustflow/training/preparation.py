@@ -59,6 +59,7 @@ def start(run: Run, state: Path | None) -> Progress:
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %.2f M parameters, %s", experiment, n_parameters / 1e6, run.device)
     log.info("precision: %s", precision.described(options.precision, run.device))
+    precision.warn_if_slow(options.precision, run.device)
     return progress
 
 

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import logging
 from typing import cast
 
@@ -12,7 +13,10 @@ from robustflow.data.seeds import derive_seed
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
 from robustflow.evaluation import ood
+from robustflow.nn import fused
+from robustflow.options import amount
 from robustflow.options.schema import RunOptions
+from robustflow.tasks import work
 from robustflow.training import checkpoint, ema, optimizer, parallel, saving, validation
 from robustflow.training.checkpoint import Progress
 from robustflow.training.dump import Step
@@ -35,7 +39,8 @@ def train(options: RunOptions, processes: Processes = ALONE) -> bool:
     """
     run, state = prepare(options, processes)
     logbook, niter = _logbook(run), run.options.train.niter
-    try:
+    elements = work.mapped_elements(run.network, amount.training_pixels(run.options))
+    with contextlib.closing(logbook), fused.expecting(elements):
         progress = processes.on_main(start, run, state)
         parallel.share(processes, run.network, run.adam, run.average)
         sentinel = Sentinel(run.experiment, run.network, run.options, progress, processes)
@@ -48,8 +53,6 @@ def train(options: RunOptions, processes: Processes = ALONE) -> bool:
                 logbook.begin(progress.iteration)
                 validation.validate(run, logbook, progress, sentinel)
                 processes.on_main(saving.save, run, progress)
-    finally:
-        logbook.close()
     done = progress.iteration >= niter
     if done:
         processes.on_main(_fit_ood_score, run, progress.iteration)
