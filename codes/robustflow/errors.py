@@ -1,5 +1,13 @@
 """Errors that are answered with a message instead of a traceback."""
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SHOWN = 5  # faults or names in a message
+
 
 class UserError(ValueError):
     """A mistake the user can mend: the message says what was expected, what came, and how to fix it."""
@@ -7,3 +15,32 @@ class UserError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run that cannot go on, though all that was given is right: the message says why and what to do."""
+
+
+def for_all(items: Iterable[T], check: Callable[[T], R]) -> list[R]:
+    """What ``check`` returns of each item. UserError once all are checked, if it raised some: see `raise_all`."""
+    results: list[R] = []
+    faults: list[UserError] = []
+    for item in items:
+        try:
+            results.append(check(item))
+        except UserError as error:
+            faults.append(error)
+    raise_all(faults, len(results) + len(faults))
+    return results
+
+
+def raise_all(faults: list[UserError], n_items: int) -> None:
+    """Raise one UserError for the faults of ``n_items`` images, if there are any: the first five, and how many."""
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        lines = [f"{len(faults)} of {n_items} images cannot be used:", *map(str, faults[:SHOWN])]
+        more = [] if len(faults) <= SHOWN else [f"... and {len(faults) - SHOWN} more"]
+        raise UserError("\n  ".join(lines + more)) from faults[0]
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first five of some names, with ... for others."""
+    found = [str(name) for name in names]
+    return ", ".join(found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -104,7 +105,6 @@ def test_command_names_the_unit_kernel(source, tmp_path, caplog):
 
 
 def test_mistakes_are_explained(source, tmp_path, caplog):
-    (source / "sub" / "b.v2.bmp").write_bytes(b"no image")
     (tmp_path / "file").write_text("")
     (tmp_path / "taken" / "a.png").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
@@ -114,8 +114,10 @@ def test_mistakes_are_explained(source, tmp_path, caplog):
         (str(source), "file"): "expected a folder for the PNGs, got a file",
         (str(source), "file/below"): "a.png: cannot be written (Not a directory)",
         (str(source), "taken"): "a.png: cannot be written (Is a directory)",
-        (str(source), "out"): "b.v2.bmp: expected a complete PNG",
+        (str(source.parent / "damaged"), "out"): "b.v2.bmp: expected a complete PNG",
     }
+    shutil.copytree(source, source.parent / "damaged")
+    (source.parent / "damaged" / "sub" / "b.v2.bmp").write_bytes(b"no image")
     for (folder, target), message in cases.items():
         caplog.clear()
         assert main([folder, str(tmp_path / target)]) == 2

@@ -113,7 +113,7 @@ def test_patch_of_another_size_is_named_from_its_header(tmp_path: Path, monkeypa
     if paired:
         roots["dataroot_LQ"] = folder_of(tmp_path / "lr", [picture(4, 4)] * 11)
         write_png(tmp_path / "lr" / "sub" / "0002.png", picture(4, 5))
-    monkeypatch.setattr(images, "_read_8_bit", None)
+    monkeypatch.setattr(images.decoding, "read_8_bit", None)
     with pytest.raises(UserError, match=r"hr/sub/0002\.png: expected .* 16 x 16 .*GT_size\), got 20 x 16; .*LRHR_IMG"):
         training(mode="LRHR_IMG_nocrop", **roots)
     with pytest.raises(UserError, match=r"hr/sub/0002\.png: .* as the first\), got 20 x 16"):

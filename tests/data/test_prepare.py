@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -328,7 +329,10 @@ def test_mistakes_are_answered(source: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert "sub_b.v2.png: expected a complete" in answer(source.parent / "made")
     assert len(prepared.read_index(source.parent / "made").images) == 4
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda place: SimpleNamespace(free=2**20))
-    monkeypatch.setattr(prepare, "image_size", lambda file: (40960, 32768))
+    read = prepare.read_headers
+    monkeypatch.setattr(
+        prepare, "read_headers", lambda files: {f: replace(h, size=(40960, 32768)) for f, h in read(files).items()}
+    )
     assert "expected 30 GiB of free space for 5 decoded images, got 0.000977" in answer(source.parent / "other")
     assert not (source.parent / "other").exists()
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from robustflow.applications.latent_space import LatentSpace
 from robustflow.data.bicubic import downsample
 from robustflow.data.folders import unique_names
-from robustflow.data.images import list_images, read_image, to_float, to_uint8
+from robustflow.data.images import list_images, read_headers, read_image, to_float, to_uint8
 from robustflow.data.source import require_file_name
-from robustflow.errors import UserError
+from robustflow.errors import UserError, for_all
 from robustflow.evaluation.metrics import fidelity
 from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.options.schema import RunOptions
@@ -124,12 +124,12 @@ def require_there(path: Path, flag: str) -> None:
 
 
 def inputs(path: Path, flag: str = "--input") -> dict[str, Path]:
-    """Image files by name: one file, or all of a folder. UserError if there are none."""
+    """Image files by name: one file, or all of a folder. UserError if there are none, or some cannot be read."""
     require_there(path, flag)
     found = [path] if path.is_file() else list_images(path)
     names = unique_names([file.relative_to(path) if path.is_dir() else Path(file.name) for file in found])
-    for name in names:
-        require_file_name(name)
+    for_all(names, require_file_name)
+    read_headers(found)
     return dict(zip(names, found, strict=True))
 
 

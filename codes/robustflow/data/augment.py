@@ -10,7 +10,7 @@ from robustflow.data.cuts import Batch, Cut, Finish, collate, cut_box
 from robustflow.data.degrade import Enhancement
 from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Box, Shift, Source, lr_size, require_multiple, require_size
-from robustflow.errors import UserError
+from robustflow.errors import UserError, for_all
 
 
 class TrainingCrops(Dataset[dict[str, Tensor]]):
@@ -58,10 +58,11 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         require_multiple(size, scale)
         if not 0 <= hr_shift <= scale:
             raise UserError(f"expected hr_shift from 0 to the scale {scale} (HR pixels), got {hr_shift}")
-        for index, name in enumerate(source.names):
-            known = source.size(index)
-            if known is not None:
-                require_size(name, known, size, scale)
+        sizes = ((name, source.size(index)) for index, name in enumerate(source.names))
+        for_all(
+            [(name, known) for name, known in sizes if known is not None],
+            lambda image: require_size(*image, size, scale),
+        )
         self.source, self.scale, self.size, self.seed = source, scale, size, seed
         self.use_flip, self.use_rot, self.hr_shift = use_flip, use_rot, hr_shift
         self.enhancement: Enhancement | None = enhancement

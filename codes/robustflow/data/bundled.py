@@ -76,7 +76,8 @@ class BundledSource(Source):
 
 @cache
 def _photograph(file: Path) -> Tensor:
-    return read_image(file)
+    # Of two, colours are Adobe RGB or of printed paper; figures have always been of the values as they are stored.
+    return read_image(file, profiles=False)
 
 
 def _locate(file: str) -> Path:

@@ -6,13 +6,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.data.folders import FileSource, FolderOptions, pair_files
-from robustflow.data.images import list_images, to_uint8
+from robustflow.data.folders import FolderOptions, covered, pair_files, require_sizes
+from robustflow.data.images import image_size, list_images, read_image, to_uint8
 from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions
 from robustflow.data.prepared import Index, PreparedOptions, is_current, read_index
 from robustflow.data.source import Source
@@ -48,14 +49,19 @@ def warn(datasets: Mapping[str, DatasetOptions], scale: int, *, used: str) -> No
 def residual(hr: Tensor, lr: Tensor, scale: int) -> float:
     """Root mean square difference of an LR image and the bicubic LR image of its HR image, levels of 255.
 
+    The HR image may have been cropped to multiples of the scale before or not: the smaller difference counts.
+
     Args:
         hr: (3, H, W), uint8 or floating in [0, 1].
         lr: (3, H // scale, W // scale), likewise.
         scale: Super-resolution factor.
     """
-    height, width = (side * scale for side in lr.shape[-2:])
-    made = to_uint8(downsample(hr[..., :height, :width], scale)).float()
-    return math.sqrt(torch.mean((made - to_uint8(lr).float()) ** 2).item())
+    height, width = lr.shape[-2:]
+    made = (
+        downsample(large, scale)[..., :height, :width] for large in (hr[..., : height * scale, : width * scale], hr)
+    )
+    found = [torch.mean((to_uint8(small).float() - to_uint8(lr).float()) ** 2).item() for small in made]
+    return math.sqrt(min(found))
 
 
 def _warn_of_other_lr(key: str, dataset: DatasetOptions, scale: int) -> None:
@@ -78,14 +84,27 @@ def _first_pairs(dataset: DatasetOptions, scale: int) -> Iterator[tuple[str, Ten
         return
     if type(dataset) in _OF_FILES:
         # The source itself would read the headers of all files.
-        files = pair_files(Path(gt), Path(lq), scale)[:_PAIRS]
-        source: Source = FileSource(files, [f"{small} beside {large}" for large, small in files], scale)
-    else:
-        source = DATASETS.build(dataset, scale=scale)
+        for large, small in _first_files(dataset, Path(gt), Path(lq), scale):
+            hr, lr = covered(read_image(large), read_image(small), scale)
+            if hr is not None and lr is not None:
+                yield f"{small} beside {large}", hr, lr
+        return
+    source: Source = DATASETS.build(dataset, scale=scale)
     for index in range(min(_PAIRS, len(source))):
         hr, lr = source.pair(index)
         if hr is not None and lr is not None:
             yield source.names[index], hr, lr
+
+
+def _first_files(dataset: Any, gt: Path, lq: Path, scale: int) -> list[tuple[Path, Path]]:
+    """The first pairs of files; none of a set with faults: whoever opens it names all of them."""
+    try:
+        files = pair_files(gt, lq, scale, dataset.pair_by, dataset.filename_tmpl)[:_PAIRS]
+        for large, small in files:
+            require_sizes(large, image_size(large), small, image_size(small), scale)
+    except UserError:
+        return []
+    return files
 
 
 def _root(dataset: DatasetOptions) -> str | Sequence[str] | None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from robustflow import exit_status
 from robustflow.data.degrade import Enhancement, enhance
-from robustflow.data.images import list_images, read_image, write_png
+from robustflow.data.images import list_images, read_headers, read_image, write_png
 from robustflow.errors import UserError
 from robustflow.files import require_inside
 
@@ -56,6 +56,7 @@ def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: expected a folder for the PNGs, got a file; choose another OUT")
     targets = _targets(files, source, target)
+    read_headers(files)
     log.info("kernel %s: %s", kernel, _EFFECT[kernel])
     for file, png in tqdm(list(zip(files, targets, strict=True)), unit="image", leave=False, disable=None):
         write_png(png, enhance(read_image(file), kernel))

@@ -13,7 +13,7 @@ from robustflow.data.degrade import Enhancement, degrade_lr
 from robustflow.data.images import to_float
 from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Box, Source, cut_pair, lr_size, require_file_name, require_multiple, require_size
-from robustflow.errors import UserError
+from robustflow.errors import UserError, for_all
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,8 @@ class EvaluationSet(Sequence[EvaluationItem]):
         self.enhancement: Enhancement | None = enhancement
         self.lr_noise, self.lr_gain, self.lr_invert = lr_noise, lr_gain, lr_invert
         self._items = _spread(len(source), n_crops)
-        for name in source.names:
-            require_file_name(name)
-        for index, _ in self._items:
-            self._require(index, source.size(index))
+        for_all(source.names, require_file_name)
+        for_all({index: None for index, _ in self._items}, lambda index: self._require(index, source.size(index)))
 
     def __len__(self) -> int:
         """Return the number of images or crops."""

@@ -1,21 +1,38 @@
 """Images from folders: HR alone, HR and LR in pairs, or LR alone."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from robustflow.data.images import image_size, list_images, read_image
+from robustflow.data.images import list_images, read_headers, read_image
+from robustflow.data.pairs import PairBy, pair_by_stem
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError
+from robustflow.errors import UserError, for_all
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
 
 Files = tuple[Path | None, Path | None]
-_SHOWN = 5  # file names in a message
+PAIRING = ("pair_by", "filename_tmpl")  # options that find files and do not alter them
+
+
+def _template(value: str) -> str:
+    if value.count("{}") != 1:
+        raise ValueError("expected one {} in it, for the name of the HR file without its suffix")
+    return value
+
+
+Template = Annotated[str, AfterValidator(_template)]
+PAIR_BY: Any = Field(
+    "stem",
+    description="How LR files belong to HR files: stem – by name, marks of published sets (x4, _LR, ...) aside; number "
+    "– by the last number in the name; order – the n-th with the n-th.",
+)
+FILENAME_TMPL: Any = Field(
+    None, description="Name of an LR file, {} standing for that of its HR file, as in BasicSR: '{}x4'; null: pair_by."
+)
 
 
 class FolderOptions(DatasetOptions):
@@ -29,9 +46,14 @@ class FolderOptions(DatasetOptions):
         None, description="Folder of LR images, paired with the HR ones by name; alone: test without ground truth."
     )
 
+    pair_by: PairBy = PAIR_BY
+    filename_tmpl: Template | None = FILENAME_TMPL
+
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Yield (key path, message) if the folders given cannot serve."""
         key = next((key for key, dataset in root.datasets.items() if dataset is self), "*")
+        if self.filename_tmpl is not None and self.pair_by != "stem":
+            yield f"datasets.{key}.filename_tmpl", f"expected none beside pair_by: {self.pair_by}"
         if self.dataroot_GT is not None:
             if self.dataroot_LQ is not None and self.enhance is not False:
                 yield f"datasets.{key}.dataroot_LQ", "expected none beside enhance: LR images of enhanced ones are made"
@@ -53,14 +75,16 @@ class FileSource(Source):
         scale: Super-resolution factor.
 
     Raises:
-        UserError: naming both files, if the sizes of a pair do not fit; only headers are read.
+        UserError: naming files that cannot be used and pairs whose sizes do not fit, the first five and how many; only
+            headers are read.
     """
 
     def __init__(self, files: Sequence[Files], names: Sequence[str], scale: int) -> None:
         self._files = list(files)
         self._scale = scale
         self.names = list(names)
-        self._sizes = [self._checked_size(*pair) for pair in self._files]
+        self._headers = read_headers([file for pair in self._files for file in pair if file is not None])
+        self._sizes = for_all(self._files, self._checked_size)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the HR image, or of the LR one times scale, from the file's header."""
@@ -69,27 +93,44 @@ class FileSource(Source):
     def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
         """HR (3, H, W) and LR (3, H // scale, W // scale), or None: uint8 or float32 in [0, 1]."""
         gt, lq = self._files[index]
-        return None if gt is None else read_image(gt), None if lq is None else read_image(lq)
+        hr, lr = None if gt is None else read_image(gt), None if lq is None else read_image(lq)
+        return covered(hr, lr, self._scale)
 
-    def _checked_size(self, gt: Path | None, lq: Path | None) -> tuple[int, int]:
+    def file(self, index: int) -> Path:
+        """The HR file of an image, or its LR file where it has no other."""
+        gt, lq = self._files[index]
+        found = lq if gt is None else gt
+        assert found is not None, "an image has at least one file"
+        return found
+
+    def _checked_size(self, files: Files) -> tuple[int, int]:
+        gt, lq = files
         if gt is None:
             assert lq is not None, "an image has at least one file"
-            height, width = image_size(lq)
+            height, width = self._headers[lq].size
             return height * self._scale, width * self._scale
-        hr = image_size(gt)
+        hr = self._headers[gt].size
         if lq is not None:
-            _check_sizes(gt, hr, lq, image_size(lq), self._scale)
+            require_sizes(gt, hr, lq, self._headers[lq].size, self._scale)
         return hr
 
 
 @register_source("folder", FolderOptions)
-def open_folders(dataroot_GT: str | None, dataroot_LQ: str | None, scale: int) -> FileSource:
+def open_folders(
+    dataroot_GT: str | None,
+    dataroot_LQ: str | None,
+    scale: int,
+    pair_by: PairBy = "stem",
+    filename_tmpl: str | None = None,
+) -> FileSource:
     """Open HR images, LR images or pairs of them, and check all names and sizes.
 
     Args:
         dataroot_GT: Folder of HR images, or None.
         dataroot_LQ: Folder of LR images, or None; one of the two is needed.
         scale: Super-resolution factor.
+        pair_by: See `pairs.pair_by_stem`; likewise ``filename_tmpl``.
+        filename_tmpl: See above.
 
     Raises:
         UserError: naming the folders and files, if one cannot be used or has no partner.
@@ -97,7 +138,7 @@ def open_folders(dataroot_GT: str | None, dataroot_LQ: str | None, scale: int) -
     if dataroot_GT is None and dataroot_LQ is None:
         raise UserError("expected dataroot_GT, dataroot_LQ or both, got neither")
     if dataroot_GT is not None and dataroot_LQ is not None:
-        pairs = pair_files(Path(dataroot_GT), Path(dataroot_LQ), scale)
+        pairs = pair_files(Path(dataroot_GT), Path(dataroot_LQ), scale, pair_by, filename_tmpl)
         names = unique_names([gt.relative_to(dataroot_GT) for gt, _ in pairs])
         return FileSource(pairs, names, scale)
     folder = Path(str(dataroot_LQ if dataroot_GT is None else dataroot_GT))
@@ -114,30 +155,11 @@ def open_inputs(path: str | Path, scale: int) -> FileSource:
     return open_folders(None, str(path), scale)
 
 
-def pair_files(gt: Path, lq: Path, scale: int) -> list[tuple[Path, Path]]:
-    """Pair the HR and LR images of two folders by their paths below them, suffixes aside; never by their order.
-
-    Beside equal names, the marks of common benchmarks match: ``0801`` and ``0801x4``, ``img_1_HR`` and ``img_1_LR``,
-    ``img_1_SRF_4_HR`` and ``img_1_SRF_4_LR``.
-
-    Returns:
-        (HR, LR), in natural order of the HR names.
-
-    Raises:
-        UserError: naming files without a partner, or two with the same name.
-    """
-    return pair_by_stem(gt, _by_stem(gt), lq, _by_stem(lq), scale)
-
-
-def pair_by_stem(gt: Path, hr: dict[str, Path], lq: Path, lr: dict[str, Path], scale: int) -> list[tuple[Path, Path]]:
-    """Pair files by their stems, see `pair_files`."""
-    # Equal names first: a mark that both files carry belongs to the name.
-    equal = hr.keys() & lr.keys()
-    hr = _without_marks(hr, equal, r"(_SRF_\d+)?_(HR|GT)$")
-    lr = _without_marks(lr, equal, rf"(_SRF_{scale})?_(LR|LQ)$|[_-]?x{scale}$")
-    _require_partners(gt, hr, lq, lr)
-    _require_partners(lq, lr, gt, hr)
-    return [(file, lr[stem]) for stem, file in hr.items()]
+def pair_files(
+    gt: Path, lq: Path, scale: int, pair_by: PairBy = "stem", filename_tmpl: str | None = None
+) -> list[tuple[Path, Path]]:
+    """Pair the HR and LR images of two folders by their paths below them, see `pairs.pair_by_stem`."""
+    return pair_by_stem(gt, by_stem(gt), lq, by_stem(lq), scale, pair_by, filename_tmpl)
 
 
 def unique_names(relative: Sequence[Path]) -> list[str]:
@@ -154,42 +176,39 @@ def unique_names(relative: Sequence[Path]) -> list[str]:
     return list(files)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """Files of a folder by their paths below it, without suffix."""
-    return _keyed((file.relative_to(folder).with_suffix("").as_posix(), file) for file in list_images(folder))
-
-
-def _without_marks(files: dict[str, Path], kept: Set[str], marks: str) -> dict[str, Path]:
-    """Files by stem, those outside ``kept`` without the marks that benchmarks append."""
-    mark = re.compile(marks, re.IGNORECASE)
-    return _keyed((stem if stem in kept else mark.sub("", stem), file) for stem, file in files.items())
-
-
-def _keyed(items: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+def by_stem(folder: Path) -> dict[str, Path]:
+    """Images of a folder by their paths below it, without suffix; UserError if two share one."""
     files: dict[str, Path] = {}
-    for stem, file in items:
+    for file in list_images(folder):
+        stem = file.relative_to(folder).with_suffix("").as_posix()
         if stem in files:
             raise UserError(f"{file}: expected one image named '{stem}', got {files[stem]} as well")
         files[stem] = file
     return files
 
 
-def _require_partners(folder: Path, files: dict[str, Path], other: Path, partners: dict[str, Path]) -> None:
-    missing = [str(file.relative_to(folder)) for stem, file in files.items() if stem not in partners]
-    if missing:
-        shown = ", ".join(missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
-        raise UserError(f"{folder}: expected partners in {other} by name, found none for {len(missing)}: {shown}")
-
-
-def _check_sizes(gt: Path, hr: tuple[int, int], lq: Path, lr: tuple[int, int], scale: int) -> None:
-    if (hr[0] // scale, hr[1] // scale) != lr:
+def require_sizes(gt: Path, hr: tuple[int, int], lq: Path, lr: tuple[int, int], scale: int) -> None:
+    """Raise UserError unless an LR image is as large as its HR image over the scale, rounded down or, by MATLAB, up."""
+    if not _fits(hr, lr, scale):
         raise UserError(
             f"{lq}: expected {hr[1] // scale} x {hr[0] // scale} pixels (width x height), 1/{scale} of {gt} with "
             f"{hr[1]} x {hr[0]}, got {lr[1]} x {lr[0]}{_other_scale(hr, lr)}"
         )
 
 
+def covered(hr: Tensor | None, lr: Tensor | None, scale: int) -> tuple[Tensor | None, Tensor | None]:
+    """A pair without LR pixels that the HR image covers in part: those of sides that were rounded up."""
+    if hr is None or lr is None:
+        return hr, lr
+    return hr, lr[..., : hr.shape[-2] // scale, : hr.shape[-1] // scale]
+
+
+def _fits(hr: tuple[int, int], lr: tuple[int, int], scale: int) -> bool:
+    down, up = (tuple(side // (sign * scale) * sign for side in hr) for sign in (1, -1))
+    return lr in (down, up)
+
+
 def _other_scale(hr: tuple[int, int], lr: tuple[int, int]) -> str:
     """The scale that would fit, if one does."""
-    fits = [scale for scale in range(1, 17) if (hr[0] // scale, hr[1] // scale) == lr]
+    fits = [scale for scale in range(1, 17) if _fits(hr, lr, scale)]
     return f"; scale: {fits[0]} would fit" if fits else ""

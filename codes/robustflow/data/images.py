@@ -1,12 +1,16 @@
 """Image files to tensors and back."""
 
 import io
+import logging
 import os
+import re
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,26 +18,42 @@ import cv2
 import numpy as np
 import torch
 from natsort import natsorted
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from robustflow.errors import UserError
+from robustflow.data import decoding
+from robustflow.data.colour import unused_profile
+from robustflow.errors import UserError, for_all, listed
 from robustflow.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 # Bounds what a forged header can ask for; 16384 x 16384 is far above any photograph of a data set.
 MAX_PIXELS = 2**28
 _MAX_BYTES = 8 * MAX_PIXELS
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
+# Other images, which are left out; what is of neither kind is no image.
+_OTHER_SUFFIXES = frozenset(
+    f".{kind}"
+    for kind in (
+        *("heic", "heif", "avif", "gif", "jp2", "j2k", "jpx", "jxl", "ppm", "pgm", "pbm", "pnm", "pfm", "exr", "hdr"),
+        *("tga", "dds", "psd", "apng", "svg", "dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2", "raw"),
+    )
+)
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _EXPECTED = "a complete PNG, JPEG, BMP, TIFF or WebP file with one image"
+# What files begin with that Pillow does not take for one of these.
+_OTHER_KINDS = {
+    f"a kind of TIFF that cannot be read ({decoding.READABLE})": rb"II[*+]\0|MM\0[*+]",
+    "a GIF file": b"GIF8",
+    "a HEIC or AVIF file": b"....ftyp",
+    "a JPEG 2000 file": b"....jP|\xffO\xffQ",
+    "a PPM file": b"P[1-7fF]\\s",
+    "a JPEG XL file": b"....JXL|\xff\x0a",
+}
 _MAGENTA = (255, 0, 255)
-_MODES_8_BIT = frozenset(
-    {"1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
-)
-# Offsets and lengths, bytes: of strips, of tiles.
-_TIFF_PARTS = ((273, 279), (324, 325))
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _ORIENTATION = 256, 257, 258, 274
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 # What Pillow raises for damaged files, by format; anything else is a fault of ours and must not be hidden.
 _DAMAGED = (
     OSError,
@@ -48,29 +68,39 @@ _DAMAGED = (
     zlib.error,
     cv2.error,
 )
-# EXIF orientation: what to do to an array (h, w, ...) to see it upright.
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a[:, ::-1].swapaxes(0, 1),
-}
 
 
-def read_image(path: str | Path) -> Tensor:
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image, before any pixel is decoded.
+
+    Attributes:
+        size: Height and width of the upright image, pixels.
+        deep: 16 bits per channel: `read_image` gives float32.
+        note: In what it is not taken as the file means it, to be said once for all files; or None.
+    """
+
+    size: tuple[int, int]
+    deep: bool
+    note: str | None
+
+
+def read_image(path: str | Path, *, profiles: bool = True) -> Tensor:
     """Read a PNG, JPEG, BMP, TIFF or WebP file as an upright RGB image.
 
-    Grey becomes three equal channels, palettes and CMYK are converted, transparency is laid over white.
+    Grey becomes three equal channels, palettes and CMYK are converted, colours of 8 bits with a profile (ICC) become
+    sRGB, transparency is laid over white.
+
+    Args:
+        path: The file.
+        profiles: Heed colour profiles; False: take all colours as sRGB.
 
     Returns:
         (3, h, w), contiguous: uint8, or float32 in [0, 1] (value / 65535) for files of 16 bits per channel.
 
     Raises:
-        UserError: naming the file, for one that is missing, damaged, truncated, animated, of another format, or of more
-            than `MAX_PIXELS` pixels.
+        UserError: naming the file, for one that is missing, damaged, truncated, animated, of another format or kind of
+            pixels, or of more than `MAX_PIXELS` pixels.
     """
     path = Path(path)
     try:
@@ -78,7 +108,9 @@ def read_image(path: str | Path) -> Tensor:
         data = path.read_bytes()
         with _opened(io.BytesIO(data)) as image:
             _check_single(image)
-            pixels = _read_16_bit(image, data) if _is_16_bit(image, data) else _read_8_bit(image)
+            deep = decoding.is_16_bit(image, data)
+            decoding.require_readable(image, deep=deep)
+            pixels = decoding.read_16_bit(image, data) if deep else decoding.read_8_bit(image, profiles=profiles)
     except _DAMAGED as error:
         raise UserError(f"{path}: expected {_EXPECTED}, got {_reason(error)}") from error
     # Always copied: of a single pixel, what Pillow gives is contiguous, and not to be written to.
@@ -86,7 +118,12 @@ def read_image(path: str | Path) -> Tensor:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of the upright image, pixels, from the file's header; UserError as `read_image`.
+    """Height and width of the upright image, pixels; see `read_header`."""
+    return read_header(path).size
+
+
+def read_header(path: str | Path) -> Header:
+    """Read what can be known of an image without decoding it; UserError as `read_image`.
 
     A file that seems cut off is decoded, to be sure of it before it is needed; damage in its middle is not found here.
     """
@@ -94,14 +131,34 @@ def image_size(path: str | Path) -> tuple[int, int]:
         n_bytes = _check_file(Path(path))
         with _opened(path) as image:
             _check_single(image)
-            if not _has_end(image, Path(path), n_bytes):
-                image.load()
+            head, tail = _ends_of(Path(path), n_bytes)
+            deep = decoding.is_16_bit(image, head)
+            decoding.require_readable(image, deep=deep)
+            note = unused_profile(image, deep=deep)
+            if not _has_end(image, head, tail, n_bytes):
+                decoding.load(image, n_bytes)
             width, height = image.size
             if isinstance(image, TiffImageFile):  # whether Pillow has turned its size depends on its version
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-            return (width, height) if _header_orientation(image) >= 5 else (height, width)
+            return Header((width, height) if _header_orientation(image) >= 5 else (height, width), deep, note)
     except _DAMAGED as error:
         raise UserError(f"{path}: expected {_EXPECTED}, got {_reason(error)}") from error
+
+
+def read_headers(files: Sequence[Path]) -> dict[Path, Header]:
+    """Headers of files, in their order; log a line for all that are not taken as they mean it.
+
+    Raises:
+        UserError: naming those that cannot be used, the first five and how many; errors as `read_image`.
+    """
+    found = dict(zip(files, for_all(files, read_header), strict=True))
+    by_note: dict[str, list[Path]] = {}
+    for file, header in found.items():
+        if header.note is not None:
+            by_note.setdefault(header.note, []).append(file)
+    for note, noted in by_note.items():
+        say_once(f"{len(noted)} of {len(found)} images have {note}; taken as sRGB: {listed(noted)}")
+    return found
 
 
 def write_png(path: str | Path, image: Tensor, *, truncate: bool = False) -> None:
@@ -150,6 +207,8 @@ def to_float(image: Tensor) -> Tensor:
 def list_images(folder: str | Path) -> list[Path]:
     """Image files in a folder and its sub-folders, in natural order (2 before 10); hidden ones are left out.
 
+    Images of other kinds (HEIC, GIF, ...) are left out, too, which is logged.
+
     Raises:
         UserError: for a folder that is missing, is not a folder, or holds no image.
     """
@@ -164,13 +223,25 @@ def list_images(folder: str | Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"{error.filename}: expected a folder to read images from, got: {_reason(error)}") from error
     found = natsorted(files, key=lambda file: file.relative_to(folder).as_posix())
-    if not found:
-        raise UserError(f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
-    return found
+    images = [file for file in found if file.suffix.lower() in SUFFIXES]
+    others = [file.relative_to(folder) for file in found if file.suffix.lower() not in SUFFIXES]
+    left_out = f"{len(others)} of kinds that are not read ({listed(others)})" if others else ""
+    if not images:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise UserError(f"{folder}: expected images ({kinds}), found {f'only {left_out}' if left_out else 'none'}")
+    if left_out:
+        say_once(f"{folder}: images left out: {left_out}; convert them to PNG to use them")
+    return images
+
+
+@lru_cache(maxsize=1024)
+def say_once(message: str) -> None:
+    """Log a warning, however often it is asked for: a set may be opened several times in a run."""
+    log.warning(message)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Visible image files, through links to folders too, except those that lead back up."""
+    """Visible image files, of all kinds, through links to folders too, except those that lead back up."""
     for root, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         here = Path(root)
         folders[:] = [
@@ -179,7 +250,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             if not name.startswith(".") and not here.resolve().is_relative_to((here / name).resolve())
         ]
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES | _OTHER_SUFFIXES:
                 yield here / name
 
 
@@ -203,7 +274,7 @@ def _opened(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
     # Pillow's own limit is lower, and first warns.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with _identified(file) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(
@@ -215,12 +286,29 @@ def _opened(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _has_end(image: Image.Image, path: Path, n_bytes: int) -> bool:
-    """Whether the file ends as its format wants, by its last bytes; True of formats that have no mark."""
+def _identified(file: str | Path | io.BytesIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        if isinstance(file, io.BytesIO):
+            start = file.getvalue()[:12]
+        else:
+            with Path(file).open("rb") as opened:
+                start = opened.read(12)
+        kinds = (kind for kind, magic in _OTHER_KINDS.items() if re.match(magic, start, re.DOTALL))
+        raise ValueError(next(kinds, "another kind of file")) from error
+
+
+def _ends_of(path: Path, n_bytes: int) -> tuple[bytes, bytes]:
+    """The first 32 and the last 16 bytes of a file."""
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(32)
         file.seek(-min(n_bytes, 16), os.SEEK_END)
-        tail = file.read()
+        return head, file.read()
+
+
+def _has_end(image: Image.Image, head: bytes, tail: bytes, n_bytes: int) -> bool:
+    """Whether the file ends as its format wants, by its last bytes; True of formats that have no mark."""
     if image.format == "PNG":
         return tail[-8:-4] == b"IEND"
     if image.format in ("JPEG", "MPO"):
@@ -229,16 +317,7 @@ def _has_end(image: Image.Image, path: Path, n_bytes: int) -> bool:
         return n_bytes >= 8 + int.from_bytes(head[4:8], "little")
     if image.format == "BMP":
         return n_bytes >= int.from_bytes(head[2:6], "little")
-    return n_bytes >= max(_tiff_ends(image), default=0)
-
-
-def _tiff_ends(image: Image.Image) -> list[int]:
-    """Where the strips or tiles of a TIFF file end."""
-    tags = getattr(image, "tag_v2", {})
-    ends: list[int] = []
-    for first, length in _TIFF_PARTS:
-        ends += [start + size for start, size in zip(tags.get(first, ()), tags.get(length, ()), strict=False)]
-    return ends
+    return n_bytes >= max(decoding.tiff_ends(image), default=0)
 
 
 def _check_single(image: Image.Image) -> None:
@@ -248,52 +327,15 @@ def _check_single(image: Image.Image) -> None:
         raise ValueError(f"{frames} frames or pages")
 
 
-def _is_16_bit(image: Image.Image, data: bytes) -> bool:
-    """Whether the file has 16 bits per channel; Pillow would silently drop half of them in RGB."""
-    if image.format == "PNG":
-        return data[24] == 16  # bit depth in the IHDR chunk, which comes first
-    return isinstance(image, TiffImageFile) and 16 in image.tag_v2.get(_TIFF_BITS, ())
-
-
-def _read_8_bit(image: Image.Image) -> np.ndarray:
-    """Decode with Pillow, which refuses truncated files: (h, w, 3) uint8."""
-    if image.mode not in _MODES_8_BIT:
-        raise ValueError(f"pixels of mode {image.mode} (8 or 16 bits per channel can be read)")
-    image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
-        white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-        upright = Image.alpha_composite(white, upright)
-    return np.asarray(upright.convert("RGB"))
-
-
-def _read_16_bit(image: Image.Image, data: bytes) -> np.ndarray:
-    """Decode with OpenCV: (h, w, 3) float32 in [0, 1]."""
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    image.load()  # Pillow refuses truncated files; not every version of OpenCV does
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise ValueError(f"pixels of mode {image.mode} (8 or 16 bits per channel can be read)")
-    pixels = _UPRIGHT.get(orientation, lambda a: a)(pixels)
-    values = pixels.astype(np.float32) / np.float32(65535)
-    if values.ndim == 2:
-        return np.repeat(values[..., None], 3, axis=2)
-    rgb = values[..., 2::-1]
-    return rgb if values.shape[2] == 3 else rgb * values[..., 3:] + (1 - values[..., 3:])
-
-
 def _header_orientation(image: Image.Image) -> int:
     # Asking a PNG without EXIF before its pixels for EXIF would decode the whole file.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    return int(image.getexif().get(_ORIENTATION, 1))
+    return int(image.getexif().get(decoding.ORIENTATION, 1))
 
 
 def _reason(error: BaseException) -> str:
     """Short description of a failure, without the path or the memory address that some messages carry."""
-    if isinstance(error, UnidentifiedImageError):
-        return "another kind of file"
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror.lower()
     return str(error) or type(error).__name__

@@ -1,5 +1,6 @@
 """Pairs of low-light and normal-light photographs: LOL, VE-LOL (LOL-v2), and synthetic ones."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from robustflow.data.bundled import BundledSource
-from robustflow.data.folders import FileSource, _by_stem, _require_partners, _without_marks, unique_names
+from robustflow.data.folders import FileSource, pair_files, unique_names
 from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Source, register_source
 from robustflow.errors import UserError
@@ -19,7 +20,7 @@ from robustflow.options.values import Finite, PathText
 # Folders of (low light, normal light) below the root.
 _LOL = {"train": ("our485/low", "our485/high"), "test": ("eval15/low", "eval15/high")}
 _SPLITS_V2 = {"train": "Train", "test": "Test"}
-_MARKS = r"^(low|normal|high)_?(?=\d)"
+_MARKS = r"(?i)^(low|normal|high)_?(?=\d)"
 _GAMMA = 2.2
 
 
@@ -69,11 +70,9 @@ def _pairs(root: Path, low: str, normal: str, scale: int) -> FileSource:
     for folder in (root / low, root / normal):
         if not folder.is_dir():
             raise UserError(f"{folder}: expected this folder below root, got nothing there; correct root")
-    dark, bright = (_without_marks(_by_stem(root / part), set(), _MARKS) for part in (low, normal))
-    _require_partners(root / normal, bright, root / low, dark)
-    _require_partners(root / low, dark, root / normal, bright)
-    files = [(file, dark[stem]) for stem, file in bright.items()]
-    return FileSource(files, unique_names([Path(f"{stem}.png") for stem in bright]), scale)
+    files = pair_files(root / normal, root / low, scale)
+    stems = [file.relative_to(root / normal).with_suffix("").as_posix() for file, _ in files]
+    return FileSource(files, unique_names([Path(f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]), scale)
 
 
 def _exposures(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -13,11 +13,21 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from robustflow.data.folders import FileSource, FolderOptions, _check_sizes, open_folders, unique_names
-from robustflow.data.images import list_images
+from robustflow.data.folders import (
+    FILENAME_TMPL,
+    PAIR_BY,
+    FileSource,
+    FolderOptions,
+    Template,
+    covered,
+    open_folders,
+    require_sizes,
+    unique_names,
+)
+from robustflow.data.pairs import PairBy
 from robustflow.data.restricted_pickle import load_arrays
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError
+from robustflow.errors import UserError, for_all
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
 from robustflow.registry import DATASETS
@@ -51,6 +61,9 @@ class PatchFolderOptions(DatasetOptions):
         None, description="Folder of LR patches, paired with the HR ones by name; null: made by bicubic downsampling."
     )
 
+    pair_by: PairBy = PAIR_BY
+    filename_tmpl: Template | None = FILENAME_TMPL
+
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Yield (key path, message) for crops and shifts of what is used whole."""
         key = _key_of(self, root)
@@ -66,7 +79,13 @@ class PatchFolderOptions(DatasetOptions):
 
 @DATASETS.register("LRHR_IMG_nocrop", PatchFolderOptions)
 def open_patches(
-    dataroot_GT: str, dataroot_LQ: str | None, scale: int, GT_size: int | None = None, **_shared: Any
+    dataroot_GT: str,
+    dataroot_LQ: str | None,
+    scale: int,
+    GT_size: int | None = None,
+    pair_by: PairBy = "stem",
+    filename_tmpl: str | None = None,
+    **_shared: Any,
 ) -> FileSource:
     """Open patches that were cut beforehand and check, from their headers, that they are of one size.
 
@@ -75,21 +94,26 @@ def open_patches(
         dataroot_LQ: Folder of LR patches, or None: they are to be made.
         scale: Super-resolution factor.
         GT_size: Side of the HR patches, pixels; None: the size of the first, square or not.
+        pair_by: See `pairs.pair_by_stem`; likewise ``filename_tmpl``.
+        filename_tmpl: See above.
         **_shared: Options that those who use the source deal with.
 
     Raises:
-        UserError: naming the file, if a patch is of another size; or as `open_folders`.
+        UserError: naming the files, if patches are of another size; or as `open_folders`.
     """
-    source = open_folders(dataroot_GT, dataroot_LQ, scale)
+    source = open_folders(dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
     size = source.size(0) if GT_size is None else (GT_size, GT_size)
-    for index in range(len(source)):
-        if source.size(index) != size:
-            file, (height, width) = list_images(dataroot_GT)[index], source.size(index)
+
+    def require_size(index: int) -> None:
+        height, width = source.size(index)
+        if (height, width) != size:
             raise UserError(
-                f"{file}: expected a patch of {size[1]} x {size[0]} pixels (width x height; "
+                f"{source.file(index)}: expected a patch of {size[1]} x {size[0]} pixels (width x height; "
                 f"{'as the first' if GT_size is None else 'GT_size'}), got {width} x {height}; cut the patches to one "
                 "size, or take random crops with mode LRHR_IMG"
             )
+
+    for_all(range(len(source)), require_size)
     return source
 
 
@@ -134,6 +158,7 @@ class PickleSource(Source):
             raise UserError(f"dataroot_LQ: {_unequal(dataroot_GT, dataroot_LQ)}")
         # Paths and numbers alone: a source that is sent to another process must not take the images along.
         self._images: list[tuple[str, str | None, int]] = []
+        self._scale = scale
         self.names = []
         lq_files = [None] * len(dataroot_GT) if dataroot_LQ is None else dataroot_LQ
         stems = unique_names([Path(Path(file).name) for file in dataroot_GT])
@@ -151,15 +176,21 @@ class PickleSource(Source):
     def pair(self, index: int) -> tuple[Tensor, Tensor | None]:
         """HR (3, H, W) uint8, and LR (3, H // scale, W // scale) uint8 or None."""
         gt, lq, number = self._images[index]
-        return _load(gt)[number], None if lq is None else _load(lq)[number]
+        hr, lr = covered(_load(gt)[number], None if lq is None else _load(lq)[number], self._scale)
+        assert hr is not None, "there are HR images"
+        return hr, lr
 
 
 def _check_pairs(gt: str, lq: str, scale: int) -> None:
     hr, lr = _load(gt), _load(lq)
     if len(hr) != len(lr):
         raise UserError(f"{lq}: expected {len(hr)} LR images, as many as HR images in {gt}, got {len(lr)}")
-    for number, (x, y) in enumerate(zip(hr, lr, strict=True)):
-        _check_sizes(Path(gt, f"{number:04d}"), _size(x), Path(lq, f"{number:04d}"), _size(y), scale)
+
+    def require_fit(number: int) -> None:
+        names = Path(gt, f"{number:04d}"), Path(lq, f"{number:04d}")
+        require_sizes(names[0], _size(hr[number]), names[1], _size(lr[number]), scale)
+
+    for_all(range(len(hr)), require_fit)
 
 
 @cache
@@ -168,11 +199,15 @@ def _load(file: str) -> list[Tensor]:
     arrays = load_arrays(file)
     if not arrays:
         raise UserError(f"{file}: expected a list of images, got an empty list")
-    for number, array in enumerate(arrays):
+
+    def require_image(number: int) -> None:
+        array = arrays[number]
         if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
             raise UserError(
                 f"{file}: expected RGB images (height, width, 3), got an array of shape {array.shape} as item {number}"
             )
+
+    for_all(range(len(arrays)), require_image)
     return [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
 
 

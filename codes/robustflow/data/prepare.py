@@ -3,6 +3,7 @@
 import argparse
 import io
 import logging
+import math
 import os
 import re
 import shutil
@@ -13,15 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from robustflow import exit_status
 from robustflow.data.folders import unique_names
-from robustflow.data.images import _is_16_bit, image_size, list_images, read_image
+from robustflow.data.images import Header, list_images, read_headers, read_image
 from robustflow.data.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
-from robustflow.errors import UserError
+from robustflow.errors import UserError, raise_all
 from robustflow.files import remove_leftovers, require_inside, write_atomically
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,12 @@ def _write_all(
         worker_init_fn=_without_signals,
     )
     written = time.monotonic()
+    damaged: list[UserError] = []
     try:
         for entry in tqdm(decoded, total=len(missing), unit="image", leave=False, disable=None):
+            if isinstance(entry, UserError):
+                damaged.append(entry)
+                continue
             if isinstance(entry, Exception):
                 raise entry
             done[entry.image] = entry
@@ -103,6 +107,7 @@ def _write_all(
                 written = time.monotonic()
     finally:
         _write_index(source, destination, images, done)
+    raise_all(damaged, len(missing))
 
 
 class _Decoding(Dataset[Entry | Exception]):
@@ -177,7 +182,8 @@ def _remove_stale(destination: Path, earlier: Sequence[Entry], images: Sequence[
 
 
 def _require_space(source: Path, images: list[str], destination: Path) -> None:
-    needed = sum(_decoded_bytes(source / image) for image in images)
+    headers = read_headers([source / image for image in images])
+    needed = sum(map(_decoded_bytes, headers.values()))
     place = next(folder for folder in (destination, *destination.resolve().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -188,14 +194,9 @@ def _require_space(source: Path, images: list[str], destination: Path) -> None:
     log.info("%d images to decode: %.3g GiB (%.3g GiB are free)", len(images), needed / _GIB, free / _GIB)
 
 
-def _decoded_bytes(file: Path) -> int:
-    """Size of an image once decoded, from the file's header. UserError as `image_size`."""
-    height, width = image_size(file)
-    with file.open("rb") as opened:
-        head = opened.read(32)
-    with Image.open(file) as image:
-        deep = _is_16_bit(image, head)
-    return height * width * 3 * (4 if deep else 1)
+def _decoded_bytes(header: Header) -> int:
+    """Size of an image once decoded."""
+    return math.prod(header.size) * 3 * (4 if header.deep else 1)
 
 
 def _write_index(source: Path, destination: Path, images: Sequence[str], done: dict[str, Entry]) -> None:

@@ -15,9 +15,10 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from robustflow.data.folders import FolderOptions, _check_sizes, pair_by_stem, unique_names
+from robustflow.data.folders import FolderOptions, covered, require_sizes, unique_names
+from robustflow.data.pairs import PairBy, pair_by_stem
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError
+from robustflow.errors import UserError, for_all
 from robustflow.registry import Options
 
 log = logging.getLogger(__name__)
@@ -91,9 +92,7 @@ class PreparedSource(Source):
     def __init__(self, pairs: Sequence[Pair], names: Sequence[str], scale: int) -> None:
         self._pairs, self._scale = list(pairs), scale
         self.names = list(names)
-        for gt, lq in self._pairs:
-            if gt is not None and lq is not None:
-                _check_sizes(gt[0], _size(gt[1]), lq[0], _size(lq[1]), scale)
+        for_all(self._pairs, self._require_fit)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the HR image, or of the LR one times scale."""
@@ -107,17 +106,30 @@ class PreparedSource(Source):
     def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
         """HR (3, H, W) and LR (3, H // scale, W // scale), or None: uint8 or float32 in [0, 1], not yet in memory."""
         gt, lq = self._pairs[index]
-        return None if gt is None else _mapped(*gt), None if lq is None else _mapped(*lq)
+        return covered(None if gt is None else _mapped(*gt), None if lq is None else _mapped(*lq), self._scale)
+
+    def _require_fit(self, pair: Pair) -> None:
+        gt, lq = pair
+        if gt is not None and lq is not None:
+            require_sizes(gt[0], _size(gt[1]), lq[0], _size(lq[1]), self._scale)
 
 
 @register_source("prepared", PreparedOptions)
-def open_prepared(dataroot_GT: str | None, dataroot_LQ: str | None, scale: int) -> PreparedSource:
+def open_prepared(
+    dataroot_GT: str | None,
+    dataroot_LQ: str | None,
+    scale: int,
+    pair_by: PairBy = "stem",
+    filename_tmpl: str | None = None,
+) -> PreparedSource:
     """Open prepared HR images, LR images or pairs of them, paired and named as mode `folder` does.
 
     Args:
         dataroot_GT: Folder of prepared HR images, or None.
         dataroot_LQ: Folder of prepared LR images, or None; one of the two is needed.
         scale: Super-resolution factor.
+        pair_by: See `pairs.pair_by_stem`; likewise ``filename_tmpl``.
+        filename_tmpl: See above.
 
     Raises:
         UserError: naming folders and files, if one cannot be used or has no partner.
@@ -125,7 +137,8 @@ def open_prepared(dataroot_GT: str | None, dataroot_LQ: str | None, scale: int) 
     gt, lq = (None if root is None else _opened(Path(root)) for root in (dataroot_GT, dataroot_LQ))
     if gt is not None and lq is not None:
         hr_root, lr_root = Path(str(dataroot_GT)), Path(str(dataroot_LQ))
-        files = pair_by_stem(hr_root, _by_stem(hr_root, gt), lr_root, _by_stem(lr_root, lq), scale)
+        stems = _by_stem(hr_root, gt), _by_stem(lr_root, lq)
+        files = pair_by_stem(hr_root, stems[0], lr_root, stems[1], scale, pair_by, filename_tmpl)
         named = [(hr.relative_to(hr_root), lr.relative_to(lr_root)) for hr, lr in files]
         pairs: list[Pair] = [(gt[hr.as_posix()], lq[lr.as_posix()]) for hr, lr in named]
         return PreparedSource(pairs, unique_names([hr for hr, _ in named]), scale)
@@ -196,9 +209,12 @@ def _opened(folder: Path) -> dict[str, tuple[Path, Entry]]:
         raise UserError(f"{folder}: expected prepared images, got a part of them: the command was interrupted; {again}")
     if not index.images:
         raise UserError(f"{folder}: expected prepared images, found none")
-    for entry in index.images:
+
+    def require_whole(entry: Entry) -> None:
         if not is_whole(folder, entry):
             raise UserError(f"{folder / entry.file}: expected a file of {entry.file_bytes} bytes, found none; {again}")
+
+    for_all(index.images, require_whole)
     _warn_of_changes(index, again)
     return {entry.image: (folder / entry.file, entry) for entry in index.images}
 

@@ -1,0 +1,217 @@
+"""Which LR image belongs to which HR image, by the names that files have in published sets.
+
+Equal names pair first, as a mark that both files carry belongs to the name; what is left is then compared without
+marks, letter case and the like. A name that two files could have is never guessed.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from natsort import natsorted
+
+from robustflow.data.images import say_once
+from robustflow.errors import UserError, listed
+
+PairBy = Literal["stem", "number", "order"]
+Files = Mapping[str, Path]  # by their paths below a folder, without suffix
+Key = Callable[[str], str]  # what of such a path is compared
+
+_GAP = r"[_\-. ]"
+_AFTER_NO_LETTER = r"(?<![^\W\d_])"
+_HR_WORDS = "HR|GT|high|normal|target"
+_LR_WORDS = "LR(BI|BD|DN)?|LQ|low|input"
+
+
+def pair_by_stem(
+    gt: Path,
+    hr: Files,
+    lq: Path,
+    lr: Files,
+    scale: int,
+    pair_by: PairBy = "stem",
+    filename_tmpl: str | None = None,
+) -> list[tuple[Path, Path]]:
+    """Pair the files of two folders, or of one that holds both.
+
+    Args:
+        gt: Folder of the HR images.
+        hr: HR images.
+        lq: Folder of the LR images.
+        lr: LR images.
+        scale: Super-resolution factor: marks with another number are none.
+        pair_by: stem: by names that are equal, or are so but for the marks of published sets, ways of writing Unicode,
+            letter case, zeros in front of numbers and folders named like a mark. number: by the last number of each
+            name. order: the n-th with the n-th, in natural order.
+        filename_tmpl: Name of an LR file, ``{}`` standing for that of its HR file, as in BasicSR; None: as above.
+
+    Returns:
+        (HR, LR), in the order of the HR files.
+
+    Raises:
+        UserError: naming files without a partner and what there is instead, or files that one name could mean.
+    """
+    hr_marks, lr_marks = _Marks(scale, _HR_WORDS, "mod(crop)?"), _Marks(scale, _LR_WORDS, "bic(ubic)?")
+    if gt.resolve() == lq.resolve():
+        hr, lr = _divided(hr, hr_marks, lr_marks)
+    lr = _of_scale(lq, lr, scale)
+    if pair_by == "order":
+        return _in_order(gt, hr, lq, lr)
+    rounds: list[tuple[Key, Key]]
+    if filename_tmpl is not None:
+        rounds = [(_after(key, lambda stem: _filled(filename_tmpl, stem)), key) for key in (_same, _plain)]
+    elif pair_by == "number":
+        rounds = [(_after(_numbered, hr_marks.removed), _after(_numbered, lr_marks.removed))]
+    else:
+        rounds = [(key, key) for key in (_same, _composed, _plain)]
+        rounds += [(_after(key, hr_marks.removed), _after(key, lr_marks.removed)) for key in (_plain, _unpadded)]
+    partners = _partners(gt, hr, lq, lr, rounds)
+    return [(file, lr[partners[stem]]) for stem, file in hr.items()]
+
+
+def _partners(gt: Path, hr: Files, lq: Path, lr: Files, rounds: Sequence[tuple[Key, Key]]) -> dict[str, str]:
+    """LR stem of each HR stem: in every round, those of the ones left whose keys are equal, and no other's."""
+    partners: dict[str, str] = {}
+    alone, left = list(hr), list(lr)
+    for of_hr, of_lr in rounds:
+        large, small = _by_key(alone, of_hr), _by_key(left, of_lr)
+        found = {large[key][0]: small[key][0] for key in large if len(large[key]) == len(small.get(key, ())) == 1}
+        partners |= found
+        taken = set(found.values())
+        alone, left = [stem for stem in alone if stem not in found], [stem for stem in left if stem not in taken]
+    _require_distinct(hr, _by_key(alone, rounds[-1][0]), _by_key(left, rounds[-1][1]))
+    _require_distinct(lr, _by_key(left, rounds[-1][1]), _by_key(alone, rounds[-1][0]))
+    _require_none_left(gt, [hr[stem] for stem in alone], lq, [lr[stem] for stem in left])
+    return partners
+
+
+class _Marks:
+    """What names of HR or of LR images have before or behind what both have in common.
+
+    Args:
+        scale: Number in marks.
+        words: Marks of letters, a regular expression.
+        behind: More of them, that stand behind only.
+    """
+
+    def __init__(self, scale: int, words: str, behind: str) -> None:
+        # LR, bicLR, LR4 (RealSR), SRF_4; x4, x4m, x4w1 (DIV2K mild and wild), x1 (HR of DRealSR), 4x after a gap.
+        numbered = rf"x{scale}([mwd]\d?)?|{'x1|' if 'HR' in words else ''}(?<![^\W_]){scale}x"
+        word = rf"{_AFTER_NO_LETTER}({behind})?({words})(_?{scale})?|{_AFTER_NO_LETTER}({behind}|SRF_?{scale})"
+        several = rf"({_GAP}*({word}|{numbered}))+"
+        self._behind = re.compile(rf"{several}$", re.IGNORECASE)
+        self._before = re.compile(rf"^(({words})(_?{scale}(?=\D))?|x{scale}(?=\D))({_GAP}+|(?=\d))", re.IGNORECASE)
+        self._whole = re.compile(several, re.IGNORECASE)
+        self._word = re.compile(rf"{_AFTER_NO_LETTER}({words})(_?{scale})?({_GAP}?x{scale})?$", re.IGNORECASE)
+
+    def removed(self, stem: str) -> str:
+        """A stem without its marks, and without folders that are named like a mark."""
+        *folders, name = stem.split("/")
+        folders = [folder for folder in folders if not self._whole.fullmatch(folder)]
+        return "/".join([*folders, self._before.sub("", self._behind.sub("", name))])
+
+    def has(self, stem: str) -> bool:
+        """Whether a stem has a mark."""
+        return self.removed(stem) != stem
+
+    def has_word(self, stem: str) -> bool:
+        """Whether a stem has a mark that no image of the other kind has."""
+        name = PurePosixPath(stem).name
+        return bool(self._word.search(name) or self._before.match(name))
+
+
+def _divided(files: Files, hr_marks: _Marks, lr_marks: _Marks) -> tuple[Files, Files]:
+    """HR and LR files of one folder: those with a mark of LR images, and others; all files twice if there are none."""
+    small = {stem: file for stem, file in files.items() if lr_marks.has(stem) and not hr_marks.has_word(stem)}
+    large = {stem: file for stem, file in files.items() if stem not in small}
+    return (large, small) if large and small else (files, files)
+
+
+def _of_scale(folder: Path, files: Files, scale: int) -> Files:
+    """Files without those in folders of other scales, X2 beside X4."""
+    scales = {stem: {int(n) for n in re.findall(r"(?:^|/)x(\d+)(?=/)", stem, re.IGNORECASE)} for stem in files}
+    if not any(scale in found for found in scales.values()):
+        return files
+    kept = {stem: file for stem, file in files.items() if not scales[stem] or scale in scales[stem]}
+    if len(kept) < len(files):
+        say_once(f"{folder}: {len(files) - len(kept)} images left out, in folders of other scales than x{scale}")
+    return kept
+
+
+def _in_order(gt: Path, hr: Files, lq: Path, lr: Files) -> list[tuple[Path, Path]]:
+    if len(hr) != len(lr):
+        raise UserError(
+            f"{lq}: expected {len(hr)} LR images, as many as HR images in {gt} (pair_by: order), got {len(lr)}"
+        )
+    return list(zip(hr.values(), natsorted(lr.values()), strict=True))
+
+
+def _after(last: Key, first: Key) -> Key:
+    return lambda stem: last(first(stem))
+
+
+def _same(stem: str) -> str:
+    return stem
+
+
+def _composed(stem: str) -> str:
+    """Letters with marks as one character: file systems and archives write them in two ways."""
+    return unicodedata.normalize("NFC", stem)
+
+
+def _plain(stem: str) -> str:
+    return _composed(stem).casefold()
+
+
+def _unpadded(stem: str) -> str:
+    """Without zeros in front of numbers."""
+    return re.sub(r"\d+", lambda found: str(int(found[0])), _plain(stem))
+
+
+def _numbered(stem: str) -> str:
+    """The folder, and the last number of the name."""
+    path = PurePosixPath(_unpadded(stem))
+    numbers = re.findall(r"\d+", path.name)
+    if not numbers:
+        raise UserError(f"{stem}: expected a number in the name (pair_by: number), got none")
+    return str(path.with_name(numbers[-1]))
+
+
+def _filled(filename_tmpl: str, stem: str) -> str:
+    path = PurePosixPath(stem)
+    return (path.parent / filename_tmpl.replace("{}", path.name)).as_posix()
+
+
+def _by_key(stems: Collection[str], key: Key) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        found.setdefault(key(stem), []).append(stem)
+    return found
+
+
+def _require_distinct(files: Files, by_key: Mapping[str, list[str]], others: Collection[str]) -> None:
+    for key, stems in by_key.items():
+        if len(stems) > 1 and key in others:
+            first, second, *_ = (files[stem] for stem in stems)
+            raise UserError(f"{second}: expected one image named '{key}', got {first} as well{_ADVICE}")
+
+
+_ADVICE = "; rename files, or say how names pair with filename_tmpl ('{}x4') or pair_by (number, order) of mode folder"
+
+
+def _require_none_left(gt: Path, hr: Sequence[Path], lq: Path, lr: Sequence[Path]) -> None:
+    """Raise UserError if files have no partner, with those that could have been meant."""
+    if not hr and not lr:
+        return
+    (folder, alone), (other, there) = ((gt, hr), (lq, lr)) if hr else ((lq, lr), (gt, hr))
+    beside = f"those without one there are {listed(_below(other, there))}" if there else "all there have one"
+    raise UserError(
+        f"{folder}: expected partners in {other} by name, found none for {len(alone)}: "
+        f"{listed(_below(folder, alone))}; {beside}{_ADVICE}"
+    )
+
+
+def _below(folder: Path, files: Sequence[Path]) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in files]
