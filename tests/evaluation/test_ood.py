@@ -315,15 +315,18 @@ def test_digest_tells_encoders_apart(model, make_model):
     assert ood.digest(encoder) != ood.digest(other)
 
 
-def test_warnings_are_for_the_upper_percent():
-    assert ood.warning(812.3, 98.9) is None
-    assert ood.warning(812.3, 99.96, "photo.png", "affine") == (
-        "photo.png: OOD score 812.3 is above 99.9 % of the training patches: the model may fail here "
-        "(coupling affine can explode)"
+def test_one_line_warns_of_all_inputs_of_a_set_in_the_upper_percent():
+    flat = torch.zeros(1)
+    score = ood.OODScore(flat, flat, torch.linspace(0, 1000, 1001), 500.0, 0.0, 20, 40, 4, "")
+    assert ood.unlike(score, {"a": 989.0}) == {}
+    found = ood.unlike(score, {"a": 989.0, "b": 991.0, "c": 1e6, "d": math.nan})
+    assert list(found) == ["d", "c", "b"]
+    assert ood.warning("set", {}, 3) is None
+    assert ood.warning("set", {"c": 1e6, "b": 991.0}, 3, "affine") == (
+        "set: 2 of 3 inputs have an OOD score above 99 % of the training patches, the highest 1e+06 (c): the model may "
+        "fail there (coupling affine can explode); the report lists them"
     )
-    assert ood.warning(1e6, 100.0) == "OOD score 1e+06 is above all of the training patches: the model may fail here"
-    assert "rq_spline" not in ood.warning(1e6, 100.0, coupling="rq_spline")
-    assert ood.warning(math.nan, math.nan) is not None
+    assert "explode" not in ood.warning("set", found, 4, "rq_spline")
 
 
 def test_fit_and_save_says_what_it_did(model, saved, caplog):

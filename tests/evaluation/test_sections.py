@@ -63,3 +63,10 @@ def test_plots_carry_their_values_for_those_who_do_not_see_them():
     assert "currentColor" in text
     assert "#fe0" not in text
     assert text == plots.curves({"a <b>": Series([0, 1], [2.5, 3.5]), "none": None}, "x", "y", "Rise & fall")
+
+
+def test_inputs_unlike_the_training_patches_are_listed(tmp_path):
+    results = read(results_folder.make(tmp_path, records=False, gt=False))
+    results.metrics["unlike_training"] = {"a": {"x": 812.34, "y": None}, "b": {}}
+    (found,) = [section for section in sections.sections(results) if section.id == "ood"]
+    assert found.note == "a, above 99 % of the training patches: x (812.3), y (–)."

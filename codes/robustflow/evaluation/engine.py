@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from robustflow import data, distributed, precision
 from robustflow.data import checks
+from robustflow.data.folders import PAIRING
 from robustflow.distributed import ALONE, Processes
 from robustflow.errors import UserError
 from robustflow.evaluation import enhancement, ood, report, report_html, trace_report
@@ -71,11 +73,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
-    for name in sets:
-        if input_path is None and name in _OTHERS:
-            raise UserError(f"datasets: expected a name other than '{name}', a folder of other results; set its name")
-        require_inside(folder, name)
-        require_inside(folder, "records", name)
+    _require_places(sets, folder, named=input_path is None)
     if input_path is None and processes.main:
         checks.warn(options.datasets, options.scale, used="test")
     # Chosen once: a training may be writing newer ones meanwhile.
@@ -106,6 +104,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
         processes=processes,
     )
     summaries: dict[str, Any] = {}
+    unlike: dict[str, dict[str, float]] = {}
     found: list[Record] = []
     result = {
         "name": options.name,
@@ -113,16 +112,27 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
         "versions": versions(network),
         "protocol": protocol,
         "datasets": summaries,
+        "unlike_training": unlike,
     }
     processes.on_main(options_load.save, options, folder / "options.yml")
     for name, items in sets.items():
         summaries[name], of_set = evaluator.evaluate(name, items)
         found += of_set
+        unlike[name] = _unlike(score, of_set)
         # After each set, so that a fault in a later one loses nothing.
         processes.on_main(write_results, folder, result, found)
-    _warn_of_strange_inputs(found, score, getattr(options.network_G.flow.coupling, "type", ""))
+    _warn_of_unlike(unlike, sets, getattr(options.network_G.flow.coupling, "type", ""))
     log.info("report: %s", processes.on_main(report_html.write, folder))
     return result
+
+
+def _require_places(sets: Iterable[str], folder: Path, *, named: bool) -> None:
+    """Raise UserError unless data sets, named by the user or not, have places of their own below the folder."""
+    for name in sets:
+        if named and name in _OTHERS:
+            raise UserError(f"datasets: expected a name other than '{name}', a folder of other results; set its name")
+        require_inside(folder, name)
+        require_inside(folder, "records", name)
 
 
 def versions(network: nn.Module) -> dict[str, str]:
@@ -136,12 +146,15 @@ def versions(network: nn.Module) -> dict[str, str]:
     }
 
 
-def _warn_of_strange_inputs(found: list[Record], score: ood.OODScore | None, coupling: str) -> None:
-    for record in found:
-        if score is None or record.ood is None:
-            continue
-        name = f"{record.dataset}/{record.image}"
-        warning = ood.warning(record.ood, score.percentile(record.ood), name, coupling)
+def _unlike(score: ood.OODScore | None, found: list[Record]) -> dict[str, float]:
+    """Inputs of a data set that are unlike the training patches; see `ood.unlike`."""
+    scores = {record.image: record.ood for record in found if record.ood is not None}
+    return {} if score is None else ood.unlike(score, scores)
+
+
+def _warn_of_unlike(unlike: dict[str, dict[str, float]], sets: dict[str, data.EvaluationSet], coupling: str) -> None:
+    for name, of_set in unlike.items():
+        warning = ood.warning(name, of_set, len(sets[name]), coupling)
         if warning is not None:
             log.warning(warning)
 
@@ -183,5 +196,5 @@ def _protocol(
     if input_path is not None:
         return {**common, "datasets": {"input": {"dataroot_LQ": input_path}}}
     chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}
-    described = {name: d.model_dump(mode="json", exclude=set(TRAINING_ONLY)) for name, d in chosen.items()}
+    described = {name: d.model_dump(mode="json", exclude={*TRAINING_ONLY, *PAIRING}) for name, d in chosen.items()}
     return {**common, "datasets": described}

@@ -14,7 +14,7 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,21 +135,30 @@ def _starts(length: int, side: int) -> list[int]:
     return [*range(0, length - side, side), max(length - side, 0)]
 
 
-def warning(score: float, percentile: float, name: str = "", coupling: str = "") -> str | None:
-    """What to tell the user of an input, or None if at least 1 % of the training patches score as high.
+def unlike(score: OODScore, of_inputs: Mapping[str, float]) -> dict[str, float]:
+    """Those of some inputs' scores that less than 1 % of the training patches reach, the highest first."""
+    found = {name: value for name, value in of_inputs.items() if not score.percentile(value) < WARN_ABOVE}
+    return dict(sorted(found.items(), key=lambda item: -math.inf if math.isnan(item[1]) else -item[1]))
+
+
+def warning(dataset: str, found: Mapping[str, float], n_inputs: int, coupling: str = "") -> str | None:
+    """What to tell the user of the inputs of a data set, or None if all are like the training patches.
 
     Args:
-        score: The input's score.
-        percentile: See `OODScore.percentile`.
-        name: The input, to begin the sentence with.
+        dataset: Its name.
+        found: See `unlike`.
+        n_inputs: Of the data set.
         coupling: Type of the model's coupling; "affine" is known to explode.
     """
-    if percentile < WARN_ABOVE:
+    if not found:
         return None
-    share = f"{math.floor(10 * percentile) / 10:g} %" if percentile < 100 else "all"
+    highest = next(iter(found))
     explosion = " (coupling affine can explode)" if coupling == "affine" else ""
-    start = f"{name}: " if name else ""
-    return f"{start}OOD score {score:.4g} is above {share} of the training patches: the model may fail here{explosion}"
+    return (
+        f"{dataset}: {len(found)} of {n_inputs} inputs have an OOD score above {WARN_ABOVE:g} % of the training "
+        f"patches, the highest {found[highest]:.4g} ({highest}): the model may fail there{explosion}; the report lists "
+        "them"
+    )
 
 
 def digest(encoder: nn.Module) -> str:

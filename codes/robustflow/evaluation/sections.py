@@ -178,7 +178,17 @@ def ood(results: Results) -> Section | None:
         rows += [[name, what, *_spread([score for score, _ in of_set])] for name, of_set in scored.items() if of_set]
     header = ["data set", "of", "mean score", "lowest", "highest", "number"]
     note = "Groups of equal size by the rank of the score; bars: 95 % Wilson intervals; dashed: average."
-    return Section("ood", "Out of distribution", note, [], drawn, [header, *rows]) if drawn else None
+    sentences = [*([note] if drawn else []), *_unlike(results.metrics.get("unlike_training") or {})]
+    return Section("ood", "Out of distribution", " ".join(sentences), [], drawn, [header, *rows]) if sentences else None
+
+
+def _unlike(found: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """A sentence for each data set with inputs unlike the training patches, that lists them."""
+    return [
+        f"{name}, above 99 % of the training patches: {', '.join(f'{i} ({cell(s)})' for i, s in of_set.items())}."
+        for name, of_set in found.items()
+        if of_set
+    ]
 
 
 def _spread(scores: Sequence[float]) -> list[str]:
