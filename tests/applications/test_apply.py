@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -140,7 +141,7 @@ def test_encode(call, folder):
     assert read_image(out / "photo_latents_1.png")[0, 4, 6] == pytest.approx(85 * rms, abs=0.51)
 
 
-def test_encode_given_an_lr_image_of_its_own(call, tmp_path):
+def test_encode_given_an_lr_image_of_its_own(call, folder, tmp_path):
     arguments = ("--input", "@all", "--lr", "@all_lr")
     status, _, _, out = call("encode", *arguments, output=tmp_path / "given")
     assert status == 0
@@ -148,6 +149,11 @@ def test_encode_given_an_lr_image_of_its_own(call, tmp_path):
     _, _, _, out = call("encode", "--input", "@all", output=tmp_path / "made")
     made = json.loads((out / "all_encode.json").read_text())["images"]
     assert found["one"] == made["one"]
+    (tmp_path / "marked").mkdir()
+    for name in ("one", "two"):
+        shutil.copy(folder / "all_lr" / f"{name}.png", tmp_path / "marked" / f"{name}x4.png")
+    _, _, _, out = call("encode", "--input", "@all", "--lr", str(tmp_path / "marked"), output=tmp_path / "by_mark")
+    assert json.loads((out / "all_encode.json").read_text())["images"] == found
     assert found["two"]["bits_per_dim"] > made["two"]["bits_per_dim"]
 
 

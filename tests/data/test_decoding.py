@@ -57,6 +57,15 @@ def test_planes_that_are_cut_off(tmp_path: Path):
             read(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("meaning", EXTRA)
+def test_a_second_band_of_greys(tmp_path: Path, meaning: str):
+    pixels = np.full((6, 5, 2), (40, 51), np.uint8)
+    tags = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": [EXTRA[meaning]]}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **tags)
+    expected = {"without meaning": 40, "premultiplied": 244, "alpha": 212}[meaning]
+    assert (read_image(tmp_path / "a.tif").int() - expected).abs().max() <= 1
+
+
 def test_white_is_zero(tmp_path: Path):
     shallow, deep = twins(tmp_path, RGBX[..., 0], photometric="miniswhite")
     torch.testing.assert_close(deep, shallow)

@@ -14,6 +14,7 @@ from robustflow.applications.back_projection import back_projected
 from robustflow.applications.latent_space import LatentSpace
 from robustflow.applications.model import Model, inputs, read_mask, read_one, require_size, size_of
 from robustflow.applications.page import Gallery, Outcome, table_of
+from robustflow.data.folders import pair_files
 from robustflow.data.images import read_image, write_png
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
@@ -148,7 +149,14 @@ def _conditions(call: Call, files: Mapping[str, Path]) -> dict[str, Path]:
     if call.chosen.input.is_file():
         return dict(zip(files, found.values(), strict=True))
     if missing := [name for name in files if name not in found]:
-        raise UserError(f"--lr {given}: expected an image of each name of --input, got none named {missing[0]}")
+        try:
+            partners = dict(pair_files(call.chosen.input, given, call.model.scale))
+        except UserError as error:
+            raise UserError(
+                f"--lr {given}: expected an image of each name of --input, or with a mark of published sets (x4, _LR), "
+                f"got none named {missing[0]}"
+            ) from error
+        return {name: partners[file] for name, file in files.items()}
     return found
 
 

@@ -36,7 +36,7 @@ def unused_profile(image: Image.Image, *, deep: bool) -> str | None:
         image: Not necessarily decoded.
         deep: It has 16 bits per channel, which Pillow's colour management does not convert.
     """
-    space = _SPACES.get(image.mode, "L" if deep and image.mode.startswith("I;16") else "RGB")
+    space = _SPACES.get(image.mode, "L" if image.mode.startswith("I") else "RGB")
     profile = image.info.get("icc_profile")
     if not profile or space == "LAB":
         return None

@@ -71,7 +71,8 @@ def read_8_bit(image: Image.Image, *, profiles: bool = True) -> np.ndarray:
     upright = ImageOps.exif_transpose(image)
     colours = to_srgb(upright)
     if upright.has_transparency_data:
-        colours.putalpha(upright.convert("RGBA").getchannel("A"))
+        alpha = upright if upright.mode != "La" else upright.convert("LA")  # Pillow knows no other way from La
+        colours.putalpha(alpha.convert("RGBA").getchannel("A"))
         white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
         colours = Image.alpha_composite(white, colours).convert("RGB")
     return np.asarray(colours)
