@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from robustflow.data.folders import open_folders
 from robustflow.data.images import read_header, read_headers, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
@@ -76,6 +77,18 @@ def test_profiles_that_are_not_heeded_are_told_once(tmp_path: Path, caplog: pyte
     assert deep.startswith("2 of 5 images have 16 bits and a colour profile other than sRGB")
     assert "deep.png, " in deep and "deep2.png" in deep
     assert len(caplog.messages) == 3
+
+
+def test_pairs_of_which_one_image_has_a_profile(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for folder, profile in (("hr", SWAPPED), ("lr", SRGB)):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            pixels = np.zeros((8, 8, 3) if folder == "hr" else (2, 2, 3), np.uint8)
+            written(tmp_path / folder / f"{name}.png", pixels, profile if name == "a" else SRGB)
+    open_folders(str(tmp_path / "hr"), str(tmp_path / "lr"), 4)
+    (message,) = caplog.messages
+    assert message.startswith("in 1 of 2 pairs one image alone has a colour profile")
+    assert "a.png" in message
 
 
 def add_profile(file: Path, profile: bytes) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ PUBLISHED = {
     "Unicode, the other way": ("cafe\u0301.png", "caf\u00e9_lr.png"),
     "4x": ("b.png", "b_4x.png"),
     "SRF": ("img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png"),
+    "folders of BasicSR": ("GTmod12/baby.png", "LRbicx4/baby.png"),
     "GT and LQ": ("b.GT.png", "b.LQ.png"),
 }
 
@@ -112,6 +114,18 @@ def test_a_template_as_basicsr_has_it(tmp_path: Path):
     assert named(pair_files(hr, lr, 4, filename_tmpl="small-{}-now"), hr, lr) == {"a/0801.png": "a/small-0801-now.png"}
     with pytest.raises(UserError, match=r"none for 1: a/0801\.png"):
         pair_files(hr, touch(tmp_path / "other", "a/0801x4.png"), 4, filename_tmpl="{}x2")
+
+
+@pytest.mark.parametrize("mode", ["folder", "prepared", "LRHR_IMG_nocrop"])
+def test_what_is_said_of_pairs_contradicts(mode: str):
+    def found(**values: object) -> list[str]:
+        options = DATASETS.parse({"mode": mode, "dataroot_GT": "hr", **values})
+        return [path for path, _ in options.contradictions(SimpleNamespace(datasets={"val": options}))]
+
+    assert found(dataroot_LQ="lr", pair_by="order") == found(dataroot_LQ="lr", filename_tmpl="{}x4") == []
+    assert found(dataroot_LQ="lr", pair_by="order", filename_tmpl="{}x4") == ["datasets.val.filename_tmpl"]
+    assert found(filename_tmpl="{}x4") == ["datasets.val.filename_tmpl"]
+    assert found(pair_by="number") == ["datasets.val.pair_by"]
 
 
 def test_options_of_pairing(tmp_path: Path):

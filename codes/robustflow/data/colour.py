@@ -17,7 +17,7 @@ _SPACES = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK", "LAB": "LAB
 def to_srgb(image: Image.Image) -> Image.Image:
     """RGB image, sRGB, of a decoded image of 8 bits per channel; transparency is left out.
 
-    One without a profile, or with one that cannot be used (see `unused_profile`), is taken as sRGB.
+    One without a profile, or with one that cannot be used (see `use_of_profile`), is taken as sRGB.
     """
     space = _SPACES.get(image.mode, "RGB")
     profile = image.info.get("icc_profile")
@@ -29,8 +29,8 @@ def to_srgb(image: Image.Image) -> Image.Image:
     return plain.convert("RGB")
 
 
-def unused_profile(image: Image.Image, *, deep: bool) -> str | None:
-    """Why an image is taken as sRGB in spite of its colour profile; None where it has none, or that is heeded.
+def use_of_profile(image: Image.Image, *, deep: bool) -> tuple[bool, str | None]:
+    """Whether `to_srgb` changes colours, and why not in spite of a profile; (False, None) where there is none, or sRGB.
 
     Args:
         image: Not necessarily decoded.
@@ -38,12 +38,12 @@ def unused_profile(image: Image.Image, *, deep: bool) -> str | None:
     """
     space = _SPACES.get(image.mode, "L" if image.mode.startswith("I") else "RGB")
     profile = image.info.get("icc_profile")
-    if not profile or space == "LAB":
-        return None
-    transform = _transform(profile, space)
+    transform = _transform(profile, space) if profile and space != "LAB" else None
     if isinstance(transform, str):
-        return f"a colour profile that cannot be used ({transform})"
-    return "16 bits and a colour profile other than sRGB, converted in 8 bits only" if deep and transform else None
+        return False, f"a colour profile that cannot be used ({transform})"
+    if deep and transform is not None:
+        return False, "16 bits and a colour profile other than sRGB, converted in 8 bits only"
+    return transform is not None, None
 
 
 def _greys(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from robustflow.data.images import list_images, read_headers, read_image
+from robustflow.data.images import list_images, read_headers, read_image, say_once
 from robustflow.data.pairs import PairBy, pair_by_stem
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError, for_all
+from robustflow.errors import UserError, for_all, listed
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
 
@@ -24,18 +24,36 @@ def _template(value: str) -> str:
     return value
 
 
-Template = Annotated[str, AfterValidator(_template)]
-PAIR_BY: Any = Field(
-    "stem",
-    description="How LR files belong to HR files: stem – by name, marks of published sets (x4, _LR, ...) aside; number "
-    "– by the last number in the name; order – the n-th with the n-th.",
-)
-FILENAME_TMPL: Any = Field(
-    None, description="Name of an LR file, {} standing for that of its HR file, as in BasicSR: '{}x4'; null: pair_by."
-)
+class PairedOptions(DatasetOptions):
+    """How LR files are found for HR files."""
+
+    dataroot_LQ: PathText | None = Field(None, description="Folder of LR images.")
+    pair_by: PairBy = Field(
+        "stem",
+        description="How LR files belong to HR files: stem: by name, marks of published sets (x4, _LR, ...) aside; "
+        "number: by the last number in the name; order: the n-th with the n-th.",
+    )
+    filename_tmpl: Annotated[str, AfterValidator(_template)] | None = Field(
+        None,
+        description="Name of an LR file, {} standing for that of its HR file, as in BasicSR: '{}x4'; null: any.",
+    )
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) if what is said of pairs has nothing to pair, or differs."""
+        path = f"datasets.{key_of(self, root)}"
+        if self.filename_tmpl is not None and self.pair_by != "stem":
+            yield f"{path}.filename_tmpl", f"expected none beside pair_by: {self.pair_by}"
+        for key, usual in zip(PAIRING, ("stem", None), strict=True):
+            if getattr(self, key) != usual and self.dataroot_LQ is None:
+                yield f"{path}.{key}", "expected dataroot_LQ beside it: it says how LR files are found"
 
 
-class FolderOptions(DatasetOptions):
+def key_of(options: DatasetOptions, root: Any) -> str:
+    """Key of a data set among those of a run."""
+    return next((key for key, dataset in root.datasets.items() if dataset is options), "*")
+
+
+class FolderOptions(PairedOptions):
     """Image files, sub-folders included."""
 
     mode: Literal["folder"]
@@ -46,14 +64,10 @@ class FolderOptions(DatasetOptions):
         None, description="Folder of LR images, paired with the HR ones by name; alone: test without ground truth."
     )
 
-    pair_by: PairBy = PAIR_BY
-    filename_tmpl: Template | None = FILENAME_TMPL
-
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Yield (key path, message) if the folders given cannot serve."""
-        key = next((key for key, dataset in root.datasets.items() if dataset is self), "*")
-        if self.filename_tmpl is not None and self.pair_by != "stem":
-            yield f"datasets.{key}.filename_tmpl", f"expected none beside pair_by: {self.pair_by}"
+        yield from super().contradictions(root)
+        key = key_of(self, root)
         if self.dataroot_GT is not None:
             if self.dataroot_LQ is not None and self.enhance is not False:
                 yield f"datasets.{key}.dataroot_LQ", "expected none beside enhance: LR images of enhanced ones are made"
@@ -85,6 +99,7 @@ class FileSource(Source):
         self.names = list(names)
         self._headers = read_headers([file for pair in self._files for file in pair if file is not None])
         self._sizes = for_all(self._files, self._checked_size)
+        self._warn_of_colours()
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the HR image, or of the LR one times scale, from the file's header."""
@@ -102,6 +117,16 @@ class FileSource(Source):
         found = lq if gt is None else gt
         assert found is not None, "an image has at least one file"
         return found
+
+    def _warn_of_colours(self) -> None:
+        """Log a line for pairs of which one image alone has a profile: tools that make LR images often lose it."""
+        pairs = [(gt, lq) for gt, lq in self._files if gt is not None and lq is not None]
+        unequal = [gt for gt, lq in pairs if self._headers[gt].converted != self._headers[lq].converted]
+        if unequal:
+            say_once(
+                f"in {len(unequal)} of {len(pairs)} pairs one image alone has a colour profile other than sRGB, so "
+                f"that colours differ: {listed(unequal)}; convert those images to sRGB"
+            )
 
     def _checked_size(self, files: Files) -> tuple[int, int]:
         gt, lq = files

@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from robustflow.data import decoding
-from robustflow.data.colour import unused_profile
+from robustflow.data.colour import use_of_profile
 from robustflow.errors import UserError, for_all, listed
 from robustflow.files import write_atomically
 
@@ -77,11 +77,13 @@ class Header:
     Attributes:
         size: Height and width of the upright image, pixels.
         deep: 16 bits per channel: `read_image` gives float32.
+        converted: Colours become sRGB by the file's profile.
         note: In what it is not taken as the file means it, to be said once for all files; or None.
     """
 
     size: tuple[int, int]
     deep: bool
+    converted: bool
     note: str | None
 
 
@@ -134,13 +136,14 @@ def read_header(path: str | Path) -> Header:
             head, tail = _ends_of(Path(path), n_bytes)
             deep = decoding.is_16_bit(image, head)
             decoding.require_readable(image, deep=deep)
-            note = unused_profile(image, deep=deep)
+            converted, note = use_of_profile(image, deep=deep)
             if not _has_end(image, head, tail, n_bytes):
                 decoding.load(image, n_bytes)
             width, height = image.size
             if isinstance(image, TiffImageFile):  # whether Pillow has turned its size depends on its version
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-            return Header((width, height) if _header_orientation(image) >= 5 else (height, width), deep, note)
+            size = (width, height) if _header_orientation(image) >= 5 else (height, width)
+            return Header(size, deep, converted, note)
     except _DAMAGED as error:
         raise UserError(f"{path}: expected {_EXPECTED}, got {_reason(error)}") from error
 

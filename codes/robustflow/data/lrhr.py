@@ -14,12 +14,11 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from robustflow.data.folders import (
-    FILENAME_TMPL,
-    PAIR_BY,
     FileSource,
     FolderOptions,
-    Template,
+    PairedOptions,
     covered,
+    key_of,
     open_folders,
     require_sizes,
     unique_names,
@@ -52,7 +51,7 @@ class ImageFolderOptions(FolderOptions):
 register_source("LRHR_IMG", ImageFolderOptions)(open_folders)
 
 
-class PatchFolderOptions(DatasetOptions):
+class PatchFolderOptions(PairedOptions):
     """Folders of patches that were cut beforehand, all of one size and used whole; GT_size is that size."""
 
     mode: Literal["LRHR_IMG_nocrop"]
@@ -61,12 +60,10 @@ class PatchFolderOptions(DatasetOptions):
         None, description="Folder of LR patches, paired with the HR ones by name; null: made by bicubic downsampling."
     )
 
-    pair_by: PairBy = PAIR_BY
-    filename_tmpl: Template | None = FILENAME_TMPL
-
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Yield (key path, message) for crops and shifts of what is used whole."""
-        key = _key_of(self, root)
+        yield from super().contradictions(root)
+        key = key_of(self, root)
         if self.n_crops is not None:
             yield f"datasets.{key}.n_crops", "expected none: patches are used whole"
         if key == "train" and self.hr_shift != 0:
@@ -132,7 +129,7 @@ class PickleOptions(DatasetOptions):
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Yield (key path, message) if HR and LR files cannot be paired."""
         if self.dataroot_LQ is not None and len(self.dataroot_LQ) != len(self.dataroot_GT):
-            yield f"datasets.{_key_of(self, root)}.dataroot_LQ", _unequal(self.dataroot_GT, self.dataroot_LQ)
+            yield f"datasets.{key_of(self, root)}.dataroot_LQ", _unequal(self.dataroot_GT, self.dataroot_LQ)
 
 
 @register_source("LRHR_PKL", PickleOptions)
@@ -217,7 +214,3 @@ def _size(image: Tensor) -> tuple[int, int]:
 
 def _unequal(gt: Sequence[str], lq: Sequence[str]) -> str:
     return f"expected {len(gt)} file(s) of LR images, as many as of HR images, got {len(lq)}"
-
-
-def _key_of(options: DatasetOptions, root: Any) -> str:
-    return next((key for key, dataset in root.datasets.items() if dataset is options), "*")

@@ -21,8 +21,8 @@ Key = Callable[[str], str]  # what of such a path is compared
 
 _GAP = r"[_\-. ]"
 _AFTER_NO_LETTER = r"(?<![^\W\d_])"
-_HR_WORDS = "HR|GT|high|normal|target"
-_LR_WORDS = "LR(BI|BD|DN)?|LQ|low|input"
+_HR_WORDS = r"HR|GT(mod\d+)?|high|normal|target"
+_LR_WORDS = "LR(BI|BD|DN|bic(ubic)?)?|LQ|low|input"
 
 
 def pair_by_stem(
