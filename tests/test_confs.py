@@ -1,7 +1,5 @@
-import shlex
-from pathlib import Path
-
 import pytest
+import readme
 import torch
 
 from robustflow import tasks
@@ -9,9 +7,8 @@ from robustflow.options.load import dump, load, load_any
 from robustflow.registry import ELEMENTWISE
 from robustflow.testing import check_elementwise
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = readme.ROOT
 CONFS = sorted((ROOT / "confs").glob("*.yml"))
-README = (ROOT / "README.md").read_text()
 FULL_SIZE = "path.pretrain_model_G=null|network_G.train_RRDB_delay=0"
 
 
@@ -76,13 +73,7 @@ def test_full_size_network_trains_and_samples():
         torch.set_num_threads(threads)
 
 
-def readme_commands() -> list[list[str]]:
-    lines = README.replace("\\\n", " ").splitlines()
-    commands = [line.strip() for line in lines if line.startswith("    ")]
-    return [shlex.split(command, comments=True) for command in commands if command.startswith(("python ", "bash "))]
-
-
-@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+@pytest.mark.parametrize("words", readme.commands(), ids=" ".join)
 def test_readme_command_is_valid(words):
     program, rest = words[1], words[2:]
     if words[0] == "bash":
@@ -99,7 +90,9 @@ def test_readme_command_is_valid(words):
 
 
 def test_readme_coupling_keeps_the_contract(tmp_path, monkeypatch):
-    code = next(block for block in README.split("```python\n")[1:] if block.startswith("# my_maps.py")).split("```")[0]
+    code = next(block for block in readme.README.split("```python\n")[1:] if block.startswith("# my_maps.py")).split(
+        "```"
+    )[0]
     (tmp_path / "my_maps.py").write_text(code)
     (tmp_path / "run.yml").write_text(
         "name: run\nmodel: SRFlow\nplugins: [my_maps]\nnetwork_G: {flow: {coupling: {type: shift, limit: 0.5}}}"
@@ -110,4 +103,4 @@ def test_readme_coupling_keeps_the_contract(tmp_path, monkeypatch):
 
 
 def test_readme_has_commands():
-    assert len(readme_commands()) >= 8
+    assert len(readme.commands()) >= 8

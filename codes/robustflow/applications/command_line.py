@@ -26,6 +26,7 @@ from robustflow.errors import UserError
 from robustflow.evaluation import report_html
 from robustflow.files import existing_part
 from robustflow.options import command_line
+from robustflow.options.arguments import Parser, add_override
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +60,14 @@ class Kind(NamedTuple):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m robustflow.apply", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
     for name, kind in KINDS.items():
         command = kinds.add_parser(name, help=kind.told, description=kind.told, allow_abbrev=False)
         command.add_argument("-opt", "--opt", metavar="FILE", required=True, help="YAML file with the model's options")
-        command.add_argument("--override", metavar="TEXT", help="options that win over the file, as for test.py")
+        add_override(command)
         command.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as for test.py")
         command.add_argument(
             "--output",
@@ -122,6 +123,7 @@ def _normalising(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--normalise",
         nargs="+",
+        action="extend",
         choices=get_args(Collection),
         default=list(edit.RESTORING),
         metavar="WHAT",
@@ -136,7 +138,12 @@ def _studying(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--split", choices=SPLITS, help="which of the bundled photographs; default test")
     command.add_argument(
-        "--degrade", nargs="+", default=["noise=20"], metavar="KIND=X", help=f"one or more of: {degradations.DESCRIBED}"
+        "--degrade",
+        nargs="+",
+        action="extend",
+        default=["noise=20"],
+        metavar="KIND=X",
+        help=f"one or more of: {degradations.DESCRIBED}",
     )
     _normalising(command)
 

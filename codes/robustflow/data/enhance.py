@@ -1,6 +1,5 @@
 """Write the enhanced set of a folder of images: `python -m robustflow.data.enhance IN OUT`."""
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from robustflow.data.degrade import Enhancement, enhance
 from robustflow.data.images import list_images, read_headers, read_image, write_png
 from robustflow.errors import UserError
 from robustflow.files import require_inside
+from robustflow.options.arguments import Parser
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _EFFECT: dict[Enhancement, str] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m robustflow.data.enhance", description=__doc__)
+    parser = Parser(prog="python -m robustflow.data.enhance", description=__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="folder of images, sub-folders included")
     parser.add_argument("target", metavar="OUT", type=Path, help="folder for the PNGs, named as the images")
     parser.add_argument(

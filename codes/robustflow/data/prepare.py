@@ -1,6 +1,5 @@
 """Decode a folder of images once, for fast training crops: `python -m robustflow.data.prepare SOURCE DESTINATION`."""
 
-import argparse
 import io
 import logging
 import math
@@ -23,6 +22,7 @@ from robustflow.data.images import Header, list_images, read_headers, read_image
 from robustflow.data.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
 from robustflow.errors import UserError, raise_all
 from robustflow.files import remove_leftovers, require_inside, write_atomically
+from robustflow.options.arguments import Parser
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _GIB = 2**30
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr), 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m robustflow.data.prepare", description=__doc__)
+    parser = Parser(prog="python -m robustflow.data.prepare", description=__doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of images, sub-folders included")
     parser.add_argument("destination", metavar="DESTINATION", type=Path, help="folder for the decoded images")
     workers = os.cpu_count() or 1

@@ -1,6 +1,5 @@
 """Compare evaluated models: `python -m robustflow.evaluation.compare RESULTS... [--output DIR]`."""
 
-import argparse
 import csv
 import io
 import logging
@@ -20,6 +19,7 @@ from robustflow.evaluation.report import aligned
 from robustflow.evaluation.report_html import about, figure, heading, limits, render, settings
 from robustflow.evaluation.results import ImageResult, Results, names_of, read, sample_file
 from robustflow.files import write_atomically
+from robustflow.options.arguments import Parser
 
 FORMATS = ("simple", "markdown", "csv", "latex")
 NOTES = """\
@@ -301,7 +301,7 @@ def default_output(folders: Sequence[Path]) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare results folders: print a table and write the files; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m robustflow.evaluation.compare", description=__doc__)
+    parser = Parser(prog="python -m robustflow.evaluation.compare", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="results folders, one per model, written by test.py")
     parser.add_argument(
         "--output",

@@ -13,11 +13,12 @@ from robustflow import exit_status
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, ood_patches
 from robustflow.options import command_line
+from robustflow.options.arguments import Parser, add_override
 from robustflow.tasks import trained
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m robustflow.evaluation.ood",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     ranking.add_argument("--output", type=Path, metavar="DIR", help="default: <path.results>/<name>[/input]")
     for kind in (fitting, ranking):
         kind.add_argument("-opt", "--opt", metavar="FILE", required=True, help="YAML file with the options of the run")
-        kind.add_argument("--override", metavar="TEXT", help="options that win over the file, as for train.py")
+        add_override(kind)
         kind.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as for test.py")
     plotting = kinds.add_parser("plot", help="draw the curves of several results in one picture")
     plotting.add_argument("results", nargs="+", type=Path, help="folders with ood.json")

@@ -1,6 +1,5 @@
 """A results folder as one page: `python -m robustflow.evaluation.report_html RESULTS` makes report.html again."""
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from robustflow.evaluation.columns import cell, column, fidelity, lines, protoco
 from robustflow.evaluation.columns import overview as overview_of
 from robustflow.evaluation.results import Results, read
 from robustflow.files import write_atomically
+from robustflow.options.arguments import Parser
 
 # Sub-folder of a results folder with pages of what else was done with the model; the report names them.
 APPLICATIONS = "apply"
@@ -213,7 +213,7 @@ def limits(budget: pictures.Budget) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a results folder's report.html again; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m robustflow.evaluation.report_html", description=__doc__)
+    parser = Parser(prog="python -m robustflow.evaluation.report_html", description=__doc__)
     parser.add_argument("results", type=Path, help="results folder, written by test.py")
     chosen = parser.parse_args(arguments)
     return exit_status.answered(lambda: print(write(chosen.results)))  # noqa: T201

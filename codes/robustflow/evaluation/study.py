@@ -10,9 +10,11 @@ from typing import Any
 from tabulate import tabulate
 
 from robustflow import exit_status
+from robustflow.errors import UserError
 from robustflow.evaluation import engine, report
 from robustflow.evaluation.columns import lines
 from robustflow.files import write_atomically
+from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import Assignment, load
 from robustflow.options.schema import RunOptions
 
@@ -20,19 +22,26 @@ FURTHER = {"lpips": "LPIPS", "diversity_sigma": "σ"}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m robustflow.evaluation.study", description=__doc__)
+    parser = Parser(prog="python -m robustflow.evaluation.study", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     temperature = kinds.add_parser("temperature", help="all metrics against the temperature; perception-distortion")
     temperature.add_argument(
-        "--heats", nargs="+", type=float, default=[k / 10 for k in range(11)], help="temperatures; default 0, 0.1, … 1"
+        "--heats",
+        nargs="+",
+        action="extend",
+        type=float,
+        default=[k / 10 for k in range(11)],
+        help="temperatures; default 0, 0.1, … 1",
     )
     best = kinds.add_parser("best-of-n", help="the best of the first 1, 2, … n samples")
     best.add_argument("--n", type=int, default=50, help="samples per image; default 50")
     seeds = kinds.add_parser("seeds", help="mean and standard deviation over seeds of the latents")
-    seeds.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="default 0 1 2 3 4")
+    seeds.add_argument(
+        "--seeds", nargs="+", action="extend", type=int, default=list(range(5)), help="default 0 1 2 3 4"
+    )
     for kind in (temperature, best, seeds):
         kind.add_argument("-opt", "--opt", required=True, metavar="FILE", help="YAML file with the options of the run")
-        kind.add_argument("--override", metavar="TEXT", help="as in test.py")
+        add_override(kind)
         kind.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as in test.py")
         kind.add_argument("--output", metavar="DIR", help="default: <path.results>/<name>/study_<kind>")
     return parser
@@ -49,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _options(chosen: argparse.Namespace, **val: Any) -> RunOptions:
-    assignments = [Assignment(f"val.{key}", value, f"--{key}") for key, value in val.items()]
+def _options(chosen: argparse.Namespace, key: str, value: Any, flag: str) -> RunOptions:
+    assignments = [Assignment(f"val.{key}", value, flag)]
     if chosen.weights is not None:
         assignments.append(Assignment("path.model_path", chosen.weights, "--weights"))
     return load(chosen.opt, chosen.override, *assignments)
@@ -63,12 +72,12 @@ def _folder(chosen: argparse.Namespace, options: RunOptions) -> Path:
 
 
 def _temperature(chosen: argparse.Namespace) -> str:
-    options = _options(chosen, heats=tuple(chosen.heats))
+    options = _options(chosen, "heats", chosen.heats, "--heats")
     return _table(engine.evaluate(options, None, _folder(chosen, options)))
 
 
 def _best_of_n(chosen: argparse.Namespace) -> str:
-    options = _options(chosen, n_sample=chosen.n)
+    options = _options(chosen, "n_sample", chosen.n, "--n")
     result = engine.evaluate(options, None, _folder(chosen, options))
     metrics = ("psnr", "ssim", "lpips")
     rows = [
@@ -87,13 +96,15 @@ def _table(result: Mapping[str, Any]) -> str:
 
 
 def _seeds(chosen: argparse.Namespace) -> str:
-    results = []
-    for seed in chosen.seeds:
-        options = _options(chosen, seed=seed)
-        folder = _folder(chosen, options)
-        results.append(engine.evaluate(options, None, folder / f"seed_{seed}"))
+    seeds: list[int] = chosen.seeds
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds: expected seeds that differ, got {' '.join(map(str, seeds))}; leave out the repeated")
+    # All are checked before the first is computed.
+    of_seeds = {seed: _options(chosen, "seed", seed, "--seeds") for seed in seeds}
+    folder = _folder(chosen, of_seeds[seeds[0]])
+    results = [engine.evaluate(options, None, folder / f"seed_{seed}") for seed, options in of_seeds.items()]
     text = over_seeds(results)
-    write_atomically(folder / "summary.md", f"Seeds {chosen.seeds}: mean ± std.\n\n{text}\n".encode())
+    write_atomically(folder / "summary.md", f"Seeds {seeds}: mean ± std.\n\n{text}\n".encode())
     return text
 
 

@@ -13,6 +13,7 @@ from robustflow import exit_status, tasks
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
 from robustflow.interop import published
+from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import weights
@@ -26,14 +27,14 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m robustflow.interop.convert",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file, published or ours")
-    parser.add_argument("--override", metavar="TEXT", help="options that win over the file, as for train.py")
+    add_override(parser)
     parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="weights to convert")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write")
     parser.add_argument("--reverse", action="store_true", help="write the published layout, as .pth")

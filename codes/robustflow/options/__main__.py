@@ -1,12 +1,12 @@
 """``python -m robustflow.options``: reference of all keys; with a YAML file: its resolved options."""
 
-import argparse
 from collections.abc import Iterable, Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from robustflow.options.arguments import Parser, add_override
 from robustflow.options.command_line import load_any_or_exit
 from robustflow.options.load import dump
 from robustflow.options.schema import DatasetOptions, Key, field_hint, keys, registry_of
@@ -83,9 +83,9 @@ def _row(key: Key) -> str:
 
 def main() -> None:
     """Print the reference or, with a file, its resolved options."""
-    parser = argparse.ArgumentParser(prog="python -m robustflow.options", description=__doc__)
+    parser = Parser(prog="python -m robustflow.options", description=__doc__)
     parser.add_argument("opt", nargs="?", metavar="FILE", help="YAML file; without it all keys are listed")
-    parser.add_argument("--override", metavar="TEXT", help="key.path=value, several separated by '|'")
+    add_override(parser)
     namespace = parser.parse_args()
     print(reference() if namespace.opt is None else dump(load_any_or_exit(namespace)))
 

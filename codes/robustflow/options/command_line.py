@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from robustflow.options import amount
+from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import Assignment, load, load_any
 from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
@@ -31,7 +32,7 @@ _KEYS = {"resume": "path.resume_state", "weights": "path.model_path"}
 
 def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
     """Read the arguments of a training or of a test; None reads those of the process."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="test.py" if testing else "train.py",
         description="Test a trained model." if testing else "Train a model.",
         epilog=(_TESTING if testing else _TRAINING) + "\n\nAll keys: python -m robustflow.options",
@@ -39,12 +40,7 @@ def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("-opt", "--opt", metavar="FILE", required=True, help="YAML file with the options of the run")
-    parser.add_argument(
-        "--override",
-        metavar="TEXT",
-        help="options that win over the file: key.path=value, several separated by '|'; "
-        "values are YAML, null means the default, quote a value that holds '|'",
-    )
+    add_override(parser)
     if testing:
         _add_testing(parser)
     else:

@@ -7,7 +7,7 @@ instead. A key that is in none of the tables stays and is then reported as unkno
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from robustflow.options.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text, show
+from robustflow.options.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text, node_of, show
 
 AFFINE, SPLINE = "CondAffineSeparatedAndCond", "CondRQsplineSeparatedAndCond"
 _FLOW = ("network_G", "flow")
@@ -138,7 +138,7 @@ def translate(tree: Node) -> tuple[Node, list[Note]]:
 
 def translate_values(options: Mapping[str, Any]) -> dict[str, Any]:
     """``translate`` for options that were read elsewhere: plain values in, plain values out, lists as tuples."""
-    values: dict[str, Any] = plain(translate(_grown(dict(options)))[0])
+    values: dict[str, Any] = plain(translate(node_of(dict(options), "options"))[0])
     return values
 
 
@@ -147,12 +147,6 @@ def plain(node: Node) -> Any:
     if isinstance(node.value, dict):
         return {key: plain(child) for key, child in node.value.items()}
     return tuple(map(plain, node.value)) if isinstance(node.value, tuple) else node.value
-
-
-def _grown(value: Any) -> Node:
-    if isinstance(value, dict):
-        return Node({key: _grown(child) for key, child in value.items()}, "options")
-    return Node(tuple(map(_grown, value)) if isinstance(value, list | tuple) else value, "options")
 
 
 def _copied(node: Node) -> Node:

@@ -20,7 +20,7 @@ import difflib
 import importlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,7 +32,18 @@ from robustflow.files import write_atomically
 from robustflow.options import legacy
 from robustflow.options.schema import RunOptions, keys, named_defaults, options_class_at
 from robustflow.options.toy import ToyOptions
-from robustflow.options.yaml_tree import LONGEST, Dumper, KeyPath, Mistake, Node, OptionsError, Reader, show
+from robustflow.options.yaml_tree import (
+    LONGEST,
+    Dumper,
+    KeyPath,
+    Mistake,
+    Node,
+    OptionsError,
+    Reader,
+    commented,
+    node_of,
+    show,
+)
 from robustflow.registry import Options
 
 log = logging.getLogger(__name__)
@@ -70,7 +81,7 @@ class Assignment(NamedTuple):
     source: str
 
 
-def load(path: str | Path, overrides: str | None = None, *assignments: Assignment) -> RunOptions:
+def load(path: str | Path, overrides: str | Sequence[str] | None = None, *assignments: Assignment) -> RunOptions:
     """``load_any`` of an image model; OptionsError also if the file describes another."""
     options = load_any(path, overrides, *assignments)
     if not isinstance(options, RunOptions):
@@ -81,12 +92,15 @@ def load(path: str | Path, overrides: str | None = None, *assignments: Assignmen
     return options
 
 
-def load_any(path: str | Path, overrides: str | None = None, *assignments: Assignment) -> RunOptions | ToyOptions:
+def load_any(
+    path: str | Path, overrides: str | Sequence[str] | None = None, *assignments: Assignment
+) -> RunOptions | ToyOptions:
     """Read, merge and check the options of a run; ``model`` says by which schema.
 
     Args:
         path: YAML file.
-        overrides: ``key.path=value`` entries separated by ``|``, values in YAML; quote a value that holds ``|``.
+        overrides: ``key.path=value`` entries separated by ``|``, values in YAML; quote a value that holds ``|`` or
+            `` #``. Of several such texts all count, the later ones over the earlier.
         assignments: Values that win over all others, taken as they are.
 
     Raises:
@@ -94,7 +108,8 @@ def load_any(path: str | Path, overrides: str | None = None, *assignments: Assig
     """
     mistakes: list[Mistake] = []
     tree = _translated(_read_file(Path(path), mistakes, ()))
-    own = [*_parse_overrides(overrides or "", mistakes), *assignments]
+    texts = [overrides] if isinstance(overrides, str) else overrides or ()
+    own = [*(entry for text in texts for entry in _parse_overrides(text, mistakes)), *assignments]
     for assignment in [*_as_published(tree, own, mistakes), *(a for a in own if a.key != "as_published")]:
         tree = _merge(tree, _branch(assignment))
     model = _find(tree, ("model",))[1].value
@@ -221,6 +236,11 @@ def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]
             message = f"expected key.path=value (null: back to the default), got {entry.strip()!r}"
             mistakes.append(Mistake("--override", (), message))
             continue
+        if commented(value):
+            quoted_value = "'" + value.replace("'", "''") + "'"
+            message = f"expected no comment, which '#' begins, got {value}; quote what holds it: {key}={quoted_value}"
+            mistakes.append(Mistake("--override", tuple(key.split(".")), message))
+            continue
         try:
             node = Reader("--override", mistakes).read(value, tuple(key.split(".")))
             yield Assignment(key, node.value, "--override")
@@ -229,7 +249,7 @@ def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]
 
 
 def _branch(assignment: Assignment) -> Node:
-    node = Node(assignment.value, assignment.source)
+    node = node_of(assignment.value, assignment.source)
     for key in reversed(assignment.key.split(".")):
         node = Node({key: node}, assignment.source)
     return node
@@ -308,6 +328,8 @@ def _message(tree: Node, path: KeyPath, details: list[Any], schema: type[Options
         return _unknown(tree, path, schema)
     if kind == "missing":
         return "required, but not given"
+    if kind == "string_type" and isinstance(details[0]["input"], bool | int | float):
+        came += "; quote it to make it text: '...'"
     if all(detail["type"] in _WORDING for detail in details):
         return "expected " + " or ".join(_WORDING[d["type"]].format(**d.get("ctx", {})) for d in details) + came
     text = str(details[0].get("ctx", {}).get("error", details[0]["msg"])).replace("Input should be", "expected")

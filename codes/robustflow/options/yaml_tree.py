@@ -47,6 +47,15 @@ class Node:
     source: str
 
 
+def node_of(value: Any, source: str) -> Node:
+    """The node of a plain value: nested dictionaries and lists of values, or of nodes that are there already."""
+    if isinstance(value, Node):
+        return value
+    if isinstance(value, dict):
+        return Node({key: node_of(child, source) for key, child in value.items()}, source)
+    return Node(tuple(node_of(item, source) for item in value) if isinstance(value, list | tuple) else value, source)
+
+
 def key_text(path: KeyPath) -> str:
     """``("val", "heats", 1)`` as ``val.heats[1]``."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
@@ -101,6 +110,19 @@ for _class in (Loader, Dumper):
     for _name, _pattern in _PATTERNS.items():
         _class.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z", re.ASCII), None)
 Dumper.add_representer(tuple, lambda self, value: self.represent_sequence(_TAG + "seq", value, flow_style=True))
+
+
+def commented(text: str) -> bool:
+    """Whether YAML takes a part of a text as a comment; False for what is no YAML."""
+    end = 0
+    try:
+        for token in yaml.scan(text, Loader=Loader):
+            if "#" in text[end : token.start_mark.index]:
+                return True
+            end = token.end_mark.index
+    except yaml.YAMLError:
+        return False
+    return "#" in text[end:]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ DUMP is a file of experiments/<name>/non_finite. Prints loss, gradient norm and 
 not finite, as recorded and as found now.
 """
 
-import argparse
 import logging
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import torch
 from robustflow import devices, exit_status, precision, tasks
 from robustflow.errors import UserError
 from robustflow.options import load as options_load
+from robustflow.options.arguments import Parser
 from robustflow.training import dump
 from robustflow.training.diagnosis import Diagnosis, diagnose, finite
 from robustflow.training.gradients import accumulate_gradients, freeze_encoder
@@ -60,7 +60,7 @@ def report(recorded: dump.Dump, found: Diagnosis) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 reproduced, 1 not, 2 mistake (message on stderr)."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m robustflow.training.replay", description="Run a training step that was not finite again."
     )
     parser.add_argument("dump", metavar="DUMP", type=Path, help="file of experiments/<name>/non_finite")
