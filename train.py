@@ -4,6 +4,10 @@ On several GPUs: torchrun --standalone --nproc_per_node N train.py -opt confs/de
 """
 
 import sys
+from pathlib import Path
+
+# The package beside this file, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "codes"))
 
 from robustflow import launcher
 from robustflow.options import amount, command_line

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import robustflow
 from robustflow.data.images import read_image, write_png
 
 ROOT = Path(__file__).parents[1]
@@ -184,3 +185,41 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path, number):
     done_after = re.findall(r" iteration (\d+)/(\d+): ", log[len(before) :])
     assert done_after[0] == (str(saved + 1), str(saved + 2))
     assert (experiment / "models" / f"{saved + 2:08d}_G.safetensors").is_file()
+
+
+NOT_INSTALLED = """
+import importlib.metadata, runpy, sys
+
+def version(name):
+    if name == "robustflow":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return installed(name)
+
+installed, importlib.metadata.version = importlib.metadata.version, version
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.path = [path for path in sys.path if not path.endswith("codes")]
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("script", "mistake"), [("train.py", "nowhere.state"), ("test.py", "train first, or correct")])
+def test_a_checkout_runs_without_installation_from_anywhere(tmp_path, script, mistake):
+    words = [str(ROOT / script), "-opt", str(ROOT / "confs" / "demo.yml")]
+    resume = ["--resume", "nowhere.state"] if script == "train.py" else []
+    environment_without = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", NOT_INSTALLED, *words, *resume, "--override", overrides(tmp_path)],
+        cwd=tmp_path,
+        env=environment_without,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert mistake in done.stderr
+
+
+def test_the_version_is_that_of_the_package():
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", robustflow.__version__)

@@ -3,14 +3,13 @@
 import logging
 import platform
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from robustflow import data, distributed, precision
+from robustflow import __version__, data, distributed, precision
 from robustflow.data import checks
 from robustflow.data.folders import PAIRING
 from robustflow.distributed import ALONE, Processes
@@ -26,7 +25,6 @@ from robustflow.tasks import data_sets, trained, weights
 
 log = logging.getLogger(__name__)
 
-VERSION = version("robustflow")
 # Sub-folders of a results folder that are of no data set.
 _OTHERS = ("records", "input", "trace", report_html.APPLICATIONS)
 # Without the reason, which may name files of this machine: protocols are compared.
@@ -138,7 +136,7 @@ def _require_places(sets: Iterable[str], folder: Path, *, named: bool) -> None:
 def versions(network: nn.Module) -> dict[str, str]:
     """What makes results, for their record: versions of the software, and the kind of device."""
     return {
-        "robustflow": VERSION,
+        "robustflow": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         # Without its number, so that the results of several are those of one.
