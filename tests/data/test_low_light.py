@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from robustflow.data import checks
 from robustflow.data.images import write_png
-from robustflow.data.low_light import BundledLowLightSource, darkened, open_lol, open_lol_v2
+from robustflow.data.low_light import BundledLowLightSource, LoLv2Options, darkened, open_lol, open_lol_v2
 from robustflow.errors import UserError
 
 
@@ -53,6 +54,36 @@ def test_lol_v2_real_names_differ_by_their_prefix(tmp_path):
     images(tmp_path / "Synthetic" / "Train" / "Low", "r000da54ft.png")
     images(tmp_path / "Synthetic" / "Train" / "Normal", "r000da54ft.png")
     assert open_lol_v2(str(tmp_path), "Synthetic", "train", 1).names == ["r000da54ft"]
+
+
+def test_lol_v2_without_subset_is_both(tmp_path):
+    for subset in ("Real_captured", "Synthetic"):
+        for part, kind in ((part, kind) for part in ("Train", "Test") for kind in ("Low", "Normal")):
+            images(tmp_path / subset / part / kind, "1.png", "2.png", size=(6, 9 if part == "Train" else 7))
+    options = LoLv2Options(mode="LoL_v2", root=str(tmp_path))
+    source = open_lol_v2(str(tmp_path), options.subset, "train", 1)
+    assert source.names == ["Real_captured_1", "Real_captured_2", "Synthetic_1", "Synthetic_2"]
+    assert source.size(3) == (6, 9)
+    expected = open_lol_v2(str(tmp_path), "Synthetic", "train", 1).pair(1)
+    assert all(map(torch.equal, source.pair(3), expected))
+    assert options.dataroot_GT == [f"{tmp_path}/{subset}/Train/Normal" for subset in ("Real_captured", "Synthetic")]
+
+
+def test_lol_v2_with_one_of_both_says_how_to_choose_it(tmp_path):
+    for kind in ("Low", "Normal"):
+        images(tmp_path / "Real_captured" / "Train" / kind, "1.png")
+    with pytest.raises(UserError, match=r"Synthetic/Train/Low: expected this folder .* set subset to the one"):
+        open_lol_v2(str(tmp_path), None, "train", 1)
+
+
+def test_training_files_of_both_subsets_are_known(tmp_path, caplog):
+    for subset, part in (("Real_captured", "Train"), ("Synthetic", "Train"), ("Synthetic", "Test")):
+        for kind in ("Low", "Normal"):
+            images(tmp_path / subset / part / kind, "1.png", size=(6, 8 if subset == "Synthetic" else 9))
+    both = LoLv2Options(mode="LoL_v2", root=str(tmp_path))
+    test = LoLv2Options(mode="LoL_v2", root=str(tmp_path), subset="Synthetic", split="test")
+    checks.warn({"train": both, "test": test}, 1, used="test")
+    assert "datasets.test: 1 of 1 files are training files, too" in caplog.text
 
 
 def synthetic(**changes):

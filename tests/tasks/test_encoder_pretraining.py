@@ -1,6 +1,7 @@
 import torch
 
 from robustflow.data.bicubic import downsample
+from robustflow.tasks.encoder_pretraining import EncoderPretraining
 
 
 def test_loss_is_the_mean_absolute_error_and_falls(make_model):
@@ -42,3 +43,12 @@ def test_encoder_is_the_part_without_the_head(make_model):
     head = {name for name, parameter in network.named_parameters() if id(parameter) not in of_encoder}
     assert {name.split(".")[0] for name in head} >= {"conv_hr", "conv_last"}
     assert not any(name.startswith("encoder.") for name in head)
+
+
+@torch.no_grad()
+def test_l2_is_the_mean_squared_error(make_model):
+    _, network = make_model("RRDB")
+    gt, lr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
+    task = EncoderPretraining(4, "l2")
+    assert (task.loss_name, EncoderPretraining(4).loss_name) == ("l2", "l1")
+    torch.testing.assert_close(task.loss(network, gt, lr, torch.Generator()), ((network(lr) - gt) ** 2).mean())

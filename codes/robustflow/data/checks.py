@@ -141,7 +141,8 @@ def _files(key: str, dataset: DatasetOptions) -> list[Path]:
     try:
         if isinstance(dataset, PreparedOptions):
             return _originals(key, read_index(Path(str(root))))
-        return list_images(root) if isinstance(root, str) else [Path(file) for file in root or ()]
+        places = [Path(place) for place in ([root] if isinstance(root, str) else root or ())]
+        return [file for place in places for file in ([place] if place.is_file() else list_images(place))]
     except (UserError, OSError):
         return []
 

@@ -12,13 +12,14 @@ from torch import Tensor
 from robustflow.data.bundled import BundledSource
 from robustflow.data.folders import FileSource, pair_files, unique_names
 from robustflow.data.seeds import derive_seed
-from robustflow.data.source import Source, register_source
+from robustflow.data.source import Joined, Source, register_source
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import Finite, PathText
 
 # Folders of (low light, normal light) below the root.
 _LOL = {"train": ("our485/low", "our485/high"), "test": ("eval15/low", "eval15/high")}
+_SUBSETS_V2 = ("Real_captured", "Synthetic")
 _SPLITS_V2 = {"train": "Train", "test": "Test"}
 _MARKS = r"(?i)^(low|normal|high)_?(?=\d)"
 _GAMMA = 2.2
@@ -49,27 +50,36 @@ class LoLv2Options(DatasetOptions):
 
     mode: Literal["LoL_v2"]
     root: PathText = Field(description="Folder that holds Synthetic and Real_captured.")
-    subset: Literal["Synthetic", "Real_captured"] = Field(description="Which of the two.")
+    subset: Literal["Synthetic", "Real_captured"] | None = Field(None, description="Which of the two; null: both.")
     split: Literal["train", "test"] = Field("train", description="Which part of it.")
 
     @property
-    def dataroot_GT(self) -> str:
-        """Folder of the normal-light images, as other modes name it."""
-        return str(Path(self.root) / self.subset / _SPLITS_V2[self.split] / "Normal")
+    def dataroot_GT(self) -> list[str]:
+        """Folders of the normal-light images, as other modes name it."""
+        return [f"{self.root}/{part}/Normal" for part in _parts_v2(self.subset, self.split).values()]
 
 
 @register_source("LoL_v2", LoLv2Options)
-def open_lol_v2(root: str, subset: str, split: str, scale: int) -> FileSource:
-    """Open the pairs of VE-LOL; errors as `open_lol`."""
-    part = f"{subset}/{_SPLITS_V2[split]}"
-    return _pairs(Path(root), f"{part}/Low", f"{part}/Normal", scale)
+def open_lol_v2(root: str, subset: str | None, split: str, scale: int) -> Source:
+    """Open the pairs of VE-LOL, of both subsets with their names before those of the images; errors as `open_lol`."""
+    parts = _parts_v2(subset, split)
+    sources = {name: _pairs(Path(root), f"{part}/Low", f"{part}/Normal", scale) for name, part in parts.items()}
+    return sources[subset] if subset is not None else Joined(sources)
+
+
+def _parts_v2(subset: str | None, split: str) -> dict[str, str]:
+    """Folders below the root that hold Low and Normal, by subset."""
+    return {name: f"{name}/{_SPLITS_V2[split]}" for name in (_SUBSETS_V2 if subset is None else (subset,))}
 
 
 def _pairs(root: Path, low: str, normal: str, scale: int) -> FileSource:
     """Pairs by name; ``low00690`` and ``normal00690`` are one."""
     for folder in (root / low, root / normal):
         if not folder.is_dir():
-            raise UserError(f"{folder}: expected this folder below root, got nothing there; correct root")
+            raise UserError(
+                f"{folder}: expected this folder below root, got nothing there; correct root or, with LoL_v2, set "
+                "subset to the one that is there"
+            )
     files = pair_files(root / normal, root / low, scale)
     stems = [file.relative_to(root / normal).with_suffix("").as_posix() for file, _ in files]
     return FileSource(files, unique_names([Path(f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]), scale)

@@ -13,7 +13,7 @@ A third party adds a mode in one file, named under ``plugins:`` in the YAML file
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -55,6 +55,24 @@ class Source(Protocol):
         HR None: there is no ground truth. LR None: it is to be made from HR. If both are given, h is H // scale and w
         is W // scale. Not to be changed in place: a source may keep them.
         """
+
+
+class Joined(Source):
+    """Several sources one after the other; an image's name is that of its source, "_", and its own there."""
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        self._places = [(source, index) for source in sources.values() for index in range(len(source))]
+        self.names = [f"{key}_{name}" for key, source in sources.items() for name in source.names]
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of an HR image if known without decoding it."""
+        source, own = self._places[index]
+        return source.size(own)
+
+    def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
+        """HR and LR image as the source gives them."""
+        source, own = self._places[index]
+        return source.pair(own)
 
 
 def register_source(mode: str, options: type[DatasetOptions]) -> Callable[[T], T]:

@@ -1,106 +1,32 @@
-"""Published option files (SRFlow, NCSR, FS-NCSR, LLFlow, robust flows): recognised by their keys, translated to ours.
+"""Published option files (SRFlow and its RRDB, NCSR, FS-NCSR, LLFlow, robust flows): by their keys, translated to ours.
 
 Each published key is moved to one of ours, or has no effect and is dropped; the notes say which and what happens
 instead. A key that is in none of the tables stays and is then reported as unknown, as in any other file.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
+from robustflow.options.legacy_keys import (
+    COSINE,
+    DROPPED,
+    ENCODER_ALONE,
+    FLOW,
+    LOW_LIGHT_DROPPED,
+    LOW_LIGHT_MOVED,
+    LOW_LIGHT_ONLY,
+    MOVED,
+    OBEYED,
+    ONLY,
+    RRDB_DROPPED,
+    TRAINING_ONLY,
+)
 from robustflow.options.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text, node_of, show
 
 AFFINE, SPLINE = "CondAffineSeparatedAndCond", "CondRQsplineSeparatedAndCond"
-_FLOW = ("network_G", "flow")
 # The published code spells one bound "righ"; left and bottom, right and top are the same bounds of the box.
 _BOUNDS = {"left": 0, "bottom": 0, "right": 1, "righ": 1, "top": 1}
-
-# Keys that keep their meaning under another name.
-_MOVED: dict[KeyPath, KeyPath] = {
-    ("model_path",): ("path", "model_path"),
-    ("std",): ("model", "noise_max"),
-    ("heat",): ("val", "heats"),
-    ("dataroot_GT",): ("datasets", "test", "dataroot_GT"),
-    ("dataroot_LR",): ("datasets", "test", "dataroot_LQ"),
-    ("dataroot_LQ",): ("datasets", "test", "dataroot_LQ"),
-}
-# Keys without effect, "*" for any data set, and what is done instead.
-_DROPPED: dict[KeyPath, str] = {
-    ("use_tb_logger",): "TensorBoard is always written",
-    ("distortion",): "model and scale say it",
-    ("gpu_ids",): "device chooses: auto, cpu, cuda:N",
-    ("lr",): "no effect in the published code either; train.lr_G counts",
-    ("prob",): "no effect in the published code either",
-    ("mode",): "NCSR and FS-NCSR are noise-conditional by themselves",
-    ("LRnoise",): "NCSR and FS-NCSR put the noise on the LR image, too",
-    ("is_train",): "train.py and test.py say it",
-    ("datasets", "*", "quant"): "no effect in the published code, in training; images keep their 256 levels",
-    ("datasets", "*", "use_shuffle"): "training data are always shuffled",
-    ("datasets", "*", "color"): "images are RGB",
-    ("datasets", "*", "phase"): "the data set's key says it",
-    ("datasets", "*", "scale"): "the top-level scale counts",
-    ("datasets", "*", "data_type"): "mode says it",
-    ("network_G", "which_model_G"): "model says it",
-    ("network_G", "in_nc"): "images are RGB",
-    ("network_G", "out_nc"): "images are RGB",
-    ("network_G", "upscale"): "no effect in the published code either; the top-level scale counts",
-    ("network_G", "scale"): "the top-level scale counts",
-    ("network_G", "train_RRDB"): "no effect in the published code; train_RRDB_delay is obeyed",
-    (*_FLOW, "noInitialInj"): "no effect in the published code either",
-    (*_FLOW, "conditionInFeaDim"): "derived",
-    (*_FLOW, "fea_up0"): "derived",
-    (*_FLOW, "fea_up-1"): "derived",
-    (*_FLOW, "stackRRDB", "concat"): "taps are always concatenated",
-    ("path", "strict_load"): "weights are always checked",
-    ("path", "root"): "folders are relative to the working directory",
-    ("path", "experiments_root"): "path.experiments and name say it",
-    ("path", "models"): "path.experiments and name say it",
-    ("path", "training_state"): "path.experiments and name say it",
-    ("path", "log"): "path.experiments and name say it",
-    ("path", "val_images"): "samples go to TensorBoard and results/",
-    ("path", "results_root"): "path.results and name say it",
-    ("train", "lr_scheme"): "steps at lr_steps_rel",
-    ("train", "lr_steps"): "lr_steps_rel counts",
-}
-# The same for LLFlow.
-_LOW_LIGHT_MOVED: dict[KeyPath, KeyPath] = {("train_gt_ratio",): ("model", "train_gt_ratio")}
-_LOW_LIGHT_DROPPED: dict[KeyPath, str] = {
-    ("align_weight",): "no effect without align_condition_feature",
-    ("align_maxpool",): "no effect without align_condition_feature",
-    ("dataroot_unpaired",): "test.py --input FOLDER takes images without ground truth",
-    ("datasets", "*", "use_crop"): "GT_size says it",
-    ("datasets", "*", "noise_level"): "no effect without noise_prob",
-    ("network_G", "train_RRDB"): "no pretrained encoder exists: it learns from the start",
-    ("network_G", "train_RRDB_delay"): "no pretrained encoder exists: it learns from the start",
-    ("test", "heats"): "heat counts, or val.heats",
-}
-# Switches of variants that are not built: the value that is supported, and what it means.
-_LOW_LIGHT_ONLY: dict[KeyPath, tuple[Any, str]] = {
-    ("optimize_all_z",): (False, "off"),
-    ("cond_encoder",): ("ConEncoder1", "network_G.encoder: low_light"),
-    ("avg_color_map",): (False, "off"),
-    ("concat_histeq",): (True, "the network always reads the equalised image beside the logarithm"),
-    ("histeq_as_input",): (False, "off"),
-    ("concat_color_map",): (False, "off"),
-    ("gray_map",): (False, "off"),
-    ("align_condition_feature",): (False, "off"),
-    ("to_yuv",): (False, "off"),
-    ("encode_color_map",): (False, "off"),
-    ("le_curve",): (False, "off"),
-    ("datasets", "*", "log_low"): (True, "the network always reads the logarithm"),
-    ("datasets", "*", "gamma_aug"): (False, "off"),
-    ("datasets", "*", "noise_prob"): (0, "off"),
-    ("train", "weight_fl"): (1, "the likelihood is the loss"),
-}
-# Keys of validation and test sets that only training uses.
-_TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot")
-# The published code ignores these values; ours obeys them unless `as_published: true` says otherwise.
-_OBEYED: dict[KeyPath, str] = {
-    ("train", "beta1"): "no effect in the published code; obeyed here, as_published: true takes 0.9",
-    ("train", "beta2"): "no effect in the published code; obeyed here, as_published: true takes 0.999",
-    ("network_G", "train_RRDB_delay"): "no effect in the published code; obeyed here, as_published: true takes 0",
-}
-# Values that are the only ones supported; another one is an error.
-_ONLY_ZERO: tuple[KeyPath, ...] = (("train", "weight_l1"), ("train", "weight_fl"), ("train", "weight_decay_G"))
 
 # What `as_published: true` sets, each an option of its own.
 AS_PUBLISHED: dict[str, Any] = {
@@ -122,7 +48,7 @@ class Note(NamedTuple):
 def is_published(tree: Node) -> bool:
     """Whether a tree of options was written for the published code."""
     network = _get(tree, ("network_G",))
-    flow = _get(tree, _FLOW)
+    flow = _get(tree, FLOW)
     networks = network is not None and isinstance(network.value, dict) and "which_model_G" in network.value
     return networks or (flow is not None and isinstance(flow.value, dict) and bool({AFFINE, SPLINE} & set(flow.value)))
 
@@ -130,9 +56,13 @@ def is_published(tree: Node) -> bool:
 def translate(tree: Node) -> tuple[Node, list[Note]]:
     """The same options under our keys, each value with its source, and what became of the published keys."""
     tree = _copied(tree)
-    notes = [*_model(tree), *_low_light(tree), *_coupling(tree), *_dropped(tree, _DROPPED), *_moved(tree, _MOVED)]
-    notes += _adapted(tree)
-    notes += [Note(key_text(path), text) for path, text in _OBEYED.items() if _get(tree, path) is not None]
+    notes = [*_model(tree), *_low_light(tree), *_encoder_alone(tree), *_coupling(tree), *_schedule(tree)]
+    notes += [*_dropped(tree, DROPPED), *_moved(tree, MOVED), *_adapted(tree)]
+    if _model_of(tree) != "RRDB":
+        notes += [Note(key_text(path), text) for path, text in OBEYED.items() if _get(tree, path) is not None]
+    test = _get(tree, ("test",))
+    if test is not None and test.value == {}:
+        _take(tree, ("test",))
     return tree, notes
 
 
@@ -196,8 +126,73 @@ def _model(tree: Node) -> Iterator[Note]:
     if model is None:
         return
     name = "FS-NCSR" if model.value == "NCSR" and divided is not None and divided.value is True else model.value
+    name = "RRDB" if name in ENCODER_ALONE else name
     _put(tree, ("model", "type"), Node(name, model.source))
     yield Note("model, divide_freq", f"model: {name}")
+
+
+def _model_of(tree: Node) -> Any:
+    model = _get(tree, ("model", "type"))
+    return None if model is None else model.value
+
+
+def _encoder_alone(tree: Node) -> Iterator[Note]:
+    """What only option files of the encoder's pretraining have: its loss."""
+    if _model_of(tree) != "RRDB":
+        return
+    weight = _get(tree, ("train", "pixel_weight"))
+    if weight is not None and (not isinstance(weight.value, int | float) or weight.value <= 0):
+        _refuse(("train", "pixel_weight"), weight, "expected a weight above 0 of the only loss")
+    yield from _dropped(tree, RRDB_DROPPED)
+    yield from _moved(tree, {("train", "pixel_criterion"): ("model", "pixel_criterion")})
+
+
+def _schedule(tree: Node) -> Iterator[Note]:
+    """The course of the learning rate: steps, or periods of half a cosine."""
+    scheme = _get(tree, ("train", "lr_scheme"))
+    if scheme is None or scheme.value not in COSINE:
+        yield from _steps(tree)
+        return
+    _put(tree, ("train", "lr_scheme"), Node(COSINE[-1], scheme.source))
+    yield Note("train.lr_scheme", f"lr_scheme: {COSINE[-1]}")
+    for key in ("lr_steps", "lr_steps_rel", "lr_gamma"):
+        if _take(tree, ("train", key)) is not None:
+            yield Note(f"train.{key}", "no effect in this scheme")
+    yield from _restarts(tree)
+
+
+def _restarts(tree: Node) -> Iterator[Note]:
+    """``restarts`` repeats where periods end; the first period has no weight there."""
+    periods, restarts, weights = (_get(tree, ("train", key)) for key in ("T_period", "restarts", "restart_weights"))
+    lengths = () if periods is None else plain(periods)
+    if restarts is None or not isinstance(lengths, tuple) or not all(isinstance(n, int | float) for n in lengths):
+        return
+    ends = tuple(itertools.accumulate(lengths))[:-1]
+    if (plain(restarts) or ()) != ends:
+        _refuse(("train", "restarts"), restarts, f"expected the ends of the periods in T_period, {show(ends)}")
+    _take(tree, ("train", "restarts"))
+    yield Note("train.restarts", "T_period says it")
+    if weights is not None and isinstance(weights.value, tuple) and len(weights.value) == len(ends):
+        first = Node(1.0, weights.source)
+        _put(tree, ("train", "restart_weights"), Node((first, *weights.value), weights.source))
+        yield Note("train.restart_weights", "one for each period, the first one included")
+
+
+def _steps(tree: Node) -> Iterator[Note]:
+    """Steps, which ours counts in fractions of all iterations."""
+    scheme = _get(tree, ("train", "lr_scheme"))
+    if scheme is not None and str(scheme.value).startswith("MultiStepLR"):
+        _take(tree, ("train", "lr_scheme"))
+        yield Note("train.lr_scheme", "steps at lr_steps_rel")
+    steps, niter = _get(tree, ("train", "lr_steps")), _get(tree, ("train", "niter"))
+    if steps is None or niter is None or _get(tree, ("train", "lr_steps_rel")) is not None:
+        return
+    numbers = plain(steps)
+    if isinstance(numbers, tuple) and all(isinstance(n, int | float) for n in (*numbers, niter.value)):
+        _take(tree, ("train", "lr_steps"))
+        fractions = tuple(Node(step / niter.value, steps.source) for step in numbers if 0 < step < niter.value)
+        _put(tree, ("train", "lr_steps_rel"), Node(fractions, steps.source))
+        yield Note("train.lr_steps", "lr_steps_rel, as fractions of niter")
 
 
 def _low_light(tree: Node) -> Iterator[Note]:
@@ -215,31 +210,32 @@ def _low_light(tree: Node) -> Iterator[Note]:
             _put(tree, (*path[:-1], "split"), Node("train" if path[1] == "train" else "test", data.source))
     if data is not None:
         yield Note("dataset", f"datasets.*.mode: {data.value}, and split")
-    for pattern, (supported, meaning) in _LOW_LIGHT_ONLY.items():
+    for pattern, (supported, meaning) in LOW_LIGHT_ONLY.items():
         given = {path: node for path in _paths(tree, pattern) if (node := _take(tree, path)) is not None}
         for path, node in given.items():
             _require(path, node, supported)
         if given:
             yield Note(f"{key_text(pattern)}: {show(supported)}", meaning)
-    yield from _dropped(tree, _LOW_LIGHT_DROPPED)
-    yield from _moved(tree, _LOW_LIGHT_MOVED)
-    test = _get(tree, ("test",))
-    if test is not None and test.value == {}:
-        _take(tree, ("test",))
+    yield from _dropped(tree, LOW_LIGHT_DROPPED)
+    yield from _moved(tree, LOW_LIGHT_MOVED)
 
 
 def _require(path: KeyPath, node: Node, supported: Any) -> None:
     """Raise OptionsError for another value than the one that is supported."""
     if node.value != supported or isinstance(node.value, bool) != isinstance(supported, bool):
-        message = f"expected {show(supported)}, the only value supported, got {show(plain(node))}"
-        raise OptionsError(node.source.rsplit(":", 1)[0], Mistake(node.source, path, message))
+        _refuse(path, node, f"expected {show(supported)}, the only value supported")
+
+
+def _refuse(path: KeyPath, node: Node, expected: str) -> NoReturn:
+    mistake = Mistake(node.source, path, f"{expected}, got {show(plain(node))}")
+    raise OptionsError(node.source.rsplit(":", 1)[0], mistake)
 
 
 def _coupling(tree: Node) -> Iterator[Note]:
     """The coupling's name and its own mapping become ``coupling: {type: ...}`` and ``hidden_channels``."""
-    given = {name: _take(tree, (*_FLOW, name)) for name in (AFFINE, SPLINE)}
-    settings = {name: dict(_children(node, (*_FLOW, name))) for name, node in given.items()}
-    named = _get(tree, (*_FLOW, "coupling"))
+    given = {name: _take(tree, (*FLOW, name)) for name in (AFFINE, SPLINE)}
+    settings = {name: dict(_children(node, (*FLOW, name))) for name, node in given.items()}
+    named = _get(tree, (*FLOW, "coupling"))
     if named is None or not isinstance(named.value, str) or named.value not in settings:
         return
     own = settings[named.value]
@@ -247,13 +243,13 @@ def _coupling(tree: Node) -> Iterator[Note]:
     width = settings[AFFINE].get("hidden_channels", own.get("hidden_channels"))
     own.pop("hidden_channels", None)
     if width is not None:
-        _put(tree, (*_FLOW, "hidden_channels"), width)
+        _put(tree, (*FLOW, "hidden_channels"), width)
     coupling = {"type": Node("affine" if named.value == AFFINE else "rq_spline", named.source)}
     box = {key: own.pop(key) for key in _BOUNDS if key in own}
     if named.value == SPLINE and box:
         ends = tuple(_end(box, side, Node(default, named.source)) for side, default in enumerate((-0.5, 0.5)))
         coupling["bounds"] = Node(ends, named.source)
-    _put(tree, (*_FLOW, "coupling"), Node({**coupling, **own}, named.source))
+    _put(tree, (*FLOW, "coupling"), Node({**coupling, **own}, named.source))
     kind = coupling["type"].value
     yield Note(f"network_G.flow.coupling, {named.value}", f"coupling: {{type: {kind}, ...}}, hidden_channels")
 
@@ -267,7 +263,7 @@ def _end(box: dict[str, Node], side: int, default: Node) -> Node:
             message = (
                 f"expected {' and '.join(given)} to be equal, got {first.value} and {node.value}: else no bijection"
             )
-            raise OptionsError(node.source.rsplit(":", 1)[0], Mistake(node.source, (*_FLOW, SPLINE), message))
+            raise OptionsError(node.source.rsplit(":", 1)[0], Mistake(node.source, (*FLOW, SPLINE), message))
     return first
 
 
@@ -313,12 +309,14 @@ def _adapted(tree: Node) -> Iterator[Note]:
     if warmup is not None and warmup.value == -1:
         _put(tree, ("train", "warmup_iter"), Node(0, warmup.source))
         yield Note("train.warmup_iter: -1", "0: no warm-up")
-    for unsupported in _ONLY_ZERO:
-        node = _get(tree, unsupported)
-        if node is not None and node.value == 0:
-            _take(tree, unsupported)
-            yield Note(f"{key_text(unsupported)}: 0", "not supported, and off")
-    for path in (p for name in _TRAINING_ONLY for p in _paths(tree, ("datasets", "*", name))):
+    for key, (supported, meaning) in ONLY.items():
+        node = _take(tree, key)
+        if node is None or node.value is None:
+            continue
+        if isinstance(node.value, bool) or node.value not in supported:
+            _refuse(key, node, f"expected {' or '.join(map(show, supported))}: {meaning}")
+        yield Note(f"{key_text(key)}: {show(node.value)}", meaning)
+    for path in (p for name in TRAINING_ONLY for p in _paths(tree, ("datasets", "*", name))):
         if path[1] != "train" and _take(tree, path) is not None:
             yield Note(key_text(path), "has a meaning in training only")
     for path in _paths(tree, ("datasets", "*", "n_max")):

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic.fields import FieldInfo
 
 from robustflow.options.sampling import ValOptions as ValOptions
+from robustflow.options.schedule import ScheduleOptions
 from robustflow.options.values import (
     DatasetKey,
     Finite,
@@ -15,7 +16,6 @@ from robustflow.options.values import (
     PathText,
     PerLevel,
     Positive,
-    RelativeSteps,
     RunName,
     Width,
 )
@@ -141,19 +141,11 @@ class PathOptions(Options):
     results: PathText = Field("results", description="Folder of test results, one sub-folder per name.")
 
 
-class TrainOptions(Options):
+class TrainOptions(ScheduleOptions):
     """Optimisation."""
 
-    lr_G: Annotated[Finite, Field(gt=0)] = Field(2e-4, description="Adam's learning rate.")
     beta1: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.9, description="Adam's first-moment decay.")
     beta2: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.999, description="Adam's second-moment decay.")
-    lr_steps_rel: RelativeSteps = Field(
-        (0.5, 0.75, 0.9, 0.95),
-        description="Fractions of niter at which the learning rate is multiplied by lr_gamma.",
-    )
-    lr_gamma: Annotated[Finite, Field(gt=0, le=1)] = Field(0.5, description="Factor at each of lr_steps_rel.")
-    warmup_iter: NonNegative = Field(0, description="Iterations of linear warm-up of the learning rate.")
-    niter: Positive = Field(180_000, description="Iterations; one optimizer update each.")
     val_freq: Positive = Field(5_000, description="Iterations between validations.")
     manual_seed: NonNegative = Field(0, description="Seed of initialisation, data order, crops and training noise.")
     max_grad_norm: Annotated[Finite, Field(gt=0)] | None = Field(None, description="Clip the gradient's L2 norm.")
@@ -278,6 +270,7 @@ class RunOptions(Options):
                     use = "validation and tests" if key == "train" else "training"
                     yield f"datasets.{key}.{name}", f"expected in {use} only; it has no effect here, remove it"
             yield from dataset.contradictions(self)
+        yield from self.train.contradictions(self)
         yield from self._memory_contradictions()
         yield from self._checkpoint_contradictions()
         yield from self.network_G.encoder.contradictions(self)

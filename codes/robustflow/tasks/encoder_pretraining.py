@@ -1,10 +1,11 @@
-"""L1 pretraining of the encoder alone, as plain super-resolution."""
+"""Pretraining of the encoder alone, as plain super-resolution."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from robustflow import encoders
@@ -18,16 +19,17 @@ from robustflow.tasks.super_resolution import SuperResolutionOptions
 
 
 class EncoderPretrainingOptions(SuperResolutionOptions):
-    """ESRGAN's RRDB trained with L1 (Wang et al., ECCVW 2018)."""
+    """ESRGAN's RRDB trained with L1, or L2 (Wang et al., ECCVW 2018)."""
 
     type: Literal["RRDB"] = "RRDB"
+    pixel_criterion: Literal["l1", "l2"] = Field("l1", description="Mean absolute or mean squared error.")
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """One image per input, in its place."""
         yield from super().contradictions(root)
         training = root.datasets.get("train")
         if training is not None and training.hr_shift != 0:
-            yield "datasets.train.hr_shift", "expected 0 with model RRDB: of shifted images L1 learns a blurred mean"
+            yield "datasets.train.hr_shift", "expected 0 with model RRDB: of shifted images it learns a blurred mean"
 
 
 # The head's convolutions, one after each upsampling and two more, reach scale + 1 HR pixels.
@@ -43,12 +45,11 @@ class ImagePair(NamedTuple):
 
 @TASKS.register("RRDB", EncoderPretrainingOptions)
 class EncoderPretraining(Task):
-    """Mean absolute error of the encoder's image head; one deterministic "sample"."""
+    """Mean absolute (or squared) error of the encoder's image head; one deterministic "sample"."""
 
-    loss_name = "l1"
-
-    def __init__(self, scale: int) -> None:
-        self.scale = scale
+    def __init__(self, scale: int, pixel_criterion: Literal["l1", "l2"] = "l1") -> None:
+        self.scale, self.loss_name = scale, pixel_criterion
+        self._criterion = F.l1_loss if pixel_criterion == "l1" else F.mse_loss
 
     def build_network(self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none") -> RRDBNet:
         """Build the encoder with its image head."""
@@ -66,9 +67,9 @@ class EncoderPretraining(Task):
         return ImagePair(gt, lr)
 
     def data_loss(self, network: nn.Module, inputs: LossInputs) -> Tensor:
-        """Mean absolute error, images in [0, 1]."""
+        """Mean error, images in [0, 1]."""
         gt, lr = cast(ImagePair, inputs)
-        return F.l1_loss(network(lr), gt)
+        return self._criterion(network(lr), gt)
 
     def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> None:
         """None: this model has no likelihood."""

@@ -1,19 +1,38 @@
 """Adam; learning rate and trainable parts are functions of the iteration alone: a resumed run continues exactly."""
 
+import bisect
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robustflow.options.schedule import ScheduleOptions
 from robustflow.options.schema import TrainOptions
 
 
-def learning_rate(options: TrainOptions, iteration: int) -> float:
-    """Learning rate of an iteration, counted from 1: linear warm-up, then lr_gamma at each of lr_steps_rel."""
+def learning_rate(options: ScheduleOptions, iteration: int) -> float:
+    """Learning rate of an iteration, counted from 1: linear warm-up, times what lr_scheme says."""
     warmup = min(1.0, iteration / options.warmup_iter) if options.warmup_iter > 0 else 1.0
+    if options.lr_scheme == "CosineAnnealingRestartLR":
+        return warmup * _cosine(options, iteration - 1)
     steps = sum(iteration > step * options.niter for step in options.lr_steps_rel)
     return options.lr_G * warmup * options.lr_gamma**steps
+
+
+def _cosine(options: ScheduleOptions, done: int) -> float:
+    """Rate after some iterations: η + w·½(lr − η)(1 + cos(π t/T)), t iterations into a period of T, as in BasicSR.
+
+    torch's CosineAnnealingWarmRestarts knows no weights, and no periods but those of one ratio.
+    """
+    ends = list(itertools.accumulate(options.periods))
+    k = min(bisect.bisect_left(ends, done), len(ends) - 1)
+    length = options.periods[k]
+    weight = 1.0 if options.restart_weights is None else options.restart_weights[k]
+    fallen = math.cos(math.pi * (done - ends[k] + length) / length)
+    return options.eta_min + weight * 0.5 * (options.lr_G - options.eta_min) * (1 + fallen)
 
 
 def build(network: nn.Module, options: TrainOptions) -> torch.optim.Adam:
