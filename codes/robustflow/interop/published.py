@@ -20,13 +20,17 @@ from robustflow.encoders.rrdb import RRDB, RRDBNet
 from robustflow.errors import UserError
 from robustflow.flows import ConditionalFlow, builder
 from robustflow.interop import layout as layouts
+from robustflow.interop import state_dicts
 from robustflow.interop.layout import Published
+from robustflow.interop.state_dicts import Found
 from robustflow.options import legacy
 from robustflow.options.schema import NetworkOptions
 from robustflow.options.yaml_tree import Mistake, Reader
 
 log = logging.getLogger(__name__)
 
+# Of files that torch.save writes.
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 # Options that ``completed`` can read off a checkpoint.
 ENCODER_SIZES, FLOW_SIZES = ("nf", "nb", "gc"), ("hidden_channels", "permutation_train")
 
@@ -60,7 +64,7 @@ def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, precis
     Raises:
         PublishedError: Naming each tensor that is missing, extra or of another shape, and the option that would fit.
     """
-    state_dict = _unwrapped(state_dict)
+    state_dict = found_in(state_dict, "state_dict").tensors
     values = legacy.translate_values(options)
     network, scale = values.get("network_G", {}), values.get("scale", options.get("network_G", {}).get("scale"))
     if scale is None:
@@ -77,7 +81,8 @@ def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, precis
 
 def load_rrdb(state_dict: Mapping[str, Tensor]) -> RRDBNet:
     """Build the network of a published RRDB checkpoint, image head included, in eval mode; sizes from the tensors."""
-    scale = 2 ** sum(name.startswith("upconv") and name.endswith(".weight") for name in state_dict)
+    state_dict = found_in(state_dict, "state_dict").tensors
+    scale = state_dicts.scale_of(state_dict) or 1
     options = completed(NetworkOptions(), state_dict)
     network = RRDBNet(RRDB(scale, 1, options.nf, options.nb, options.gc, None), scale)
     fill(network, state_dict)
@@ -97,7 +102,15 @@ def load_file(yaml_path: str | Path, weights_path: str | Path) -> ConditionalFlo
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a ``.pth`` file, read without running any code in it. PublishedError if that is not possible."""
+    """Tensors of a ``.pth`` file by published name; see `find`."""
+    return find(path).tensors
+
+
+def find(path: str | Path) -> Found:
+    """Tensors of a file that torch.save wrote, brought to published names, read without running any code in it.
+
+    PublishedError if that is not possible.
+    """
     try:
         _require_uncompressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -111,11 +124,18 @@ def read(path: str | Path) -> dict[str, Tensor]:
     except _DAMAGED as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise PublishedError(f"{path}: missing, damaged or no .pth file ({reason})") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise PublishedError(f"{path}: expected a state dict, tensors by name, got {type(content).__name__}")
-    for name, tensor in content.items():
-        _require_plain(path, str(name), tensor)
-    return _unwrapped(content)
+    found = found_in(content, path)
+    for name, tensor in found.tensors.items():
+        _require_plain(path, name, tensor)
+    return found
+
+
+def found_in(content: Any, where: str | Path) -> Found:
+    """Tensors of a state dict in any of its forms, by published name; PublishedError that names ``where`` for none."""
+    try:
+        return state_dicts.find(content)
+    except ValueError as error:
+        raise PublishedError(f"{where}: {error}") from error
 
 
 def _require_uncompressed(path: str | Path) -> None:
@@ -132,11 +152,6 @@ def _require_plain(path: str | Path, name: str, tensor: Tensor) -> None:
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise PublishedError(f"{path}: expected plain tensors, got '{name[:100]}', whose values are not in the file")
-
-
-def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix that checkpoints of wrapped models carry."""
-    return {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def completed(options: NetworkOptions, tensors: Mapping[str, Tensor]) -> NetworkOptions:
@@ -186,6 +201,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices:
     Raises:
         PublishedError: Naming each tensor that is missing, extra or of another shape.
     """
+    _require_scale(network, tensors)
     whole = _is_whole(network, tensors)
     if not whole and not encoder_suffices:
         raise PublishedError("expected the checkpoint of a flow (flowUpsamplerNet.*), got that of an encoder alone")
@@ -258,6 +274,22 @@ def _flow(network: nn.Module) -> ConditionalFlow:
     if not isinstance(network, ConditionalFlow):
         raise PublishedError(f"published checkpoints hold flows or RRDB encoders, not a {type(network).__name__}")
     return network
+
+
+def _require_scale(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse an RRDB of another scale: a smaller one has all that a flow reads, and other features."""
+    theirs = state_dicts.scale_of(tensors)
+    if isinstance(network, RRDBNet):
+        ours = 2 ** (len(network.encoder.up_convs) + len(network.up_convs))
+    elif isinstance(network, ConditionalFlow) and isinstance(network.encoder, RRDB):
+        ours = network.scale
+    else:
+        return
+    if theirs is not None and theirs != ours:
+        raise PublishedError(
+            f"of another network: an RRDB of scale {theirs}, the options say scale {ours}; use weights of that scale, "
+            "or correct scale"
+        )
 
 
 def _require_fit(layout: Mapping[str, Published], tensors: Mapping[str, Tensor]) -> None:

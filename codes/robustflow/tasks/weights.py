@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from robustflow import checksums
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
-from robustflow.interop import published
+from robustflow.interop import published, state_dicts
+from robustflow.interop.state_dicts import Found
 from robustflow.options import legacy
 from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
@@ -22,6 +23,7 @@ from robustflow.options.yaml_tree import Mistake, Reader
 log = logging.getLogger(__name__)
 
 SUFFIX = "_G.safetensors"
+_FORMAT = "robustflow"
 _PRIOR_BOUND = "network_G.flow.split.max_log_scale"  # None is a value of its own
 _NOT_OF_THE_FUNCTION = {
     f"network_G.{key}" for key in ("train_RRDB", "train_RRDB_delay", "flow.projection_memory", "encoder.type")
@@ -42,7 +44,7 @@ def save(path: Path, network: nn.Module, options: RunOptions, iteration: int) ->
 def serialized(network: nn.Module, options: RunOptions, iteration: int) -> bytes:
     """Contents of a weights file: the network's tensors, with the resolved options and the iteration as metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"format": "robustflow", "options": options_load.dump(options), "iteration": str(iteration)}
+    metadata = {"format": _FORMAT, "options": options_load.dump(options), "iteration": str(iteration)}
     return safetensors.torch.save(tensors, metadata)
 
 
@@ -113,15 +115,16 @@ def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffice
     """Load weights into a network and say what was loaded: "network" or "encoder".
 
     Args:
-        path: Weights file: ours, or a published ``.pth``.
+        path: Weights file: ours, or a published one (``.pth`` and the like, or its tensors as safetensors).
         network: Receives them; unchanged if they do not fit.
         options: The network's options. Weights of the same shapes that were trained as another function (another ε or
             box of the couplings, another bound of the split priors, another model) are a misfit, too.
         encoder_suffices: A training starts: accept the weights of a pretrained encoder (``model: RRDB``) for a whole
             flow, and those of another function.
     """
-    if path.suffix == ".pth":
-        return _load_published(path, network, encoder_suffices=encoder_suffices)
+    theirs = _published(path)
+    if theirs is not None:
+        return _load_published(path, theirs, network, encoder_suffices=encoder_suffices)
     tensors, metadata = read(path)
     wanted: Mapping[str, Tensor] = network.state_dict()
     is_flow = any(name.startswith("levels.") for name in tensors)
@@ -141,8 +144,9 @@ def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffice
 
 def fitting(options: RunOptions, path: Path) -> RunOptions:
     """The options with sizes that were not given (``gc``, say) taken from the weights."""
-    if path.suffix == ".pth":
-        network = published.completed(options.network_G, published.read(path))
+    theirs = _published(path)
+    if theirs is not None:
+        network = published.completed(options.network_G, theirs.tensors)
         return options.model_copy(update={"network_G": network})
     saved = _saved_options(path, _contents(path, tensors=False)[1]).get("network_G")
     encoder = _sizes(saved, published.ENCODER_SIZES)
@@ -169,12 +173,28 @@ def _saved_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _load_published(path: Path, network: nn.Module, *, encoder_suffices: bool) -> str:
+def _published(path: Path) -> Found | None:
+    """Tensors of a file in one of the published layouts, by published name; None for a file of ours."""
+    if path.suffix in published.SUFFIXES:
+        return published.find(path)
+    if _contents(path, tensors=False)[1].get("format") == _FORMAT:
+        return None
+    found = published.found_in(read(path)[0], path)
+    return found if state_dicts.are_published(found.tensors) else None
+
+
+def _load_published(path: Path, found: Found, network: nn.Module, *, encoder_suffices: bool) -> str:
     try:
-        tensors = published.read(path)
-        return published.fill(network, tensors, encoder_suffices=encoder_suffices)
+        loaded = published.fill(network, found.tensors, encoder_suffices=encoder_suffices)
     except published.PublishedError as error:
         raise WeightsError(f"{path}: {error}") from error
+    if found.of_esrgan:
+        log.warning(
+            "%s: an RRDB under ESRGAN's names. There the first convolution is added to the trunk's output, here the "
+            "last block's, as in published flows: a start for a training, not the same images.",
+            path,
+        )
+    return loaded
 
 
 def _misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
@@ -216,6 +236,7 @@ def _other_function(path: Path, metadata: Mapping[str, str], options: RunOptions
     if not isinstance(theirs.get("network_G"), dict):
         return []
     model = [("model.type", _type(theirs.get("model")), _type(ours["model"]))]
+    model.append(("scale", theirs.get("scale"), ours["scale"]))
     network = _differences("network_G", theirs["network_G"], ours["network_G"])
     return [
         f"  {key}: the weights were trained with {their}, the options say {our}"
