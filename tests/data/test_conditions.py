@@ -65,6 +65,26 @@ def test_images_are_altered_before_their_condition_is_made(folders):
     assert item.lr_altered
 
 
+def test_noise_in_training_differs_from_epoch_to_epoch(folders, tmp_path):
+    for file in tmp_path.glob("*/*.png"):
+        write_png(file, torch.full((3, 8, 8), 0.5))
+    crops = data.build_training(options(folders, GT_size=8, lr_noise=0.1), 1, 0, condition_of)
+    noises = [crops[number]["lr"][:3] - 0.5 for number in range(6)]
+    assert all(0.05 < noise.std() < 0.15 for noise in noises)
+    # Each crop is a whole image: three epochs of two images, six noises.
+    assert len({noise.sum().item() for noise in noises}) == 6
+    assert all(torch.equal(crops[number]["lr"][:3] - 0.5, noise) for number, noise in enumerate(noises))
+
+
+def test_noise_of_an_epoch_is_that_of_the_whole_image(folders):
+    noisy = data.build_training(options(folders, GT_size=8, lr_noise=0.1, lr_gain=0.5), 1, 3, condition_of).source
+    pairs = [[noisy.pair_in(epoch, index)[1] for index in range(2)] for epoch in (0, 1, 0)]
+    for index in range(2):
+        first, second, again = (of_epoch[index] for of_epoch in pairs)
+        assert torch.equal(first, again) and not torch.equal(first, second)
+        assert torch.equal(first, condition_of(first[:3]))
+
+
 def test_images_without_ground_truth(folders):
     (item, _) = data.evaluation_of_folder(folders["dataroot_LQ"], 1, condition_of)
     assert item.gt is None

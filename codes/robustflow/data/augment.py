@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustflow.data.conditions import ConditionSource
 from robustflow.data.cuts import Batch, Cut, Finish, collate, cut_box
 from robustflow.data.degrade import Enhancement
 from robustflow.data.seeds import derive_seed
@@ -87,7 +88,7 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         if i < 0:
             raise IndexError(f"expected a sample number of at least 0, got {i}")
         generator = torch.Generator().manual_seed(derive_seed("training crop", self.seed, i))
-        hr, lr, box = self._random_box(self._image_of(i), generator)
+        hr, lr, box = self._random_box(i, generator)
         flip, turns = _draw(2, generator) == 1, _draw(4, generator)
         random = {"pose": torch.tensor([flip and self.use_flip, turns * self.use_rot])}
         if self.lr_noise > 0:
@@ -111,15 +112,20 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         epoch, position = divmod(i, len(self.source))
         return int(_shuffled(len(self.source), self.seed, epoch)[position])
 
-    def _random_box(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Box]:
-        hr, lr = self.source.pair(index)
+    def _random_box(self, i: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Box]:
+        index = self._image_of(i)
         name = self.source.names[index]
+        hr, lr = self._pair(i // len(self.source), index)
         if hr is None:
             raise UserError(f"image '{name}': expected an HR image to train on, got an LR image alone")
         height, width = lr_size(hr, lr, self.scale)
         require_size(name, (height * self.scale, width * self.scale), self.size, self.scale)
         side = self.size // self.scale
         return hr, lr, Box(_draw(height - side + 1, generator), _draw(width - side + 1, generator), side, side)
+
+    def _pair(self, epoch: int, index: int) -> tuple[Tensor | None, Tensor | None]:
+        source = self.source
+        return source.pair_in(epoch, index) if isinstance(source, ConditionSource) else source.pair(index)
 
     def _random_shift(self, generator: torch.Generator) -> Shift | None:
         if self.hr_shift == 0:

@@ -21,8 +21,7 @@ class ConditionSource(Source):
         source: Pairs, or LR images alone.
         condition_of: Makes a condition (c, h, w), its first three channels the image, of an LR image (3, h, w).
         lr_noise: See `degrade_lr`; likewise ``lr_gain`` and ``lr_invert``.
-        seed: Seed of the noise, which depends on the image's name beside it: an image's noise is always the same, in
-            training, too.
+        seed: Seed of the noise, which depends on the image's name beside it.
     """
 
     def __init__(
@@ -50,10 +49,17 @@ class ConditionSource(Source):
         return self.source.size(index)
 
     def pair(self, index: int) -> tuple[Tensor | None, Tensor]:
-        """HR (3, H, W) or None, and the condition (c, h, w)."""
+        """HR (3, H, W) or None, and the condition (c, h, w); the noise of an image is always the same."""
+        return self._pair(index, derive_seed("lr noise", self.seed, self.names[index]))
+
+    def pair_in(self, epoch: int, index: int) -> tuple[Tensor | None, Tensor]:
+        """As `pair`, with noise of the epoch's own."""
+        return self._pair(index, derive_seed("lr noise", self.seed, self.names[index], epoch))
+
+    def _pair(self, index: int, noise_seed: int) -> tuple[Tensor | None, Tensor]:
         hr, lr = self._lr(index)
         if self.alters:
-            generator = torch.Generator().manual_seed(derive_seed("lr noise", self.seed, self.names[index]))
+            generator = torch.Generator().manual_seed(noise_seed)
             lr = degrade_lr(
                 to_float(lr), noise=self.lr_noise, gain=self.lr_gain, invert=self.lr_invert, generator=generator
             )
