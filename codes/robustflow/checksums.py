@@ -37,10 +37,14 @@ def fault(file: Path) -> str | None:
     return _fault(file, noted.get(f"{file.absolute().parent.name}/{file.name}"))
 
 
-def fault_of_any(experiment: Path, iteration: int) -> str | None:
-    """What is wrong with the files of an iteration: the first that is missing or damaged; None if nothing is."""
+def fault_of_any(experiment: Path, iteration: int, spare: str | None = None) -> str | None:
+    """What is wrong with the files of an iteration: the first that is missing or damaged; None if nothing is.
+
+    Files whose names end in ``spare`` do not count.
+    """
     noted = _noted(listing(experiment, iteration))
-    faults = (_fault(experiment / name, digest) for name, digest in noted.items())
+    needed = {name: digest for name, digest in noted.items() if spare is None or not name.endswith(spare)}
+    faults = (_fault(experiment / name, digest) for name, digest in needed.items())
     return next((found for found in faults if found is not None), None)
 
 

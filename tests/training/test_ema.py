@@ -2,7 +2,7 @@ import pytest
 import torch
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
-from robustflow import data
+from robustflow import checksums, data
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.options.load import OptionsError, load
 from robustflow.tasks import weights
@@ -100,3 +100,55 @@ def test_decay_is_between_0_and_1(tmp_path, decay):
     (tmp_path / "run.yml").write_text(f"name: x\nmodel: SRFlow\ntrain: {{ema: {decay}}}\n")
     with pytest.raises(OptionsError, match=r"train\.ema"):
         load(tmp_path / "run.yml")
+
+
+def spoil_average(options, how):
+    """Spoil the moving average of the last iteration: change a byte, cut it off, or remove it; with or without sums."""
+    file = checkpoint.ema_file(folder_of(options), 6)
+    if how == "removed":
+        file.unlink()
+        return file
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?" if how == "changed" else content[:100])
+    if how == "cut off, without sums":
+        checksums.listing(folder_of(options), 6).unlink()
+    return file
+
+
+SPOILT = ["changed", "cut off", "cut off, without sums", "removed"]
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_training_goes_on_without_a_damaged_average(make_options, interrupt, caplog, how):
+    longer = {"ema": 0.5, "niter": 8, "val_freq": 8}
+    options = make_options(train=longer, logger=EVERY)
+    interrupt(6)
+    assert not train(options)
+    interrupt(None)
+    file = spoil_average(options, how)
+    assert train(make_options(train=longer, logger=EVERY, path={"resume_state": "auto"}))
+    assert f"{file}: " in caplog.text and "; the moving average begins with the next update" in caplog.text
+    assert "at iteration 6" in caplog.text
+    assert_equal(average_at(options, 7), weights_at(options, 7))
+    # Everything else is as it would have been.
+    assert train(make_options("whole", train=longer, logger=EVERY))
+    assert_same_end(make_options("whole"), options, 8)
+
+
+@pytest.mark.parametrize("how", ["changed", "cut off"])
+def test_tests_take_the_weights_of_the_same_iteration_instead(make_options, caplog, how):
+    options = make_options(train={"ema": 0.5}, logger=EVERY)
+    assert train(options)
+    file = spoil_average(options, how)
+    assert weights.newest(folder_of(options)) == checkpoint.weights_file(folder_of(options), 6)
+    assert f"{file}: damaged" in caplog.text
+    checkpoint.weights_file(folder_of(options), 6).write_bytes(b"")
+    assert weights.newest(folder_of(options)) == checkpoint.ema_file(folder_of(options), 5)
+
+
+def test_a_file_given_to_resume_goes_on_without_its_average(make_options):
+    options = make_options(train={"ema": 0.5}, logger=EVERY)
+    assert train(options)
+    spoil_average(options, "changed")
+    state = checkpoint.state_file(folder_of(options), 6)
+    assert checkpoint.find(folder_of(options), str(state)) == state

@@ -49,7 +49,7 @@ def remove(file):
 # Damage
 
 
-@pytest.mark.parametrize("kind", [checkpoint.state_file, checkpoint.weights_file, checkpoint.ema_file])
+@pytest.mark.parametrize("kind", [checkpoint.state_file, checkpoint.weights_file])
 @pytest.mark.parametrize("damage", [flip_a_byte, truncate, remove])
 def test_the_checkpoint_before_a_damaged_one_is_used(make_options, caplog, kind, damage):
     if (kind, damage) == (checkpoint.state_file, remove):

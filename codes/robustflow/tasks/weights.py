@@ -51,15 +51,15 @@ def serialized(network: nn.Module, options: RunOptions, iteration: int) -> bytes
 def newest(experiment: Path) -> Path | None:
     """Newest weights of an experiment folder, by iteration, their moving average where there is one; None without any.
 
-    Files that their checksums say are damaged are passed over, with a warning.
+    Files that their checksums say are damaged are passed over, with a warning: an average for the weights themselves.
     """
-    files: dict[int, Path] = {}
+    files: dict[tuple[int, bool], Path] = {}
     for suffix in (SUFFIX, EMA_SUFFIX):
         for file in (experiment / "models").glob(f"*{suffix}"):
             number = file.name.removesuffix(suffix)
             # Iteration 0 is untrained: there to go back to, not to be used.
             if number.isdigit() and int(number) > 0:
-                files[int(number)] = file
+                files[int(number), suffix == EMA_SUFFIX] = file
     for _, file in sorted(files.items(), reverse=True):
         fault = checksums.fault(file)
         if fault is None:

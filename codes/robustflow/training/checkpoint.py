@@ -25,6 +25,8 @@ from robustflow.training.optimizer import load_state
 log = logging.getLogger(__name__)
 
 SUFFIX = ".state"
+# What a run can go on without: a moving average begins anew.
+_SPARE = weights.EMA_SUFFIX
 # What reading spoilt contents ends in.
 _DAMAGED = (RuntimeError, KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
 _FOLDERS = ("training_state", "models", "checksums")
@@ -127,7 +129,7 @@ def find(experiment: Path, resume_state: str | None) -> Path | None:
     state = Path(resume_state)
     if not state.is_file():
         raise CheckpointError(f"{state}: expected a {SUFFIX} file or 'auto' in path.resume_state, no such file")
-    fault = checksums.fault_of_any(state.parent.parent, int(state.stem)) if state.stem.isdigit() else None
+    fault = checksums.fault_of_any(state.parent.parent, int(state.stem), _SPARE) if state.stem.isdigit() else None
     if fault is not None:
         raise CheckpointError(f"{state}: damaged checkpoint ({fault}); resume an older {SUFFIX} file")
     return state
@@ -157,7 +159,7 @@ def to_go_back_to(experiment: Path, every: int, progress: Progress, iteration: i
 def _newest_intact(found: list[Path]) -> Path | None:
     faults: list[str] = []
     for state in found:
-        fault = fault_of(state)
+        fault = fault_of(state, _SPARE)
         if fault is None:
             if faults:
                 log.warning("%s\n  The checkpoint before is used: %s", "\n".join(faults), state)
@@ -168,10 +170,13 @@ def _newest_intact(found: list[Path]) -> Path | None:
     return None
 
 
-def fault_of(state: Path) -> str | None:
-    """What is wrong with a checkpoint: a file that is missing, truncated or changed; None if nothing is."""
+def fault_of(state: Path, spare: str | None = None) -> str | None:
+    """What is wrong with a checkpoint: a file that is missing, truncated or changed; None if nothing is.
+
+    Files whose names end in ``spare`` do not count.
+    """
     experiment, iteration = state.parent.parent, int(state.stem)
-    fault = checksums.fault_of_any(experiment, iteration)
+    fault = checksums.fault_of_any(experiment, iteration, spare)
     if fault is not None or checksums.listing(experiment, iteration).is_file():
         return fault
     # An older checkpoint, without checksums.
@@ -228,11 +233,22 @@ def restore(
 
 def _restore_average(file: Path, average: AveragedModel, options: RunOptions, iteration: int) -> None:
     average.n_averaged.zero_()
-    if file.is_file():
+    fault = _fault_of_average(file)
+    if fault is None:
         weights.load(file, average.module, options, encoder_suffices=False)
         average.n_averaged.fill_(iteration)
     elif iteration > 0:
-        log.info("%s: not there; the moving average begins with the next update", file)
+        log.warning("%s; the moving average begins with the next update", fault)
+
+
+def _fault_of_average(file: Path) -> str | None:
+    if not file.is_file():
+        return f"{file}: not there"
+    try:
+        weights.read(file)
+    except weights.WeightsError as error:
+        return str(error)
+    return checksums.fault(file)
 
 
 def _read(state: Path) -> Mapping[str, Any]:
