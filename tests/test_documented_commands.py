@@ -193,8 +193,10 @@ def test_mistakes_in_lists_of_a_study(place, monkeypatch, caplog, flags, mistake
     assert mistake in caplog.text
 
 
-def test_a_study_has_a_row_per_temperature(place, monkeypatch, capsys):
+def test_a_study_has_a_row_per_temperature_and_explains_bits_below_0(place, monkeypatch, capsys, caplog):
     monkeypatch.chdir(place)
+    caplog.set_level(logging.INFO)
     run(COMMANDS[-len(FURTHER.strip().splitlines())], monkeypatch)
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [[cell.strip() for cell in row] for row in rows[2:]] == [["test_held_out", "0"], ["test_held_out", "0.5"]]
+    assert "+ 8 for 8-bit values" in caplog.text

@@ -4,7 +4,7 @@ import pytest
 import results_folder
 
 from robustflow.evaluation import report
-from robustflow.evaluation.columns import cell, protocol_of
+from robustflow.evaluation.columns import DENSITY, cell, protocol_of
 from robustflow.evaluation.results import read_metrics
 
 
@@ -36,3 +36,13 @@ def test_protocol_of_a_figure():
     assert protocol_of("inf_pct", protocol) == protocol["failures"]
     assert protocol_of("pixel_error_pct", protocol) == "outside [-0.5, 1.5] or not finite; on float samples"
     assert protocol_of("seed", protocol) == protocol_of("unheard_of", protocol) == ""
+
+
+def test_bits_per_dimension_below_0_are_explained():
+    metrics = {"datasets": {"a": {"n_images": 1, "bits_per_dim": -2.9, "heats": {"0.9": {}}}}}
+    assert report.footnotes([metrics]) == "bits/dim: of a density on [0, 1], so below 0 is usual; + 8 for 8-bit values"
+    metrics["datasets"]["a"]["bits_per_dim"] = None
+    assert "without ground truth" in report.footnotes([metrics])
+    text = "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1]"
+    assert protocol_of("bits_per_dim", {"bits_per_dim": text}) == f"{text}; {DENSITY}"
+    assert protocol_of("bits_per_dim", {}) == ""

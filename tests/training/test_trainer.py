@@ -333,3 +333,10 @@ def test_the_encoder_alone_is_trained_likewise(make_options, interrupt, validati
     assert [scalars["bits_per_dim"] for _, scalars in validations] == [None]
     assert "l1" in (folder_of(options) / "train.log").read_text()
     assert train(make_options("flow", train={"niter": 1}, path={"pretrain_model_G": str(folder_of(options))}))
+
+
+def test_bits_per_dimension_are_explained_before_the_first_are_shown(make_options, caplog):
+    assert train(make_options(train={"niter": 2}))
+    explained = caplog.text.index("bits_per_dim: of a density on [0, 1], so below 0 is usual; + 8 for 8-bit values")
+    assert explained < caplog.text.index("iteration 1/2: bits_per_dim")
+    assert caplog.text.count("of a density") == 1

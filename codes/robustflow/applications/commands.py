@@ -18,6 +18,7 @@ from robustflow.data.folders import pair_files
 from robustflow.data.images import read_image, write_png
 from robustflow.data.seeds import derive_seed
 from robustflow.errors import UserError
+from robustflow.evaluation.columns import DENSITY
 from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.metrics.robustness import pixel_errors
 from robustflow.evaluation.sampler import latent_generator
@@ -131,7 +132,7 @@ def encode(call: Call) -> Outcome:
         f"Each image was encoded given its {_condition(call.model)}; under the model its latents are independent and "
         "standard normal at every level. Maps show their root mean square over channels: 1 is a third of white, and "
         "places darker or brighter than that are unlike what the model learnt. Bits per dimension are low for whatever "
-        "is smooth, and no sign of that."
+        f"is smooth, and no sign of that; they are {DENSITY}."
     )
     return Outcome(about, [statistics.table(found)], {"images": found})
 

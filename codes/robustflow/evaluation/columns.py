@@ -53,6 +53,8 @@ _KNOWN = {
     "n_samples": Column("samples", None),
     "n_finite": Column("finite samples", None),
 }
+# What a reader may not expect.
+DENSITY = "of a density on [0, 1], so below 0 is usual; + 8 for 8-bit values"
 # Robustness first: what tables of several data sets or models show.
 OVERVIEW = (
     "bits_per_dim",
@@ -143,7 +145,8 @@ def protocol_of(key: str, protocol: Mapping[str, Any]) -> str:
         return f"outside {bounds} or not finite; {text}" if "pixel_error" in key and bounds is not None else text
     protocol = {**_LR_REFERENCES, **protocol}
     families = sorted((name for name in protocol if key == name or key.startswith(f"{name}_")), key=len)
-    return str(protocol[families[-1]]) if families and isinstance(protocol[families[-1]], str) else ""
+    text = str(protocol[families[-1]]) if families and isinstance(protocol[families[-1]], str) else ""
+    return f"{text}; {DENSITY}" if text and key == "bits_per_dim" else text
 
 
 def _is_number(value: Any) -> bool:

@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 from robustflow import exit_status
 from robustflow.errors import UserError
 from robustflow.evaluation import gallery, paired, pictures
-from robustflow.evaluation.columns import cell, column, fidelity, lines, overview, same_size, shown
+from robustflow.evaluation.columns import DENSITY, cell, column, fidelity, lines, overview, same_size, shown
 from robustflow.evaluation.pictures import Part
 from robustflow.evaluation.records import heat_key
-from robustflow.evaluation.report import aligned
+from robustflow.evaluation.report import aligned, footnotes
 from robustflow.evaluation.report_html import about, figure, heading, limits, render, settings
 from robustflow.evaluation.results import ImageResult, Results, names_of, read, sample_file
 from robustflow.files import write_atomically
 from robustflow.options.arguments import Parser
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("simple", "markdown", "csv", "latex")
 NOTES = """\
@@ -27,7 +29,8 @@ NOTES = """\
 - %Inf: inputs with a non-finite pixel in any sample. %PixelErr: inputs (image) or pixels (pixel) outside [-0.5, 1.5].
 - max residual: largest |sample − bicubic upsampling of the input|; images are in [0, 1].
 - LR-PSNR, dB: mean over inputs of the minimum and the standard deviation over the finite samples; {lr_psnr}.
-- bits/dim: of the unaltered ground truth given the input, altered or not; −log₂ p/(3HW), images in [0, 1].
+- bits/dim: of the unaltered ground truth given the input, altered or not; −log₂ p/(3HW), images in [0, 1]:
+  {density}.
 """
 NOTES_SAME_SIZE = """\
 - Bold: best of its data set and temperature. τ = 0: scheme 1; mean of n: scheme 2, the mean of n samples as one image.
@@ -35,7 +38,8 @@ NOTES_SAME_SIZE = """\
   outside [-0.5, 1.5]. max |value|: of all samples; images are in [0, 1].
 - PSNR in dB, SSIM: means over the finite samples, of RGB; grey: of 0.299 R + 0.587 G + 0.114 B. GT-mean: of the output
   times the mean grey of the ground truth over its own.
-- bits/dim: of the ground truth given the input, altered or not; −log₂ p/(3HW), images in [0, 1].
+- bits/dim: of the ground truth given the input, altered or not; −log₂ p/(3HW), images in [0, 1]:
+  {density}.
 """
 _PICTURES_SAME_SIZE = (
     "Of each model scheme 1 and scheme 2. Out of distribution the input shown is the one on which any model fails "
@@ -215,7 +219,8 @@ def _markdown(runs: Sequence[Results], chosen: Sequence[gallery.Shown]) -> str:
 
 
 def _notes(report: Mapping[str, Any]) -> str:
-    return NOTES_SAME_SIZE if same_size(report) else NOTES.format(lr_psnr=report["protocol"]["lr_psnr"])
+    notes, lr_psnr = (NOTES_SAME_SIZE, "") if same_size(report) else (NOTES, report["protocol"]["lr_psnr"])
+    return notes.format(lr_psnr=lr_psnr, density=DENSITY)
 
 
 def facts(runs: Sequence[Results]) -> list[str]:
@@ -319,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output = default_output(chosen.results) if chosen.output is None else chosen.output
         write(runs, output)
         print(text.rstrip("\n"))  # noqa: T201
-        logging.getLogger(__name__).info("report: %s", output / "report.html")
+        log.info("%s\nreport: %s", footnotes([run.metrics for run in runs]), output / "report.html")
 
     return exit_status.answered(work)
 

@@ -51,7 +51,10 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
     def table(processes: Processes) -> str:
         if trace:
             return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
-        return report.table(evaluate(options, input_path, folder, processes))
+        result = evaluate(options, input_path, folder, processes)
+        if processes.main:
+            log.info("%s", report.footnotes([result]))
+        return report.table(result)
 
     def work(processes: Processes) -> None:
         text = table(processes)

@@ -5,9 +5,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from robustflow.evaluation.columns import cell, column, fidelity, lines, overview, shown
+from robustflow.evaluation.columns import DENSITY, cell, column, fidelity, lines, overview, shown
 
-__all__ = ["aligned", "cell", "columns_of", "rows_of", "table"]
+__all__ = ["aligned", "cell", "columns_of", "footnotes", "rows_of", "table"]
 
 # Shown where they were computed.
 OPTIONAL = ("lpips", "lpips_gtmean", "diversity_score", "ood_mean")
@@ -32,6 +32,11 @@ def aligned(rows: Sequence[Sequence[str]], headers: Sequence[str], n_texts: int,
     """Table whose first columns are texts and whose others are numbers, aligned right."""
     alignment = ["left"] * n_texts + ["right"] * (len(headers) - n_texts)
     return tabulate(rows, headers, style, disable_numparse=True, colalign=alignment)
+
+
+def footnotes(reports: Sequence[Mapping[str, Any]]) -> str:
+    """What a reader of the table of these metrics.json may not expect."""
+    return f"bits/dim: {DENSITY}" if shown(reports, ["bits_per_dim"]) else "bits/dim: not known without ground truth"
 
 
 def table(report: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Studies of one model: `python -m robustflow.evaluation.study temperature|best-of-n|seeds -opt confs/x.yml`."""
 
 import argparse
+import logging
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from robustflow.files import write_atomically
 from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import Assignment, load
 from robustflow.options.schema import RunOptions
+
+log = logging.getLogger(__name__)
 
 FURTHER = {"lpips": "LPIPS", "diversity_sigma": "σ"}
 
@@ -90,6 +93,7 @@ def _best_of_n(chosen: argparse.Namespace) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> str:
+    log.info("%s", report.footnotes([result]))
     columns = {**report.columns_of(result), **FURTHER}
     rows = report.rows_of(result, list(columns))
     return tabulate(rows, ["data set", "τ", *columns.values()], "github", disable_numparse=True)
@@ -110,6 +114,7 @@ def _seeds(chosen: argparse.Namespace) -> str:
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
     """Table of the mean ± standard deviation (of a sample, n − 1) over results that differ in the seed alone."""
+    log.info("%s", report.footnotes(results))
     columns = {**report.columns_of(results[0]), **FURTHER}
     rows = [
         [

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from robustflow.evaluation.columns import DENSITY
 from robustflow.files import answering
 
 log = logging.getLogger("robustflow")
@@ -82,6 +83,8 @@ class Logbook:
         self._open.callback(self._writer.close)
         self._open.callback(self._bar.close)
         self._first, self._began = first, time.perf_counter()
+        if self.loss_name == "bits_per_dim":
+            log.info("%s: %s", self.loss_name, DENSITY)
 
     def iteration(self, iteration: int, loss: float, rate: float, grad_norm: float) -> None:
         """Note one training iteration; the line's mean is over losses that are finite."""
