@@ -151,7 +151,8 @@ check() {
     ruff format --check .
     mypy
     lint-imports
-    python -m pytest "$@"
+    # A process for each core, each with one thread; up to eight, for memory.
+    python -m pytest -n "$(python -c 'from robustflow import cpus; print(min(cpus.available(), 8))')" --dist worksteal "$@"
 }
 
 # Run a part of the GPU checks for so many of 300 seconds (or of GPU_SECONDS); note it if it fails.

@@ -1,8 +1,10 @@
+import os
+
+# Tensors are tiny here: more threads cost more than they bring, in these processes and in those they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
-
-# Tensors are tiny here: more threads cost more than they bring.
-torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

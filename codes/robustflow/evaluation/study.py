@@ -15,6 +15,7 @@ from robustflow.errors import UserError
 from robustflow.evaluation import engine, report
 from robustflow.evaluation.columns import lines
 from robustflow.files import write_atomically
+from robustflow.options import amount
 from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import Assignment, load
 from robustflow.options.schema import RunOptions
@@ -65,7 +66,9 @@ def _options(chosen: argparse.Namespace, key: str, value: Any, flag: str) -> Run
     assignments = [Assignment(f"val.{key}", value, flag)]
     if chosen.weights is not None:
         assignments.append(Assignment("path.model_path", chosen.weights, "--weights"))
-    return load(chosen.opt, chosen.override, *assignments)
+    options = load(chosen.opt, chosen.override, *assignments)
+    amount.settle_threads(options, testing=True)
+    return options
 
 
 def _folder(chosen: argparse.Namespace, options: RunOptions) -> Path:
