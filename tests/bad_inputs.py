@@ -268,4 +268,40 @@ OF_COMMANDS = [
     Bad("options: none", "no such file", ("options", "none.yml"), nothing),
 ]  # fmt: skip
 
-CORPUS = [*OF_OPTIONS, *OF_DATA, *OF_WEIGHTS, *OF_FOLDERS, *OF_COMMANDS]
+APART = "apart from"
+OF_PATHS = [
+    override("path.results=$NOT_SET/x", "path.results: expected a path, got '$NOT_SET/x': there is no variable"),
+    override("path.experiments=~no_such_user/x", "there is no user ~no_such_user"),
+    options("base of a variable", "there is no variable ${NOT_SET}", added("base: ${NOT_SET}/x.yml\n")),
+    Bad("path: no options", "got an empty name", ("train.py", "-opt", ""), nothing),
+    Bad("path: no state", "--resume: path.resume_state: expected", (*TRAIN, "--resume", ""), nothing),
+    Bad("path: no weights", "--weights: path.model_path: expected", (*TEST[:3], "--weights", ""), nothing),
+    testing("no name of an input", "--input: expected a file or folder, got an empty name", nothing, "--input", ""),
+    testing("no name of an output", "--output: expected a file or folder, got an empty", nothing, "--output", ""),
+    testing("output of a variable", "there is no variable $NOT_SET", nothing, "--output", "$NOT_SET"),
+    testing("output is the input", APART, nothing, "--input", "lr_test", "--output", "lr_test"),
+    testing("output in the input", APART, nothing, "--input", "lr_test", "--output", "lr_test/a/../b"),
+    testing("results in the input", APART, nothing, "--input", "."),
+    testing("input among the results", APART, both(
+        lambda: Path("out/input").mkdir(parents=True), image("out/input/0.png", noise(8, 8))),
+        "--input", "out/input", "--output", "out"),
+    testing("trace in the input", APART, nothing, "--input", ".", "--trace"),
+    testing("output in a test set", APART, nothing, "--output", "hr_test/x"),
+    testing("output in the training set", APART, nothing, "--output", "hr/x"),
+    testing("results in a test set", APART, replaced("dataroot_GT: hr_test, dataroot_LQ: lr_test", "dataroot_LQ: .")),
+    Bad("rank: output in the input", APART, (
+        "ood", "rank", "-opt", "run.yml", "--weights", "good.safetensors", "--input", "hr", "--output", "hr"), nothing),
+    Bad("rank: no name of an output", "got an empty name", ("ood", "rank", "-opt", "run.yml", "--output", ""), nothing),
+    Bad("study: output in a test set", APART, (
+        "study", "seeds", "-opt", "run.yml", "--weights", "good.safetensors", "--output", "lr_test"), nothing),
+    Bad("study: no name of an output", "got an empty", ("study", "seeds", "-opt", "run.yml", "--output", ""), nothing),
+    Bad("compare: onto a result", APART, ("compare", "hr", "--output", "hr"), nothing),
+    Bad("compare: no name", "got an empty name", ("compare", ""), nothing),
+    Bad("enhance: into itself", APART, ("enhance", "hr", "hr/more"), nothing),
+    Bad("enhance: no name", "got an empty name", ("enhance", "hr", ""), nothing),
+    Bad("convert: onto itself", "another file than", ("convert", "-opt", "run.yml", "--weights", "good.safetensors",
+        "--output", "./good.safetensors"), nothing),
+    Bad("report: no name", "got an empty name", ("report", ""), nothing),
+]  # fmt: skip
+
+CORPUS = [*OF_OPTIONS, *OF_DATA, *OF_WEIGHTS, *OF_FOLDERS, *OF_COMMANDS, *OF_PATHS]

@@ -24,7 +24,7 @@ from robustflow.tasks import weights
         (("restore", "--input", "@all", "--mask", "@mask.png"), "--mask: expected one image as --input"),
         (("restore", "--input", "@large.png", "--mask", "@mask.png"), "expected 40 x 48 pixels .* got 38 x 45"),
         (("restore", "--input", "@photo.png", "--mask", "30,0,10,5"), "--mask 30,0,10,5: .* within the 38 x 45 pixels"),
-        (("restore", "--input", "@photo.png", "--mask", ""), "--mask : expected an image file, or a box .* a folder"),
+        (("restore", "--input", "@photo.png", "--mask", "@all"), "--mask .*: expected an image file, .* got a folder"),
         (("restore", "--input", "@photo.png", "--mask", "0,0,5"), "--mask 0,0,5: .* a box LEFT,TOP,WIDTH,HEIGHT"),
         (("restore", "--input", "@photo.png", "--mask", "3,0,0,5"), "--mask 3,0,0,5: expected LEFT,TOP,WIDTH,HEIGHT"),
         (("restore", "--input", "@tiny.yml"), "expected a complete PNG"),

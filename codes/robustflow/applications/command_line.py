@@ -27,6 +27,7 @@ from robustflow.evaluation import report_html
 from robustflow.files import existing_part
 from robustflow.options import command_line
 from robustflow.options.arguments import Parser, add_override
+from robustflow.paths import of_flag, text_of_flag
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as for test.py")
         command.add_argument(
             "--output",
-            type=_path,
+            type=of_flag,
             metavar="DIR",
             help=f"folder for the results; default: <path.results>/<name>/{report_html.APPLICATIONS}",
         )
@@ -85,17 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _path(text: str) -> Path:
-    if text == "":
-        raise argparse.ArgumentTypeError("expected a file or folder, got an empty name")
-    return Path(text)
-
-
 def _encoding(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=_path, required=True, metavar="FILE_OR_DIR", help="HR image, or a folder")
+    command.add_argument("--input", type=of_flag, required=True, metavar="FILE_OR_DIR", help="HR image, or a folder")
     command.add_argument(
         "--lr",
-        type=_path,
+        type=of_flag,
         metavar="FILE_OR_DIR",
         help="LR image of --input, or a folder of them with the same names; default: --input, downsampled. For models "
         "of low light: the low-light image",
@@ -104,7 +99,7 @@ def _encoding(command: argparse.ArgumentParser) -> None:
 
 def _restoring(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--input", type=_path, required=True, metavar="FILE_OR_DIR", help="degraded image, or a folder"
+        "--input", type=of_flag, required=True, metavar="FILE_OR_DIR", help="degraded image, or a folder"
     )
     _masked(command, required=False, told="restore there alone; of one --input")
     _normalising(command)
@@ -113,6 +108,7 @@ def _restoring(command: argparse.ArgumentParser) -> None:
 def _masked(command: argparse.ArgumentParser, *, required: bool, told: str) -> None:
     command.add_argument(
         "--mask",
+        type=text_of_flag,
         required=required,
         metavar="FILE_OR_BOX",
         help=f"image that is white, or LEFT,TOP,WIDTH,HEIGHT in pixels: {told}",
@@ -134,7 +130,7 @@ def _normalising(command: argparse.ArgumentParser) -> None:
 
 def _studying(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--input", type=_path, metavar="FILE_OR_DIR", help="clean images; default: photographs that are bundled"
+        "--input", type=of_flag, metavar="FILE_OR_DIR", help="clean images; default: photographs that are bundled"
     )
     command.add_argument("--split", choices=SPLITS, help="which of the bundled photographs; default test")
     command.add_argument(
@@ -149,8 +145,8 @@ def _studying(command: argparse.ArgumentParser) -> None:
 
 
 def _sampling(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=_path, required=True, metavar="FILE", help="LR image, or low-light image")
-    command.add_argument("--reference", type=_path, metavar="FILE", help="HR image that samples are compared with")
+    command.add_argument("--input", type=of_flag, required=True, metavar="FILE", help="LR image, or low-light image")
+    command.add_argument("--reference", type=of_flag, metavar="FILE", help="HR image that samples are compared with")
     command.add_argument("--n", type=int, default=10, help="samples; default %(default)s")
     command.add_argument("--best-of", choices=METRICS, help="what chooses the best; default psnr")
     _projecting(command, "each sample")
@@ -167,13 +163,13 @@ def _projecting(command: argparse.ArgumentParser, what: str) -> None:
 
 
 def _interpolating(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=_path, required=True, metavar="FILE", help="LR image, or low-light image")
+    command.add_argument("--input", type=of_flag, required=True, metavar="FILE", help="LR image, or low-light image")
     command.add_argument("--frames", type=int, default=9, metavar="N", help="both ends included; default %(default)s")
 
 
 def _transferring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=_path, required=True, metavar="FILE", help="HR image whose LR image is kept")
-    command.add_argument("--reference", type=_path, required=True, metavar="FILE", help="HR image of the same size")
+    command.add_argument("--input", type=of_flag, required=True, metavar="FILE", help="HR image whose LR image is kept")
+    command.add_argument("--reference", type=of_flag, required=True, metavar="FILE", help="HR image of the same size")
     _projecting(command, "the result")
 
 

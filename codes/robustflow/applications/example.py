@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustflow import exit_status
+from robustflow import exit_status, paths
 from robustflow.applications import sheet
 from robustflow.applications.degradations import Degradation, degraded
 from robustflow.data import BundledSource
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=("images", "picture"))
-    parser.add_argument("folder", type=Path, help="for the images; or results of the commands")
+    parser.add_argument("folder", type=paths.of_flag, help="for the images; or results of the commands")
     chosen = parser.parse_args(arguments)
     return exit_status.answered(
         lambda: write_images(chosen.folder) if chosen.what == "images" else print(write_picture(chosen.folder))  # noqa: T201

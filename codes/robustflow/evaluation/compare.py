@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustflow import exit_status
+from robustflow import exit_status, paths
 from robustflow.errors import UserError
 from robustflow.evaluation import gallery, paired, pictures
 from robustflow.evaluation.columns import DENSITY, cell, column, fidelity, lines, overview, same_size, shown
@@ -307,10 +307,12 @@ def default_output(folders: Sequence[Path]) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare results folders: print a table and write the files; return the exit status."""
     parser = Parser(prog="python -m robustflow.evaluation.compare", description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path, help="results folders, one per model, written by test.py")
+    parser.add_argument(
+        "results", nargs="+", type=paths.of_flag, help="results folders, one per model, written by test.py"
+    )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=paths.of_flag,
         help="folder for summary.md, summary.csv, summary.tex, gallery.png, report.html; default: comparison, beside "
         "the results",
     )
@@ -318,10 +320,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
 
     def work() -> None:
+        output = default_output(chosen.results) if chosen.output is None else chosen.output
+        if output.resolve() in [folder.resolve() for folder in chosen.results]:
+            raise UserError(f"--output {output}: expected a folder apart from the results, whose report stays")
         runs = [read(folder) for folder in chosen.results]
         check_protocols(runs)
         text = table(runs, chosen.format)
-        output = default_output(chosen.results) if chosen.output is None else chosen.output
         write(runs, output)
         print(text.rstrip("\n"))  # noqa: T201
         log.info("%s\nreport: %s", footnotes([run.metrics for run in runs]), output / "report.html")

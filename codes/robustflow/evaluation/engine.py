@@ -50,6 +50,7 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
 
     def table(processes: Processes) -> str:
         if trace:
+            data_sets.require_apart(options, input_path, folder, folder / "trace")
             return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
         result = evaluate(options, input_path, folder, processes)
         if processes.main:
@@ -75,6 +76,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     sets = _data_sets(options, input_path)
     _require_places(sets, folder, named=input_path is None)
+    data_sets.require_apart(options, input_path, folder, *(folder / name for name in sets))
     if input_path is None and processes.main:
         checks.warn(options.datasets, options.scale, used="test")
     # Chosen once: a training may be writing newer ones meanwhile.

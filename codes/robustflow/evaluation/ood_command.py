@@ -7,9 +7,8 @@ python -m robustflow.evaluation.ood plot results/a results/b --output both.svg
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from robustflow import exit_status
+from robustflow import exit_status, paths
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, ood_patches
 from robustflow.options import command_line
@@ -31,18 +30,20 @@ def _parser() -> argparse.ArgumentParser:
     fitting.add_argument("--seed", type=int, default=0, help="seed of the patches; default %(default)s")
     fitting.add_argument("--shrinkage", type=float, help="of the covariance, in [0, 1]; default: Ledoit and Wolf's")
     ranking = kinds.add_parser("rank", help="rank the patches of the test sets, or of a folder, by score; sample each")
-    ranking.add_argument("--input", type=Path, metavar="DIR", help="folder of HR images, in place of the test sets")
+    ranking.add_argument(
+        "--input", type=paths.of_flag, metavar="DIR", help="folder of HR images, in place of the test sets"
+    )
     ranking.add_argument("--enhance", choices=("published", "unit"), help="filter the images of --input first")
     ranking.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default: as the score was fitted, 160")
     ranking.add_argument("--n-sample", type=int, metavar="N", help="samples per patch; default: val.n_sample")
-    ranking.add_argument("--output", type=Path, metavar="DIR", help="default: <path.results>/<name>[/input]")
+    ranking.add_argument("--output", type=paths.of_flag, metavar="DIR", help="default: <path.results>/<name>[/input]")
     for kind in (fitting, ranking):
         kind.add_argument("-opt", "--opt", metavar="FILE", required=True, help="YAML file with the options of the run")
         add_override(kind)
         kind.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as for test.py")
     plotting = kinds.add_parser("plot", help="draw the curves of several results in one picture")
-    plotting.add_argument("results", nargs="+", type=Path, help="folders with ood.json")
-    plotting.add_argument("--output", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")
+    plotting.add_argument("results", nargs="+", type=paths.of_flag, help="folders with ood.json")
+    plotting.add_argument("--output", type=paths.of_flag, required=True, metavar="FILE", help=".png, .svg or .pdf")
     plotting.add_argument("--pooled", action="store_true", help="one curve per folder: patches of all its data sets")
     return parser
 

@@ -177,6 +177,9 @@ def rank(
         patch: Side of the patches, HR pixels; None: that of the patches the score was fitted on.
         output: Folder for the results; None: results/<name>, or its sub-folder input with ``folder``.
     """
+    own = Path(options.path.results) / options.name
+    place = output if output is not None else own if folder is None else own / "input"
+    data_sets.require_apart(options, folder, place)
     sets = _sets(options, folder, enhance)
     options, file, task, network = trained.opened(options)
     score = ood.load_beside(file, task.encoder(network))
@@ -186,8 +189,6 @@ def rank(
             "python -m robustflow.evaluation.ood fit and the same options"
         )
     side = _checked_side(patch, score)
-    own = Path(options.path.results) / options.name
-    place = output if output is not None else own if folder is None else own / "input"
     ranker = Ranker(task, network, score, options.val, side)
     protocol = _protocol(options, score, side, enhance)
     found: dict[str, Ranked] = {}

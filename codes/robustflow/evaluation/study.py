@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from robustflow import exit_status
+from robustflow import exit_status, paths
 from robustflow.errors import UserError
 from robustflow.evaluation import engine, report
 from robustflow.evaluation.columns import lines
@@ -47,7 +47,12 @@ def _parser() -> argparse.ArgumentParser:
         kind.add_argument("-opt", "--opt", required=True, metavar="FILE", help="YAML file with the options of the run")
         add_override(kind)
         kind.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as in test.py")
-        kind.add_argument("--output", metavar="DIR", help="default: <path.results>/<name>/study_<kind>")
+        kind.add_argument(
+            "--output",
+            type=paths.text_of_flag,
+            metavar="DIR",
+            help="default: <path.results>/<name>/study_<kind>",
+        )
     return parser
 
 

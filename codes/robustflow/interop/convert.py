@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from robustflow import exit_status, tasks
+from robustflow import exit_status, paths, tasks
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
 from robustflow.interop import published
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file, published or ours")
     add_override(parser)
-    parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="weights to convert")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write")
+    parser.add_argument("--weights", required=True, type=paths.of_flag, metavar="FILE", help="weights to convert")
+    parser.add_argument("--output", required=True, type=paths.of_flag, metavar="FILE", help="file to write")
     parser.add_argument("--reverse", action="store_true", help="write the published layout, as .pth")
     chosen = parser.parse_args(arguments)
     return exit_status.answered(
@@ -49,6 +49,8 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -
     suffix = ".pth" if reverse else ".safetensors"
     if output.suffix != suffix:
         raise UserError(f"--output: expected a {suffix} file, got {output}")
+    if output.resolve() == source.resolve():
+        raise UserError(f"--output: expected another file than --weights {source}, which would be replaced")
     if reverse and options.network_G.flow.split.max_log_scale is not None:
         raise UserError(
             "network_G.flow.split.max_log_scale: expected null with --reverse: published networks have no such bound, "

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from robustflow import paths
 from robustflow.options import amount
 from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import Assignment, load, load_any
@@ -60,8 +61,18 @@ def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
 
 def _add_testing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", help="weights file or experiment folder (sets path.model_path)")
-    parser.add_argument("--input", metavar="DIR_OR_FILE", help="own low-resolution images, in place of the datasets")
-    parser.add_argument("--output", metavar="DIR", help="folder for the results; default: <path.results>/<name>")
+    parser.add_argument(
+        "--input",
+        type=paths.text_of_flag,
+        metavar="DIR_OR_FILE",
+        help="own low-resolution images, in place of the datasets",
+    )
+    parser.add_argument(
+        "--output",
+        type=paths.text_of_flag,
+        metavar="DIR",
+        help="folder for the results; default: <path.results>/<name>",
+    )
     parser.add_argument(
         "--trace",
         action="store_true",

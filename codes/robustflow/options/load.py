@@ -28,6 +28,7 @@ import yaml
 from pydantic import ValidationError
 from tabulate import tabulate
 
+from robustflow import paths
 from robustflow.files import write_atomically
 from robustflow.options import legacy
 from robustflow.options.schema import RunOptions, keys, named_defaults, options_class_at
@@ -107,7 +108,7 @@ def load_any(
         OptionsError: with all mistakes.
     """
     mistakes: list[Mistake] = []
-    tree = _translated(_read_file(Path(path), mistakes, ()))
+    tree = _translated(_read_file(_place(str(path), "-opt"), mistakes, ()))
     texts = [overrides] if isinstance(overrides, str) else overrides or ()
     own = [*(entry for text in texts for entry in _parse_overrides(text, mistakes)), *assignments]
     for assignment in [*_as_published(tree, own, mistakes), *(a for a in own if a.key != "as_published")]:
@@ -174,12 +175,20 @@ def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], ask
     merged, base = Node({}, str(path)), tree.value.pop("base", Node((), str(path)))
     for node in base.value if isinstance(base.value, tuple) else (base,):
         if isinstance(node.value, str) and "\0" not in node.value:
-            below = _read_file(path.parent / node.value, mistakes, (*chain, path), node.source)
+            file = path.parent / _place(node.value, node.source, ("base",))
+            below = _read_file(file, mistakes, (*chain, path), node.source)
             merged = _merge(merged, below)
         elif node.value is not None:
             message = f"expected a file name or a list of them, got {show(_plain(node))}"
             mistakes.append(Mistake(node.source, ("base",), message))
     return _merge(merged, tree)
+
+
+def _place(text: str, asked: str, key: KeyPath = ()) -> Path:
+    try:
+        return Path(paths.expanded(text))
+    except ValueError as error:
+        raise OptionsError(text, Mistake(asked, key, str(error))) from error
 
 
 def _text(path: Path, asked: str) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from robustflow import paths
+
 
 def _integral(value: Any) -> Any:
     """Let `1e5` count as an integer, as YAML files write iteration counts."""
@@ -27,7 +29,7 @@ def _seed(value: int) -> int:
 def _path(value: str) -> str:
     if value == "" or "\0" in value:
         raise ValueError("expected a file or folder (null: none)")
-    return value
+    return paths.expanded(value)
 
 
 def _name(value: str) -> str:

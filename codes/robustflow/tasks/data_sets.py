@@ -5,10 +5,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robustflow import data, tasks
+from robustflow import data, paths, tasks
 from robustflow.data import EvaluationSet, TrainingCrops
 from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions, RunOptions
+
+# Keys of data sets whose images are all those of a folder.
+_ROOTS = ("dataroot_GT", "dataroot_LQ")
 
 
 def training_crops(options: RunOptions, seed: int) -> TrainingCrops:
@@ -41,6 +44,12 @@ def tested(options: RunOptions) -> dict[str, DatasetOptions]:
             raise UserError(f"datasets.{key}.name: '{name}' names two data sets")
         named[name] = dataset
     return named
+
+
+def require_apart(options: RunOptions, inputs: str | Path | None, *places: Path) -> None:
+    """Raise UserError if pictures in a place would be taken for images of ``inputs`` or of a data set the next time."""
+    roots = (getattr(dataset, key, None) for dataset in options.datasets.values() for key in _ROOTS)
+    paths.require_apart(places, [inputs, *(root for root in roots if isinstance(root, str))])
 
 
 def _condition_of(options: RunOptions) -> Callable[[Tensor], Tensor] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from robustflow import devices, exit_status, precision, tasks
+from robustflow import devices, exit_status, paths, precision, tasks
 from robustflow.errors import UserError
 from robustflow.options import load as options_load
 from robustflow.options.arguments import Parser
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m robustflow.training.replay", description="Run a training step that was not finite again."
     )
-    parser.add_argument("dump", metavar="DUMP", type=Path, help="file of experiments/<name>/non_finite")
+    parser.add_argument("dump", metavar="DUMP", type=paths.of_flag, help="file of experiments/<name>/non_finite")
     chosen = parser.parse_args(arguments)
     return exit_status.answered(lambda: _answer(chosen.dump))
 
