@@ -50,7 +50,7 @@ def fault_of_any(experiment: Path, iteration: int, spare: str | None = None) -> 
 
 def _noted(file: Path) -> dict[str, str]:
     """Checksums by file."""
-    lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     return {line[66:]: line[:64] for line in lines}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustflow import exit_status, paths
+from robustflow import exit_status, paths, terminal
 from robustflow.applications import sheet
 from robustflow.applications.degradations import Degradation, degraded
 from robustflow.data import BundledSource
@@ -83,6 +83,7 @@ def _named(source: BundledSource, name: str) -> Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (see stderr)."""
+    terminal.accept_all_characters()
     parser = argparse.ArgumentParser(
         prog="python -m robustflow.applications.example",
         description=__doc__,

@@ -311,7 +311,7 @@ def _cell(value: float | None) -> str:
 def read(folder: Path) -> dict[str, Any]:
     """Read a results folder's ood.json."""
     try:
-        report: dict[str, Any] = json.loads((folder / "ood.json").read_text())
+        report: dict[str, Any] = json.loads((folder / "ood.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{folder}: expected a results folder with ood.json ({error}); run python -m robustflow.evaluation.ood rank"

@@ -147,7 +147,7 @@ def write(folder: Path, record: Record) -> None:
 def read(folder: Path, dataset: str, image: str, fingerprint: str) -> Record | None:
     """Read an image's record; None if there is none of this fingerprint."""
     try:
-        values = json.loads(path_of(folder, dataset, image).read_text())
+        values = json.loads(path_of(folder, dataset, image).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     if not isinstance(values, dict) or values.get("fingerprint") != fingerprint:

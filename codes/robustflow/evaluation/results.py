@@ -119,7 +119,7 @@ def read_rows(folder: Path) -> list[Row]:
     """Rows of a results folder's metrics.csv, typed."""
     path = folder / "metrics.csv"
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             missing = [key for key in _COLUMNS if key not in (reader.fieldnames or ())]
             if missing:
@@ -154,7 +154,7 @@ def read(folder: Path) -> Results:
         folder,
         metrics,
         {name: tuple(found) for name, found in images.items()},
-        options.read_text() if options.is_file() else None,
+        options.read_text(encoding="utf-8") if options.is_file() else None,
         _json(ood) if ood.is_file() else None,
     )
 
@@ -198,7 +198,7 @@ def _typed(key: str, text: str) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             f"{path.parent}: expected a results folder with {path.name}, found none; run test.py first"

@@ -65,7 +65,7 @@ class Logbook:
         self.experiment, self.total, self.print_freq, self.loss_name = experiment, total, print_freq, loss_name
         with answering(experiment / "train.log"):
             experiment.mkdir(parents=True, exist_ok=True)
-            self._handler = _LogFile(experiment / "train.log", encoding="utf-8")
+            self._handler = _LogFile(experiment / "train.log", encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
