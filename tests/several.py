@@ -1,5 +1,6 @@
 """Several processes in a test: forked, which is quick, or started by torchrun as a user does."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from robustflow import distributed
+from robustflow import distributed, locks
 from robustflow.errors import UserError
 from robustflow.options.load import save
 
@@ -36,6 +37,31 @@ def forked(function, n=2, dying=()):
             child.join(10)
             child.kill()
     return [found[rank] for rank in range(n) if rank not in dying]
+
+
+@contextlib.contextmanager
+def holding(lock, folder):
+    """Another process that holds the lock of a folder until it is told to leave."""
+    context = multiprocessing.get_context("fork")
+    has, leave = context.Event(), context.Event()
+
+    def hold():
+        with locks.held(lock, folder):
+            has.set()
+            leave.wait(60)
+
+    process = context.Process(target=hold)
+    process.start()
+    assert has.wait(60)
+    process.leave = lambda: (leave.set(), process.join(60))
+    try:
+        yield process
+        # An event waits for those that wait for it, also if they are dead.
+        if process.is_alive():
+            process.leave()
+    finally:
+        process.kill()
+        process.join()
 
 
 def _child(function, rank, n, port, results):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def require_inside(folder: str | Path, *parts: str) -> None:
         raise UserError(
             f"{place}: expected a place in {folder}, got one that leads to {place.resolve()}; remove the link"
         )
+
+
+def unused(path: Path, suffix: str = "") -> Path:
+    """The path with the time, if need be a number, and a suffix appended, such that nothing is there yet."""
+    stamped = f"{path.name}_{time.strftime('%Y%m%d_%H%M%S')}"
+    candidates = (path.with_name(f"{stamped}{number}{suffix}") for number in ("", *(f"_{n}" for n in range(2, 1000))))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def existing_part(path: str | Path) -> Path:

@@ -136,7 +136,7 @@ def test_without_resume_state_nothing_is_looked_for(tmp_path):
 
 
 def test_named_state(tmp_path):
-    (tmp_path / "any.state").touch()
+    torch.save({"iteration": 1}, tmp_path / "any.state")
     assert checkpoint.find(tmp_path / "elsewhere", str(tmp_path / "any.state")) == tmp_path / "any.state"
     with pytest.raises(CheckpointError, match=r"none\.state: expected a \.state file or 'auto'"):
         checkpoint.find(tmp_path, str(tmp_path / "none.state"))

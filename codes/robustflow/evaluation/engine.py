@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import __version__, data, distributed, precision
+from robustflow import __version__, data, distributed, locks, precision
 from robustflow.data import checks
 from robustflow.data.folders import PAIRING
 from robustflow.distributed import ALONE, Processes
@@ -51,7 +51,8 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
     def table(processes: Processes) -> str:
         if trace:
             data_sets.require_apart(options, input_path, folder, folder / "trace")
-            return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
+            with locks.held(locks.within(folder / "trace"), folder / "trace"):
+                return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
         result = evaluate(options, input_path, folder, processes)
         if processes.main:
             log.info("%s", report.footnotes([result]))
@@ -74,6 +75,11 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path, processe
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
+    with locks.held(locks.within(folder), folder, processes=processes):
+        return _evaluate(options, input_path, folder, processes)
+
+
+def _evaluate(options: RunOptions, input_path: str | None, folder: Path, processes: Processes) -> dict[str, Any]:
     sets = _data_sets(options, input_path)
     _require_places(sets, folder, named=input_path is None)
     data_sets.require_apart(options, input_path, folder, *(folder / name for name in sets))

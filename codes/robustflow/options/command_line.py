@@ -49,7 +49,8 @@ def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
         parser.add_argument(
             "--resume",
             metavar="auto|FILE",
-            help="continue a run: auto takes its newest checkpoint, FILE is a .state file (sets path.resume_state)",
+            help="continue a run: auto takes its newest checkpoint, FILE is a .state file or the "
+            "folder of an experiment (sets path.resume_state)",
         )
         parser.add_argument(
             "--check",

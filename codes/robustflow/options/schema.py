@@ -136,7 +136,9 @@ class PathOptions(Options):
     model_path: PathText | None = Field(
         None, description="Weights to test, file or experiment; null: the newest of this name, else pretrain_model_G."
     )
-    resume_state: PathText | None = Field(None, description="'auto' (newest checkpoint of this name) or a .state file.")
+    resume_state: PathText | None = Field(
+        None, description="'auto' (newest checkpoint of this name), a .state file, or a folder with checkpoints."
+    )
     experiments: PathText = Field("experiments", description="Folder of checkpoints and logs, one sub-folder per name.")
     results: PathText = Field("results", description="Folder of test results, one sub-folder per name.")
 

@@ -1,6 +1,7 @@
 """Weights on disk: safetensors, with the options they were trained with."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from robustflow.interop.state_dicts import Found
 from robustflow.options import legacy
 from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
-from robustflow.options.yaml_tree import Mistake, Reader
+from robustflow.options.yaml_tree import Mistake, Reader, show
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +159,32 @@ def fitting(options: RunOptions, path: Path) -> RunOptions:
         key = ".".join(map(str, first["loc"]))
         raise WeightsError(f"{path}: its metadata are damaged: network_G.{key}: {first['msg']}") from error
     return options.model_copy(update={"network_G": published.with_sizes(options.network_G, encoder, flow)})
+
+
+def options_text(path: Path) -> str:
+    """YAML of the options that weights were trained with; "{}" if they do not say. WeightsError as `read`."""
+    return _contents(path, tensors=False)[1].get("options", "{}")
+
+
+def changes(before: str, options: RunOptions) -> list[str]:
+    """Options that differ from those of a YAML text, a line each; names and places do not count."""
+    texts = {"options so far": before, "options": options_load.dump(options)}
+    theirs, ours = (_saved_options(Path(name), {"options": text}) for name, text in texts.items())
+    if not theirs:
+        return []
+    chosen = options.model_dump(exclude_defaults=True)
+    return [
+        f"{key}: {show(their)} before, now {show(our)}"
+        for key, their, our in ((key[1:], *values) for key, *values in _differences("", theirs, ours))
+        # A key that was not known then counts if it is set; one that is not known any more does not.
+        if re.match(r"name$|path\.|datasets\.test", key) is None
+        and ((_has(theirs, key) and (_has(ours, key) or key.startswith("datasets."))) or _has(chosen, key))
+    ]
+
+
+def _has(values: Any, key: str) -> bool:
+    name, _, rest = key.partition(".")
+    return isinstance(values, Mapping) and name in values and (rest == "" or _has(values[name], rest))
 
 
 def _sizes(saved: Any, keys: Sequence[str]) -> dict[str, Any]:

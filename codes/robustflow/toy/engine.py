@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from robustflow import cpus, exit_status
+from robustflow import cpus, exit_status, locks
 from robustflow.evaluation import plots
 from robustflow.files import write_atomically
 from robustflow.options import load as options_load
@@ -43,13 +43,18 @@ def run(options: ToyOptions) -> int:
 
 def experiment(options: ToyOptions) -> str:
     """Do all runs and write figure.png, layers.png, summary.md, summary.json and options.yml; return the summary."""
+    folder = Path(options.path.results) / options.name
+    with locks.held(locks.within(folder), folder):
+        return _experiment(options, folder)
+
+
+def _experiment(options: ToyOptions, folder: Path) -> str:
     start = time.perf_counter()
     planned, given = jobs(options), held_out(options)
     with _mapping(options, len(planned)) as do_all:
         finished = list(_told(do_all([(options, given, job) for job in planned]), len(planned)))
     finished.sort(key=lambda run: planned.index(run.job))
 
-    folder = Path(options.path.results) / options.name
     text = summary.markdown(options, given, finished, time.perf_counter() - start)
     options_load.save(options, folder / "options.yml")
     plots.save_png(figures.samples(options, given, finished), folder / "figure.png")

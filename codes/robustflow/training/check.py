@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 # Steps that are timed, after a first one that compiles and initialises; and no more of them after so many seconds.
 _STEPS = 4
 _IMAGES = 2
+# What these say when a run begins is, in a trial, of files that are gone afterwards.
+_TELLING = ("preparation", "history")
 _MIB, _GIB = 2**20, 2**30
 
 
@@ -71,8 +73,10 @@ def check(options: RunOptions) -> str:
 
 def _tried(options: RunOptions, folder: str) -> Estimate:
     trial = _trial(options, folder)
-    watch = _Watch()
+    watch, beginnings = _Watch(), [logging.getLogger(f"robustflow.training.{name}") for name in _TELLING]
     logging.getLogger("robustflow").addHandler(watch)
+    for telling in beginnings:
+        telling.setLevel(logging.ERROR)
     try:
         # Two runs: the second resumes what the first one saved.
         for niter, resume in ((1, False), (1 + _STEPS, True)):
@@ -80,6 +84,8 @@ def _tried(options: RunOptions, folder: str) -> Estimate:
                 raise KeyboardInterrupt
     finally:
         logging.getLogger("robustflow").removeHandler(watch)
+        for telling in beginnings:
+            telling.setLevel(logging.NOTSET)
     experiment = Path(folder) / options.name
     saved = sum(file.stat().st_size for file in experiment.glob("*/*") if file.stem.startswith(f"{1 + _STEPS:08d}"))
     return _estimate(options, watch.step, _validation_time(options, trial), saved)

@@ -4,7 +4,6 @@ import io
 import logging
 import pickle
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from robustflow import checksums
 from robustflow.errors import UserError
-from robustflow.files import CannotWrite, remove_leftovers, write_atomically
+from robustflow.files import CannotWrite, remove_leftovers, unused, write_atomically
 from robustflow.options.schema import LoggerOptions, RunOptions
 from robustflow.tasks import weights
 from robustflow.training import ema, randomness
@@ -118,20 +117,35 @@ def newest(experiment: Path) -> Path | None:
 
 
 def find(experiment: Path, resume_state: str | None) -> Path | None:
-    """State file to resume: the newest intact one of the experiment for "auto", or the file named.
+    """State file to resume: the newest intact one of the experiment for "auto", or of a folder; or the file named.
 
-    None if there is nothing to resume. CheckpointError if there is no such file, or all are damaged.
+    None if there is nothing to resume. CheckpointError if there is no such state, or all are damaged.
     """
     if resume_state is None:
         return None
     if resume_state == "auto":
         return _newest_intact(states(experiment))
     state = Path(resume_state)
+    if state.is_dir():
+        return _newest_in(state)
     if not state.is_file():
         raise CheckpointError(f"{state}: expected a {SUFFIX} file or 'auto' in path.resume_state, no such file")
+    _read(state)
     fault = checksums.fault_of_any(state.parent.parent, int(state.stem), _SPARE) if state.stem.isdigit() else None
     if fault is not None:
         raise CheckpointError(f"{state}: damaged checkpoint ({fault}); resume an older {SUFFIX} file")
+    return state
+
+
+def _newest_in(folder: Path) -> Path:
+    """Newest intact state of an experiment's folder, or of the experiment that a sub-folder belongs to."""
+    experiment = folder.resolve().parent if folder.resolve().name in _FOLDERS else folder
+    state = _newest_intact(states(experiment))
+    if state is None:
+        raise CheckpointError(
+            f"{folder}: expected a {SUFFIX} file, or the folder of an experiment with {_FOLDERS[0]}/*{SUFFIX}, got one "
+            "without"
+        )
     return state
 
 
@@ -252,12 +266,35 @@ def _fault_of_average(file: Path) -> str | None:
 
 
 def _read(state: Path) -> Mapping[str, Any]:
+    if state.suffix == ".safetensors":
+        raise _no_state(state, "weights")
     try:
         saved = torch.load(state, map_location="cpu", weights_only=True)
+        if isinstance(saved, Mapping) and "iteration" not in saved:
+            raise _no_state(state, "weights" if _holds_weights(saved) else f"one with {', '.join(map(str, saved))}")
         int(saved["iteration"])
+    except CheckpointError:
+        raise
     except (*_DAMAGED, EOFError, OSError, pickle.UnpicklingError) as error:
         raise _damaged(state, error) from error
     return saved
+
+
+def _holds_weights(saved: Mapping[Any, Any]) -> bool:
+    """Whether there are tensors by name, at the top or, as others save them, one level below."""
+    below = [value.values() for value in saved.values() if isinstance(value, Mapping)]
+    return any(isinstance(value, torch.Tensor) for values in (saved.values(), *below) for value in values)
+
+
+def _no_state(file: Path, what: str) -> CheckpointError:
+    """What to say of a file that is none of ours, or not this one of a checkpoint."""
+    number = re.match(r"\d+(?=_)", file.name)
+    state = None if number is None else state_file(file.parent.parent, int(number[0]))
+    which = "a file of training_state/" if state is None or not state.is_file() else str(state)
+    return CheckpointError(
+        f"{file}: expected the {SUFFIX} file of a checkpoint, got {what}; resume {which} or 'auto'. To begin a new run "
+        "from weights, set path.pretrain_model_G"
+    )
 
 
 def _weights_of(state: Path, iteration: int) -> Path:
@@ -268,7 +305,10 @@ def _weights_of(state: Path, iteration: int) -> Path:
 
 
 def _damaged(state: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{state}: damaged checkpoint ({error}); resume an older {SUFFIX} file")
+    reason = next(iter(str(error).splitlines()), "it ends too early")
+    return CheckpointError(
+        f"{state}: damaged checkpoint, or no {SUFFIX} file of this program ({reason}); resume an older one, or 'auto'"
+    )
 
 
 def clean(experiment: Path) -> None:
@@ -301,18 +341,11 @@ def _files(experiment: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), file) for match, file in matches if match is not None]
 
 
-def _unused(path: Path) -> Path:
-    """The path, with the time and if need be a number appended, such that nothing is there yet."""
-    stamped = path.with_name(f"{path.name}_{time.strftime('%Y%m%d_%H%M%S')}")
-    candidates = (stamped.with_name(f"{stamped.name}{suffix}") for suffix in ("", *(f"_{n}" for n in range(2, 1000))))
-    return next(candidate for candidate in candidates if not candidate.exists())
-
-
 def make_room(experiment: Path) -> Path | None:
     """Move an older experiment of the same name aside, so that nothing of it is lost; return where it went."""
     if not experiment.exists():
         return None
-    return experiment.rename(_unused(experiment.with_name(f"{experiment.name}_archived")))
+    return experiment.rename(unused(experiment.with_name(f"{experiment.name}_archived")))
 
 
 def set_aside_newer(experiment: Path, iteration: int) -> Path | None:
@@ -323,7 +356,7 @@ def set_aside_newer(experiment: Path, iteration: int) -> Path | None:
     newer = [file for number, file in _files(experiment) if number > iteration]
     if not newer:
         return None
-    aside = _unused(experiment / "superseded")
+    aside = unused(experiment / "superseded")
     for file in newer:
         (aside / file.parent.name).mkdir(parents=True, exist_ok=True)
         file.rename(aside / file.parent.name / file.name)

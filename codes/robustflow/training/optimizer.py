@@ -63,10 +63,12 @@ def suppress_unless_finite(adam: torch.optim.Adam, measured: Tensor) -> None:
 def load_state(adam: torch.optim.Adam, state: Mapping[str, Any]) -> None:
     """Load a state, also of an optimizer that updated otherwise; moments are laid out in memory as parameters are.
 
-    Updates of all parameters at once do not look at strides.
+    Updates of all parameters at once do not look at strides. ValueError for a state of other parameters.
     """
     groups = [{**group, "fused": True, "foreach": None} for group in state["param_groups"]]
     adam.load_state_dict({**state, "param_groups": groups})
     for parameter, values in adam.state.items():
         for name in values.keys() - {"step"}:
+            if values[name].shape != parameter.shape:
+                raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(values[name].shape)}")
             values[name] = torch.empty_like(parameter, requires_grad=False).copy_(values[name])

@@ -1,27 +1,53 @@
 """From options to a run that is ready to train: data checked, network built, weights and state loaded."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from robustflow import files, precision, tasks
+from robustflow import files, locks, precision, tasks
 from robustflow.distributed import Processes
 from robustflow.errors import UserError
-from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.tasks import data_sets, weights
-from robustflow.training import checkpoint, ema, optimizer
+from robustflow.training import checkpoint, ema, history, optimizer
 from robustflow.training.checkpoint import Progress
 from robustflow.training.run import Run
 from robustflow.training.saving import save
 
 log = logging.getLogger(__name__)
 
+_ADVICE = "wait until it is done, end it, or give this run another name (--override name=...)"
 
-def prepare(options: RunOptions, processes: Processes) -> tuple[Run, Path | None]:
-    """Check the data, build the model, find the state to resume; nothing is written before all of it is right."""
+
+@contextlib.contextmanager
+def alone(options: RunOptions, processes: Processes) -> Iterator[None]:
+    """Keep the experiment for this run. Locked if another one of its name is at work."""
+    experiment = Path(options.path.experiments) / options.name
+    with locks.held(locks.beside(experiment), experiment, _ADVICE, processes):
+        yield
+
+
+class Beginning(NamedTuple):
+    """Where a run begins.
+
+    Attributes:
+        progress: How far it has come.
+        state: File that was resumed, or None.
+        changes: In what its options differ from those until then, in lines.
+    """
+
+    progress: Progress
+    state: Path | None
+    changes: list[str]
+
+
+def prepare(options: RunOptions, processes: Processes) -> tuple[Run, Beginning]:
+    """Check the data, build the model, read weights or state; nothing is written or moved before all of it is right."""
     device = processes.device(options.device)
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
@@ -36,31 +62,43 @@ def prepare(options: RunOptions, processes: Processes) -> tuple[Run, Path | None
     torch.manual_seed(options.train.manual_seed)
     task = tasks.build(options)
     network = task.build_network(options.network_G, options.precision, options.train.checkpointing).to(device)
-    processes.on_main(_make_ready, experiment, network, options, state)
+    if state is None:
+        processes.on_main(_load_pretrained, network, options)
     adam, average = optimizer.build(network, options.train), ema.build(network, options.train.ema)
-    return Run(options, task, network, adam, average, crops, validation, experiment, processes), state
+    run = Run(options, task, network, adam, average, crops, validation, experiment, processes)
+    beginning = processes.on_main(_begin, run, state)
+    processes.on_main(_make_room, run, state)
+    return run, beginning
 
 
-def start(run: Run, state: Path | None) -> Progress:
-    """Resume if there is a state; return how far the run has come."""
-    experiment, options, network, progress = run.experiment, run.options, run.network, Progress()
+def start(run: Run, beginning: Beginning) -> None:
+    """Write the options of the run; set aside what comes after the state that was resumed."""
+    experiment, options, network = run.experiment, run.options, run.network
+    progress, state, changes = beginning
     checkpoint.clean(experiment)
     if state is not None:
-        progress = checkpoint.resume(state, network, run.adam, options, run.average)
         log.info("resumed %s at iteration %d", state, progress.iteration)
         aside = checkpoint.set_aside_newer(experiment, progress.iteration)
         if aside is not None:
             log.info("newer checkpoints are now in %s", aside)
     elif options.path.resume_state is not None:
         log.info("%s: no checkpoint to resume; starting at iteration 1", experiment)
-    options_load.save(options, experiment / "options.yml")
+    if changes:
+        log.warning("\n  ".join(changes))
+    history.replace_options(experiment, progress.iteration, options)
     if options.train.non_finite == "rollback" and checkpoint.newest(experiment) is None:
         save(run, progress)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %.2f M parameters, %s", experiment, n_parameters / 1e6, run.device)
     log.info("precision: %s", precision.described(options.precision, run.device))
     precision.warn_if_slow(options.precision, run.device)
-    return progress
+
+
+def _begin(run: Run, state: Path | None) -> Beginning:
+    if state is None:
+        return Beginning(Progress(), None, [])
+    progress = checkpoint.resume(state, run.network, run.adam, run.options, run.average)
+    return Beginning(progress, state, history.changes(state, progress.iteration, run.options))
 
 
 def _fitting(options: RunOptions, state: Path | None) -> RunOptions:
@@ -72,12 +110,12 @@ def _fitting(options: RunOptions, state: Path | None) -> RunOptions:
     return options if start is None else weights.fitting(options, weights.locate(start))
 
 
-def _make_ready(experiment: Path, network: nn.Module, options: RunOptions, state: Path | None) -> None:
-    """Unless there is a state to resume, load the weights to start from; move an older experiment aside."""
-    if state is None:
-        _load_pretrained(network, options)
+def _make_room(run: Run, state: Path | None) -> None:
+    """Unless it is resumed, move an older experiment of this name aside."""
+    experiment = run.experiment
     elsewhere = state is not None and state.resolve().parent.parent != experiment.resolve()
-    if options.path.resume_state is None or elsewhere:
+    if run.options.path.resume_state is None or elsewhere:
+        locks.require_free_below(experiment, _ADVICE)
         with files.answering(experiment):
             archived = checkpoint.make_room(experiment)
         if archived is not None:

@@ -24,7 +24,7 @@ from robustflow.training.gradients import Gradients
 from robustflow.training.guard import Guard
 from robustflow.training.interruption import Interruption, leave_signals_to_main
 from robustflow.training.logbook import Logbook
-from robustflow.training.preparation import prepare, start
+from robustflow.training.preparation import alone, prepare, start
 from robustflow.training.run import Run
 from robustflow.training.sentinel import Sentinel
 
@@ -37,11 +37,16 @@ def train(options: RunOptions, processes: Processes = ALONE) -> bool:
     Writes experiments/<name>/: options.yml, models/, training_state/, tensorboard/, train.log; of several processes
     the main one alone.
     """
-    run, state = prepare(options, processes)
-    logbook, niter = _logbook(run), run.options.train.niter
+    with alone(options, processes):
+        return _train(options, processes)
+
+
+def _train(options: RunOptions, processes: Processes) -> bool:
+    run, beginning = prepare(options, processes)
+    progress, logbook, niter = beginning.progress, _logbook(run), run.options.train.niter
     elements = work.mapped_elements(run.network, amount.training_pixels(run.options))
     with contextlib.closing(logbook), fused.expecting(elements):
-        progress = processes.on_main(start, run, state)
+        processes.on_main(start, run, beginning)
         parallel.share(processes, run.network, run.adam, run.average)
         sentinel = Sentinel(run.experiment, run.network, run.options, progress, processes)
         if progress.iteration < niter:
