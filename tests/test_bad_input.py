@@ -280,7 +280,7 @@ def test_errors_and_exit_statuses(error, status, message, caplog):
     def work():
         raise error
 
-    assert exit_status.answered(work, memory="lower the batch") == status
+    assert exit_status.answered(work, memory=lambda: "lower the batch") == status
     assert message in caplog.text
 
 

@@ -250,7 +250,9 @@ def joined() -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def answered(work: Callable[[Processes], int | None], *, memory: str, interrupted: str, alone: bool) -> int:
+def answered(
+    work: Callable[[Processes], int | None], *, memory: Callable[[], str], interrupted: str, alone: bool
+) -> int:
     """Do the work of a command together with the other processes of the run; see `exit_status.answered`."""
 
     def shared(processes: Processes) -> int | None:

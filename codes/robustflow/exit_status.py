@@ -50,13 +50,17 @@ log = logging.getLogger(__name__)
 
 
 def answered(
-    work: Callable[[], int | None], *, memory: str = "", interrupted: str = "interrupted", alone: bool = True
+    work: Callable[[], int | None],
+    *,
+    memory: Callable[[], str] = str,
+    interrupted: str = "interrupted",
+    alone: bool = True,
 ) -> int:
     """Do the work of a command; answer mistakes and failures with a message on stderr; return the exit status.
 
     Args:
         work: Returns its own status, or None for `DONE`.
-        memory: What to lower where memory does not suffice.
+        memory: Called where memory does not suffice; says what to lower.
         interrupted: What to say when Ctrl-C ends the work.
         alone: One process computes it; several, as torchrun starts them, are a mistake.
 
@@ -85,7 +89,7 @@ def answered(
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
-        return _answer(FAILED, "\n  ".join(filter(None, [f"too little memory: {_first_line(error)}", memory])))
+        return _answer(FAILED, "\n  ".join(filter(None, [f"too little memory: {_first_line(error)}", memory()])))
     except KeyboardInterrupt:
         log.error(interrupted)
         return INTERRUPTED

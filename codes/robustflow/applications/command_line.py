@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from robustflow import exit_status, terminal
+from robustflow import exit_status, memory_advice, terminal
 from robustflow.applications import commands, degradations, edit, page
 from robustflow.applications.latent_space import Collection
 from robustflow.applications.likeness import METRICS
@@ -31,10 +31,6 @@ from robustflow.paths import of_flag, text_of_flag
 
 log = logging.getLogger(__name__)
 
-MEMORY = (
-    "Use smaller images, or lower network_G.flow.projection_memory; for sample, lower val.sample_batch, or set "
-    "val.tile and val.tile_overlap."
-)
 HOTTEST = 100.0
 # What a page says of elsewhere, or what is no setting.
 _NOT_SETTINGS = ("kind", "opt", "weights", "output")
@@ -182,7 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
     terminal.accept_all_characters()
     chosen = _parser().parse_args(arguments)
-    return exit_status.answered(lambda: _run(chosen), memory=MEMORY)
+    return exit_status.answered(lambda: _run(chosen), memory=lambda: _memory(chosen))
+
+
+def _memory(chosen: argparse.Namespace) -> str:
+    options = command_line.load_or_exit(chosen)
+    return memory_advice.of_sampling(options, chosen.n) if chosen.kind == "sample" else memory_advice.of_images(options)
 
 
 def _run(chosen: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import __version__, data, distributed, locks, precision
+from robustflow import __version__, data, distributed, locks, memory_advice, precision
 from robustflow.data import checks
 from robustflow.data.folders import PAIRING
 from robustflow.distributed import ALONE, Processes
@@ -29,10 +29,6 @@ log = logging.getLogger(__name__)
 _OTHERS = ("records", "input", "trace", report_html.APPLICATIONS)
 # Without the reason, which may name files of this machine: protocols are compared.
 NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
-MEMORY = (
-    "Lower val.sample_batch or network_G.flow.projection_memory, set val.tile and val.tile_overlap, or use smaller "
-    "images."
-)
 
 
 def run(options: RunOptions, input_path: str | None, output: str | None, trace: bool = False) -> int:
@@ -64,7 +60,10 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
             print(text)  # noqa: T201
 
     return distributed.answered(
-        work, memory=MEMORY, interrupted="interrupted; the same command goes on where it was", alone=trace
+        work,
+        memory=lambda: memory_advice.of_sampling(options),
+        interrupted="interrupted; the same command goes on where it was",
+        alone=trace,
     )
 
 

@@ -15,6 +15,12 @@ from robustflow.options import command_line
 from robustflow.options.arguments import Parser, add_override
 from robustflow.tasks import trained
 
+_LOWERED = {
+    "fit": "Lower --batch or --patch.",
+    "rank": "Lower --patch, --n-sample or val.sample_batch.",
+    "plot": "Give fewer results.",
+}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.accept_all_characters()
     chosen = _parser().parse_args(arguments)
     work = {"fit": _fit, "rank": _rank, "plot": _plot}[chosen.kind]
-    return exit_status.answered(lambda: work(chosen), memory="Lower --batch, --n-sample or --patch.")
+    return exit_status.answered(lambda: work(chosen), memory=lambda: _LOWERED[chosen.kind])
 
 
 def _fit(chosen: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from robustflow import exit_status, paths, terminal
+from robustflow import exit_status, memory_advice, paths, terminal
 from robustflow.errors import UserError
 from robustflow.evaluation import engine, report
 from robustflow.evaluation.columns import lines
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = {"temperature": _temperature, "best-of-n": _best_of_n, "seeds": _seeds}[chosen.kind]
     return exit_status.answered(
         lambda: print(study(chosen)),  # noqa: T201
-        memory=engine.MEMORY,
+        memory=lambda: memory_advice.of_sampling(_options(chosen), getattr(chosen, "n", None)),
         interrupted="interrupted; the same command goes on where it was",
     )
 

@@ -36,7 +36,7 @@ def run(options: ToyOptions) -> int:
 
     return exit_status.answered(
         work,
-        memory="Lower train.batch_size, val.n_held_out, val.n_conditions, val.n_sample or n_workers.",
+        memory=lambda: "Lower train.batch_size, val.n_held_out, val.n_conditions, val.n_sample or n_workers.",
         interrupted="interrupted; nothing was written",
     )
 

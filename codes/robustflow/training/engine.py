@@ -2,19 +2,13 @@
 
 from pathlib import Path
 
-from robustflow import distributed, exit_status
+from robustflow import distributed, exit_status, memory_advice
 from robustflow.data import checks
 from robustflow.distributed import Processes
 from robustflow.files import require_inside
 from robustflow.options.schema import RunOptions
 from robustflow.training import check as trial
 from robustflow.training.trainer import train
-
-_MEMORY = (
-    "Lower train.micro_batch, datasets.train.batch_size, datasets.train.GT_size, datasets.train.n_workers or "
-    "network_G.flow.projection_memory, or set train.checkpointing: step or level. In validation (the iteration is "
-    "saved): lower val.sample_batch, or set val.tile and val.tile_overlap."
-)
 
 
 def run(options: RunOptions, *, check: bool = False) -> int:
@@ -35,7 +29,7 @@ def run(options: RunOptions, *, check: bool = False) -> int:
 
     return distributed.answered(
         work,
-        memory=_MEMORY,
+        memory=lambda: memory_advice.of_training(options),
         interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
         alone=check,
     )
