@@ -68,10 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _options(chosen: argparse.Namespace, key: str, value: Any, flag: str) -> RunOptions:
-    assignments = [Assignment(f"val.{key}", value, flag)]
+def _options(chosen: argparse.Namespace, *assignments: Assignment) -> RunOptions:
     if chosen.weights is not None:
-        assignments.append(Assignment("path.model_path", chosen.weights, "--weights"))
+        assignments = (*assignments, Assignment("path.model_path", chosen.weights, "--weights"))
     options = load(chosen.opt, chosen.override, *assignments)
     amount.settle_threads(options, testing=True)
     return options
@@ -84,12 +83,12 @@ def _folder(chosen: argparse.Namespace, options: RunOptions) -> Path:
 
 
 def _temperature(chosen: argparse.Namespace) -> str:
-    options = _options(chosen, "heats", chosen.heats, "--heats")
+    options = _options(chosen, Assignment("val.heats", chosen.heats, "--heats"))
     return _table(engine.evaluate(options, None, _folder(chosen, options)))
 
 
 def _best_of_n(chosen: argparse.Namespace) -> str:
-    options = _options(chosen, "n_sample", chosen.n, "--n")
+    options = _options(chosen, Assignment("val.n_sample", chosen.n, "--n"))
     result = engine.evaluate(options, None, _folder(chosen, options))
     metrics = ("psnr", "ssim", "lpips")
     rows = [
@@ -113,7 +112,7 @@ def _seeds(chosen: argparse.Namespace) -> str:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: expected seeds that differ, got {' '.join(map(str, seeds))}; leave out the repeated")
     # All are checked before the first is computed.
-    of_seeds = {seed: _options(chosen, "seed", seed, "--seeds") for seed in seeds}
+    of_seeds = {seed: _options(chosen, Assignment("val.seed", seed, "--seeds")) for seed in seeds}
     folder = _folder(chosen, of_seeds[seeds[0]])
     results = [engine.evaluate(options, None, folder / f"seed_{seed}") for seed, options in of_seeds.items()]
     text = over_seeds(results)
