@@ -108,8 +108,10 @@ def test_files_do_not_depend_on_the_terminal(tmp_path):
     assert read(folder).options == "name: τ\n"
 
 
-def test_the_log_file_is_in_utf_8(tmp_path, capsys):
+def test_the_log_file_is_in_utf_8(tmp_path, capsys, monkeypatch):
     terminal.accept_all_characters()
+    # pytest keeps what is logged, and its processes send it to each other as UTF-8.
+    monkeypatch.setattr(logging.getLogger("robustflow"), "propagate", False)
     book = Logbook(tmp_path, 1, 1, "nll")
     logging.getLogger("robustflow").info("τ ≥ 0.9 – \udcff")
     book.close()

@@ -39,7 +39,8 @@ class _Box(NamedTuple):
         return self.upper - self.lower
 
     def contains(self, x: Tensor) -> Tensor:
-        return (x > self.lower) & (x < self.upper)
+        """1 inside, 0 outside, see ``_where``."""
+        return ((x > self.lower) & (x < self.upper)).to(x.dtype)
 
     def from_outer_knot(self, x: Tensor, sign: Tensor) -> Tensor:
         """Distance of x from the outer knot of its bin: x − B1 or B2 − x."""
@@ -107,7 +108,7 @@ class RationalQuadratic(AnalyticElementwise):
         pi = theta * (1 - theta)
         g = b.height * (b.slope * theta**2 + pi) / (b.slope * (1 - 2 * pi) + (1 + b.delta) * pi)
         q = box.at_distance(g, b.sign)
-        return torch.where(inside, q, x) + t, torch.where(inside, _log_slope(b, theta, 1 - theta), 0)
+        return _where(inside, q, x) + t, inside * _log_slope(b, theta, 1 - theta)
 
     @staticmethod
     def invert(y: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,14 +120,13 @@ class RationalQuadratic(AnalyticElementwise):
         r = 1 - u
         e = r - b.delta * u
         root = torch.sqrt(e**2 + 4 * b.slope**2 * u * r)
-        near_outer = e >= 0
-        part = 2 * b.slope * torch.where(near_outer, u, r)
+        near_outer = (e >= 0).to(e.dtype)
+        part = 2 * b.slope * _where(near_outer, u, r)
         fraction = part / (e.abs() + part + root)
-        theta = torch.where(near_outer, fraction, 1 - fraction)
-        rest = torch.where(near_outer, 1 - fraction, fraction)
+        theta, rest = _where(near_outer, fraction, 1 - fraction), _where(near_outer, 1 - fraction, fraction)
         q = box.at_distance(b.width * theta, b.sign)
         q = torch.minimum(torch.maximum(q, box.lower), box.upper)
-        return torch.where(inside, q, v), torch.where(inside, -_log_slope(b, theta, rest), 0)
+        return _where(inside, q, v), -inside * _log_slope(b, theta, rest)
 
     @staticmethod
     def partials(x: Tensor, params: Tensor, *constants: Tensor) -> Partials:
@@ -135,44 +135,40 @@ class RationalQuadratic(AnalyticElementwise):
         inside, b = box.contains(x), _bin(x, params, box)
         theta = (box.from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = _bin_partials(b, theta)
-        width_by_param, height_by_param = (box.size * (1 - 2 * box.eps) * slope for slope in b.sigmoid_slopes)
+        size = inside * (box.size * (1 - 2 * box.eps))
+        width_by_param, height_by_param = (size * slope for slope in b.sigmoid_slopes)
         low, high = LOG_DELTA_RANGE
-        delta_by_param = torch.where((d_hat > low) & (d_hat < high), b.delta - box.eps, 0)
-
-        def masked(value: Tensor) -> Tensor:
-            return torch.where(inside, value, 0)
-
+        delta_by_param = inside * ((d_hat > low) & (d_hat < high)) * (b.delta - box.eps)
         by_param: list[tuple[Tensor | float, Tensor | float]] = [
-            (masked(g_w * width_by_param), masked(b.sign * l_w * width_by_param)),
-            (masked(g_h * height_by_param), masked(b.sign * l_h * height_by_param)),
-            (masked(b.sign * g_d * delta_by_param), masked(l_d * delta_by_param)),
+            (g_w * width_by_param, b.sign * l_w * width_by_param),
+            (g_h * height_by_param, b.sign * l_h * height_by_param),
+            (b.sign * g_d * delta_by_param, l_d * delta_by_param),
             (torch.ones_like(x), 0.0),
         ]
-        return torch.where(inside, g_xi, 1), masked(b.sign * l_xi), by_param
+        return _where(inside, g_xi, 1.0), inside * b.sign * l_xi, by_param
 
 
 def _bin(x: Tensor, params: Tensor, box: _Box, by_height: bool = False) -> _Bin:
     """The bin of x, or, by height, of q(x)."""
     w_hat, h_hat, d_hat, _ = params.unbind(-2)
     (left_width, right_width, w_slope), (left_height, right_height, h_slope) = _sizes(w_hat, box), _sizes(h_hat, box)
-    left = x < box.lower + (left_height if by_height else left_width)
-    width, height = torch.where(left, left_width, right_width), torch.where(left, left_height, right_height)
-    sign = torch.where(left, 1.0, -1.0).to(width.dtype)
+    left = (x < box.lower + (left_height if by_height else left_width)).to(x.dtype)
+    width, height = _where(left, left_width, right_width), _where(left, left_height, right_height)
     delta = torch.exp(d_hat.clamp(*LOG_DELTA_RANGE)) * (1 - box.eps) + box.eps
-    return _Bin(sign, width, height, 1 / height, height / width, delta, (w_slope, h_slope))
+    return _Bin(2 * left - 1, width, height, 1 / height, height / width, delta, (w_slope, h_slope))
 
 
 def _sizes(a: Tensor, box: _Box) -> tuple[Tensor, Tensor, Tensor]:
-    """Sizes of the left and the right bin, f(±a) times the box, f(a) = σ(a)(1−2ε) + ε, and σ(a)·σ(−a).
+    """Sizes of the left and the right bin, f(±a) times the box, f(a) = σ(a)(1−2ε) + ε, and σ(a)·σ(−a)."""
+    # Not torch.sigmoid, which rounds in another way where a tensor's last elements fill no vector register.
+    left, right = 1 / (1 + torch.exp(-a)), 1 / (1 + torch.exp(a))
+    left_size, right_size = (box.size * (share * (1 - 2 * box.eps) + box.eps) for share in (left, right))
+    return left_size, right_size, left * right
 
-    From one exponential, without subtracting one from the other.
-    """
-    e = torch.exp(-a.abs())
-    large = 1 / (1 + e)
-    small = e * large
-    f_large, f_small = (box.size * (value * (1 - 2 * box.eps) + box.eps) for value in (large, small))
-    positive = a >= 0
-    return torch.where(positive, f_large, f_small), torch.where(positive, f_small, f_large), large * small
+
+def _where(mask: Tensor, a: Tensor, b: Tensor | float) -> Tensor:
+    """a where the mask is 1, b where it is 0, both finite there: on CPUs ``torch.where`` takes as long as all else."""
+    return mask * a + (1 - mask) * b
 
 
 def _log_slope(b: _Bin, theta: Tensor, rest: Tensor) -> Tensor:
