@@ -1,10 +1,15 @@
-"""How much memory a run has taken."""
+"""How much memory a run has taken, and how whole images are worked on without taking more."""
 
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+# Numbers of an image that are worked on at once: 4 MiB in double precision.
+_BAND = 2**19
 
 
 def peak() -> int:
@@ -17,3 +22,21 @@ def peak() -> int:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def bands(height: int, per_row: int) -> Iterator[slice]:
+    """Rows of an image, some at a time, from the first to the last: all of them at once unless it is large.
+
+    What takes more memory than the image, and is made of each pixel or the few rows around it, is made band by band.
+
+    Args:
+        height: Rows.
+        per_row: Numbers in a row of what is worked on.
+    """
+    step = max(1, _BAND // max(1, per_row))
+    return (slice(first, min(first + step, height)) for first in range(0, max(height, 1), step))
+
+
+def bands_of(images: Tensor) -> Iterator[slice]:
+    """`bands` of images (..., h, w)."""
+    return bands(images.shape[-2], images[..., :1, :].numel())

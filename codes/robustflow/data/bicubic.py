@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustflow import memory
+
 _REACH = 2  # of the cubic kernel, in pixels of the coarser grid
 
 
@@ -23,27 +25,22 @@ def downsample(x: Tensor, scale: int) -> Tensor:
         after each pass, first along the height; floating ones are neither rounded nor clipped, and differentiable.
     """
     _check(x, scale)
-    height, width = (-(-n // scale) for n in x.shape[-2:])
-    near = _REACH * scale
-    bottom, right = near + height * scale - x.shape[-2], near + width * scale - x.shape[-1]
-    size = (height + 2 * _REACH, width + 2 * _REACH)
-    return _resize(x, (near, right, near, bottom), size)[..., _REACH:-_REACH, _REACH:-_REACH].contiguous()
+    return _resize(x, down=scale)
 
 
-def upsample(x: Tensor, scale: int) -> Tensor:
+def upsample(x: Tensor, scale: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Enlarge an image by an integer factor, as MATLAB's ``imresize(x, scale)``.
 
     Args:
         x: (..., c, h, w), uint8 or floating, any range.
         scale: Integer factor, at least 1.
+        dtype: What floating images are computed in, at least; uint8 images are in float64 anyway.
 
     Returns:
         (..., c, h * scale, w * scale), dtype of ``x``; rounding as in :func:`downsample`.
     """
     _check(x, scale)
-    size = ((x.shape[-2] + 2 * _REACH) * scale, (x.shape[-1] + 2 * _REACH) * scale)
-    cut = _REACH * scale
-    return _resize(x, (_REACH,) * 4, size)[..., cut:-cut, cut:-cut].contiguous()
+    return _resize(x, up=scale, dtype=dtype)
 
 
 def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
@@ -74,28 +71,37 @@ def _check(x: Tensor, scale: int) -> None:
         raise ValueError(f"expected an integer factor of at least 1, got {scale}")
 
 
-def _resize(x: Tensor, pad: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
-    """Pad (left, right, top, bottom), then interpolate to ``size``.
+def _resize(x: Tensor, down: int = 1, up: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Reduce by ``down`` or enlarge by ``up``, band by band, each padded by what lies or is mirrored around it.
 
     Both dimensions are padded before either pass: torch gives wrong values for maps of width 1 when only their height
     is reduced. uint8 images are computed in float64, where all weights of factors 2, 4 and 8 are exact, so that ties
     are ties and a crop of a resized image equals the resized crop.
     """
     rounded = x.dtype == torch.uint8
-    work = torch.float64 if rounded else torch.promote_types(x.dtype, torch.float32)
-    padded = mirror_pad(x.reshape(-1, *x.shape[-3:]).to(work), *pad)
-    if rounded:
-        rows = _round_and_clip(_interpolate(padded, (size[0], padded.shape[-1])))
-        resized = _round_and_clip(_interpolate(rows, size))
-    else:
-        resized = _interpolate(padded, size)
-    return resized.to(x.dtype).reshape(*x.shape[:-2], *size)
+    work = torch.float64 if rounded else torch.promote_types(x.dtype, dtype)
+    size = [-(-n // down) for n in x.shape[-2:]]
+    near, cut = _REACH * down, _REACH * up
+    rows, columns = (_mirrored(n, near, near + m * down - n, x.device) for n, m in zip(x.shape[-2:], size, strict=True))
+    images = x.reshape(-1, *x.shape[-3:])
+
+    def resized(band: slice) -> Tensor:
+        height, width = band.stop - band.start + 2 * _REACH, size[1] + 2 * _REACH
+        source = rows[down * band.start : down * (band.stop + 2 * _REACH)]
+        padded = images.index_select(-2, source).index_select(-1, columns).to(work)
+        result = _interpolate(padded, (up * height, up * width), rounded=rounded)
+        return result[..., cut:-cut, cut:-cut].to(x.dtype)
+
+    per_row = images[..., :1, :].numel() * down * up**2
+    result = torch.cat([resized(band) for band in memory.bands(size[0], per_row)], dim=-2)
+    return result.reshape(*x.shape[:-2], *result.shape[-2:]).contiguous()
 
 
-def _interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _interpolate(x: Tensor, size: tuple[int, int], *, rounded: bool) -> Tensor:
+    """Interpolate to a size, with ``rounded`` to whole numbers from 0 to 255 after each pass."""
     # antialias stays on for enlarging too: without it torch's kernel has a = -0.75.
-    return F.interpolate(x, size=size, mode="bicubic", antialias=True)
-
-
-def _round_and_clip(x: Tensor) -> Tensor:
-    return x.round().clamp(0, 255)
+    if not rounded:
+        return F.interpolate(x, size=size, mode="bicubic", antialias=True)
+    for pass_size in ((size[0], x.shape[-1]), size):
+        x = F.interpolate(x, size=pass_size, mode="bicubic", antialias=True).round_().clamp_(0, 255)
+    return x

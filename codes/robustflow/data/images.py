@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from robustflow import memory
 from robustflow.data import decoding
 from robustflow.data.colour import use_of_profile
 from robustflow.errors import UserError, for_all, listed
@@ -194,6 +195,10 @@ def to_uint8(image: Tensor, *, truncate: bool = False) -> Tensor:
         raise ValueError(f"expected an image (..., 3, h, w), got {tuple(image.shape)}")
     if image.dtype == torch.uint8:
         return image
+    return torch.cat([_levels(image[..., rows, :], truncate) for rows in memory.bands_of(image)], dim=-2)
+
+
+def _levels(image: Tensor, truncate: bool) -> Tensor:
     image = image.detach().to(torch.promote_types(image.dtype, torch.float32))
     broken = ~image.isfinite().all(dim=-3, keepdim=True)
     levels = image.nan_to_num(0).clamp(0, 1).mul(255)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from robustflow import memory
 from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import fidelity
 from robustflow.evaluation.records import Row
@@ -61,4 +62,5 @@ def measured(row: Row, sample: Tensor, gt: Tensor | None, crop: int, *, truncate
 def mean_of(samples: Tensor) -> Tensor:
     """Scheme 2: the mean of samples (n, 3, H, W), not clamped: (3, H, W), not finite where one of them is not."""
     # In double precision, finite samples have a finite mean.
-    return samples.mean(0, dtype=torch.float64).to(samples)
+    means = [samples[..., rows, :].mean(0, dtype=torch.float64).to(samples) for rows in memory.bands_of(samples)]
+    return torch.cat(means, dim=-2)

@@ -168,11 +168,13 @@ class Evaluator:
                 rows.append(measured.row(heat, index, sample))
                 bar.update()
             rows[-len(samples) :], heats[heat_key(heat)] = measured.together(rows[-len(samples) :], samples)
-            self._write_maps(dataset, f"{item.name}_t{heat_key(heat)}", samples)
+            self._write_maps(dataset, f"{item.name}_t{heat_key(heat)}", rows[-len(samples) :], samples)
             if o.same_size and heat > 0:
                 mean = enhancement.mean_of(samples)
                 self._write(dataset, f"{item.name}_t{heat_key(heat)}_mean", mean, truncate=self.truncate)
                 (means[heat_key(heat)],), _ = measured.together([measured.row(heat, len(samples), mean)], mean[None])
+            # Let go before those of the next temperature are drawn.
+            del samples, sample
         bits_per_dim, latents = self._likelihood(item)
         score = None if self.score is None else self._ood(condition)
         size = (item.lr.shape[-2] * self.scale, item.lr.shape[-1] * self.scale)
@@ -202,16 +204,13 @@ class Evaluator:
         if self.folder is not None and self.options.save_images:
             write_png(self.folder / dataset / f"{name}.png", image, truncate=truncate)
 
-    def _write_maps(self, dataset: str, name: str, samples: Tensor) -> None:
-        """Standard deviation over the finite samples, and pixel errors."""
-        spread = diversity.Spread()
-        for sample in samples:
-            spread.add(sample)
-        deviation = spread.picture()
+    def _write_maps(self, dataset: str, name: str, rows: list[Row], samples: Tensor) -> None:
+        """Standard deviation over the finite samples, and pixel errors, of samples (n, 3, H, W) and their rows."""
+        deviation = diversity.picture(_finite(rows, samples))
         if deviation is not None:
             self._write(dataset, f"{name}_std", deviation)
-        failed = outside(samples).any(0)
-        if failed.any():
+        if any(row.failures.pixel_errors > 0 for row in rows):
+            failed = torch.stack([outside(sample) for sample in samples]).any(0)
             self._write(dataset, f"{name}_mask", failed.to(samples.dtype).expand(3, -1, -1))
 
 
@@ -223,7 +222,7 @@ class _Measured:
         self.scale, self.crop = evaluator.scale, evaluator.options.crop_border
         lr = item.lr.to(evaluator.device)
         self.same_size, self.truncate = evaluator.options.same_size, evaluator.truncate
-        self.upsampled = lr if self.same_size else upsample(lr.double(), self.scale).to(lr)
+        self.upsampled = lr if self.same_size else upsample(lr, self.scale, torch.float64)
         self.gt = None if item.gt is None else to_uint8(item.gt)
         self.lr = to_uint8(item.lr)
         self.lr_of_gt = None if self.gt is None or self.same_size else downsample(self.gt, self.scale)
@@ -255,8 +254,8 @@ class _Measured:
 
     def together(self, rows: list[Row], samples: Tensor) -> tuple[list[Row], OfHeat]:
         """Add what is computed for all samples (n, 3, H, W) at once: LPIPS, and diversity, of the finite ones."""
-        finite = samples[[row.failures.finite for row in rows]]
-        sigma = diversity.sigma(finite.clamp(0, 1))
+        finite = _finite(rows, samples)
+        sigma = diversity.sigma(finite)
         perceptual = self.evaluator.perceptual
         if perceptual is None or self.gt is None or len(finite) == 0:
             return rows, OfHeat(sigma, None)
@@ -280,6 +279,12 @@ class _Measured:
             replace(row, further={**row.further, "lpips_gtmean": next(left, None)}) if row.failures.finite else row
             for row in rows
         ]
+
+
+def _finite(rows: list[Row], samples: Tensor) -> Tensor:
+    """The finite ones of samples (n, 3, H, W), whose rows these are; not copied if all are."""
+    finite = [row.failures.finite for row in rows]
+    return samples if all(finite) else samples[finite]
 
 
 def _histogram(latents: list[Tensor]) -> Latents | None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from robustflow import memory
+
 # White in pictures of standard deviations, of the image's range.
 WHITE = 0.25
 
@@ -13,14 +15,30 @@ def sigma(samples: Tensor) -> float | None:
     Lugmayr et al., SRFlow, ECCV 2020: "diversity σ". Population standard deviation, so 0 for one sample.
 
     Args:
-        samples: (n, 3, H, W), floating in [0, 1], finite.
+        samples: (n, 3, H, W), floating, finite, clamped to [0, 1].
 
     Returns:
         On the scale 0..255; None if there are no samples.
     """
     if len(samples) == 0:
         return None
-    return 255 * samples.double().std(dim=0, correction=0).mean().item()
+    total = 0.0
+    for rows in memory.bands_of(samples):
+        total += samples[..., rows, :].clamp(0, 1).double().std(dim=0, correction=0).sum().item()
+    return 255 * (total / samples[0].numel())
+
+
+def picture(samples: Tensor) -> Tensor | None:
+    """`Spread.picture` of finite samples (n, 3, H, W) that are all there: no sums of whole images are made."""
+
+    def of(rows: slice) -> Tensor | None:
+        spread = Spread()
+        for sample in samples:
+            spread.add(sample[:, rows])
+        return spread.picture()
+
+    parts = [part for rows in memory.bands_of(samples) if (part := of(rows)) is not None]
+    return torch.cat([part[:1] for part in parts], dim=-2).expand(3, -1, -1) if parts else None
 
 
 class Spread:
@@ -32,11 +50,15 @@ class Spread:
 
     def add(self, sample: Tensor) -> None:
         """Add a sample (3, H, W), floating, clamped to [0, 1]; one that is not finite does not count."""
-        if not sample.isfinite().all():
+        if not all(sample[:, rows].isfinite().all() for rows in memory.bands_of(sample)):
             return
-        values = sample.clamp(0, 1).double().cpu()
+        if self.n == 0:
+            self._sum, self._squares = (torch.zeros(sample.shape, dtype=torch.float64) for _ in range(2))
         self.n += 1
-        self._sum, self._squares = self._sum + values, self._squares + values**2
+        for rows in memory.bands_of(sample):
+            values = sample[:, rows].clamp(0, 1).double().cpu()
+            self._sum[:, rows] += values
+            self._squares[:, rows] += values**2
 
     def picture(self) -> Tensor | None:
         """Population standard deviation, mean over channels, (3, H, W), grey, white from `WHITE` on.
@@ -45,8 +67,11 @@ class Spread:
         """
         if self.n < 2:
             return None
-        variance = self._squares / self.n - (self._sum / self.n) ** 2
-        return (variance.clamp(min=0).sqrt().mean(0, keepdim=True) / WHITE).expand(3, -1, -1)
+        return torch.cat([self._grey(rows) for rows in memory.bands_of(self._sum)], dim=-2).expand(3, -1, -1)
+
+    def _grey(self, rows: slice) -> Tensor:
+        variance = self._squares[:, rows] / self.n - (self._sum[:, rows] / self.n) ** 2
+        return variance.clamp(min=0).sqrt().mean(0, keepdim=True) / WHITE
 
 
 def score(maps: Tensor) -> float | None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustflow import memory
+
 # A pixel is an error outside this range of an image in [0, 1].
 PIXEL_RANGE = (-0.5, 1.5)
 
@@ -51,6 +53,18 @@ def pixel_errors(image: Tensor) -> float:
 
 def failures(sample: Tensor, upsampled: Tensor) -> Failures:
     """Failures of a sample (3, H, W) whose LR image, upsampled, is ``upsampled`` (3, H, W)."""
+    parts = [_of_band(sample[:, rows], upsampled[:, rows]) for rows in memory.bands_of(sample)]
+    return Failures(
+        any(part.has_inf for part in parts),
+        any(part.has_nan for part in parts),
+        sum(part.pixel_errors for part in parts),
+        sum(part.n_pixels for part in parts),
+        max(part.max_abs for part in parts),
+        max(part.max_residual for part in parts),
+    )
+
+
+def _of_band(sample: Tensor, upsampled: Tensor) -> Failures:
     has_inf, has_nan = bool(torch.isinf(sample).any()), bool(torch.isnan(sample).any())
     failed = outside(sample)
     finite = not (has_inf or has_nan)
