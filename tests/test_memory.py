@@ -1,14 +1,21 @@
-"""Whole images in bands of rows: the same results as at once."""
+"""Whole images in bands of rows: the same results, and no more memory than a few copies of an image."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
+from random_networks import built
 
 from robustflow import memory
 from robustflow.data.bicubic import downsample, upsample
-from robustflow.data.images import to_uint8
+from robustflow.data.images import to_uint8, write_png
 from robustflow.evaluation.enhancement import mean_of
 from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.metrics.robustness import failures
+from robustflow.options import load as options_load
+from robustflow.options.schema import RunOptions
+from robustflow.tasks import weights
 
 # 37 × 21 pixels, some of them outside the range, one not finite.
 SAMPLES = torch.rand(3, 3, 37, 21, generator=torch.Generator().manual_seed(0)) * 3 - 1
@@ -65,3 +72,41 @@ def test_bands_cover_all_rows(monkeypatch):
     assert list(memory.bands(7, 10)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert list(memory.bands(2, 100)) == [slice(0, 1), slice(1, 2)]
     assert list(memory.bands(0, 10)) == [slice(0, 0)]
+
+
+EVALUATED = """
+from pathlib import Path
+from robustflow import memory
+from robustflow.evaluation import engine
+from robustflow.options.load import load
+options = load("options.yml")
+engine.evaluate(options, "small.png", Path("small"))
+before = memory.peak()
+engine.evaluate(options, "large.png", Path("large"))
+print(memory.peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux measures it")
+def test_tiles_take_a_few_copies_of_the_image(tmp_path):
+    """Two samples, of one of them the latents and x, and the upsampled input: five copies, and what tiles take."""
+    flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8}
+    values = {
+        "name": "tiny",
+        "model": "FS-NCSR",
+        "scale": 4,
+        "device": "cpu",
+        "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
+        "path": {"model_path": str(tmp_path / "G.safetensors")},
+        "val": {"heats": (0.9,), "n_sample": 2, "sample_batch": 1, "tile": 64, "tile_overlap": 2},
+    }
+    options = RunOptions.model_validate(values)
+    weights.save(tmp_path / "G.safetensors", built(options, 0.01)[1], options, 1)
+    options_load.save(options, tmp_path / "options.yml")
+    for name, size in {"small": (16, 16), "large": (300, 400)}.items():
+        write_png(tmp_path / f"{name}.png", torch.rand(3, *size, generator=torch.Generator().manual_seed(0)))
+    code = [sys.executable, "-c", EVALUATED]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    copy = 4 * 3 * 1200 * 1600
+    assert int(done.stdout.split()[-1]) < 10 * copy

@@ -76,7 +76,8 @@ def run(model: Model, name: str, lr: Tensor, reference: Tensor | None, request: 
         stem = f"{name}_sample_{number:02d}"
         sheet.write_decoded(output / f"{stem}.png", sample)
         rows.append(measuring.row(number, sample))
-        spread.add(sample)
+        if request.n > 1:
+            spread.add(sample)
         if request.best_of is not None and _best(rows, request.best_of) == number:
             kept = {number: sample}
         elif request.best_of is None and number < _SHOWN:

@@ -49,7 +49,22 @@ def draw_samples(
     draw = task.drawing(network, lr[None], tile, overlap)
     for heat in heats:
         wanted = n if isinstance(n, int) else n(heat)
-        yield heat, torch.cat(list(batches(draw, heat, wanted, name=name, seed=seed, batch=batch)))
+        yield heat, _joined(batches(draw, heat, wanted, name=name, seed=seed, batch=batch), wanted)
+
+
+def _joined(parts: Iterator[Tensor], n: int) -> Tensor:
+    """Put n samples together as they come, so that no more than one batch is held twice."""
+    samples, first = None, 0
+    for part in parts:
+        if len(part) == n:
+            return part.contiguous()
+        samples = part.new_empty(n, *part.shape[1:]) if samples is None else samples
+        samples[first : first + len(part)] = part
+        first += len(part)
+        # Let go before the next batch is drawn.
+        del part
+    assert samples is not None and first == n, f"{first} samples drawn of {n}"
+    return samples
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -155,7 +156,7 @@ class FlowTask(Task):
 
     @abstractmethod
     def image(self, x: Tensor, lr: Tensor) -> Tensor:
-        """Make the image (n·b, 3, H, W) of a decoded x; not clamped."""
+        """Make the image (n·b, 3, H, W) of a decoded x, which may be overwritten; not clamped."""
 
     def build_network(
         self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none"
@@ -213,9 +214,10 @@ class FlowTask(Task):
 
         def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
             size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
-            draws = [flow.draw_latents(size, generator) for generator in generators]
-            latents = [temperature * torch.cat(per_level).to(lr) for per_level in zip(*draws, strict=True)]
-            return self.image(decode(latents), lr)[..., : height * self.scale, : width * self.scale]
+            draws = map(partial(flow.draw_latents, size), generators)
+            # Latents take as much memory as the image: without a name they are gone once x is decoded.
+            x = decode([torch.cat(per_level).to(lr).mul_(temperature) for per_level in zip(*draws, strict=True)])
+            return self.image(x, lr)[..., : height * self.scale, : width * self.scale]
 
         return draw
 

@@ -142,11 +142,12 @@ class SuperResolution(FlowTask):
             self.noise.draw_one(gt.shape[1:], generator)
 
     def image(self, x: Tensor, lr: Tensor) -> Tensor:
-        """Make the image (n·b, 3, H, W) of a decoded x; not clamped."""
+        """Make the image (n·b, 3, H, W) of a decoded x, which is overwritten; not clamped."""
         if not self.frequency_separation:
             return x
         base = self._base(lr)
-        return (x.unflatten(0, (-1, base.shape[0])) + base).flatten(0, 1)
+        x.unflatten(0, (-1, base.shape[0])).add_(base)
+        return x
 
 
 @TASKS.register("SRFlow", SRFlowOptions)
