@@ -3,8 +3,12 @@ import os
 # Tensors are tiny here: more threads cost more than they bring, in these processes and in those they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import contextlib
+
 import pytest
 import torch
+
+from robustflow.nn import fused
 
 
 def pytest_collection_modifyitems(items):
@@ -27,6 +31,14 @@ def perturb():
         return module
 
     return perturbed
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(request):
+    """Compiling takes longer than what most tests compute; those of compiled maps are marked."""
+    compiles = request.node.get_closest_marker("compiles") is not None
+    with contextlib.nullcontext() if compiles else fused.expecting(0):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -39,14 +39,14 @@ def test_counts_are_repeatable():
 def test_table_has_both_couplings_before_and_now(known, monkeypatch, capsys):
     monkeypatch.setattr(dispatched, "_count", lambda setting, coupling, root: counts(2 if root == ROOT else 4))
     if known:
-        monkeypatch.setattr(dispatched, "_extract", lambda revision, folder: "")
+        monkeypatch.setattr(dispatched.revisions, "extract", lambda revision, folder: "")
     dispatched.operations(Setting(tiny=True, before="no-such-commit"))
     printed = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
     assert ["rq", "now", "2", "2", "4", "1", "0", "0.5" if known else "–"] in rows
     assert ["affine", "no-such-commit", *(["4", "4", "8", "1", "0", "1"] if known else ["–"] * 6)] in rows
     assert ["rq", "mul", "8" if known else "–", "4"] in rows
-    assert ("no-such-commit: not counted" in printed) is not known
+    assert ("no-such-commit: not measured" in printed) is not known
 
 
 def counts(n):

@@ -6,6 +6,8 @@ import torch
 from robustflow.bijections.elementwise import Affine, RationalQuadratic
 from robustflow.nn import fused
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(autouse=True)
 def nothing_compiled(monkeypatch):

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import torch
 
-from robustflow import memory
+from robustflow import memory, tasks
 from robustflow.errors import RunFailed, UserError
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.files import existing_part
+from robustflow.nn import fused
+from robustflow.options import amount
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import data_sets, trained
+from robustflow.tasks import data_sets, trained, work
 from robustflow.training import checkpoint
 from robustflow.training.trainer import train
 
@@ -61,7 +63,8 @@ def check(options: RunOptions) -> str:
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
     sets = _counted(options)
-    with tempfile.TemporaryDirectory() as folder:
+    # The trial computes as the whole run would.
+    with tempfile.TemporaryDirectory() as folder, fused.expecting(_mapped_elements(options)):
         try:
             estimate = _tried(options, folder)
         except (UserError, RunFailed) as error:
@@ -89,6 +92,13 @@ def _tried(options: RunOptions, folder: str) -> Estimate:
     experiment = Path(folder) / options.name
     saved = sum(file.stat().st_size for file in experiment.glob("*/*") if file.stem.startswith(f"{1 + _STEPS:08d}"))
     return _estimate(options, watch.step, _validation_time(options, trial), saved)
+
+
+def _mapped_elements(options: RunOptions) -> int:
+    """Elements that the whole run will map."""
+    with torch.device("meta"):
+        network = tasks.build(options).build_network(options.network_G)
+    return work.mapped_elements(network, amount.training_pixels(options))
 
 
 def _counted(options: RunOptions) -> dict[str, int]:
