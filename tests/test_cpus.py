@@ -9,20 +9,21 @@ from robustflow import cpus, precision
 from robustflow.options import amount
 from robustflow.options.load import load
 
-SHOWN = "import os, torch; print(torch.get_num_threads(), os.environ.get('GOMP_SPINCOUNT'))"
+SHOWN = "print(os.environ['OMP_NUM_THREADS'], os.environ.get('GOMP_SPINCOUNT'))"
 
 
-def settled(threads, **environment):
-    """Threads of torch, and the spins of those that wait, in a fresh process that settles on a number first."""
+def settled(threads, shown=SHOWN, **environment):
+    """Threads, and the spins of those that wait, in a fresh process that settles on a number before torch is loaded."""
     unset = ("OMP_", "MKL_", "GOMP_")
     own = {key: value for key, value in os.environ.items() if not key.startswith(unset)} | environment
-    command = [sys.executable, "-c", f"from robustflow import cpus; cpus.settle({threads}); {SHOWN}"]
+    command = [sys.executable, "-c", f"import os; from robustflow import cpus; cpus.settle({threads}); {shown}"]
     return subprocess.run(command, env=own, check=True, capture_output=True, text=True).stdout.split()
 
 
 def test_settles_before_torch_is_loaded():
     assert settled(1) == ["1", "None"]
     assert settled(2) == ["2", "1000"]
+    assert settled(2, "import torch; print(torch.get_num_threads())") == ["2"]
 
 
 def test_leaves_what_the_user_has_set():

@@ -20,8 +20,8 @@ def sigma(samples: Tensor) -> float | None:
     Returns:
         On the scale 0..255; None if there are no samples.
     """
-    if len(samples) == 0:
-        return None
+    if len(samples) < 2:
+        return 0.0 if len(samples) else None
     total = 0.0
     for rows in memory.bands_of(samples):
         total += samples[..., rows, :].clamp(0, 1).double().std(dim=0, correction=0).sum().item()
