@@ -35,9 +35,9 @@ setup() {
 demo_run() {
     local coupling=$1
     [ "$coupling" != affine_bounded ] || coupling="{type: affine, eps: 0.1}"
-    local override="name=demo_runs/$1|network_G.flow.coupling=$coupling|logger.print_freq=150"
+    local override="name=demo_runs/$1|network_G.flow.coupling=$coupling|logger.print_freq=300|train.val_freq=600"
     python train.py -opt confs/demo.yml --override "$override"
-    python test.py -opt confs/demo.yml --override "$override" > /dev/null
+    python test.py -opt confs/demo.yml --override "$override" --quiet > /dev/null
 }
 
 demo() {

@@ -101,6 +101,10 @@ def test_testing_takes_the_newest_weights(trained):
     }
     assert "held-out photographs" in done.stdout
     assert "%PixelErr" in done.stdout
+    assert "report.html" in done.stderr
+    quiet = call("test.py", "--override", overrides(trained), "--quiet")
+    assert (quiet.returncode, quiet.stdout) == (0, done.stdout)
+    assert "report.html" not in quiet.stderr
 
 
 def test_own_images_of_any_size_come_out_four_times_as_large(trained, tmp_path):

@@ -245,7 +245,7 @@ def test_training_and_validation_each_have_their_precision(make_options, monkeyp
     training, validation = expected
     assert seen == {"data_loss": {training}, "likelihood": {validation}, "drawing": {validation}}
     log = (Path(options.path.experiments) / options.name / "train.log").read_text(encoding="utf-8")
-    assert "precision: fp32\n" in log
+    assert ", precision: fp32\n" in log
 
 
 # Failure

@@ -81,6 +81,7 @@ def _add_testing(parser: argparse.ArgumentParser) -> None:
         help="instead of metrics: what every layer does along sampling, which one explodes first, and how much the "
         "model can amplify; into the sub-folder trace",
     )
+    parser.add_argument("--quiet", action="store_true", help="print warnings and the table, nothing of what is done")
 
 
 def load_or_exit(namespace: argparse.Namespace) -> RunOptions:
@@ -99,7 +100,8 @@ def load_any_or_exit(namespace: argparse.Namespace) -> RunOptions | ToyOptions:
 
 
 def _or_exit(read: Callable[..., T], namespace: argparse.Namespace) -> T:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.WARNING if getattr(namespace, "quiet", False) else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     given = [(flag, key) for flag, key in _KEYS.items() if getattr(namespace, flag, None) is not None]
     assignments = [Assignment(key, getattr(namespace, flag), f"--{flag}") for flag, key in given]
     try:

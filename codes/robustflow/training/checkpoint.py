@@ -306,6 +306,8 @@ def _weights_of(state: Path, iteration: int) -> Path:
 
 def _damaged(state: Path, error: Exception) -> CheckpointError:
     reason = next(iter(str(error).splitlines()), "it ends too early")
+    if isinstance(error, pickle.UnpicklingError):  # which torch explains by its own settings
+        reason = "it is no pickle of tensors and plain values"
     return CheckpointError(
         f"{state}: damaged checkpoint, or no {SUFFIX} file of this program ({reason}); resume an older one, or 'auto'"
     )

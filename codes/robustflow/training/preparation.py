@@ -89,8 +89,8 @@ def start(run: Run, beginning: Beginning) -> None:
     if options.train.non_finite == "rollback" and checkpoint.newest(experiment) is None:
         save(run, progress)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
-    log.info("%s: %.2f M parameters, %s", experiment, n_parameters / 1e6, run.device)
-    log.info("precision: %s", precision.described(options.precision, run.device))
+    used = precision.described(options.precision, run.device)
+    log.info("%s: %.2f M parameters, %s, precision: %s", experiment, n_parameters / 1e6, run.device, used)
     precision.warn_if_slow(options.precision, run.device)
 
 
