@@ -51,7 +51,7 @@ def test_full_size_network_trains_and_samples():
     options = load(ROOT / "confs" / "fsncsr_4x_rq.yml", FULL_SIZE)
     task = tasks.build(options)
     network = task.build_network(options.network_G)
-    gt, lr = torch.rand(1, 3, 160, 160), torch.rand(1, 3, 40, 40)
+    gt, lr = torch.rand(1, 3, 80, 80), torch.rand(1, 3, 20, 20)
     optimizer = torch.optim.Adam(network.parameters(), options.train.lr_G)
     losses = []
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_full_size_network_trains_and_samples():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     with torch.no_grad():
         sample = task.drawing(network.eval(), lr)(0.9, [torch.Generator().manual_seed(0)])
-    assert sample.shape == (1, 3, 160, 160)
+    assert sample.shape == (1, 3, 80, 80)
     assert sample.isfinite().all()
 
 

@@ -16,9 +16,9 @@ def nothing_compiled(monkeypatch):
 
 
 def results(elementwise, x, params):
-    """Values, log-slopes and gradients of a map and its inverse."""
+    """Values, log-slopes and gradients of a map and, for splines, its inverse: compiling takes seconds for each."""
     found = []
-    for direction in (elementwise, elementwise.inverse):
+    for direction in (elementwise, elementwise.inverse)[: 1 if isinstance(elementwise, Affine) else 2]:
         variables = x.clone().requires_grad_(), params.clone().requires_grad_()
         y, log_slope = direction(*variables)
         weights = torch.linspace(0, 1, y.numel(), dtype=y.dtype).view(y.shape)
@@ -38,7 +38,7 @@ def test_compiled_equals_plain(elementwise, monkeypatch):
     found = results(elementwise, x, params)
     if "cpu" in fused._without_compiler:
         pytest.skip("no compiler here")
-    assert fused._compiled.cache_info().currsize == 4
+    assert fused._compiled.cache_info().currsize == len(expected) // 2
     for value, other in zip(found, expected, strict=True):
         torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-10)
 
