@@ -21,7 +21,7 @@ Chain = Callable[..., tuple[Tensor, ...]]
 
 # Elements from which on a chain is compiled. By size alone, so that a resumed run rounds as the interrupted one did.
 COMPILED_FROM = 2**14
-# Elements of a whole run on CPUs from which on it is: splines save 70 (sampling) to 200 ns (training) of a core for
+# Elements of a whole run on CPUs from which on it is: splines save 30 (sampling) to 90 ns (training) of a core for
 # each, affine maps 2 to 8.
 EARNED_BACK_FROM = 10**9
 # Elements of one piece of the plain path: some dozen intermediates of this size stay in the cache, or in memory.
