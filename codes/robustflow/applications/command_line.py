@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from robustflow import exit_status, memory_advice, terminal
+from robustflow import exit_status, memory_advice
 from robustflow.applications import commands, degradations, edit, page
 from robustflow.applications.latent_space import Collection
 from robustflow.applications.likeness import METRICS
@@ -176,7 +176,6 @@ def _transferring_content(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
-    terminal.accept_all_characters()
     chosen = _parser().parse_args(arguments)
     return exit_status.answered(lambda: _run(chosen), memory=lambda: _memory(chosen))
 

@@ -8,7 +8,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from robustflow import exit_status, paths, terminal
+from robustflow import exit_status, paths
 from robustflow.data.degrade import Enhancement, enhance
 from robustflow.data.images import list_images, read_headers, read_image, write_png
 from robustflow.errors import UserError
@@ -25,7 +25,6 @@ _EFFECT: dict[Enhancement, str] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
-    terminal.accept_all_characters()
     parser = Parser(prog="python -m robustflow.data.enhance", description=__doc__)
     parser.add_argument("source", metavar="IN", type=paths.of_flag, help="folder of images, sub-folders included")
     parser.add_argument("target", metavar="OUT", type=paths.of_flag, help="folder for the PNGs, named as the images")

@@ -1,5 +1,6 @@
 """Fixed images and crops for validation and tests."""
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from robustflow.data.images import to_float
 from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Box, Source, cut_pair, lr_size, require_file_name, require_multiple, require_size
 from robustflow.errors import UserError, for_all
+from robustflow.options.amount import USUAL_SIDE
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,21 @@ class EvaluationSet(Sequence[EvaluationItem]):
     @overload
     def __getitem__(self, k: int) -> EvaluationItem: ...
     @overload
-    def __getitem__(self, k: slice) -> list[EvaluationItem]: ...
-    def __getitem__(self, k: int | slice) -> EvaluationItem | list[EvaluationItem]:
-        """Item k, or a list of items for a slice."""
+    def __getitem__(self, k: slice) -> "EvaluationSet": ...
+    def __getitem__(self, k: int | slice) -> "EvaluationItem | EvaluationSet":
+        """Item k, or the set of some of the items for a slice."""
         if isinstance(k, slice):
-            return [self._item(index, crop) for index, crop in self._items[k]]
+            part = copy.copy(self)
+            part._items = self._items[k]
+            return part
         return self._item(*self._items[k])
+
+    @property
+    def pixels(self) -> int:
+        """HR pixels of all items, estimated where a size is not known without decoding."""
+        crop = None if self.size is None else (self.size, self.size)
+        sizes = (crop or self.source.size(index) or (USUAL_SIDE, USUAL_SIDE) for index, _ in self._items)
+        return sum(height * width for height, width in sizes)
 
     def _item(self, index: int, crop: int | None) -> EvaluationItem:
         image = self.source.names[index]

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from robustflow import exit_status, paths, terminal
+from robustflow import cpus, exit_status, paths
 from robustflow.data.folders import unique_names
 from robustflow.data.images import Header, list_images, read_headers, read_image
 from robustflow.data.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
@@ -33,11 +33,10 @@ _GIB = 2**30
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr), 130 interrupted."""
-    terminal.accept_all_characters()
     parser = Parser(prog="python -m robustflow.data.prepare", description=__doc__)
     parser.add_argument("source", metavar="SOURCE", type=paths.of_flag, help="folder of images, sub-folders included")
     parser.add_argument("destination", metavar="DESTINATION", type=paths.of_flag, help="folder for the decoded images")
-    workers = os.cpu_count() or 1
+    workers = cpus.available()
     parser.add_argument("--workers", type=int, default=workers, help=f"processes that decode (default {workers})")
     chosen = parser.parse_args(arguments)
     if chosen.workers < 0:

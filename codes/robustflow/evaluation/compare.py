@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustflow import exit_status, paths, terminal
+from robustflow import exit_status, paths
 from robustflow.errors import UserError
 from robustflow.evaluation import gallery, paired, pictures
 from robustflow.evaluation.columns import DENSITY, cell, column, fidelity, lines, overview, same_size, shown
@@ -306,7 +306,6 @@ def default_output(folders: Sequence[Path]) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare results folders: print a table and write the files; return the exit status."""
-    terminal.accept_all_characters()
     parser = Parser(prog="python -m robustflow.evaluation.compare", description=__doc__)
     parser.add_argument(
         "results", nargs="+", type=paths.of_flag, help="results folders, one per model, written by test.py"

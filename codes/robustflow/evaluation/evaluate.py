@@ -99,7 +99,7 @@ class Evaluator:
         n_samples, processes = sum(map(self.options.samples_at, self.options.heats)), self.processes
         quiet = None if processes.main else True
         with (
-            fused.expecting(self._mapped_elements(items, n_samples)),
+            fused.expecting(work.mapped_elements(self.network, items.pixels * n_samples)),
             tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=quiet) as bar,
         ):
             for number in processes.dealt(len(items)):
@@ -110,12 +110,6 @@ class Evaluator:
         records_by_number = {number: record for part in processes.gathered(own) for number, record in part.items()}
         found = [records_by_number[number] for number in range(len(items))]
         return summary.of_data_set(found, self.options.heats), found
-
-    def _mapped_elements(self, items: EvaluationSet, n_samples: int) -> int:
-        """Elements that will be mapped if all images are as large as the first one."""
-        size = items[0].lr.shape[-2:] if len(items) > 0 else torch.Size()
-        pixels = len(items) * n_samples * size.numel() * self.scale**2
-        return work.mapped_elements(self.network, pixels)
 
     def _record(self, dataset: str, item: EvaluationItem, bar: tqdm) -> Record:
         if self.folder is None or self.common is None:

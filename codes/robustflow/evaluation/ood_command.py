@@ -8,7 +8,7 @@ python -m robustflow.evaluation.ood plot results/a results/b --output both.svg
 import argparse
 from collections.abc import Sequence
 
-from robustflow import exit_status, paths, terminal
+from robustflow import exit_status, paths
 from robustflow.errors import UserError
 from robustflow.evaluation import ood, ood_patches
 from robustflow.options import command_line
@@ -56,7 +56,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
-    terminal.accept_all_characters()
     chosen = _parser().parse_args(arguments)
     work = {"fit": _fit, "rank": _rank, "plot": _plot}[chosen.kind]
     return exit_status.answered(lambda: work(chosen), memory=lambda: _LOWERED[chosen.kind])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from robustflow import exit_status, paths, terminal
+from robustflow import exit_status, paths
 from robustflow.evaluation import pictures, sections
 from robustflow.evaluation.columns import cell, column, fidelity, lines, protocol_of, same_size, shown
 from robustflow.evaluation.columns import overview as overview_of
@@ -213,7 +213,6 @@ def limits(budget: pictures.Budget) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a results folder's report.html again; return the exit status."""
-    terminal.accept_all_characters()
     parser = Parser(prog="python -m robustflow.evaluation.report_html", description=__doc__)
     parser.add_argument("results", type=paths.of_flag, help="results folder, written by test.py")
     chosen = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from robustflow import exit_status, memory_advice, paths, terminal
+from robustflow import exit_status, memory_advice, paths
 from robustflow.errors import UserError
 from robustflow.evaluation import engine, report
 from robustflow.evaluation.columns import lines
@@ -58,7 +58,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
-    terminal.accept_all_characters()
     chosen = _parser().parse_args(arguments)
     study = {"temperature": _temperature, "best-of-n": _best_of_n, "seeds": _seeds}[chosen.kind]
     return exit_status.answered(

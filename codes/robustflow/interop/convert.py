@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from robustflow import exit_status, paths, tasks, terminal
+from robustflow import exit_status, paths, tasks
 from robustflow.errors import UserError
 from robustflow.files import write_atomically
 from robustflow.interop import published
@@ -27,7 +27,6 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
-    terminal.accept_all_characters()
     parser = Parser(
         prog="python -m robustflow.interop.convert",
         description=__doc__,

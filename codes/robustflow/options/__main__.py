@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from robustflow import terminal
 from robustflow.options.arguments import Parser, add_override
 from robustflow.options.command_line import load_any_or_exit
 from robustflow.options.load import dump
@@ -84,7 +83,6 @@ def _row(key: Key) -> str:
 
 def main() -> None:
     """Print the reference or, with a file, its resolved options."""
-    terminal.accept_all_characters()
     parser = Parser(prog="python -m robustflow.options", description=__doc__)
     parser.add_argument("opt", nargs="?", metavar="FILE", help="YAML file; without it all keys are listed")
     add_override(parser)

@@ -5,7 +5,7 @@ from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
 
 # Side of HR images whose size the options do not tell.
-_USUAL_SIDE = 256
+USUAL_SIDE = 256
 
 
 def settle_threads(options: RunOptions | ToyOptions, *, testing: bool) -> None:
@@ -18,14 +18,14 @@ def layer_elements(options: RunOptions, *, testing: bool) -> int:
     """Elements of a hidden layer's activations in the finest level, of all that is computed at once."""
     training, val = options.datasets.get("train"), options.val
     if testing or training is None:
-        sides = [dataset.GT_size or _USUAL_SIDE for key, dataset in options.datasets.items() if key.startswith("test")]
-        images, side = min(val.n_sample, val.sample_batch), max(sides, default=_USUAL_SIDE)
+        sides = [dataset.GT_size or USUAL_SIDE for key, dataset in options.datasets.items() if key.startswith("test")]
+        images, side = min(val.n_sample, val.sample_batch), max(sides, default=USUAL_SIDE)
     else:
-        images, side = options.train.micro_batch or training.batch_size, training.GT_size or _USUAL_SIDE
+        images, side = options.train.micro_batch or training.batch_size, training.GT_size or USUAL_SIDE
     return images * (side // 2) ** 2 * options.network_G.flow.hidden_channels
 
 
 def training_pixels(options: RunOptions) -> int:
     """HR pixels of all iterations of a training."""
     training = options.datasets["train"]
-    return options.train.niter * training.batch_size * (training.GT_size or _USUAL_SIDE) ** 2
+    return options.train.niter * training.batch_size * (training.GT_size or USUAL_SIDE) ** 2

@@ -4,11 +4,17 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from robustflow import terminal
+
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that refuses a second value of a flag; lists (action "extend") add up, without the default."""
+    """An ArgumentParser that refuses a second value of a flag; lists (action "extend") add up, without the default.
+
+    From when it is made on, the command can print to a terminal of any encoding.
+    """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
+        terminal.accept_all_characters()
         super().__init__(*arguments, **settings)
         self.register("action", None, _Once)
         self.register("action", "extend", _Extend)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from robustflow import paths, terminal
+from robustflow import paths
 from robustflow.options import amount
 from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import Assignment, load, load_any
@@ -33,7 +33,6 @@ _KEYS = {"resume": "path.resume_state", "weights": "path.model_path"}
 
 def parse(argv: Sequence[str] | None, *, testing: bool) -> argparse.Namespace:
     """Read the arguments of a training or of a test; None reads those of the process."""
-    terminal.accept_all_characters()
     parser = Parser(
         prog="test.py" if testing else "train.py",
         description="Test a trained model." if testing else "Train a model.",

@@ -165,7 +165,7 @@ def _validation_time(options: RunOptions, trial: RunOptions) -> float:
     items = data_sets.evaluation_set(options, options.datasets["val"])
     first = items[: min(_IMAGES, len(items))]
     begun = time.perf_counter()
-    Evaluator(task, network, options.scale, options.val, None).evaluate("val", first)  # type: ignore[arg-type]
+    Evaluator(task, network, options.scale, options.val, None).evaluate("val", first)
     return (time.perf_counter() - begun) * len(items) / len(first)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from robustflow import devices, exit_status, paths, precision, tasks, terminal
+from robustflow import devices, exit_status, paths, precision, tasks
 from robustflow.errors import UserError
 from robustflow.options import load as options_load
 from robustflow.options.arguments import Parser
@@ -60,7 +60,6 @@ def report(recorded: dump.Dump, found: Diagnosis) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 reproduced, 1 not, 2 mistake (message on stderr)."""
-    terminal.accept_all_characters()
     parser = Parser(
         prog="python -m robustflow.training.replay", description="Run a training step that was not finite again."
     )
