@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from robustflow.nn import fused
+from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, TASKS
 
 
 def pytest_collection_modifyitems(items):
@@ -39,6 +40,14 @@ def uncompiled(request):
     compiles = request.node.get_closest_marker("compiles") is not None
     with contextlib.nullcontext() if compiles else fused.expecting(0):
         yield
+
+
+@pytest.fixture(autouse=True)
+def what_is_registered_goes(monkeypatch):
+    """Entries that a test registers are there for it alone, whichever tests the same process runs next."""
+    for registry in (DATASETS, ELEMENTWISE, ENCODERS, TASKS):
+        registry.names()  # registers what is built in
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 @pytest.fixture(autouse=True)

@@ -247,7 +247,6 @@ def test_options_reach_the_sets():
 
 
 def test_a_mode_of_ones_own(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
 
     class FlatOptions(DatasetOptions):
         mode: Literal["flat"]

@@ -6,7 +6,6 @@ from robustflow.errors import UserError
 from robustflow.options.__main__ import main, reference
 from robustflow.options.load import OptionsError, dump, load, save
 from robustflow.options.schema import keys
-from robustflow.registry import ELEMENTWISE
 
 
 def report(path, overrides=None):
@@ -250,7 +249,6 @@ class TestMap: ...
 """
     (tmp_path / "test_map_plugin.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(ELEMENTWISE, "_entries", dict(ELEMENTWISE._entries))
     options = load(write("plugins: [test_map_plugin]\nnetwork_G: {flow: {coupling: {type: test_map, slope: 3}}}"))
     assert options.network_G.flow.coupling.slope == 3
     assert load_text(write, dump(options)) == options

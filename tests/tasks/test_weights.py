@@ -179,8 +179,7 @@ class LearnedShift(Elementwise):
 
 
 def test_maps_with_parameters_of_their_own_are_saved(saved, make_model, make_options):
-    if "learned_shift" not in ELEMENTWISE.names():
-        ELEMENTWISE.register("learned_shift", LearnedShiftOptions)(LearnedShift)
+    ELEMENTWISE.register("learned_shift", LearnedShiftOptions)(LearnedShift)
     file = saved(coupling="learned_shift")
     _, network = make_model(coupling="learned_shift")
     assert weights.load(file, network, make_options(coupling="learned_shift"), encoder_suffices=False) == "network"

@@ -9,7 +9,6 @@ from robustflow.options import command_line
 from robustflow.options.load import dump, load, load_any
 from robustflow.options.toy import ToyOptions
 from robustflow.options.yaml_tree import OptionsError
-from robustflow.registry import ELEMENTWISE
 from robustflow.toy import engine
 from robustflow.toy.measure import measure
 from robustflow.toy.run import Job, build, held_out, perform
@@ -166,7 +165,6 @@ def test_resolved_options_run_again(tmp_path):
 
 
 def test_own_map_takes_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(ELEMENTWISE, "_entries", dict(ELEMENTWISE._entries))
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "toy_maps.py").write_text(PLUGIN)
     others = dict.fromkeys(("couplings.affine", "couplings.affine_bounded", "couplings.rq_spline"), "null")
