@@ -152,7 +152,7 @@ check() {
     mypy
     lint-imports
     # Processes of one thread each; one more than cores, as some wait for others; up to eight, for memory.
-    python -m pytest -n "$(python -c 'from robustflow import cpus; print(min(cpus.available() + 1, 8))')" --dist loadfile "$@"
+    python -m pytest -n "$(python -c 'from robustflow.utils import cpus; print(min(cpus.available() + 1, 8))')" --dist loadfile "$@"
 }
 
 # Run a part of the GPU checks for so many of 300 seconds (or of GPU_SECONDS); note it if it fails.
@@ -230,7 +230,7 @@ case $command in
     remedies) setup; remedies ;;
     lowlight) setup; lowlight ;;
     latent) setup; latent ;;
-    gpu) python -c "import robustflow.tasks" 2> /dev/null || setup; gpu "$@" ;;
+    gpu) python -c "import robustflow.models" 2> /dev/null || setup; gpu "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

@@ -9,9 +9,9 @@ from pathlib import Path
 # The package beside this file, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "codes"))
 
-from robustflow import launcher
 from robustflow.options import amount, command_line
 from robustflow.options.toy import ToyOptions
+from robustflow.utils import launcher
 
 
 def main() -> int:

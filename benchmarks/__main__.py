@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.cases import CASES, DEFAULT
 from benchmarks.setting import Setting
-from robustflow import terminal
+from robustflow.utils import terminal
 
 
 def _arguments() -> argparse.Namespace:

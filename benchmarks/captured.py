@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks.jobs import TEMPERATURE
 from benchmarks.networks import Network
-from robustflow import precision
 from robustflow.nn.graphs import Graphed
+from robustflow.utils import precision
 
 
 class Captured:

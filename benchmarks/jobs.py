@@ -12,9 +12,9 @@ from torch import Tensor
 from benchmarks import networks, plain_maps
 from benchmarks.networks import SCALE, Network
 from benchmarks.setting import Setting
-from robustflow import precision
 from robustflow.bijections.base import Elementwise
 from robustflow.registry import ELEMENTWISE
+from robustflow.utils import precision
 
 TEMPERATURE = 0.9
 ELEMENTS = (40, 500, 500)

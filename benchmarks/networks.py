@@ -12,13 +12,14 @@ from torch import Tensor
 
 from benchmarks.plain import PlainFlow
 from benchmarks.setting import Setting
-from robustflow import precision, tasks
+from robustflow import models
 from robustflow.data.bicubic import downsample
 from robustflow.data.bundled import BundledSource
 from robustflow.flows import ConditionalFlow
+from robustflow.models import FlowTask
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import FlowTask
+from robustflow.utils import precision
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFS = {"affine": "fsncsr_4x_affine", "bounded": "fsncsr_4x_bounded", "rq": "fsncsr_4x_rq"}
@@ -91,7 +92,7 @@ def options_of(coupling: str, tiny: bool) -> RunOptions:
 def untrained(coupling: str, way: str, tiny: bool) -> tuple[FlowTask, ConditionalFlow]:
     """Task and flow with torch's global generator's weights."""
     options = options_of(coupling, tiny)
-    task = cast(FlowTask, tasks.build(options))
+    task = cast(FlowTask, models.build(options))
     task.cuda_graphs = False  # captured ways are measured apart, see ``captured``
     return task, task.build_network(options.network_G, **WAYS[way].keywords)
 

@@ -74,12 +74,12 @@ def uncompiled(function: Callable[..., Any] | None = None, **keywords: Any) -> C
 
 def count(conf: str, override: str, side: int) -> dict[str, Any]:
     """Operations forward and backward of a training step on one crop, ActNorms initialised by an earlier one."""
-    from robustflow import tasks
+    from robustflow import models
     from robustflow.options.load import load
 
     options = load(conf, override)
     torch.manual_seed(0)
-    task = tasks.build(options)
+    task = models.build(options)
     network = task.build_network(options.network_G).train()
     generator = torch.Generator().manual_seed(0)
     lr = torch.rand(1, 3, side, side, generator=generator)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from robustflow import cpus
+from robustflow.utils import cpus
 
 Row = dict[str, object]
 

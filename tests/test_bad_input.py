@@ -19,22 +19,23 @@ import torch
 from bad_inputs import CORPUS
 from spoiling import TEST, TRAIN, Code, make_folder, save_weights
 
-from robustflow import devices, exit_status
 from robustflow.data import enhance, images, lrhr
-from robustflow.errors import RunFailed, UserError
-from robustflow.evaluation import compare, ood_command, report_html, study
+from robustflow.diagnostics.ood import commands
 from robustflow.interop import convert
+from robustflow.models import weights
 from robustflow.options import __main__ as options_command
 from robustflow.options import load as options_load
-from robustflow.tasks import weights
+from robustflow.report import compare, pages, study
+from robustflow.utils import devices, exit_status
+from robustflow.utils.errors import RunFailed, UserError
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "compare": compare,
     "convert": convert,
     "enhance": enhance,
-    "ood": ood_command,
-    "report": report_html,
+    "ood": commands,
+    "report": pages,
     "study": study,
 }
 
@@ -229,7 +230,7 @@ def test_damaged_weights(here, layout):
         weights.load(Path(file), network, completed, encoder_suffices=False)
 
     def build(options):
-        return convert.tasks.build(options).build_network(options.network_G)
+        return convert.models.build(options).build_network(options.network_G)
 
     weights_network = build(options)
     assert survived(read, each(name, Path(name).read_bytes(), 70, reach=4000)) > 35
@@ -287,7 +288,9 @@ def test_errors_and_exit_statuses(error, status, message, caplog):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_finds_no_room(unbuffered):
-    code = "import sys; from robustflow import exit_status; sys.exit(exit_status.answered(lambda: print('a table')))"
+    code = (
+        "import sys; from robustflow.utils import exit_status; sys.exit(exit_status.answered(lambda: print('a table')))"
+    )
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", code]
@@ -298,7 +301,7 @@ def test_output_that_finds_no_room(unbuffered):
 
 
 def test_output_that_nobody_reads():
-    code = "from robustflow import exit_status; raise SystemExit(exit_status.answered(lambda: print('a table')))"
+    code = "from robustflow.utils import exit_status; raise SystemExit(exit_status.answered(lambda: print('a table')))"
     command = f"(sleep 0.2; '{sys.executable}' -c \"{code}\"; echo $? >&2) | true"
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}
     process = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)

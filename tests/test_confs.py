@@ -2,7 +2,7 @@ import pytest
 import readme
 import torch
 
-from robustflow import tasks
+from robustflow import models
 from robustflow.options.load import dump, load, load_any
 from robustflow.registry import ELEMENTWISE
 from robustflow.testing import check_elementwise
@@ -42,14 +42,14 @@ def test_robust_8x_has_fixed_permutations():
 def test_full_size_parameter_count(name, published):
     options = load(ROOT / "confs" / f"{name}.yml")
     with torch.device("meta"):
-        network = tasks.build(options).build_network(options.network_G)
+        network = models.build(options).build_network(options.network_G)
     dead = published - sum(parameter.numel() for parameter in network.parameters())
     assert 0.5e6 < dead < 0.9e6
 
 
 def test_full_size_network_trains_and_samples():
     options = load(ROOT / "confs" / "fsncsr_4x_rq.yml", FULL_SIZE)
-    task = tasks.build(options)
+    task = models.build(options)
     network = task.build_network(options.network_G)
     gt, lr = torch.rand(1, 3, 80, 80), torch.rand(1, 3, 20, 20)
     optimizer = torch.optim.Adam(network.parameters(), options.train.lr_G)

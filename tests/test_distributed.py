@@ -12,17 +12,19 @@ import torch
 from several import forked, in_group, torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from robustflow import distributed, launcher, tasks
+from robustflow import models
 from robustflow.data import TrainingCrops
 from robustflow.data.images import write_png
-from robustflow.errors import UserError
 from robustflow.evaluation import engine as evaluation
+from robustflow.models import FlowTask, weights
 from robustflow.options.load import load, save
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import FlowTask, weights
-from robustflow.training import checkpoint, dump, engine, guard, parallel
+from robustflow.training import checkpoint, engine, parallel
+from robustflow.training.failures import dump, guard
 from robustflow.training.gradients import Gradients
 from robustflow.training.trainer import train
+from robustflow.utils import distributed, launcher
+from robustflow.utils.errors import UserError
 
 pytestmark = pytest.mark.forks
 
@@ -110,7 +112,7 @@ def test_two_processes_train_as_one(make_options):
 def pretrained(make_options, folder):
     options = make_options("encoder", "RRDB", train={"niter": 1, "ood_patches": 0})
     torch.manual_seed(0)
-    network = tasks.build(options).build_network(options.network_G)
+    network = models.build(options).build_network(options.network_G)
     weights.save(folder / "encoder_G.safetensors", network, options, 1)
     return str(folder / "encoder_G.safetensors")
 
@@ -280,7 +282,7 @@ def test_a_batch_that_cannot_be_divided(make_options, capfd):
 @pytest.mark.parametrize("model", ["SRFlow", "NCSR", "FS-NCSR", "RRDB"])
 def test_noise_of_the_images_after_those_skipped(make_options, model):
     options = make_options("noise", "RRDB" if model == "RRDB" else model)
-    task = tasks.build(options)
+    task = models.build(options)
     images = torch.Generator().manual_seed(0)
     gt, lr = (torch.rand(5, 3, side, side, generator=images) for side in (16, 4))
     whole, part = (torch.Generator().manual_seed(1) for _ in range(2))
@@ -312,7 +314,7 @@ def tested(make_options, folder):
     options = make_options("evaluated")
     sets = {"test_all": {"mode": "folder", "dataroot_GT": str(folder / "HR"), "name": "seven"}}
     torch.manual_seed(0)
-    network = tasks.build(options).build_network(options.network_G)
+    network = models.build(options).build_network(options.network_G)
     weights.save(checkpoint.weights_file(folder_of(options), 1), network, options, 1)
     values = {**options.model_dump(), "datasets": sets, "val": {"n_sample": 2, "heats": (0.0, 0.9)}}
     return RunOptions.model_validate(values)

@@ -7,9 +7,9 @@ from random_networks import built
 
 from robustflow.data import BundledSource
 from robustflow.data.images import write_png
+from robustflow.models import weights
 from robustflow.options.load import dump
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import weights
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

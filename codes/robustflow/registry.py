@@ -92,5 +92,5 @@ class Registry:
 
 ELEMENTWISE = Registry("coupling", "robustflow.bijections.elementwise")
 ENCODERS = Registry("encoder", "robustflow.encoders")
-TASKS = Registry("model", "robustflow.tasks")
+TASKS = Registry("model", "robustflow.models")
 DATASETS = Registry("dataset mode", "robustflow.data", key="mode")

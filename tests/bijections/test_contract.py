@@ -12,14 +12,7 @@ from robustflow.bijections.injector import Injector
 from robustflow.bijections.networks import ConvNetwork
 from robustflow.bijections.permutation import FixedOrthogonal, InvertibleConv
 from robustflow.bijections.squeeze import Squeeze
-from robustflow.flows.step import (
-    FlowStep,
-    StepCondition,
-    TransitionStep,
-    fold_mixing,
-    fold_unmixing,
-    mixing_log_det,
-)
+from robustflow.flows.step import FlowStep, StepCondition, TransitionStep, fold_mixing, fold_unmixing, mixing_log_det
 from robustflow.testing import check_bijection, check_elementwise
 
 ELEMENTWISE = {

@@ -6,8 +6,8 @@ from robustflow.data.conditions import ConditionSource
 from robustflow.data.degrade import degrade_lr
 from robustflow.data.folders import FolderOptions
 from robustflow.data.images import write_png
-from robustflow.data.seeds import derive_seed
-from robustflow.errors import UserError
+from robustflow.utils.errors import UserError
+from robustflow.utils.seeds import derive_seed
 
 SIZE = (20, 28)
 

@@ -13,8 +13,8 @@ from robustflow.data.bicubic import downsample, mirror_pad
 from robustflow.data.cuts import collate, mirrored_window, turned
 from robustflow.data.degrade import degrade_lr, enhance
 from robustflow.data.images import to_float
-from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Box, Source, cut_pair, lr_size
+from robustflow.utils.seeds import derive_seed
 
 CPU = torch.device("cpu")
 

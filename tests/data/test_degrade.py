@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from robustflow.data.degrade import degrade_lr, enhance
-from robustflow.data.seeds import derive_seed
+from robustflow.utils.seeds import derive_seed
 
 KERNEL = np.array([[-1, -4, -1], [-4, 26, -4], [-1, -4, -1]])
 

@@ -11,7 +11,7 @@ from robustflow import data
 from robustflow.data.degrade import enhance
 from robustflow.data.enhance import enhance_folder, main
 from robustflow.data.images import read_image
-from robustflow.errors import UserError
+from robustflow.utils.errors import UserError
 
 
 def picture(seed, height=12, width=16):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from robustflow import errors
-from robustflow.applications.model import inputs
 from robustflow.data import build_evaluation, build_training, enhance, prepare
 from robustflow.data.folders import open_folders
 from robustflow.data.images import list_images, read_image, write_png
-from robustflow.errors import UserError
+from robustflow.latent.model import inputs
 from robustflow.registry import DATASETS
+from robustflow.utils import errors
+from robustflow.utils.errors import UserError
 
 
 def folder(place: Path, n_good: int, bad: dict[str, bytes | np.ndarray]) -> Path:

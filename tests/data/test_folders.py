@@ -7,8 +7,8 @@ import torch
 from robustflow.data import build_evaluation, evaluation_of_folder
 from robustflow.data.folders import FolderOptions, open_folders, pair_files, unique_names
 from robustflow.data.images import read_image, write_png
-from robustflow.errors import UserError
 from robustflow.registry import DATASETS
+from robustflow.utils.errors import UserError
 
 
 def write(file: Path, height: int, width: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import torch
 from robustflow.data import checks
 from robustflow.data.images import write_png
 from robustflow.data.low_light import BundledLowLightSource, LoLv2Options, darkened, open_lol, open_lol_v2
-from robustflow.errors import UserError
+from robustflow.utils.errors import UserError
 
 
 def images(folder, *names, size=(6, 9)):

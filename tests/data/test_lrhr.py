@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from robustflow.data import build_evaluation, build_training, images
 from robustflow.data.images import read_image, write_png
-from robustflow.errors import UserError
 from robustflow.options.load import load
 from robustflow.registry import DATASETS
+from robustflow.utils.errors import UserError
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:

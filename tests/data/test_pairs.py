@@ -7,8 +7,8 @@ import torch
 from robustflow.data.folders import FolderOptions, open_folders, pair_files
 from robustflow.data.images import write_png
 from robustflow.data.lrhr import PatchFolderOptions
-from robustflow.errors import UserError
 from robustflow.registry import DATASETS
+from robustflow.utils.errors import UserError
 
 
 def touch(folder: Path, *names: str) -> Path:

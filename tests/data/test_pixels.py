@@ -8,7 +8,7 @@ import tifffile
 import torch
 
 from robustflow.data.images import read_header, read_image, to_float
-from robustflow.errors import UserError
+from robustflow.utils.errors import UserError
 
 RGBX = np.random.default_rng(0).integers(0, 256, (70, 90, 4), dtype=np.uint8)
 # Premultiplied: no colour above alpha.

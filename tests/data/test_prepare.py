@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from robustflow import files
 from robustflow.data import build_evaluation, build_training, collate, prepare, prepared
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, write_png
 from robustflow.data.prepared import INDEX, open_prepared
-from robustflow.errors import UserError
 from robustflow.registry import DATASETS
+from robustflow.utils import files
+from robustflow.utils.errors import UserError
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:

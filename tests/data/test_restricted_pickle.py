@@ -14,7 +14,7 @@ import pytest
 
 from robustflow.data import restricted_pickle
 from robustflow.data.restricted_pickle import load_arrays
-from robustflow.errors import UserError
+from robustflow.utils.errors import UserError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 

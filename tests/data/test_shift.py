@@ -9,8 +9,8 @@ from torch import Tensor
 from robustflow.data import TrainingCrops, collate
 from robustflow.data.bicubic import mirror_pad
 from robustflow.data.source import Box, Shift, Source, cut_pair, shifted
-from robustflow.errors import UserError
 from robustflow.options.load import load
+from robustflow.utils.errors import UserError
 
 SIZE = (40, 48)
 

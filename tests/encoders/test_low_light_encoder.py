@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from robustflow import encoders
 from robustflow.encoders import LowLightEncoder
 from robustflow.encoders.low_light import chromaticity, edges
-from robustflow.errors import UserError
 from robustflow.options.schema import NetworkOptions
+from robustflow.utils.errors import UserError
 
 CHANNELS, GROWTH = 4, 3
 

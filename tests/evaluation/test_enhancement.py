@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from robustflow.data.images import to_uint8
-from robustflow.evaluation import columns, enhancement, records, report, summary
+from robustflow.evaluation import enhancement, records, summary
 from robustflow.evaluation.metrics import fidelity
 from robustflow.evaluation.metrics.robustness import failures
 from robustflow.evaluation.records import OfHeat, Record, Row
+from robustflow.report import columns, tables
 
 
 def image(seed=0, brightness=1.0, size=(16, 20)):
@@ -98,7 +99,7 @@ def test_scheme_2_has_a_summary_of_its_own():
 
 def test_table_has_a_row_of_the_mean():
     metrics = {"protocol": {"protocol": "llflow"}, "datasets": {"set": summary.of_data_set([record(image())], (0.9,))}}
-    header, _, *rows = report.table(metrics).splitlines()
+    header, _, *rows = tables.table(metrics).splitlines()
     assert "LR-PSNR" not in header
     assert "residual" not in header
     for label in ("PSNR GT-mean", "SSIM GT-mean", "SSIM grey", "SSIM grey GT-mean"):

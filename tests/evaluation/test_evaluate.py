@@ -9,13 +9,14 @@ import torch
 
 from robustflow.data import evaluation_of_folder
 from robustflow.data.images import read_image, to_uint8, write_png
-from robustflow.errors import UserError
-from robustflow.evaluation import engine, records, report
+from robustflow.evaluation import engine, records
 from robustflow.evaluation.evaluate import Evaluator, write_results
 from robustflow.evaluation.records import to_json
-from robustflow.evaluation.sampler import draw_samples
-from robustflow.tasks import SuperResolution, weights
-from robustflow.tasks.base import Likelihood
+from robustflow.evaluation.sampling import draw_samples
+from robustflow.models import SuperResolution, weights
+from robustflow.models.base import Likelihood
+from robustflow.report import tables
+from robustflow.utils.errors import UserError
 
 OF_DATA_SET = {"n_images", "bits_per_dim", "heats"}
 OF_HEAT = {
@@ -373,7 +374,7 @@ def test_json_reads_back_with_infinities(tmp_path):
 
 def test_table_has_one_line_per_data_set_and_temperature(run):
     result = run()
-    lines = report.table(result).splitlines()
+    lines = tables.table(result).splitlines()
     assert len(lines) == 2 + 4
     assert all(title in lines[0] for title in ("data set", "%Inf", "max residual", "LR-PSNR min", "PSNR", "SSIM"))
     assert lines[2].startswith("test_clean")
@@ -384,4 +385,4 @@ def test_table_has_one_line_per_data_set_and_temperature(run):
     [(None, "–"), (0.0, "0"), (1.23456, "1.235"), (123456.0, "1.2e+05"), (1e-4, "1.0e-04"), (math.inf, "inf")],
 )
 def test_cell(value, text):
-    assert report.cell(value) == text
+    assert tables.cell(value) == text

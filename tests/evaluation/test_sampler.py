@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robustflow.evaluation.sampler import draw_samples, latent_generator
+from robustflow.evaluation.sampling import draw_samples, latent_generator
 
 LR = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
 

@@ -14,15 +14,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from robustflow import tasks
+from robustflow import models
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.coupling import Coupling
 from robustflow.flows.prior import SplitPrior
 from robustflow.flows.step import FlowStep, TransitionStep
+from robustflow.models.base import FlowInputs
 from robustflow.nn import fused
 from robustflow.nn.convolutions import COMPUTE_DTYPES
 from robustflow.options.load import load
-from robustflow.tasks.base import FlowInputs
 
 # A torch without cuDNN would say other layouts.
 pytestmark = pytest.mark.skipif(not torch.backends.cudnn.is_available(), reason="needs a torch built for CUDA")
@@ -154,7 +154,7 @@ class Case:
     def __init__(self, name, precision):
         configuration, changes, size = CASES[name]
         options = load(f"confs/{configuration}.yml", f"{SMALL}|network_G.flow.stackRRDB.blocks=[0,1]|{changes}")
-        self.task = tasks.build(options)
+        self.task = models.build(options)
         network = self.task.build_network(options.network_G, precision)
         # Entered when all real numbers are drawn.
         self.mode = FakeTensorMode()

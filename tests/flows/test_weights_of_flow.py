@@ -9,9 +9,9 @@ from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.permutation import Permutation
 from robustflow.flows import build, conditional_flow, level
 from robustflow.interop import published
+from robustflow.models import LLFlow
+from robustflow.models.base import FlowInputs
 from robustflow.options.schema import FlowOptions, NetworkOptions
-from robustflow.tasks import LLFlow
-from robustflow.tasks.base import FlowInputs
 
 FLOW = {"K": 2, "L": 3, "S": (0, 1, 2), "hidden_channels": 5}
 MADE = {

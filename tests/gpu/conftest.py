@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from robustflow import precision
+from robustflow.utils import precision
 
 
 @pytest.fixture(scope="session")

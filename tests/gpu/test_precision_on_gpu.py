@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robustflow import precision
+from robustflow.utils import precision
 
 EXACT, ROUGH = 1e-5, 5e-5
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 import yaml
 
-from robustflow import tasks
+from robustflow import models
 from robustflow.data.images import read_image, write_png
 from robustflow.evaluation import engine as testing
 from robustflow.interop import convert, published
+from robustflow.models import weights
 from robustflow.options.load import load
-from robustflow.tasks import weights
 from robustflow.training import engine as training
 
 OPTIONS = """
@@ -37,7 +37,7 @@ def small(request, tmp_path, monkeypatch):
     text = OPTIONS.replace("COUPLING", COUPLINGS[request.param.split()[0]])
     (tmp_path / "x.yml").write_text(text.replace("PERMUTATION", str("fixed" not in request.param).lower()))
     options = load(tmp_path / "x.yml", "network_G.gc=4")
-    network = tasks.build(options).build_network(options.network_G)
+    network = models.build(options).build_network(options.network_G)
     for parameter in network.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     torch.save(published.write_back(network), tmp_path / "x_G.pth")
@@ -91,7 +91,7 @@ def test_low_light_there_and_back(coupling, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yml").write_text(LOW_LIGHT.replace("COUPLING", COUPLINGS[coupling]))
     options = load("x.yml", "network_G.gc=4")
-    torch.save(published.write_back(tasks.build(options).build_network(options.network_G)), "x_G.pth")
+    torch.save(published.write_back(models.build(options).build_network(options.network_G)), "x_G.pth")
     there = ["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"]
     back = ["-opt", "x.yml", "--weights", "y.safetensors", "--output", "z.pth", "--reverse"]
     assert convert.main(there) == convert.main(back) == 0
@@ -103,7 +103,7 @@ def test_low_light_there_and_back(coupling, tmp_path, monkeypatch):
 def test_converted_weights_are_the_network(small, tmp_path):
     convert.main(["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"])
     options = load("x.yml", "network_G.gc=4")
-    network = tasks.build(options).build_network(options.network_G)
+    network = models.build(options).build_network(options.network_G)
     weights.load(tmp_path / "y.safetensors", network, options, encoder_suffices=False)
     for name, tensor in small.state_dict().items():
         if "initialized" not in name:
@@ -124,7 +124,7 @@ def test_flow_starts_from_a_published_encoder(small, tmp_path):
     encoder = {k.removeprefix("RRDB."): v for k, v in published.read("x_G.pth").items() if k.startswith("RRDB.")}
     torch.save(encoder, "rrdb.pth")
     options = weights.fitting(load("x.yml"), tmp_path / "rrdb.pth")
-    network = tasks.build(options).build_network(options.network_G)
+    network = models.build(options).build_network(options.network_G)
     assert weights.load(tmp_path / "rrdb.pth", network, options, encoder_suffices=True) == "encoder"
     assert torch.equal(network.encoder.conv_first.weight, small.encoder.conv_first.weight)
     with pytest.raises(weights.WeightsError, match="that of an encoder alone"):

@@ -7,12 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from robustflow import tasks
+from robustflow import models
 from robustflow.encoders.rrdb import RRDB, RRDBNet
 from robustflow.interop import published, state_dicts
+from robustflow.models import weights
+from robustflow.models.weights import WeightsError
 from robustflow.options.load import load
-from robustflow.tasks import weights
-from robustflow.tasks.weights import WeightsError
 
 CONF = """
 name: run
@@ -94,7 +94,7 @@ def network(tmp_path, monkeypatch):
     def make(model="SRFlow", scale=4):
         (tmp_path / "run.yml").write_text(CONF.replace("MODEL", model).replace("SCALE", str(scale)))
         options = load("run.yml")
-        return tasks.build(options).build_network(options.network_G), options
+        return models.build(options).build_network(options.network_G), options
 
     return make
 

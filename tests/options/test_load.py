@@ -2,10 +2,10 @@ import sys
 
 import pytest
 
-from robustflow.errors import UserError
 from robustflow.options.__main__ import main, reference
 from robustflow.options.load import OptionsError, dump, load, save
 from robustflow.options.schema import keys
+from robustflow.utils.errors import UserError
 
 
 def report(path, overrides=None):

@@ -4,9 +4,9 @@ import signal
 import pytest
 import torch
 
-from robustflow import data, tasks
+from robustflow import data, models
+from robustflow.models import weights
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import weights
 from robustflow.training.logbook import Logbook
 
 
@@ -54,7 +54,7 @@ def make_model():
 
     def make(options):
         torch.manual_seed(0)
-        task = tasks.build(options)
+        task = models.build(options)
         return task, task.build_network(options.network_G)
 
     return make

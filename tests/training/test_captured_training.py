@@ -7,9 +7,9 @@ import recorded_graphs
 import torch
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, weights_at
 
+from robustflow.models import FlowTask, decoding
 from robustflow.nn import graphs
-from robustflow.tasks import FlowTask, decoding
-from robustflow.training import guard
+from robustflow.training.failures import guard
 from robustflow.training.gradients import Gradients, accumulate_gradients, fastest_convolutions
 from robustflow.training.trainer import train
 

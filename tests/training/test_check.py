@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from robustflow.errors import UserError
 from robustflow.options import load as options_load
 from robustflow.training import check, engine
 from robustflow.training.trainer import train
+from robustflow.utils.errors import UserError
 
 
 def test_a_right_run_is_reported_and_leaves_nothing(make_options, tmp_path, capsys):
@@ -57,7 +57,7 @@ def test_the_memory_estimate_is_near_the_peak_of_the_run(make_options, tmp_path)
     datasets = {key: of.model_copy(update={"GT_size": 256}) for key, of in options.datasets.items()}
     options_load.save(options.model_copy(update={"datasets": datasets}), file)
     beginning = (
-        "from robustflow import memory; from robustflow.options.load import load\n"
+        "from robustflow.utils import memory; from robustflow.options.load import load\n"
         "from robustflow.training.check import check; from robustflow.training.trainer import train\n"
         f"options = load({str(file)!r}); before = memory.peak() / 2**30\n"
     )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robustflow.tasks.weights import WeightsError
+from robustflow.models.weights import WeightsError
 from robustflow.training import checkpoint, optimizer
 from robustflow.training.checkpoint import CheckpointError, Progress
 

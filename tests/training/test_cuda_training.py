@@ -7,8 +7,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
+from robustflow.models import FlowTask
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import FlowTask
 from robustflow.training.trainer import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -2,12 +2,13 @@ import pytest
 import torch
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
-from robustflow import checksums, data
+from robustflow import data
 from robustflow.evaluation.evaluate import Evaluator
+from robustflow.models import weights
 from robustflow.options.load import OptionsError, load
-from robustflow.tasks import weights
 from robustflow.training import checkpoint
 from robustflow.training.trainer import train
+from robustflow.utils import checksums
 
 EVERY = {"save_checkpoint_freq": 1}
 

@@ -9,10 +9,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
 from robustflow.data import TrainingCrops
-from robustflow.errors import UserError
-from robustflow.training import dump, engine, guard, optimizer, replay
-from robustflow.training.sentinel import TrainingStopped
+from robustflow.training import engine, optimizer
+from robustflow.training.failures import dump, guard, replay
+from robustflow.training.failures.sentinel import TrainingStopped
 from robustflow.training.trainer import train
+from robustflow.utils.errors import UserError
 
 NEVER = {"save_checkpoint_freq": 100, "print_freq": 2}
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from robustflow.data.images import read_image, write_png
-from robustflow.evaluation import compare, ood_command, report_html
+from robustflow.diagnostics.ood import commands
 from robustflow.evaluation import engine as testing
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
+from robustflow.report import compare, pages
 from robustflow.training import engine as training
 
 FLOW = {"K": 1, "L": 2, "hidden_channels": 8, "split": {"enable": False}}
@@ -109,7 +110,7 @@ def test_a_finished_evaluation_is_not_done_again(options, results, monkeypatch):
 
 
 def test_the_report_shows_both_schemes_and_speaks_of_inputs(results):
-    page = report_html.write(results).read_text()
+    page = pages.write(results).read_text()
     for label in ("scheme 1, τ = 0", "scheme 2, mean of 2, τ = 0.9", "std of samples", "0.9, mean of 2"):
         assert label in page
     assert "low-resolution" not in page
@@ -130,15 +131,15 @@ def test_comparison_has_rows_of_the_mean(results, place, capsys):
 
 def test_patches_are_ranked(options, results, place, capsys):
     (place / "run.yml").write_text(options_load.dump(options))
-    assert ood_command.main(["rank", "-opt", str(place / "run.yml"), "--patch", "10"]) == 0
+    assert commands.main(["rank", "-opt", str(place / "run.yml"), "--patch", "10"]) == 0
     found = json.loads((results / "ood.json").read_text())
     assert found["datasets"]["test"]["n_patches"] == 2 * 2 * 3
     assert "LR" not in found["protocol"]["lr"]
-    assert ood_command.main(["rank", "-opt", str(place / "run.yml"), "--input", str(place / "low")]) == 0
+    assert commands.main(["rank", "-opt", str(place / "run.yml"), "--input", str(place / "low")]) == 0
     assert json.loads((results / "input" / "ood.json").read_text())["patches"]
-    assert ood_command.main(["rank", "-opt", str(place / "run.yml"), "--input", str(place), "--enhance", "unit"]) == 2
+    assert commands.main(["rank", "-opt", str(place / "run.yml"), "--input", str(place), "--enhance", "unit"]) == 2
     both = [str(results), str(results / "input")]
-    assert ood_command.main(["plot", *both, "--pooled", "--output", str(place / "ood.png")]) == 0
+    assert commands.main(["plot", *both, "--pooled", "--output", str(place / "ood.png")]) == 0
     assert (place / "ood.png").is_file()
 
 
@@ -150,7 +151,7 @@ def test_brightens_a_photo_of_any_size(options, place, size):
     testing.evaluate(once, str(photo), place / "out")
     for kind in ("t0_00", "t0.9_00", "t0.9_mean"):
         assert read_image(place / "out" / "input" / f"{photo.stem}_{kind}.png").shape[1:] == size
-    assert report_html.write(place / "out").is_file()
+    assert pages.write(place / "out").is_file()
 
 
 # Folders of LOL

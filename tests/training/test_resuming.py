@@ -8,11 +8,11 @@ import torch
 from several import holding
 from training_runs import assert_same_end, folder_of
 
-from robustflow import locks
 from robustflow.evaluation import engine as testing
-from robustflow.tasks import weights
+from robustflow.models import weights
 from robustflow.training import checkpoint, engine
 from robustflow.training.trainer import train
+from robustflow.utils import locks
 
 pytestmark = pytest.mark.forks
 

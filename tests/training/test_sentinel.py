@@ -7,14 +7,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, folder_of, saved_at, state_at, weights_at
 
-from robustflow.data.seeds import derive_seed
+from robustflow.models import SuperResolution, weights
 from robustflow.options.load import OptionsError, load
-from robustflow.tasks import FlowTask, weights
-from robustflow.training import dump, engine, replay
-from robustflow.training.diagnosis import diagnose
+from robustflow.training import engine
+from robustflow.training.failures import dump, replay
+from robustflow.training.failures.diagnosis import diagnose
+from robustflow.training.failures.sentinel import TrainingStopped
 from robustflow.training.gradients import accumulate_gradients
-from robustflow.training.sentinel import TrainingStopped
 from robustflow.training.trainer import train
+from robustflow.utils.seeds import derive_seed
 
 EVERY = {"save_checkpoint_freq": 1}
 
@@ -138,7 +139,7 @@ def test_only_the_first_events_leave_dumps(make_options, spoil):
 @pytest.fixture
 def explode(monkeypatch):
     """Make the given share of drawn samples infinite."""
-    image = FlowTask.__subclasses__()[0].image
+    image = SuperResolution.image
 
     def exploding(share):
         def exploded(self, x, lr):
@@ -146,7 +147,7 @@ def explode(monkeypatch):
             found[: math.ceil(share * len(found))] = float("inf")
             return found
 
-        monkeypatch.setattr(FlowTask.__subclasses__()[0], "image", exploded)
+        monkeypatch.setattr(SuperResolution, "image", exploded)
 
     return exploding
 

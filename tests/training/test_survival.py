@@ -16,14 +16,14 @@ import pytest
 import torch
 from training_runs import assert_same_end, average_at, folder_of, saved_at, weights_at
 
-from robustflow import checksums, files
 from robustflow.evaluation.evaluate import Evaluator
+from robustflow.models import weights
+from robustflow.models.weights import WeightsError
 from robustflow.options.load import OptionsError, load
-from robustflow.tasks import weights
-from robustflow.tasks.weights import WeightsError
 from robustflow.training import checkpoint, engine, randomness
 from robustflow.training.checkpoint import CheckpointError
 from robustflow.training.trainer import train
+from robustflow.utils import checksums, files
 
 EVERY = {"save_checkpoint_freq": 1}
 

@@ -6,14 +6,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, folder_of, weights_at
 
-from robustflow.errors import UserError
+from robustflow.models import FlowTask, weights
 from robustflow.options.load import load
-from robustflow.tasks import FlowTask, weights
 from robustflow.training import checkpoint, engine
+from robustflow.training.failures.sentinel import TrainingStopped
 from robustflow.training.gradients import accumulate_gradients
 from robustflow.training.logbook import Logbook
-from robustflow.training.sentinel import TrainingStopped
 from robustflow.training.trainer import train
+from robustflow.utils.errors import UserError
 
 
 def changed(tensors, others, of_encoder):

@@ -14,9 +14,9 @@ from robustflow.data.low_light import BundledLowLightOptions, BundledLowLightSou
 from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions, PickleOptions, PickleSource, open_patches
 from robustflow.data.prepared import PreparedOptions, PreparedSource, open_prepared
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
+from robustflow.utils.errors import UserError
 
 __all__ = [
     "BundledLowLightOptions",

@@ -9,9 +9,9 @@ from torch.utils.data import Dataset
 from robustflow.data.conditions import ConditionSource
 from robustflow.data.cuts import Batch, Cut, Finish, collate, cut_box
 from robustflow.data.degrade import Enhancement
-from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Box, Shift, Source, lr_size, require_multiple, require_size
-from robustflow.errors import UserError, for_all
+from robustflow.utils.errors import UserError, for_all
+from robustflow.utils.seeds import derive_seed
 
 
 class TrainingCrops(Dataset[dict[str, Tensor]]):

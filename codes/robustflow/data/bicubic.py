@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustflow import memory
+from robustflow.utils import memory
 
 _REACH = 2  # of the cubic kernel, in pixels of the coarser grid
 

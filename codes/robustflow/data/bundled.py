@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robustflow.data.images import read_image
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
+from robustflow.utils.errors import UserError
 
 # No scene is in two splits; motorcycle_right is in none, being the stereo partner of motorcycle_left.
 SPLITS: dict[str, tuple[str, ...]] = {

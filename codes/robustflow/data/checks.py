@@ -17,9 +17,9 @@ from robustflow.data.images import image_size, list_images, read_image, to_uint8
 from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions
 from robustflow.data.prepared import Index, PreparedOptions, is_current, read_index
 from robustflow.data.source import Source
-from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
+from robustflow.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from robustflow.data.degrade import degrade_lr
 from robustflow.data.images import to_float
-from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Source
-from robustflow.errors import UserError
+from robustflow.utils.errors import UserError
+from robustflow.utils.seeds import derive_seed
 
 ConditionOf = Callable[[Tensor], Tensor]
 

@@ -8,12 +8,12 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from robustflow import exit_status, paths
 from robustflow.data.degrade import Enhancement, enhance
 from robustflow.data.images import list_images, read_headers, read_image, write_png
-from robustflow.errors import UserError
-from robustflow.files import require_inside
 from robustflow.options.arguments import Parser
+from robustflow.utils import exit_status, paths
+from robustflow.utils.errors import UserError
+from robustflow.utils.files import require_inside
 
 log = logging.getLogger(__name__)
 

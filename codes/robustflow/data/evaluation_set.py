@@ -12,10 +12,10 @@ from torch import Tensor
 from robustflow.data.conditions import ConditionSource
 from robustflow.data.degrade import Enhancement, degrade_lr
 from robustflow.data.images import to_float
-from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Box, Source, cut_pair, lr_size, require_file_name, require_multiple, require_size
-from robustflow.errors import UserError, for_all
 from robustflow.options.amount import USUAL_SIDE
+from robustflow.utils.errors import UserError, for_all
+from robustflow.utils.seeds import derive_seed
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import Tensor
 from robustflow.data.images import list_images, read_headers, read_image, say_once
 from robustflow.data.pairs import PairBy, pair_by_stem
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError, for_all, listed
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
+from robustflow.utils.errors import UserError, for_all, listed
 
 Files = tuple[Path | None, Path | None]
 PAIRING = ("pair_by", "filename_tmpl")  # options that find files and do not alter them

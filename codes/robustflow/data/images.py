@@ -22,11 +22,11 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from robustflow import memory
 from robustflow.data import decoding
 from robustflow.data.colour import use_of_profile
-from robustflow.errors import UserError, for_all, listed
-from robustflow.files import write_atomically
+from robustflow.utils import memory
+from robustflow.utils.errors import UserError, for_all, listed
+from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from robustflow.data.bundled import BundledSource
 from robustflow.data.folders import FileSource, pair_files, unique_names
-from robustflow.data.seeds import derive_seed
 from robustflow.data.source import Joined, Source, register_source
-from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import Finite, PathText
+from robustflow.utils.errors import UserError
+from robustflow.utils.seeds import derive_seed
 
 # Folders of (low light, normal light) below the root.
 _LOL = {"train": ("our485/low", "our485/high"), "test": ("eval15/low", "eval15/high")}

@@ -26,10 +26,10 @@ from robustflow.data.folders import (
 from robustflow.data.pairs import PairBy
 from robustflow.data.restricted_pickle import load_arrays
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError, for_all
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
 from robustflow.registry import DATASETS
+from robustflow.utils.errors import UserError, for_all
 
 
 def _paths(value: Any) -> Any:

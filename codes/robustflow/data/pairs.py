@@ -13,7 +13,7 @@ from typing import Literal
 from natsort import natsorted
 
 from robustflow.data.images import say_once
-from robustflow.errors import UserError, listed
+from robustflow.utils.errors import UserError, listed
 
 PairBy = Literal["stem", "number", "order"]
 Files = Mapping[str, Path]  # by their paths below a folder, without suffix

@@ -16,13 +16,13 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from robustflow import cpus, exit_status, paths
 from robustflow.data.folders import unique_names
 from robustflow.data.images import Header, list_images, read_headers, read_image
 from robustflow.data.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
-from robustflow.errors import UserError, raise_all
-from robustflow.files import remove_leftovers, require_inside, write_atomically
 from robustflow.options.arguments import Parser
+from robustflow.utils import cpus, exit_status, paths
+from robustflow.utils.errors import UserError, raise_all
+from robustflow.utils.files import remove_leftovers, require_inside, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from robustflow.data.folders import FolderOptions, covered, require_sizes, unique_names
 from robustflow.data.pairs import PairBy, pair_by_stem
 from robustflow.data.source import Source, register_source
-from robustflow.errors import UserError, for_all
 from robustflow.registry import Options
+from robustflow.utils.errors import UserError, for_all
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from robustflow.errors import UserError
+from robustflow.utils.errors import UserError
 
 _EXPECTED = "a pickle file that holds a list of uint8 numpy arrays and nothing else"
 # What unpickling raises for damaged or forged files; anything else is a fault of ours and must not be hidden.

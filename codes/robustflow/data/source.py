@@ -21,10 +21,10 @@ from torch import Tensor
 
 from robustflow.data.bicubic import downsample, mirror_pad
 from robustflow.data.degrade import Enhancement, enhance
-from robustflow.errors import UserError
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import LONGEST_NAME
 from robustflow.registry import DATASETS
+from robustflow.utils.errors import UserError
 
 T = TypeVar("T", bound=Callable[..., Any])
 Shift = tuple[int, int]  # (down, right) of an HR crop against its LR crop, HR pixels, at most the scale

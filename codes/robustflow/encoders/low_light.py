@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robustflow.encoders.base import FeaturePyramid
 from robustflow.encoders.blocks import BlockEncoder
-from robustflow.errors import UserError
 from robustflow.nn.convolutions import conv, for_convolution
 from robustflow.registry import ENCODERS, Options
+from robustflow.utils.errors import UserError
 
 
 class LowLightOptions(Options):

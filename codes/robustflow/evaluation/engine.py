@@ -9,24 +9,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustflow import __version__, data, distributed, locks, memory_advice, precision
+from robustflow import __version__, data
 from robustflow.data import checks
 from robustflow.data.folders import PAIRING
-from robustflow.distributed import ALONE, Processes
-from robustflow.errors import UserError
-from robustflow.evaluation import enhancement, ood, report, report_html, trace_report
+from robustflow.diagnostics.ood import mahalanobis
+from robustflow.diagnostics.trace import report
+from robustflow.evaluation import enhancement
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
-from robustflow.files import require_inside
+from robustflow.models import data_sets, trained, weights
 from robustflow.options import load as options_load
+from robustflow.options import memory_advice
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
-from robustflow.tasks import data_sets, trained, weights
+from robustflow.report import pages, tables
+from robustflow.utils import distributed, locks, precision
+from robustflow.utils.distributed import ALONE, Processes
+from robustflow.utils.errors import UserError
+from robustflow.utils.files import require_inside
 
 log = logging.getLogger(__name__)
 
 # Sub-folders of a results folder that are of no data set.
-_OTHERS = ("records", "input", "trace", report_html.APPLICATIONS)
+_OTHERS = ("records", "input", "trace", pages.APPLICATIONS)
 # Without the reason, which may name files of this machine: protocols are compared.
 NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
 
@@ -48,11 +53,11 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
         if trace:
             data_sets.require_apart(options, input_path, folder, folder / "trace")
             with locks.held(locks.within(folder / "trace"), folder / "trace"):
-                return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
+                return report.write(options, _data_sets(options, input_path), folder / "trace")
         result = evaluate(options, input_path, folder, processes)
         if processes.main:
-            log.info("%s", report.footnotes([result]))
-        return report.table(result)
+            log.info("%s", tables.footnotes([result]))
+        return tables.table(result)
 
     def work(processes: Processes) -> None:
         text = table(processes)
@@ -93,7 +98,7 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path, process
     lpips = perceptual.load(device)
     if isinstance(lpips, perceptual.NotComputed):
         log.info("lpips, diversity_score: not computed; %s", lpips.reason)
-    score = ood.load_beside(file, task.encoder(network))
+    score = mahalanobis.load_beside(file, task.encoder(network))
     protocol = _protocol(options, input_path, lpips, score, device)
     evaluator = Evaluator(
         task,
@@ -105,7 +110,7 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path, process
         score=score,
         common={
             "protocol": {key: value for key, value in protocol.items() if key != "datasets"},
-            "weights": ood.digest(network),
+            "weights": mahalanobis.digest(network),
             "ood": None if score is None else score.described(),
             "versions": versions(network),
         },
@@ -130,7 +135,7 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path, process
         # After each set, so that a fault in a later one loses nothing.
         processes.on_main(write_results, folder, result, found)
     _warn_of_unlike(unlike, sets, getattr(options.network_G.flow.coupling, "type", ""))
-    log.info("report: %s", processes.on_main(report_html.write, folder))
+    log.info("report: %s", processes.on_main(pages.write, folder))
     return result
 
 
@@ -154,15 +159,15 @@ def versions(network: nn.Module) -> dict[str, str]:
     }
 
 
-def _unlike(score: ood.OODScore | None, found: list[Record]) -> dict[str, float]:
-    """Inputs of a data set that are unlike the training patches; see `ood.unlike`."""
+def _unlike(score: mahalanobis.OODScore | None, found: list[Record]) -> dict[str, float]:
+    """Inputs of a data set that are unlike the training patches; see `mahalanobis.unlike`."""
     scores = {record.image: record.ood for record in found if record.ood is not None}
-    return {} if score is None else ood.unlike(score, scores)
+    return {} if score is None else mahalanobis.unlike(score, scores)
 
 
 def _warn_of_unlike(unlike: dict[str, dict[str, float]], sets: dict[str, data.EvaluationSet], coupling: str) -> None:
     for name, of_set in unlike.items():
-        warning = ood.warning(name, of_set, len(sets[name]), coupling)
+        warning = mahalanobis.warning(name, of_set, len(sets[name]), coupling)
         if warning is not None:
             log.warning(warning)
 
@@ -177,7 +182,7 @@ def _protocol(
     options: RunOptions,
     input_path: str | None,
     lpips: perceptual.Perceptual | perceptual.NotComputed,
-    score: ood.OODScore | None,
+    score: mahalanobis.OODScore | None,
     device: torch.device,
 ) -> dict[str, Any]:
     val = options.val.model_dump(mode="json")

@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustflow import memory
 from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import fidelity
 from robustflow.evaluation.records import Row
+from robustflow.utils import memory
 
 # What a sample's row has beside the figures of all protocols.
 FURTHER = ("ssim_grey", "psnr_gtmean", "ssim_gtmean", "ssim_grey_gtmean", "lpips_gtmean")

@@ -15,18 +15,19 @@ from tqdm import tqdm
 from robustflow.data import EvaluationItem, EvaluationSet
 from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.images import to_uint8, write_png
-from robustflow.data.seeds import derive_seed
-from robustflow.distributed import ALONE, Processes
-from robustflow.evaluation import enhancement, ood, records, summary
+from robustflow.diagnostics.ood import mahalanobis
+from robustflow.evaluation import enhancement, records, summary
 from robustflow.evaluation.metrics import diversity, fidelity
 from robustflow.evaluation.metrics.perceptual import Perceptual
 from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures, outside
 from robustflow.evaluation.records import Latents, OfHeat, Record, Row, heat_key
-from robustflow.evaluation.sampler import draw_samples
-from robustflow.files import write_atomically
+from robustflow.evaluation.sampling import draw_samples
+from robustflow.models import Task, work
 from robustflow.nn import fused
 from robustflow.options.schema import ValOptions
-from robustflow.tasks import Task, work
+from robustflow.utils.distributed import ALONE, Processes
+from robustflow.utils.files import write_atomically
+from robustflow.utils.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Evaluator:
         folder: Path | None,
         *,
         perceptual: Perceptual | None = None,
-        score: ood.OODScore | None = None,
+        score: mahalanobis.OODScore | None = None,
         common: Mapping[str, Any] | None = None,
         processes: Processes = ALONE,
     ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from robustflow.evaluation.metrics.robustness import Failures
-from robustflow.files import write_atomically
+from robustflow.utils.files import write_atomically
 
 # Counts in the fingerprint: records of another format are made anew.
 FORMAT = 1

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.encoders.base import Encoder
-from robustflow.errors import UserError
 from robustflow.flows import likelihood
 from robustflow.flows.condition import Condition, LevelCondition
 from robustflow.flows.level import FlowLevel, LevelWeights
 from robustflow.flows.likelihood import Encoding
 from robustflow.flows.prior import latent_mean
 from robustflow.flows.step import Mixing, fold_unmixing, mixing_log_det
+from robustflow.utils.errors import UserError
 
 T = TypeVar("T")
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 
-from robustflow import exit_status, paths, tasks
-from robustflow.errors import UserError
-from robustflow.files import write_atomically
+from robustflow import models
 from robustflow.interop import published
+from robustflow.models import weights
 from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import weights
+from robustflow.utils import exit_status, paths
+from robustflow.utils.errors import UserError
+from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -
             "and would sample otherwise"
         )
     options = weights.fitting(options, source)
-    network = tasks.build(options).build_network(options.network_G)
+    network = models.build(options).build_network(options.network_G)
     weights.load(source, network, options, encoder_suffices=False)
     if reverse:
         buffer = io.BytesIO()

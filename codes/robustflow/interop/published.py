@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.elementwise import Affine, RationalQuadratic
 from robustflow.encoders.rrdb import RRDB, RRDBNet
-from robustflow.errors import UserError
 from robustflow.flows import ConditionalFlow, builder
 from robustflow.interop import layout as layouts
-from robustflow.interop import state_dicts
+from robustflow.interop import option_files, state_dicts
 from robustflow.interop.layout import Published
 from robustflow.interop.state_dicts import Found
-from robustflow.options import legacy
 from robustflow.options.schema import NetworkOptions
 from robustflow.options.yaml_tree import Mistake, Reader
+from robustflow.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, precis
         PublishedError: Naming each tensor that is missing, extra or of another shape, and the option that would fit.
     """
     state_dict = found_in(state_dict, "state_dict").tensors
-    values = legacy.translate_values(options)
+    values = option_files.translate_values(options)
     network, scale = values.get("network_G", {}), values.get("scale", options.get("network_G", {}).get("scale"))
     if scale is None:
         raise PublishedError("expected 'scale' in the options of the checkpoint, found none")
@@ -98,7 +97,7 @@ def load_file(yaml_path: str | Path, weights_path: str | Path) -> ConditionalFlo
     tree = Reader(str(path), mistakes).read(path.read_text(encoding="utf-8-sig"))
     if mistakes or not isinstance(tree.value, dict):
         raise PublishedError(f"{path}: expected a mapping of options; {'; '.join(map(str, mistakes)) or 'found none'}")
-    return load(legacy.plain(tree), read(weights_path))
+    return load(option_files.plain(tree), read(weights_path))
 
 
 def read(path: str | Path) -> dict[str, Tensor]:

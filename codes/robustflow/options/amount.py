@@ -1,8 +1,8 @@
 """How much a run computes, as far as its options tell: before torch is loaded, and before images are read."""
 
-from robustflow import cpus
 from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
+from robustflow.utils import cpus
 
 # Side of HR images whose size the options do not tell.
 USUAL_SIDE = 256

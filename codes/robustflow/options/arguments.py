@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from robustflow import terminal
+from robustflow.utils import terminal
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from robustflow import paths
 from robustflow.options import amount
 from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import Assignment, load, load_any
 from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
 from robustflow.options.yaml_tree import OptionsError
+from robustflow.utils import paths
 
 T = TypeVar("T")
 

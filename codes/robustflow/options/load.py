@@ -28,9 +28,7 @@ import yaml
 from pydantic import ValidationError
 from tabulate import tabulate
 
-from robustflow import paths
-from robustflow.files import write_atomically
-from robustflow.options import legacy
+from robustflow.interop import option_files
 from robustflow.options.schema import RunOptions, keys, named_defaults, options_class_at
 from robustflow.options.toy import ToyOptions
 from robustflow.options.yaml_tree import (
@@ -46,6 +44,8 @@ from robustflow.options.yaml_tree import (
     show,
 )
 from robustflow.registry import Options
+from robustflow.utils import paths
+from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -129,9 +129,9 @@ def load_any(
 
 def _translated(tree: Node) -> Node:
     """A published option file under our keys, with a table of what became of its own; others unchanged."""
-    if not legacy.is_published(tree):
+    if not option_files.is_published(tree):
         return tree
-    tree, notes = legacy.translate(tree)
+    tree, notes = option_files.translate(tree)
     log.info("%s: written for the published code, translated:\n%s", tree.source, tabulate(notes, ["key", "here"]))
     return tree
 
@@ -148,7 +148,7 @@ def _as_published(tree: Node, own: list[Assignment], mistakes: list[Mistake]) ->
     model = tree.value.get("model", Node(None, ""))
     name = model.value["type"].value if isinstance(model.value, dict) and "type" in model.value else model.value
     noiseless = {"model.noise_std": 0.0} if name == "SRFlow" else {}
-    settings = {**legacy.AS_PUBLISHED, **noiseless}
+    settings = {**option_files.AS_PUBLISHED, **noiseless}
     return [Assignment(key, value, "as_published") for key, value in settings.items()]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from robustflow import paths
+from robustflow.utils import paths
 
 
 def _integral(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import yaml
 
-from robustflow.errors import UserError
+from robustflow.utils.errors import UserError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 

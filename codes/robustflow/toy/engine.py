@@ -15,13 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from robustflow import cpus, exit_status, locks
-from robustflow.evaluation import plots
-from robustflow.files import write_atomically
 from robustflow.options import load as options_load
 from robustflow.options.toy import ToyOptions
+from robustflow.report import plots
 from robustflow.toy import figures, summary
 from robustflow.toy.run import Finished, Given, Job, held_out, jobs, perform
+from robustflow.utils import cpus, exit_status, locks
+from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 

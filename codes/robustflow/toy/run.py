@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-from robustflow.data.seeds import derive_seed
-from robustflow.errors import RunFailed
 from robustflow.options.toy import ToyOptions
 from robustflow.registry import ELEMENTWISE
 from robustflow.toy.flow import ToyFlow
 from robustflow.toy.measure import Inputs, Measured, inputs, measure
 from robustflow.toy.points import Condition, draw_points
+from robustflow.utils.errors import RunFailed
+from robustflow.utils.seeds import derive_seed
 
 # By noise level; None: as in training.
 Given = dict[float | None, Inputs]

@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from robustflow.evaluation.columns import cell
-from robustflow.evaluation.report import aligned
 from robustflow.options.toy import ToyOptions
+from robustflow.report.columns import cell
+from robustflow.report.tables import aligned
 from robustflow.toy.measure import Inputs
 from robustflow.toy.points import AREA, WINDOW, M
 from robustflow.toy.run import Finished, Given

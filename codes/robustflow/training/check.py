@@ -12,16 +12,17 @@ from typing import NamedTuple
 
 import torch
 
-from robustflow import memory, tasks
-from robustflow.errors import RunFailed, UserError
+from robustflow import models
 from robustflow.evaluation.evaluate import Evaluator
-from robustflow.files import existing_part
+from robustflow.models import data_sets, trained, work
 from robustflow.nn import fused
 from robustflow.options import amount
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import data_sets, trained, work
 from robustflow.training import checkpoint
 from robustflow.training.trainer import train
+from robustflow.utils import memory
+from robustflow.utils.errors import RunFailed, UserError
+from robustflow.utils.files import existing_part
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _tried(options: RunOptions, folder: str) -> Estimate:
 def _mapped_elements(options: RunOptions) -> int:
     """Elements that the whole run will map."""
     with torch.device("meta"):
-        network = tasks.build(options).build_network(options.network_G)
+        network = models.build(options).build_network(options.network_G)
     return work.mapped_elements(network, amount.training_pixels(options))
 
 

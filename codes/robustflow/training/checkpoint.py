@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from robustflow import checksums
-from robustflow.errors import UserError
-from robustflow.files import CannotWrite, remove_leftovers, unused, write_atomically
+from robustflow.models import weights
 from robustflow.options.schema import LoggerOptions, RunOptions
-from robustflow.tasks import weights
 from robustflow.training import ema, randomness
 from robustflow.training.optimizer import load_state
+from robustflow.utils import checksums
+from robustflow.utils.errors import UserError
+from robustflow.utils.files import CannotWrite, remove_leftovers, unused, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from robustflow import distributed, exit_status, memory_advice
 from robustflow.data import checks
-from robustflow.distributed import Processes
-from robustflow.files import require_inside
+from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.training import check as trial
 from robustflow.training.trainer import train
+from robustflow.utils import distributed, exit_status
+from robustflow.utils.distributed import Processes
+from robustflow.utils.files import require_inside
 
 
 def run(options: RunOptions, *, check: bool = False) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from robustflow import precision
 from robustflow.bijections.actnorm import ActNorm
+from robustflow.models import Task
+from robustflow.models.base import LossInputs
 from robustflow.nn.graphs import Graphed
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import Task
-from robustflow.tasks.base import LossInputs
-from robustflow.training.dump import Step
+from robustflow.training.failures.dump import Step
+from robustflow.utils import precision
 
 # Low light takes its prior mean from either of two places, each a graph of its own.
 _GRAPHS = 2

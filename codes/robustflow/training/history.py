@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from robustflow import files
-from robustflow.errors import UserError
+from robustflow.models import weights
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import weights
 from robustflow.training import checkpoint
+from robustflow.utils import files
+from robustflow.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from robustflow.evaluation.columns import DENSITY
-from robustflow.files import answering
+from robustflow.report.columns import DENSITY
+from robustflow.utils.files import answering
 
 log = logging.getLogger("robustflow")
 

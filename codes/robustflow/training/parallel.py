@@ -17,11 +17,11 @@ from torch.utils.data import default_collate
 
 from robustflow import data
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.distributed import Processes
+from robustflow.models import Task
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import Task
-from robustflow.training.dump import Step
+from robustflow.training.failures.dump import Step
 from robustflow.training.optimizer import load_state
+from robustflow.utils.distributed import Processes
 
 
 class Silent:

@@ -9,15 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from robustflow import files, locks, precision, tasks
-from robustflow.distributed import Processes
-from robustflow.errors import UserError
+from robustflow import models
+from robustflow.models import data_sets, weights
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import data_sets, weights
 from robustflow.training import checkpoint, ema, history, optimizer
 from robustflow.training.checkpoint import Progress
 from robustflow.training.run import Run
 from robustflow.training.saving import save
+from robustflow.utils import files, locks, precision
+from robustflow.utils.distributed import Processes
+from robustflow.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def prepare(options: RunOptions, processes: Processes) -> tuple[Run, Beginning]:
     precision.use(options.precision, training=False)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(options.train.manual_seed)
-    task = tasks.build(options)
+    task = models.build(options)
     network = task.build_network(options.network_G, options.precision, options.train.checkpointing).to(device)
     if state is None:
         processes.on_main(_load_pretrained, network, options)

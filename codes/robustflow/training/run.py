@@ -8,9 +8,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from robustflow import data
-from robustflow.distributed import Processes
+from robustflow.models import Task
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import Task
+from robustflow.utils.distributed import Processes
 
 
 class Run(NamedTuple):

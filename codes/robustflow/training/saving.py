@@ -4,16 +4,16 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
-from robustflow import files
-from robustflow.distributed import FailedElsewhere
-from robustflow.errors import UserError
-from robustflow.exit_status import own_words
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, parallel
 from robustflow.training.checkpoint import CheckpointError, Progress
 from robustflow.training.interruption import Interruption
 from robustflow.training.logbook import Logbook
 from robustflow.training.run import Run
+from robustflow.utils import files
+from robustflow.utils.distributed import FailedElsewhere
+from robustflow.utils.errors import UserError
+from robustflow.utils.exit_status import own_words
 
 log = logging.getLogger(__name__)
 

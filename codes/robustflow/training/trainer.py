@@ -9,24 +9,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from robustflow import data
-from robustflow.data.seeds import derive_seed
-from robustflow.distributed import ALONE, Processes
-from robustflow.errors import UserError
-from robustflow.evaluation import ood
+from robustflow.diagnostics.ood import mahalanobis
+from robustflow.models import work
 from robustflow.nn import fused
 from robustflow.options import amount
 from robustflow.options.schema import RunOptions
-from robustflow.tasks import work
 from robustflow.training import checkpoint, ema, optimizer, parallel, saving, validation
 from robustflow.training.checkpoint import Progress
-from robustflow.training.dump import Step
+from robustflow.training.failures.dump import Step
+from robustflow.training.failures.guard import Guard
+from robustflow.training.failures.sentinel import Sentinel
 from robustflow.training.gradients import Gradients
-from robustflow.training.guard import Guard
 from robustflow.training.interruption import Interruption, leave_signals_to_main
 from robustflow.training.logbook import Logbook
 from robustflow.training.preparation import alone, prepare, start
 from robustflow.training.run import Run
-from robustflow.training.sentinel import Sentinel
+from robustflow.utils.distributed import ALONE, Processes
+from robustflow.utils.errors import UserError
+from robustflow.utils.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +153,11 @@ def _fit_ood_score(run: Run, iteration: int) -> None:
     """
     size, begun = run.options.datasets["train"].GT_size, ema.has_begun(run.average)
     file = (checkpoint.ema_file if begun else checkpoint.weights_file)(run.experiment, iteration)
-    if run.options.train.ood_patches == 0 or ood.file_beside(file).is_file():
+    if run.options.train.ood_patches == 0 or mahalanobis.file_beside(file).is_file():
         return
     network, n_patches = ema.evaluated(run.network, run.average), run.options.train.ood_patches
     try:
-        ood.fit_and_save(run.options, file, run.task, network, n_patches=n_patches, patch=size)
+        mahalanobis.fit_and_save(run.options, file, run.task, network, n_patches=n_patches, patch=size)
     except UserError as error:
         # The training itself is done and saved.
         log.warning("no out-of-distribution score: %s", error)

@@ -7,12 +7,12 @@ from functools import partial
 import torch
 
 from robustflow.evaluation.evaluate import Evaluator
-from robustflow.evaluation.sampler import strip
+from robustflow.evaluation.sampling import strip
 from robustflow.training import ema, saving
 from robustflow.training.checkpoint import Progress
+from robustflow.training.failures.sentinel import Sentinel
 from robustflow.training.logbook import Logbook
 from robustflow.training.run import Run
-from robustflow.training.sentinel import Sentinel
 
 log = logging.getLogger(__name__)
 

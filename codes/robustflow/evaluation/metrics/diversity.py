@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from robustflow import memory
+from robustflow.utils import memory
 
 # White in pictures of standard deviations, of the image's range.
 WHITE = 0.25

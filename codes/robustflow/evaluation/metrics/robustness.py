@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustflow import memory
+from robustflow.utils import memory
 
 # A pixel is an error outside this range of an image in [0, 1].
 PIXEL_RANGE = (-0.5, 1.5)

@@ -1,0 +1,1 @@
+"""Why samples explode, and which inputs are unlike the training set."""

@@ -1,0 +1,359 @@
+"""How unlike the training patches an input is, to the model's own encoder (Hong et al., ICCV 2023, supplement S1.1).
+
+The score is the squared Mahalanobis distance of the encoder's features to a Gaussian fitted on training patches; it is
+kept beside the weights. Most directions of the features hardly vary, so the covariance is shrunk (Ledoit, Wolf): what
+little they do, rounding errors included, would otherwise decide the score. Shrunk, the mean in training is below the
+number of features; the published one (237 of 256) is near it, as without shrinkage.
+
+Command line: ``python -m robustflow.evaluation.ood fit|rank|plot``.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from robustflow import data
+from robustflow.data.bicubic import mirror_pad
+from robustflow.diagnostics.ood.gaussian import GaussianFit, squared_mahalanobis
+from robustflow.models import Task, data_sets, weights
+from robustflow.options.schema import RunOptions
+from robustflow.utils.errors import UserError
+from robustflow.utils.files import write_atomically
+from robustflow.utils.seeds import derive_seed
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".ood.safetensors"
+PATCH = 160
+N_PATCHES = 2000
+WARN_ABOVE = 99.0
+_FORMAT = "robustflow ood 1"
+_PERCENTS = np.linspace(0, 100, 1001)
+_FOLDS = 10
+# Sides of the condition are mirrored up to a multiple of this: enough for flows of log2(scale) + 3 levels.
+_MULTIPLE = 8
+
+
+@torch.no_grad()
+def features_of(encoder: nn.Module, lr: Tensor, read: Callable[[Tensor], Tensor] = lambda lr: lr) -> Tensor:
+    """The encoder's taps of lr (b, c', h, w), in [0, 1], any size, averaged over space: (b, c), float64, on the CPU.
+
+    What the encoder needs beyond h and w is mirrored; those places do not count in the average. Features depend on the
+    size: averages over large images vary less, and borders count more in small ones. `OODScore.of_image` takes patches
+    as large as those it was fitted on.
+
+    ``read``: the task's ``encoder_input``.
+    """
+    height, width = lr.shape[-2:]
+    padded = mirror_pad(lr, 0, -width % _MULTIPLE, 0, -height % _MULTIPLE).to(next(encoder.parameters()))
+    learning = encoder.training
+    encoder.eval()
+    try:
+        taps = encoder(read(padded)).taps
+    finally:
+        encoder.train(learning)
+    # Channels last would make this sum depend on the batch.
+    rows, columns = (
+        -(-n * m // k) for n, m, k in zip((height, width), taps.shape[-2:], padded.shape[-2:], strict=True)
+    )
+    return taps[..., :rows, :columns].double().contiguous().mean((-2, -1)).cpu()
+
+
+@dataclass(frozen=True)
+class OODScore:
+    """Gaussian of the features of training patches.
+
+    Attributes:
+        mean: (c,), float64.
+        factor: Lower Cholesky factor (c, c) of the covariance, shrunk.
+        quantiles: Scores of training patches at 0, 0.1 ... 100 %, (1001,); each scored by a Gaussian fitted without it.
+        mean_score: Their mean; about c for Gaussian features.
+        shrinkage: Share of the scaled identity in the covariance, see `GaussianFit.ledoit_wolf`.
+        n_patches: Training patches fitted on.
+        patch: Their side, LR pixels.
+        scale: Super-resolution factor: patches have sides of ``patch * scale`` HR pixels.
+        encoder: Digest of the encoder, see `digest`.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    quantiles: Tensor
+    mean_score: float
+    shrinkage: float
+    n_patches: int
+    patch: int
+    scale: int
+    encoder: str
+
+    def score(self, features: Tensor) -> Tensor:
+        """Squared Mahalanobis distance of features (b, c), as `features_of` gives them: (b,), float64."""
+        return squared_mahalanobis(features, self.mean, self.factor)
+
+    def percentile(self, score: float) -> float:
+        """Share of the training patches whose score is below this one, %; 100 means above all of them."""
+        return float(np.interp(score, self.quantiles.numpy(), _PERCENTS))
+
+    def quantile(self, percent: float) -> float:
+        """Score that this share of the training patches, %, does not exceed."""
+        return float(np.interp(percent, _PERCENTS, self.quantiles.numpy()))
+
+    def described(self) -> dict[str, float | int | str]:
+        """What a score depends on, for protocols."""
+        return {name: getattr(self, name) for name in _VALUES}
+
+    def of_image(
+        self, encoder: nn.Module, lr: Tensor, batch: int = 16, read: Callable[[Tensor], Tensor] = lambda lr: lr
+    ) -> Tensor:
+        """Scores (n,) of the patches of lr (c', h, w), any size: as large as those fitted on, covering all of it.
+
+        The last ones of each direction overlap the one before; an image that is smaller is mirrored, as the encoder's
+        own borders would raise the score of a small patch. The mean is the image's score.
+        """
+        lr = mirror_pad(lr, 0, max(self.patch - lr.shape[-1], 0), 0, max(self.patch - lr.shape[-2], 0))
+        height, width = lr.shape[-2:]
+        boxes = [(top, left) for top in _starts(height, self.patch) for left in _starts(width, self.patch)]
+        pieces = [lr[:, top : top + self.patch, left : left + self.patch] for top, left in boxes]
+        chunks = [torch.stack(pieces[k : k + batch]) for k in range(0, len(pieces), batch)]
+        return torch.cat([self.score(features_of(encoder, chunk, read)) for chunk in chunks])
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where intervals of ``side`` begin that cover ``length``."""
+    return [*range(0, length - side, side), max(length - side, 0)]
+
+
+def unlike(score: OODScore, of_inputs: Mapping[str, float]) -> dict[str, float]:
+    """Those of some inputs' scores that less than 1 % of the training patches reach, the highest first."""
+    found = {name: value for name, value in of_inputs.items() if not score.percentile(value) < WARN_ABOVE}
+    return dict(sorted(found.items(), key=lambda item: -math.inf if math.isnan(item[1]) else -item[1]))
+
+
+def warning(dataset: str, found: Mapping[str, float], n_inputs: int, coupling: str = "") -> str | None:
+    """What to tell the user of the inputs of a data set, or None if all are like the training patches.
+
+    Args:
+        dataset: Its name.
+        found: See `unlike`.
+        n_inputs: Of the data set.
+        coupling: Type of the model's coupling; "affine" is known to explode.
+    """
+    if not found:
+        return None
+    highest = next(iter(found))
+    explosion = " (coupling affine can explode)" if coupling == "affine" else ""
+    return (
+        f"{dataset}: {len(found)} of {n_inputs} inputs have an OOD score above {WARN_ABOVE:g} % of the training "
+        f"patches, the highest {found[highest]:.4g} ({highest}): the model may fail there{explosion}; the report lists "
+        "them"
+    )
+
+
+def digest(encoder: nn.Module) -> str:
+    """Hash of an encoder's tensors and tapped blocks: the same wherever they are stored, on any device."""
+    hashed = hashlib.sha256(repr(getattr(encoder, "taps", None)).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def file_beside(weights_file: Path) -> Path:
+    """Where the score of a model is kept: X.ood.safetensors beside X.safetensors or X.pth."""
+    return weights_file.with_suffix(SUFFIX)
+
+
+_TENSORS = ("mean", "factor", "quantiles")
+_VALUES: dict[str, Callable[[str], float | int | str]] = {
+    "mean_score": float,
+    "shrinkage": float,
+    "n_patches": int,
+    "patch": int,
+    "scale": int,
+    "encoder": str,
+}
+
+
+def save(path: Path, ood: OODScore) -> None:
+    """Write a score atomically."""
+    tensors = {name: getattr(ood, name).contiguous() for name in _TENSORS}
+    values = {name: str(getattr(ood, name)) for name in _VALUES}
+    metadata = {"format": _FORMAT, "values": json.dumps(values)}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: Path) -> OODScore:
+    """Read a score. UserError if the file is damaged or none of ours."""
+    tensors, metadata = weights.read(path)
+    if metadata.get("format") != _FORMAT or set(tensors) != set(_TENSORS):
+        raise UserError(f"{path}: expected an OOD score ({_FORMAT}), got another file; fit it again")
+    try:
+        values = json.loads(metadata["values"])
+        return OODScore(**tensors, **{name: read(values[name]) for name, read in _VALUES.items()})  # type: ignore[arg-type]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged OOD score ({error}); fit it again") from error
+
+
+def load_beside(weights_file: Path, encoder: nn.Module) -> OODScore | None:
+    """The score of a model, from beside its weights; None, with a warning in the log, if it is not this model's.
+
+    Args:
+        weights_file: The model's weights.
+        encoder: Its encoder, with these weights loaded.
+    """
+    path = file_beside(weights_file)
+    if not path.is_file():
+        return None
+    try:
+        found = load(path)
+    except UserError as error:
+        log.warning("OOD score not used: %s", error)
+        return None
+    if found.encoder != digest(encoder):
+        log.warning(
+            "%s: OOD score not used: it was fitted with another encoder than that of %s; fit it again with "
+            "python -m robustflow.evaluation.ood fit",
+            path,
+            weights_file.name,
+        )
+        return None
+    return found
+
+
+def training_patches(options: RunOptions, patch: int | None, seed: int) -> data.TrainingCrops:
+    """Patches of the training set, not flipped, turned or shifted; other alterations of the set are kept.
+
+    Args:
+        options: With datasets.train.
+        patch: Side in HR pixels; None: 160, or GT_size where the scale does not divide 160 or an image is smaller.
+        seed: Seed of their places.
+    """
+    if "train" not in options.datasets:
+        raise UserError("datasets.train: expected the training set, whose patches the OOD score is fitted on; got none")
+    crops = data_sets.training_crops(options, seed)
+    source = crops.source
+    if patch is None:
+        sizes = [source.size(index) for index in range(len(source))]
+        fits = PATCH % options.scale == 0 and all(size is not None and min(size) >= PATCH for size in sizes)
+        patch = PATCH if fits else crops.size
+    return data.TrainingCrops(
+        source,
+        options.scale,
+        patch,
+        seed=derive_seed("ood", seed),
+        enhancement=crops.enhancement,
+        lr_noise=crops.lr_noise,
+        lr_gain=crops.lr_gain,
+        lr_invert=crops.lr_invert,
+    )
+
+
+def fit(
+    task: Task,
+    network: nn.Module,
+    crops: data.TrainingCrops,
+    n_patches: int = N_PATCHES,
+    *,
+    batch: int = 16,
+    shrinkage: float | None = None,
+    n_workers: int = 0,
+) -> OODScore:
+    """Fit the score on the first ``n_patches`` crops.
+
+    Args:
+        task: Knows the network's encoder.
+        network: With its weights, on the device to compute on.
+        crops: Training patches.
+        n_patches: At least 10, better several times the number of features.
+        batch: Patches computed at once.
+        shrinkage: Share of the scaled identity in the covariance; None: that of Ledoit and Wolf.
+        n_workers: Loader processes.
+    """
+    if n_patches < _FOLDS:
+        raise UserError(f"--n-patches: expected at least {_FOLDS}, got {n_patches}")
+    encoder = task.encoder(network)
+    # Ctrl-C is for the main process to answer.
+    loader = DataLoader(crops, batch, sampler=range(n_patches), num_workers=n_workers, worker_init_fn=_without_signals)
+    progress = tqdm(loader, desc="OOD score", unit="batch", leave=False, disable=None)
+    features = torch.cat([features_of(encoder, each["lr"], task.encoder_input) for each in progress])
+    fitted, scores = fit_features(features, shrinkage)
+    used = fitted.ledoit_wolf() if shrinkage is None else shrinkage
+    return OODScore(
+        mean=fitted.mean,
+        factor=fitted.factor(used),
+        quantiles=torch.from_numpy(np.quantile(scores.numpy(), _PERCENTS / 100)),
+        mean_score=scores.mean().item(),
+        shrinkage=used,
+        n_patches=n_patches,
+        patch=crops.size // crops.scale,
+        scale=crops.scale,
+        encoder=digest(encoder),
+    )
+
+
+def _without_signals(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def fit_features(features: Tensor, shrinkage: float | None = None) -> tuple[GaussianFit, Tensor]:
+    """Gaussian of all features (n, c), and the score (n,) of each by a fit to the nine tenths without it.
+
+    By the Gaussian of all, features that it was fitted on would score lower than new ones of the same distribution, by
+    a factor of about 1 − 2c/n.
+    """
+    folds = [features[k::_FOLDS] for k in range(_FOLDS)]
+    scores = features.new_empty(len(features))
+    for k, fold in enumerate(folds):
+        others = _fitted(folds[:k] + folds[k + 1 :])
+        used = others.ledoit_wolf() if shrinkage is None else shrinkage
+        scores[k::_FOLDS] = squared_mahalanobis(fold, others.mean, others.factor(used))
+    return _fitted(folds), scores
+
+
+def _fitted(parts: list[Tensor]) -> GaussianFit:
+    fitted = GaussianFit(parts[0].shape[1])
+    for part in parts:
+        fitted.update(part)
+    return fitted
+
+
+def fit_and_save(
+    options: RunOptions,
+    weights_file: Path,
+    task: Task,
+    network: nn.Module,
+    *,
+    n_patches: int = N_PATCHES,
+    patch: int | None = None,
+    batch: int = 16,
+    seed: int = 0,
+    shrinkage: float | None = None,
+) -> OODScore:
+    """Fit the score of a model on its training set and write it beside its weights; arguments as those of `fit`."""
+    crops = training_patches(options, patch, seed)
+    workers = options.datasets["train"].n_workers
+    ood = fit(task, network, crops, n_patches, batch=batch, shrinkage=shrinkage, n_workers=workers)
+    save(file_beside(weights_file), ood)
+    log.info(
+        "%s: %d patches of %d x %d, %d features, mean score %.4g, 99 %% below %.4g, shrinkage %.2g",
+        file_beside(weights_file),
+        ood.n_patches,
+        crops.size,
+        crops.size,
+        len(ood.mean),
+        ood.mean_score,
+        ood.quantile(99),
+        ood.shrinkage,
+    )
+    return ood

@@ -1,0 +1,95 @@
+"""Drawing samples, reproducibly: the same for a seed, an image's name and a sample's number."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustflow.data import EvaluationItem
+from robustflow.models import Task
+from robustflow.models.base import Draw
+from robustflow.options.schema import ValOptions
+from robustflow.utils.seeds import derive_seed
+
+
+def latent_generator(seed: int, name: str, index: int) -> torch.Generator:
+    """Generator of the latents of sample ``index`` of the image ``name``: independent of batches and other images."""
+    return torch.Generator().manual_seed(derive_seed(seed, name, index))
+
+
+@torch.no_grad()
+def draw_samples(
+    task: Task,
+    network: nn.Module,
+    lr: Tensor,
+    *,
+    name: str,
+    heats: Sequence[float],
+    n: int | Callable[[float], int],
+    seed: int,
+    batch: int,
+    tile: int | None = None,
+    overlap: int | None = None,
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield (temperature, samples (n, 3, H, W)) for each temperature, not clamped.
+
+    Args:
+        task: Knows how samples become images.
+        network: In eval mode.
+        lr: LR image (3, h, w), or what the task makes of it, see `Task.condition_of`; in [0, 1], of any size.
+        name: Name of the image; part of the latents' seeds.
+        heats: Temperatures. Work on the condition is done once for all of them; all use the same latents, scaled.
+        n: Samples per temperature; one number, or a function of the temperature.
+        seed: Seed of the latents.
+        batch: Samples computed at once.
+        tile: Side of the tiles that are decoded one after the other, LR pixels; None: the whole image at once. The
+            latents are those of the whole image.
+        overlap: LR pixels around each tile; None: so many that tiling changes nothing.
+    """
+    draw = task.drawing(network, lr[None], tile, overlap)
+    for heat in heats:
+        wanted = n if isinstance(n, int) else n(heat)
+        yield heat, _joined(batches(draw, heat, wanted, name=name, seed=seed, batch=batch), wanted)
+
+
+def _joined(parts: Iterator[Tensor], n: int) -> Tensor:
+    """Put n samples together as they come, so that no more than one batch is held twice."""
+    samples, first = None, 0
+    for part in parts:
+        if len(part) == n:
+            return part.contiguous()
+        samples = part.new_empty(n, *part.shape[1:]) if samples is None else samples
+        samples[first : first + len(part)] = part
+        first += len(part)
+        # Let go before the next batch is drawn.
+        del part
+    assert samples is not None and first == n, f"{first} samples drawn of {n}"
+    return samples
+
+
+@torch.no_grad()
+def batches(draw: Draw, heat: float, n: int, *, name: str, seed: int, batch: int) -> Iterator[Tensor]:
+    """Yield n samples at one temperature, (at most batch, 3, H, W) at a time; see `draw_samples`."""
+    for first in range(0, n, batch):
+        yield draw(heat, [latent_generator(seed, name, k) for k in range(first, min(first + batch, n))])
+
+
+def strip(task: Task, network: nn.Module, item: EvaluationItem, scale: int, options: ValOptions) -> dict[str, Tensor]:
+    """Input, one sample and ground truth side by side, (3, H, n·W), by the image's name; last of the temperatures."""
+    device = next(network.parameters()).device
+    drawn = draw_samples(
+        task,
+        network,
+        item.condition.to(device),
+        name=item.name,
+        heats=options.heats[-1:],
+        n=1,
+        seed=options.seed,
+        batch=1,
+        tile=options.tile,
+        overlap=options.tile_overlap,
+    )
+    samples = [sample[0].cpu() for _, sample in drawn]
+    enlarged = item.lr.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    strip = [enlarged, *samples, *([] if item.gt is None else [item.gt])]
+    return {item.name: torch.cat(strip, dim=2)}

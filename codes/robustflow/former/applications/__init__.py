@@ -1,0 +1,1 @@
+"""Commands of the latent space under the names they had."""

@@ -1,0 +1,8 @@
+"""``python -m robustflow.evaluation.report_html``, as this command was spelt."""
+
+import sys
+
+from robustflow.report.pages import main
+
+if __name__ == "__main__":
+    sys.exit(main())

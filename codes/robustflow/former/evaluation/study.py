@@ -1,0 +1,8 @@
+"""``python -m robustflow.evaluation.study``, as this command was spelt."""
+
+import sys
+
+from robustflow.report.study import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The example of the README: images for the commands, and one picture of what they made.
+
+python -m robustflow.applications.example images results/latent/images
+python -m robustflow.applications.example picture results/latent
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustflow.data import BundledSource
+from robustflow.data.bicubic import downsample
+from robustflow.data.images import read_image, write_png
+from robustflow.latent import sheet
+from robustflow.latent.degradations import Degradation, degraded
+from robustflow.utils import exit_status, paths, terminal
+
+SCALE = 4
+# Top and left corner in the photograph, height and width.
+_CAT, _CUP, _PRINT, _SIZE = (20, 120), (100, 150), (0, 64), (192, 256)
+_ASIDE = 4
+# The picture: label, file in the results folder, whether to cut it as the cat is cut out of its photograph.
+_SHOWN = (
+    ("noise 20 of 255", "affine/chelsea_noise_20_degraded.png", True),
+    ("its LR image, super-resolved", "affine/chelsea_noise_20_super-resolved_at_0.7.png", True),
+    ("restored", "affine/chelsea_noise_20_restored.png", True),
+    ("clean", "images/cat.png", False),
+    (f"an eye pasted, {_ASIDE} pixels aside", "affine/cat_pasted.png", False),
+    ("content transferred", "affine/cat_content.png", False),
+    (f"trained with hr_shift {_ASIDE}", "shift/cat_content.png", False),
+    ("interpolated, half way", "affine/cat_lr_frame_004.png", False),
+    ("the best of 4 samples, PSNR", "affine/cat_lr_best.png", False),
+    ("standard deviation of samples", "affine/cat_lr_std.png", False),
+    ("style of a cup, affine model", "affine/cat_style.png", False),
+    ("style of a cup, spline model", "rq_spline/cat_style.png", False),
+    ("latents of the cat, level 1", "affine/cat_latents_1.png", False),
+    ("level 2", "affine/cat_latents_2.png", False),
+    ("print, unlike training", "images/cat_and_print/print.png", False),
+    ("its latents, level 1", "affine/print_latents_1.png", False),
+)
+
+
+def write_images(folder: Path) -> None:
+    """Write crops of bundled photographs: a cat; the same noisy, small, and a few pixels aside; a cup; print."""
+    test, text = BundledSource("test", SCALE), BundledSource("text", SCALE)
+    cat = _cut(_named(test, "chelsea"), *_CAT)
+    images = {
+        "cat": cat,
+        "aside": _cut(_named(test, "chelsea"), *(corner + _ASIDE for corner in _CAT)),
+        "cup": _cut(_named(test, "coffee"), *_CUP),
+        "cat_lr": downsample(cat, SCALE),
+        "cat_and_print/cat": cat,
+        "cat_and_print/print": _cut(_named(text, "page"), *_PRINT),
+        "noisy": degraded(cat, Degradation("noise", 20), torch.Generator().manual_seed(0)),
+    }
+    for name, image in images.items():
+        write_png(folder / f"{name}.png", image)
+
+
+def write_picture(results: Path) -> Path:
+    """Write applications.jpg from what the commands made; UserError if they did not."""
+    shown = {label: _part(read_image(results / file), cut) for label, file, cut in _SHOWN}
+    path = results / "applications.jpg"
+    sheet.write(path, shown, columns=4)
+    return path
+
+
+def _part(image: Tensor, cut: bool) -> Tensor:
+    return _cut(image, *_CAT) if cut else image
+
+
+def _cut(image: Tensor, top: int, left: int) -> Tensor:
+    return image[:, top : top + _SIZE[0], left : left + _SIZE[1]]
+
+
+def _named(source: BundledSource, name: str) -> Tensor:
+    return source.pair(source.names.index(name))[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 done, 2 mistake (see stderr)."""
+    terminal.accept_all_characters()
+    parser = argparse.ArgumentParser(
+        prog="python -m robustflow.applications.example",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=("images", "picture"))
+    parser.add_argument("folder", type=paths.of_flag, help="for the images; or results of the commands")
+    chosen = parser.parse_args(arguments)
+    return exit_status.answered(
+        lambda: write_images(chosen.folder) if chosen.what == "images" else print(write_picture(chosen.folder))  # noqa: T201
+    )

@@ -1,0 +1,143 @@
+"""What a command did, for the screen, as JSON, and as a page of the model's report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from tabulate import tabulate
+from torch import Tensor
+
+from robustflow.evaluation.engine import versions
+from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, outside, pixel_errors
+from robustflow.evaluation.records import to_json
+from robustflow.latent import sheet
+from robustflow.latent.model import Model
+from robustflow.report import pictures
+from robustflow.report.columns import cell
+from robustflow.report.pages import render
+from robustflow.report.sections import Plot, Section
+from robustflow.utils.files import write_atomically
+
+_NOTE = "Grey: N(0, 1). The outermost bins hold all that lies beyond them."
+
+
+class Table(NamedTuple):
+    """Headings and rows, all text; the first column names the row."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """For the screen, in Markdown."""
+        return tabulate(self.rows, self.headings, "github", disable_numparse=True)
+
+
+class Outcome(NamedTuple):
+    """What a command found.
+
+    Attributes:
+        about: What was done, a sentence or two.
+        tables: Of what was measured.
+        figures: The same, and what has no place in a table, for JSON.
+    """
+
+    about: str
+    tables: Sequence[Table]
+    figures: Mapping[str, Any]
+
+
+class Gallery:
+    """Pictures and plots of a page, embedded as they come while there is room; more are counted, not shown."""
+
+    def __init__(self) -> None:
+        self.entries: list[pictures.Entry] = []
+        self.plots: list[Plot] = []
+        self.images: set[str] = set()
+        self.shown: set[str] = set()
+        self._budget = pictures.Budget()
+        self._full = False
+
+    def add(self, image: str, shown: Mapping[str, Tensor], part: str = "") -> None:
+        """Embed an image's pictures (3, h, w) by their labels; those with pixel errors are marked.
+
+        ``part``: what these are of, if an image has several sets.
+        """
+        self.images.add(image)
+        self._full = self._full or len({*self.shown, image}) > pictures.MAX_IMAGES
+        if self._full:
+            return
+        title = f"{image}, {part}" if part else image
+        embedded = pictures.entry(title, [_picture(*each) for each in shown.items()], self._budget, _guide(shown))
+        if embedded is None:
+            self._full = True
+        else:
+            self.entries.append(embedded)
+            self.shown.add(image)
+
+    def plot(self, plots: Sequence[Plot]) -> None:
+        """Add an image's plots, if the page has its pictures."""
+        if not self._full:
+            self.plots += plots
+
+
+def table_of(title: str, first: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A table of numbers: one row per name, the columns that ``columns`` maps to headings, a dash for None."""
+    return Table(
+        title, [first, *columns.values()], [[name, *map(cell, map(row.get, columns))] for name, row in rows.items()]
+    )
+
+
+def write(
+    stem: Path, title: str, model: Model, settings: Mapping[str, Any], outcome: Outcome, gallery: Gallery
+) -> None:
+    """Write ``stem``.json, what was done and found, and ``stem``.html, the same to look at.
+
+    Args:
+        stem: Path without its suffix.
+        title: Of the page.
+        model: What it was done with.
+        settings: How it was done, plain values.
+        outcome: What was found.
+        gallery: Pictures.
+    """
+    found = {
+        "application": title,
+        "name": model.options.name,
+        "weights": str(model.file),
+        "settings": dict(settings),
+        "versions": versions(model.flow),
+        **outcome.figures,
+    }
+    write_atomically(stem.with_name(f"{stem.name}.json"), to_json(found).encode())
+    images = f"{len(gallery.images)} image{'s' if len(gallery.images) != 1 else ''}"
+    page = render(
+        "application.html.j2",
+        title=title,
+        facts=[model.options.name, model.file.name, images],
+        about=outcome.about,
+        tables=[(table.title, [table.headings, *table.rows]) for table in outcome.tables],
+        entries=gallery.entries,
+        n_shown=len(gallery.shown),
+        n_images=len(gallery.images),
+        plots=[Section("latents", "Latents", _NOTE, [], gallery.plots)] if gallery.plots else [],
+        settings={key: " ".join(value) if isinstance(value, list) else str(value) for key, value in settings.items()},
+        versions={"weights": str(model.file), **versions(model.flow)},
+    )
+    write_atomically(stem.with_name(f"{stem.name}.html"), page.encode())
+
+
+def _guide(shown: Mapping[str, Tensor]) -> Image.Image | None:
+    """Where the first picture with pixel errors has them; None without any."""
+    for image in shown.values():
+        failed = outside(image)
+        if image.is_floating_point() and failed.any():
+            return sheet.as_picture(failed.float().expand(3, -1, -1))
+    return None
+
+
+def _picture(label: str, image: Tensor) -> pictures.Picture:
+    failed = pixel_errors(image) if image.is_floating_point() else 0.0
+    caption = f"{label}: {failed:.3g} % of its pixels outside [{PIXEL_RANGE[0]:g}, {PIXEL_RANGE[1]:g}]"
+    return pictures.Picture(sheet.as_picture(image), label, caption if failed > 0 else label, failed > 0)

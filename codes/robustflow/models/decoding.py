@@ -1,0 +1,98 @@
+"""Decoding latents given an image: tile by tile if need be, captured as CUDA graphs where images of a size repeat."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from robustflow.flows import Condition, ConditionalFlow
+from robustflow.models import tiling
+from robustflow.nn.graphs import Graphed
+
+# From the latents of an image, finest level first, to x.
+Decode = Callable[[list[Tensor]], Tensor]
+
+# Sizes of images, and of batches of samples, that are kept captured.
+_CAPTURES = 4
+
+
+def decoding(
+    flow: ConditionalFlow, y: Tensor, tile: int | None, overlap: int | None, multiple: int, cuda_graphs: bool
+) -> Decode:
+    """A function from the latents of a whole image to x.
+
+    Args:
+        flow: In eval mode.
+        y: Its condition, (1, c, h, w).
+        tile: Side of tiles that are decoded one after the other, pixels of y; None: the whole at once.
+        overlap: Pixels around each tile; None: so many that tiling changes nothing but the last digits.
+        multiple: Sides of tiles are multiples of it.
+        cuda_graphs: Capture what repeats.
+    """
+    size = (y.shape[-2], y.shape[-1])
+    tiles = [tiling.whole(size)]
+    if tile is not None:
+        tiles = tiling.tiles(size, tile, flow.receptive_field if overlap is None else overlap, multiple)
+    decoder = flow.keep("decoder", partial(Decoder, flow, cuda_graphs))
+    of_whole = decoder.prepare(y) if len(tiles) == 1 else None
+
+    def decode_part(part: tiling.Tile, latents: list[Tensor]) -> Tensor:
+        decode = decoder.prepare(tiling.crop(y, part.outer, size)) if of_whole is None else of_whole
+        return decode([tiling.crop(z, part.outer, size) for z in latents])
+
+    return lambda latents: tiling.stitched(lambda part: decode_part(part, latents), tiles, size, flow.scale)
+
+
+class Decoder:
+    """Decodes with a flow; on a GPU what it does for a second image of one size is captured, and replayed from then on.
+
+    Features, projections and all that depends on the image alone is one graph, shared by all samples and temperatures;
+    decoding a batch of samples is another. Weights are those of the time it is made: see `ConditionalFlow.keep`.
+    """
+
+    def __init__(self, flow: ConditionalFlow, cuda_graphs: bool) -> None:
+        self._flow = flow
+        active = cuda_graphs and not torch.is_grad_enabled()
+        self._conditions = Graphed(self._project, active, _CAPTURES, uncaptured_calls=1)
+        self._decoders: dict[torch.Size, tuple[Condition, Graphed[Tensor]]] = {}
+        self._latest: Tensor | None = None
+
+    def prepare(self, y: Tensor) -> Decode:
+        """Do what depends on y (b, c, h, w) alone; return what decodes latents (n·b, c, h, w), sample-major."""
+        condition = self._condition_of(y)
+        return partial(self._decode, y, condition, self._conditions.owns(condition))
+
+    def _condition_of(self, y: Tensor) -> Condition:
+        self._latest = y
+        return self._conditions(y, key=torch.backends.cudnn.allow_tf32)
+
+    def _project(self, y: Tensor) -> Condition:
+        # Made before a capture, in which they cannot be: matrices are inverted.
+        self._flow.fold_unmixings()
+        self._flow.mixing_log_det()
+        condition = self._flow.condition(y)
+        for level in condition.levels:
+            level.project_all()
+        return condition
+
+    def _decode(self, y: Tensor, condition: Condition, captured: bool, latents: list[Tensor]) -> Tensor:
+        if captured and self._latest is not y:
+            # Another image of this size lies now where the condition did.
+            condition = self._condition_of(y)
+        if not self._conditions.owns(condition):
+            return _decode(self._flow, condition, *latents)
+        if y.shape not in self._decoders or self._decoders[y.shape][0] is not condition:
+            while len(self._decoders) >= _CAPTURES:
+                self._decoders.pop(next(iter(self._decoders)))
+            self._decoders[y.shape] = condition, Graphed(partial(_decode, self._flow, condition), True, _CAPTURES)
+        decode = self._decoders[y.shape][1]
+        # The next call writes to the same place.
+        x = decode(*latents).clone()
+        # A capture that failed is not tried, and told, for each size anew.
+        self._conditions.active = decode.active
+        return x
+
+
+def _decode(flow: ConditionalFlow, condition: Condition, *latents: Tensor) -> Tensor:
+    return flow.decode(list(latents), condition)[0]

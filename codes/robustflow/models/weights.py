@@ -1,0 +1,288 @@
+"""Weights on disk: safetensors, with the options they were trained with."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from robustflow.interop import option_files, published, state_dicts
+from robustflow.interop.state_dicts import Found
+from robustflow.options import load as options_load
+from robustflow.options.schema import NetworkOptions, RunOptions
+from robustflow.options.yaml_tree import Mistake, Reader, show
+from robustflow.utils import checksums
+from robustflow.utils.errors import UserError
+from robustflow.utils.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+SUFFIX = "_G.safetensors"
+_FORMAT = "robustflow"
+_PRIOR_BOUND = "network_G.flow.split.max_log_scale"  # None is a value of its own
+_NOT_OF_THE_FUNCTION = {
+    f"network_G.{key}" for key in ("train_RRDB", "train_RRDB_delay", "flow.projection_memory", "encoder.type")
+}
+# Of the exponential moving average of the weights, where training keeps one: taken in their place.
+EMA_SUFFIX = "_G_ema.safetensors"
+
+
+class WeightsError(UserError):
+    """Weights that are missing, damaged, or of another network; the message says which and what to do."""
+
+
+def save(path: Path, network: nn.Module, options: RunOptions, iteration: int) -> None:
+    """Write the network's weights atomically, with the resolved options and the iteration as metadata."""
+    write_atomically(path, serialized(network, options, iteration))
+
+
+def serialized(network: nn.Module, options: RunOptions, iteration: int) -> bytes:
+    """Contents of a weights file: the network's tensors, with the resolved options and the iteration as metadata."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    metadata = {"format": _FORMAT, "options": options_load.dump(options), "iteration": str(iteration)}
+    return safetensors.torch.save(tensors, metadata)
+
+
+def newest(experiment: Path) -> Path | None:
+    """Newest weights of an experiment folder, by iteration, their moving average where there is one; None without any.
+
+    Files that their checksums say are damaged are passed over, with a warning: an average for the weights themselves.
+    """
+    files: dict[tuple[int, bool], Path] = {}
+    for suffix in (SUFFIX, EMA_SUFFIX):
+        for file in (experiment / "models").glob(f"*{suffix}"):
+            number = file.name.removesuffix(suffix)
+            # Iteration 0 is untrained: there to go back to, not to be used.
+            if number.isdigit() and int(number) > 0:
+                files[int(number), suffix == EMA_SUFFIX] = file
+    for _, file in sorted(files.items(), reverse=True):
+        fault = checksums.fault(file)
+        if fault is None:
+            return file
+        log.warning("%s; it is passed over", fault)
+    return None
+
+
+def locate(path: str) -> Path:
+    """Weights file that a path names: the file itself, or the newest of an experiment folder."""
+    place = Path(path)
+    file = newest(place) if place.is_dir() else place
+    if file is None or not file.is_file():
+        raise WeightsError(
+            f"{path}: expected a .safetensors or .pth file, or an experiment folder with models/*{SUFFIX}; found "
+            "neither; train first, or correct path.pretrain_model_G, path.model_path or --weights"
+        )
+    fault = None if place.is_dir() else checksums.fault(file)
+    if fault is not None:
+        raise WeightsError(f"{fault}; use another checkpoint, or delete that checksum if the change was meant")
+    return file
+
+
+def to_test(options: RunOptions) -> Path:
+    """Weights that test.py takes: path.model_path, else the newest of the experiment, else path.pretrain_model_G."""
+    experiment = Path(options.path.experiments) / options.name
+    if options.path.model_path is not None:
+        return locate(options.path.model_path)
+    file = newest(experiment)
+    if file is not None:
+        return file
+    return locate(str(experiment) if options.path.pretrain_model_G is None else options.path.pretrain_model_G)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a weights file. WeightsError if it is no safetensors file or is damaged."""
+    return _contents(path, tensors=True)
+
+
+def _contents(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Metadata of a weights file and, if asked for, its tensors."""
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: expected a .safetensors or published .pth file, got '{path.suffix}'")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = file.keys() if tensors else ()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: damaged or no safetensors file ({error}); use another checkpoint") from error
+
+
+def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffices: bool) -> str:
+    """Load weights into a network and say what was loaded: "network" or "encoder".
+
+    Args:
+        path: Weights file: ours, or a published one (``.pth`` and the like, or its tensors as safetensors).
+        network: Receives them; unchanged if they do not fit.
+        options: The network's options. Weights of the same shapes that were trained as another function (another ε or
+            box of the couplings, another bound of the split priors, another model) are a misfit, too.
+        encoder_suffices: A training starts: accept the weights of a pretrained encoder (``model: RRDB``) for a whole
+            flow, and those of another function.
+    """
+    theirs = _published(path)
+    if theirs is not None:
+        return _load_published(path, theirs, network, encoder_suffices=encoder_suffices)
+    tensors, metadata = read(path)
+    wanted: Mapping[str, Tensor] = network.state_dict()
+    is_flow = any(name.startswith("levels.") for name in tensors)
+    if not _misfits(tensors, wanted):
+        # The encoder alone is one function whatever the options of the flow.
+        others = _other_function(path, metadata, options) if is_flow and not encoder_suffices else []
+        if others:
+            raise WeightsError("\n".join([f"{path}: weights of another function; correct the options", *others]))
+        network.load_state_dict(tensors)
+        return "network"
+    in_file, in_network = ({k: v for k, v in s.items() if k.startswith("encoder.")} for s in (tensors, wanted))
+    if encoder_suffices and in_file and not is_flow and not _misfits(in_file, in_network):
+        network.load_state_dict(in_file, strict=False)
+        return "encoder"
+    raise WeightsError(_explain(path, tensors, wanted, metadata, options))
+
+
+def fitting(options: RunOptions, path: Path) -> RunOptions:
+    """The options with sizes that were not given (``gc``, say) taken from the weights."""
+    theirs = _published(path)
+    if theirs is not None:
+        network = published.completed(options.network_G, theirs.tensors)
+        return options.model_copy(update={"network_G": network})
+    saved = _saved_options(path, _contents(path, tensors=False)[1]).get("network_G")
+    encoder = _sizes(saved, published.ENCODER_SIZES)
+    flow = _sizes(saved.get("flow") if isinstance(saved, dict) else None, published.FLOW_SIZES)
+    try:
+        NetworkOptions.model_validate({**encoder, "flow": flow})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise WeightsError(f"{path}: its metadata are damaged: network_G.{key}: {first['msg']}") from error
+    return options.model_copy(update={"network_G": published.with_sizes(options.network_G, encoder, flow)})
+
+
+def options_text(path: Path) -> str:
+    """YAML of the options that weights were trained with; "{}" if they do not say. WeightsError as `read`."""
+    return _contents(path, tensors=False)[1].get("options", "{}")
+
+
+def changes(before: str, options: RunOptions) -> list[str]:
+    """Options that differ from those of a YAML text, a line each; names and places do not count."""
+    texts = {"options so far": before, "options": options_load.dump(options)}
+    theirs, ours = (_saved_options(Path(name), {"options": text}) for name, text in texts.items())
+    if not theirs:
+        return []
+    chosen = options.model_dump(exclude_defaults=True)
+    return [
+        f"{key}: {show(their)} before, now {show(our)}"
+        for key, their, our in ((key[1:], *values) for key, *values in _differences("", theirs, ours))
+        # A key that was not known then counts if it is set; one that is not known any more does not.
+        if re.match(r"name$|path\.|datasets\.test", key) is None
+        and ((_has(theirs, key) and (_has(ours, key) or key.startswith("datasets."))) or _has(chosen, key))
+    ]
+
+
+def _has(values: Any, key: str) -> bool:
+    name, _, rest = key.partition(".")
+    return isinstance(values, Mapping) and name in values and (rest == "" or _has(values[name], rest))
+
+
+def _sizes(saved: Any, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: saved[key] for key in keys if key in saved} if isinstance(saved, dict) else {}
+
+
+def _saved_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The options that weights were trained with, as they were written; none where there are none."""
+    mistakes: list[Mistake] = []
+    values = option_files.plain(Reader(str(path), mistakes).read(metadata.get("options", "{}")))
+    if mistakes or not isinstance(values, dict):
+        raise WeightsError(f"{path}: its metadata are damaged: expected options as YAML; use another checkpoint")
+    return values
+
+
+def _published(path: Path) -> Found | None:
+    """Tensors of a file in one of the published layouts, by published name; None for a file of ours."""
+    if path.suffix in published.SUFFIXES:
+        return published.find(path)
+    if _contents(path, tensors=False)[1].get("format") == _FORMAT:
+        return None
+    found = published.found_in(read(path)[0], path)
+    return found if state_dicts.are_published(found.tensors) else None
+
+
+def _load_published(path: Path, found: Found, network: nn.Module, *, encoder_suffices: bool) -> str:
+    try:
+        loaded = published.fill(network, found.tensors, encoder_suffices=encoder_suffices)
+    except published.PublishedError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    if found.of_esrgan:
+        log.warning(
+            "%s: an RRDB under ESRGAN's names. There the first convolution is added to the trunk's output, here the "
+            "last block's, as in published flows: a start for a training, not the same images.",
+            path,
+        )
+    return loaded
+
+
+def _misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    missing = [f"missing: {name}" for name in wanted if name not in tensors]
+    extra = [f"not in this network: {name}" for name in tensors if name not in wanted]
+    shapes = [
+        f"{name}: expected shape {tuple(wanted[name].shape)}, got {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in wanted and wanted[name].shape != tensor.shape
+    ]
+    return missing + extra + shapes
+
+
+def _explain(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    options: RunOptions,
+) -> str:
+    misfits = _misfits(tensors, wanted)
+    lines = [f"{path}: weights of another network"]
+    if "options" in metadata:
+        theirs, ours = _saved_options(path, metadata), _saved_options(path, {"options": options_load.dump(options)})
+        lines += [
+            f"  {key}: the weights were trained with {their}, the options say {our}"
+            for key in ("model", "scale", "network_G")
+            for key, their, our in _differences(key, theirs.get(key), ours.get(key))
+        ]
+    lines += [f"  {misfit}" for misfit in misfits[:5]]
+    if len(misfits) > 5:
+        lines.append(f"  ... and {len(misfits) - 5} more")
+    return "\n".join(lines)
+
+
+def _other_function(path: Path, metadata: Mapping[str, str], options: RunOptions) -> list[str]:
+    """Options in which the weights' own and these differ though all shapes fit, one line each."""
+    theirs, ours = _saved_options(path, metadata), _saved_options(path, {"options": options_load.dump(options)})
+    if not isinstance(theirs.get("network_G"), dict):
+        return []
+    model = [("model.type", _type(theirs.get("model")), _type(ours["model"]))]
+    model.append(("scale", theirs.get("scale"), ours["scale"]))
+    network = _differences("network_G", theirs["network_G"], ours["network_G"])
+    return [
+        f"  {key}: the weights were trained with {their}, the options say {our}"
+        for key, their, our in [*model, *network]
+        # None: left to a default here, or not known when the weights were written. One number stands for all levels.
+        if (None not in (their, our) and _all_levels(their) != _all_levels(our) and key not in _NOT_OF_THE_FUNCTION)
+        or (key == _PRIOR_BOUND and their != our)
+    ]
+
+
+def _all_levels(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) > 0 and len(set(map(str, value))) == 1 else value
+
+
+def _type(model: Any) -> Any:
+    return model.get("type") if isinstance(model, dict) else model
+
+
+def _differences(key: str, theirs: Any, ours: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = dict.fromkeys([*theirs, *ours])
+        return [row for k in keys for row in _differences(f"{key}.{k}", theirs.get(k), ours.get(k))]
+    return [] if theirs == ours else [(key, theirs, ours)]

@@ -1,0 +1,1 @@
+"""Tables, plots, pages, comparisons and studies of results."""

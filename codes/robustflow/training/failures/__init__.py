@@ -1,0 +1,1 @@
+"""What is done when training meets values that are not finite."""

@@ -1,0 +1,73 @@
+"""SHA-256 of the files of a checkpoint, as ``sha256sum -c checksums/<iteration>.sha256`` reads them.
+
+They are written before the files themselves: a file whose checksum is missing is an older one and taken as it is.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from robustflow.utils.files import write_atomically
+
+SUFFIX = ".sha256"
+
+
+def listing(experiment: Path, iteration: int) -> Path:
+    """Checksums of an iteration."""
+    return experiment / "checksums" / f"{iteration:08d}{SUFFIX}"
+
+
+def write(experiment: Path, iteration: int, contents: Mapping[Path, bytes]) -> None:
+    """Note what the files of an iteration are going to hold; they lie in folders of the experiment."""
+    lines = [
+        f"{hashlib.sha256(data).hexdigest()}  {file.relative_to(experiment).as_posix()}\n"
+        for file, data in contents.items()
+    ]
+    write_atomically(listing(experiment, iteration), "".join(lines).encode())
+
+
+def fault(file: Path) -> str | None:
+    """What is wrong with <experiment>/<folder>/<iteration>…, by its checksum; None if nothing is, or none was noted."""
+    number = re.match(r"\d+(?=[_.])", file.name)
+    if number is None:
+        return None
+    experiment = file.absolute().parent.parent
+    noted = _noted(listing(experiment, int(number[0])))
+    return _fault(file, noted.get(f"{file.absolute().parent.name}/{file.name}"))
+
+
+def fault_of_any(experiment: Path, iteration: int, spare: str | None = None) -> str | None:
+    """What is wrong with the files of an iteration: the first that is missing or damaged; None if nothing is.
+
+    Files whose names end in ``spare`` do not count.
+    """
+    noted = _noted(listing(experiment, iteration))
+    needed = {name: digest for name, digest in noted.items() if spare is None or not name.endswith(spare)}
+    faults = (_fault(experiment / name, digest) for name, digest in needed.items())
+    return next((found for found in faults if found is not None), None)
+
+
+def _noted(file: Path) -> dict[str, str]:
+    """Checksums by file."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    return {line[66:]: line[:64] for line in lines}
+
+
+def _fault(file: Path, digest: str | None) -> str | None:
+    if digest is None:
+        return None
+    if not file.is_file():
+        return f"{file}: missing"
+    try:
+        return None if _digest(file) == digest else f"{file}: damaged, its SHA-256 is not the one noted in checksums"
+    except OSError as error:
+        return f"{file}: cannot be read ({error.strerror or error})"
+
+
+def _digest(file: Path) -> str:
+    hashed = hashlib.sha256()
+    with file.open("rb") as opened:
+        while piece := opened.read(1 << 22):
+            hashed.update(piece)
+    return hashed.hexdigest()

@@ -1,0 +1,342 @@
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from robustflow.data.images import write_png
+from robustflow.diagnostics.ood import mahalanobis
+from robustflow.diagnostics.ood.gaussian import GaussianFit, squared_mahalanobis
+from robustflow.models import weights
+from robustflow.utils.errors import UserError
+
+TRAIN = {"mode": "bundled", "split": "train", "GT_size": 16}
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def fitted(*batches):
+    fit = GaussianFit(batches[0].shape[1])
+    for batch in batches:
+        fit.update(batch)
+    return fit
+
+
+SPLITS = {
+    "whole": [90],
+    "single": [1] * 90,
+    "first alone": [1, 89],
+    "some empty": [0, 30, 0, 60],
+    "uneven": [7, 50, 33],
+}
+# Far from the origin, directions of very different size.
+VECTORS = normal(90, 6) @ normal(6, 6, seed=1) * torch.tensor([1e-3, 1, 1, 1, 10, 1e3]) + 1e4
+
+
+@pytest.mark.parametrize("sizes", SPLITS.values(), ids=SPLITS)
+def test_mean_and_covariance_are_numpys_however_batched(sizes):
+    fit = fitted(*VECTORS.split(sizes))
+    assert fit.n == 90
+    np.testing.assert_allclose(fit.mean, VECTORS.numpy().mean(0), rtol=1e-13)
+    expected = np.cov(VECTORS.numpy(), rowvar=False)
+    size = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+    np.testing.assert_allclose(fit.covariance.numpy() / size, expected / size, atol=1e-9)
+
+
+@pytest.mark.parametrize("sizes", SPLITS.values(), ids=SPLITS)
+@pytest.mark.parametrize("vectors", [normal(90, 6), VECTORS - 1e4, normal(90, 6).exp() + 3, normal(90, 200)])
+def test_shrinkage_is_that_of_the_definition_however_batched(vectors, sizes):
+    n, c = vectors.shape
+    x = vectors - vectors.mean(0)
+    s = x.T @ x / n
+    spread = (s - s.trace() / c * torch.eye(c)).square().sum() / c
+    error = sum((torch.outer(y, y) - s).square().sum() / c for y in x) / n**2
+    expected = min(error, spread) / spread
+    assert 0 < expected <= 1
+    assert fitted(*vectors.split(sizes)).ledoit_wolf() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_merging_is_fitting_all():
+    one, other = fitted(VECTORS[:20]), fitted(VECTORS[20:])
+    one.merge(other)
+    both = fitted(VECTORS)
+    assert one.n == both.n
+    torch.testing.assert_close(one.factor(0.1), both.factor(0.1), rtol=1e-9, atol=1e-9)
+    assert one.ledoit_wolf() == pytest.approx(both.ledoit_wolf())
+    empty = GaussianFit(6)
+    empty.merge(GaussianFit(6))
+    assert empty.n == 0
+
+
+@pytest.mark.parametrize("shrinkage", [None, 0.0])
+@pytest.mark.parametrize("c", [64, 256])
+def test_score_of_gaussian_vectors_is_about_their_dimension(c, shrinkage):
+    n, n_new = 20_000, 2_000
+    root = normal(c, 2 * c, seed=1) / math.sqrt(2 * c)
+    covariance, mean = root @ root.T, normal(c, seed=2)
+    factor = torch.linalg.cholesky(covariance)
+    old, new = (mean + normal(count, c, seed=seed) @ factor.T for count, seed in ((n, 3), (n_new, 4)))
+    fit = fitted(*old.split(1000))
+    used = fit.ledoit_wolf() if shrinkage is None else shrinkage
+    assert used == 0 if shrinkage == 0 else 0 < used < 0.1
+    lower = fit.factor(used)
+    score = squared_mahalanobis(new, fit.mean, lower)
+
+    # x'Ax with x ~ N(m, C): mean tr AC + m'Am, variance 2 tr ACAC + 4 m'ACAm.
+    product = torch.cholesky_solve(covariance, lower)
+    offset = mean - fit.mean
+    solved = torch.cholesky_solve(offset[:, None], lower)[:, 0]
+    expected = (product.trace() + offset @ solved).item()
+    variance = 2 * (product @ product).trace() + 4 * solved @ covariance @ solved
+    assert score.mean().item() == pytest.approx(expected, abs=4 * math.sqrt(variance / n_new))
+    assert score.mean().item() == pytest.approx(c, rel=0.04)
+    if shrinkage == 0:  # the inverse of a Wishart matrix has the mean inverse n / (n − c − 2), less shrinkage
+        assert score.mean().item() == pytest.approx(c * (n - 1) / (n - c - 2), abs=4 * math.sqrt(2 * c / n_new) + 0.5)
+
+
+def test_scores_of_the_fitted_are_as_those_of_new_ones():
+    c, n = 40, 500
+    own, crossed, new = [], [], []
+    for seed in range(10):
+        features = normal(n, c, seed=seed)
+        fit, scores = mahalanobis.fit_features(features, 0.0)
+        crossed.append(scores.mean())
+        for found, x in ((own, features), (new, normal(2000, c, seed=100 + seed))):
+            found.append(squared_mahalanobis(x, fit.mean, fit.factor(0.0)).mean())
+    own, crossed, new = (torch.stack(found).mean().item() for found in (own, crossed, new))
+    assert own == pytest.approx(c * (n - 1) / n, rel=1e-9)
+    # About c n / (n − c − 2); the ones left out by fits to nine tenths.
+    assert new == pytest.approx(c * n / (n - c - 2), rel=0.01)
+    assert crossed == pytest.approx(c * 450 / (450 - c - 2), rel=0.01)
+
+
+def test_fewer_patches_than_features():
+    fit, scores = mahalanobis.fit_features(normal(20, 64))
+    assert fit.ledoit_wolf() > 0.1
+    assert scores.isfinite().all()
+    with pytest.raises(UserError, match="vary in all 64 directions, got 18"):
+        mahalanobis.fit_features(normal(20, 64), 0.0)
+
+
+@pytest.mark.parametrize("features", [torch.ones(20, 3).double(), torch.full((20, 3), math.nan).double()])
+def test_features_that_are_alike_or_not_finite(features):
+    with pytest.raises(UserError, match="expected finite features that vary"):
+        mahalanobis.fit_features(features)
+
+
+def test_vectors_of_another_dimension():
+    with pytest.raises(ValueError, match=r"expected vectors \(b, 3\)"):
+        GaussianFit(3).update(torch.zeros(2, 4))
+
+
+@pytest.fixture
+def model(make_options, make_model):
+    """A tiny model that has a training set: options, task, network."""
+    options = make_options(datasets={"train": TRAIN})
+    return options, *make_model(options)
+
+
+@pytest.fixture
+def score(model):
+    options, task, network = model
+    return mahalanobis.fit(task, network, mahalanobis.training_patches(options, 32, 0), 40)
+
+
+def lr_of(*shape):
+    return torch.rand(*shape, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+
+
+def test_features_are_the_mean_taps(model):
+    _, task, network = model
+    encoder = task.encoder(network)
+    with torch.no_grad():
+        expected = encoder(lr_of(2)).taps.double().mean((-2, -1))
+    features = mahalanobis.features_of(encoder, lr_of(2))
+    assert features.dtype == torch.float64 and not features.requires_grad
+    torch.testing.assert_close(features, expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(mahalanobis.features_of(encoder, lr_of(2)[1:]), features[1:], rtol=1e-5, atol=1e-7)
+
+
+class EvenOnly(torch.nn.Module):
+    """An encoder whose taps are the image, and which takes multiples of 8 only."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, lr):
+        assert lr.shape[-2] % 8 == 0 and lr.shape[-1] % 8 == 0
+        self.taps = self.scale * lr
+        return self
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (15, 24), (16, 23), (16, 24)], ids=str)
+def test_features_of_any_size_leave_out_what_is_padded(model, size):
+    _, task, network = model
+    lr = lr_of(2)[..., : size[0], : size[1]]
+    torch.testing.assert_close(mahalanobis.features_of(EvenOnly(), lr), lr.double().mean((-2, -1)))
+    assert mahalanobis.features_of(task.encoder(network), lr).isfinite().all()
+
+
+def test_features_leave_the_mode_as_it_was(model):
+    _, task, network = model
+    encoder = task.encoder(network)
+    for training in (True, False):
+        encoder.train(training)
+        mahalanobis.features_of(encoder, lr_of(1))
+        assert encoder.training is training
+
+
+def test_percentiles_are_ranks_among_training_patches(score):
+    assert score.quantiles.shape == (1001,)
+    assert score.percentile(-1) == 0 and score.percentile(math.inf) == 100
+    assert score.percentile(score.quantile(50)) == pytest.approx(50, abs=0.1)
+    assert score.quantile(50) <= score.quantile(95) <= score.quantile(99)
+    assert score.mean_score == pytest.approx(8, rel=0.9)  # 8 features
+
+
+def test_patches_cover_an_image(score, model):
+    _, task, network = model
+    encoder = task.encoder(network)
+    image = torch.rand(3, 11, 17, generator=torch.Generator().manual_seed(2))
+    scores = score.of_image(encoder, image, batch=4)
+    assert score.patch == 8
+    corners = [(top, left) for top in (0, 3) for left in (0, 8, 9)]
+    pieces = [image[None, :, top : top + 8, left : left + 8] for top, left in corners]
+    expected = torch.cat([score.score(mahalanobis.features_of(encoder, piece)) for piece in pieces])
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    mirrored = torch.cat([image[:, :5, :4], image[:, :5, :4].flip(2)], dim=2)
+    mirrored = torch.cat([mirrored, mirrored[:, 2:].flip(1)], dim=1)
+    own = score.score(mahalanobis.features_of(encoder, mirrored[None]))
+    torch.testing.assert_close(score.of_image(encoder, image[:, :5, :4]), own, rtol=1e-4, atol=1e-4)
+    assert score.of_image(encoder, image[:, :8, :16]).shape == (2,)
+
+
+def test_unlike_inputs_score_higher(score, model):
+    options, task, network = model
+    encoder = task.encoder(network)
+    crops = mahalanobis.training_patches(options, 32, 1)
+    lr = torch.stack([crops[k]["lr"] for k in range(20)])
+    usual, strange = (score.score(mahalanobis.features_of(encoder, x)).mean() for x in (lr, 3 * lr))
+    assert strange > 3 * usual
+
+
+def test_training_patches_are_fixed_and_upright(make_options, tmp_path):
+    options = make_options(
+        datasets={"train": {**TRAIN, "use_flip": True, "use_rot": True, "hr_shift": 4, "lr_noise": 0.1}}
+    )
+    crops = mahalanobis.training_patches(options, None, 0)
+    assert (crops.size, crops.use_flip, crops.use_rot, crops.lr_noise) == (160, False, False, 0.1)
+    assert crops.hr_shift == 0
+    assert mahalanobis.training_patches(options, 32, 0).size == 32
+    assert torch.equal(crops[3]["lr"], mahalanobis.training_patches(options, None, 0)[3]["lr"])
+    assert not torch.equal(crops[3]["lr"], mahalanobis.training_patches(options, None, 1)[3]["lr"])
+    write_png(tmp_path / "in" / "small.png", torch.rand(3, 40, 200))
+    small = make_options(datasets={"train": {"mode": "folder", "dataroot_GT": str(tmp_path / "in"), "GT_size": 16}})
+    assert mahalanobis.training_patches(small, None, 0).size == 16
+    with pytest.raises(UserError, match="expected the training set"):
+        mahalanobis.training_patches(make_options(), None, 0)
+
+
+def test_too_few_patches(model):
+    options, task, network = model
+    with pytest.raises(UserError, match="--n-patches: expected at least 10, got 9"):
+        mahalanobis.fit(task, network, mahalanobis.training_patches(options, 16, 0), 9)
+
+
+def test_fit_does_not_depend_on_the_batch(model, score):
+    options, task, network = model
+    other = mahalanobis.fit(task, network, mahalanobis.training_patches(options, 32, 0), 40, batch=7)
+    torch.testing.assert_close(other.mean, score.mean, rtol=1e-5, atol=1e-6)
+    assert other.shrinkage == pytest.approx(score.shrinkage, rel=1e-3)
+    assert (
+        mahalanobis.fit(task, network, mahalanobis.training_patches(options, 32, 0), 40, shrinkage=0.5).shrinkage == 0.5
+    )
+
+
+@pytest.fixture
+def saved(model, score, tmp_path):
+    """Weights file with the score beside it."""
+    options, _, network = model
+    file = tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors"
+    weights.save(file, network, options, 5)
+    mahalanobis.save(mahalanobis.file_beside(file), score)
+    return file
+
+
+def test_score_comes_back_from_beside_the_weights(saved, model, score):
+    _, task, network = model
+    assert mahalanobis.file_beside(saved).name == "00000005_G.ood.safetensors"
+    assert mahalanobis.file_beside(saved.with_suffix(".pth")) == mahalanobis.file_beside(saved)
+    again = mahalanobis.load_beside(saved, task.encoder(network))
+    for name, value in vars(score).items():
+        assert (
+            torch.equal(getattr(again, name), value) if name in mahalanobis._TENSORS else getattr(again, name) == value
+        )
+    assert again.described() == score.described()
+    json.dumps(again.described())
+
+
+def test_scores_are_not_taken_for_weights(saved):
+    assert weights.newest(saved.parents[1]) == saved
+    assert weights.locate(str(saved.parents[1])) == saved
+
+
+def test_no_score(saved, model, caplog):
+    _, task, network = model
+    assert mahalanobis.load_beside(saved.with_name("00000009_G.safetensors"), task.encoder(network)) is None
+    assert caplog.text == ""
+
+
+def test_score_of_other_weights_is_refused(saved, model, caplog):
+    _, task, network = model
+    with torch.no_grad():
+        task.encoder(network).conv_first.bias[0] += 1e-6
+    assert mahalanobis.load_beside(saved, task.encoder(network)) is None
+    assert "fitted with another encoder than that of 00000005_G.safetensors; fit it again" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["half", "weights"])
+def test_damaged_score_is_refused(saved, model, caplog, damage):
+    _, task, network = model
+    path = mahalanobis.file_beside(saved)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] if damage == "half" else saved.read_bytes())
+    assert mahalanobis.load_beside(saved, task.encoder(network)) is None
+    assert "OOD score not used" in caplog.text and str(path) in caplog.text
+
+
+def test_digest_tells_encoders_apart(model, make_model):
+    options, task, network = model
+    _, same = make_model(options)
+    encoder, other = task.encoder(network), task.encoder(same)
+    assert mahalanobis.digest(encoder) == mahalanobis.digest(other)
+    other.taps = ()
+    assert mahalanobis.digest(encoder) != mahalanobis.digest(other)
+
+
+def test_one_line_warns_of_all_inputs_of_a_set_in_the_upper_percent():
+    flat = torch.zeros(1)
+    score = mahalanobis.OODScore(flat, flat, torch.linspace(0, 1000, 1001), 500.0, 0.0, 20, 40, 4, "")
+    assert mahalanobis.unlike(score, {"a": 989.0}) == {}
+    found = mahalanobis.unlike(score, {"a": 989.0, "b": 991.0, "c": 1e6, "d": math.nan})
+    assert list(found) == ["d", "c", "b"]
+    assert mahalanobis.warning("set", {}, 3) is None
+    assert mahalanobis.warning("set", {"c": 1e6, "b": 991.0}, 3, "affine") == (
+        "set: 2 of 3 inputs have an OOD score above 99 % of the training patches, the highest 1e+06 (c): the model may "
+        "fail there (coupling affine can explode); the report lists them"
+    )
+    assert "explode" not in mahalanobis.warning("set", found, 4, "rq_spline")
+
+
+def test_fit_and_save_says_what_it_did(model, saved, caplog):
+    caplog.set_level(logging.INFO)
+    options, task, network = model
+    mahalanobis.file_beside(saved).unlink()
+    found = mahalanobis.fit_and_save(options, saved, task, network, n_patches=20)
+    assert "20 patches of 160 x 160, 8 features" in caplog.text
+    assert mahalanobis.load_beside(saved, task.encoder(network)).described() == found.described()

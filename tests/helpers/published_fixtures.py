@@ -1,0 +1,43 @@
+"""Checkpoints of the published networks, where the large fixtures stand: beside the repository, or in it."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_PLACES = [folder / "shared" / "golden" for folder in (_REPOSITORY.parent, _REPOSITORY)]
+GOLDEN = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
+FLOWS = sorted(path.stem for path in GOLDEN.glob("*.pt") if path.stem.split("_")[0] in ("a", "c", "e2", "g1"))
+
+needs_fixtures = pytest.mark.skipif(not FLOWS, reason="the large fixtures are not beside this repository")
+
+
+def fixture(name):
+    return torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+
+
+def noise_of(case, mode, dtype):
+    """The noise map of a mode at the size of x, or None."""
+    std, gt = case["stds"][mode], case["inputs"]["gt"]
+    return None if std is None else std.to(dtype).expand(gt.shape[0], 3, *std.shape[2:])
+
+
+def bits_per_position(encoding, gt):
+    return -encoding.log_prob / (math.log(2) * gt.shape[-2] * gt.shape[-1])
+
+
+def difference(actual, expected):
+    """Largest difference, relative to the largest value."""
+    return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+
+
+def assert_gradient_norms(ours, case):
+    """Gradient norms by published names are those of the published network; what is dead there is not live here."""
+    for theirs, norm in case["grad"]["norms"].items():
+        if norm is None:
+            assert theirs not in ours, f"{theirs} is live here, dead there"
+        else:
+            assert ours[theirs] == pytest.approx(norm, rel=1e-4, abs=1e-8), theirs
+    assert len(ours) > 100

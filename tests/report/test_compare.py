@@ -1,0 +1,156 @@
+import csv
+import json
+import math
+
+import pytest
+import results_folder
+from PIL import Image
+from scipy import stats
+
+from robustflow.report import compare, gallery, paired
+from robustflow.report.results import read
+from robustflow.utils.errors import UserError
+
+OUTSIDE = "out <b>side</b>"
+EXPLODING = [(OUTSIDE, "sub/b")]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return [
+        results_folder.make(tmp_path / "x", "demo/x", exploding=EXPLODING),
+        results_folder.make(tmp_path / "y", "demo/y", offset=1.0),
+    ]
+
+
+@pytest.fixture
+def runs(folders):
+    return [read(folder) for folder in folders]
+
+
+def call(folders, *more):
+    return compare.main([*map(str, folders), *map(str, more)])
+
+
+def test_one_table_has_every_model_and_data_set(folders, tmp_path, capsys):
+    assert call(folders, "--output", tmp_path / "out") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [line[0] for line in lines] == ["inside", "inside", "out", "out"]
+    assert "inf" in lines[2]
+    assert "inf" not in lines[3]
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["gallery.png", "report.html", "summary.csv", "summary.md", "summary.tex"]
+    assert f"3 of inside, 2 of {OUTSIDE}" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_default_output_lies_beside_the_results(folders, tmp_path):
+    assert call(folders) == 0
+    assert (tmp_path / "comparison" / "report.html").is_file()
+
+
+def test_best_is_bold_unless_all_are_equal(runs):
+    _, _, *lines = compare.table(runs, "markdown").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    headers = [cell.strip() for cell in compare.table(runs, "markdown").splitlines()[0].strip("|").split("|")]
+    psnr, bits = headers.index("PSNR"), headers.index("bits/dim")
+    assert [line[psnr].startswith("**") for line in cells] == [False, True, False, True]
+    assert not any(line[bits].startswith("**") for line in cells)
+    assert cells[2][headers.index("max residual")] == "inf"
+    assert cells[3][headers.index("max residual")] == "**0.12**"
+
+
+def test_a_run_alone_has_no_bold(runs):
+    assert "**" not in compare.table(runs[:1], "markdown")
+
+
+def test_latex_is_escaped(runs):
+    text = compare.table(runs, "latex")
+    assert r"\%PixelErr" in text
+    assert r"$\tau$" in text
+    assert r"$\infty$" in text
+    assert r"\textbf{" in text
+    assert compare.latex("a_b\\ {x}") == r"a\_b\textbackslash{} \{x\}"
+
+
+def test_csv_has_every_digit_and_the_intervals(runs):
+    first, *_ = csv.DictReader(compare.table(runs, "csv").splitlines())
+    assert float(first["psnr"]) == runs[0].metrics["datasets"]["inside"]["heats"]["0.9"]["psnr"]
+    low, high = results_folder.wilson(0, 3)
+    assert (float(first["inf_pct_low"]), float(first["inf_pct_high"])) == (low, high)
+    assert first["model"] == "x"
+
+
+def test_runs_of_different_protocols_are_not_joined(folders, tmp_path, capsys, caplog):
+    metrics = json.loads((folders[1] / "metrics.json").read_text())
+    metrics["protocol"] |= {"n_sample": 5, "datasets": {**metrics["protocol"]["datasets"], "inside": {"GT_size": 8}}}
+    results_folder.write_json(folders[1] / "metrics.json", metrics)
+    with pytest.raises(UserError, match=r"n_sample, datasets\.inside\.mode, .*datasets\.inside\.GT_size differ"):
+        compare.check_protocols([read(folder) for folder in folders])
+    assert call(folders, "--output", tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_results(tmp_path):
+    assert call([tmp_path], "--output", tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_differences_are_per_image(runs):
+    inside, outside = paired.compare(*runs, "y")
+    assert (inside.dataset, inside.run) == ("inside", "y")
+    assert inside.differences["psnr"].mean == pytest.approx(1.0)
+    # Equal differences: an interval of no length.
+    assert inside.differences["psnr"][1:3] == (pytest.approx(1.0), pytest.approx(1.0))
+    assert inside.differences["lpips"].mean == pytest.approx(0.0)
+    # Sample 1 of one image is infinite in the first run: the mean is over the other samples.
+    assert outside.differences["max_residual"].n == 2
+    assert outside.counts == (0, 1, 0, 1)
+
+
+def test_interval_is_that_of_a_paired_t_test(runs):
+    ours, theirs = [3.0, 4.0, 6.0, 5.0], [4.0, 4.5, 9.0, 5.5]
+    pairs = [tuple(one_image(value) for value in pair) for pair in zip(ours, theirs, strict=True)]
+    found = paired._difference(pairs, "psnr", "0.9")
+    expected = stats.ttest_rel(theirs, ours).confidence_interval(0.95)
+    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert paired._difference(pairs[:1], "psnr", "0.9").low is None
+    assert paired._difference(pairs, "ssim", "0.9") is None
+
+
+def one_image(psnr):
+    return paired.ImageResult("set", "a", ({"heat": 0.9, "psnr": psnr, "ssim": math.inf},))
+
+
+@pytest.mark.parametrize(("first", "other"), [(0, 0), (5, 0), (3, 9), (4, 4)])
+def test_mcnemar(first, other):
+    expected = stats.binomtest(first, first + other, 0.5).pvalue if first + other else 1.0
+    assert paired.Counts(7, first, other, 2).p_value == pytest.approx(expected)
+
+
+def test_gallery_shows_the_worst_sample_of_the_worst_image(folders):
+    shown = gallery.choose(folders, "inside", n=2)
+    assert [(row.dataset, row.image) for row in shown] == [("inside", "a"), ("inside", "b"), (OUTSIDE, "sub/b")]
+    assert [file.name for file in shown[-1].samples] == ["b_t0.9_01.png", "b_t0.9_02.png"]
+    assert shown[-1].texts[0] == "max residual infinite"
+
+
+def test_gallery_picture_holds_the_samples(folders, tmp_path):
+    call(folders, "--output", tmp_path)
+    with Image.open(tmp_path / "gallery.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+    assert (255, 0, 255) in colours
+
+
+def test_report_shows_the_worst_sample_of_each_run_side_by_side(folders, tmp_path):
+    call(folders, "--output", tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<article") == 5
+    assert text.count("data-group") == 5 + 1  # and once in the script
+    assert 'alt="x of sub/b"' in text
+    assert 'alt="y of sub/b"' in text
+    assert "the furthest from the input of 3 samples" in text
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [read(results_folder.make(tmp_path / place, "demo/x")) for place in ("p", "q")]
+    assert compare.names_of(runs) == [str(tmp_path / "p"), str(tmp_path / "q")]

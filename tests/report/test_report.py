@@ -1,0 +1,48 @@
+import math
+
+import pytest
+import results_folder
+
+from robustflow.report import tables
+from robustflow.report.columns import DENSITY, cell, protocol_of
+from robustflow.report.results import read_metrics
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0, "0"), (12.3456, "12.35"), (3e7, "3.0e+07"), (2e-4, "2.0e-04"), (math.inf, "inf")],
+)
+def test_cell(value, text):
+    assert cell(value) == text
+
+
+def test_table_for_the_screen(tmp_path):
+    metrics = read_metrics(results_folder.make(tmp_path, heats=(0, 0.9)))
+    lines = tables.table(metrics).splitlines()
+    assert len(lines) == 2 + 2 * 2
+    assert "LPIPS" in lines[0]
+    assert lines[2].split()[:2] == ["inside", "0"]
+    for dataset in metrics["datasets"].values():
+        for of_heat in dataset["heats"].values():
+            of_heat["lpips"] = None
+    assert "LPIPS" not in tables.table(metrics)
+
+
+def test_protocol_of_a_figure():
+    protocol = results_folder.PROTOCOL
+    assert protocol_of("psnr_y", protocol) == protocol["psnr"]
+    assert protocol_of("lr_psnr_min", protocol) == protocol["lr_psnr"]
+    assert protocol_of("lr_psnr_gt_min", protocol) == "as lr_psnr, against bicubic(ground truth)"
+    assert protocol_of("inf_pct", protocol) == protocol["failures"]
+    assert protocol_of("pixel_error_pct", protocol) == "outside [-0.5, 1.5] or not finite; on float samples"
+    assert protocol_of("seed", protocol) == protocol_of("unheard_of", protocol) == ""
+
+
+def test_bits_per_dimension_below_0_are_explained():
+    metrics = {"datasets": {"a": {"n_images": 1, "bits_per_dim": -2.9, "heats": {"0.9": {}}}}}
+    assert tables.footnotes([metrics]) == "bits/dim: of a density on [0, 1], so below 0 is usual; + 8 for 8-bit values"
+    metrics["datasets"]["a"]["bits_per_dim"] = None
+    assert "without ground truth" in tables.footnotes([metrics])
+    text = "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1]"
+    assert protocol_of("bits_per_dim", {"bits_per_dim": text}) == f"{text}; {DENSITY}"
+    assert protocol_of("bits_per_dim", {}) == ""

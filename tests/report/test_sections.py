@@ -1,0 +1,72 @@
+import math
+from statistics import fmean, pstdev
+
+import pytest
+import results_folder
+
+from robustflow.report import plots, sections
+from robustflow.report.plots import Series
+from robustflow.report.results import ImageResult, read
+
+
+def image(*psnr, latents=None):
+    rows = tuple({"heat": 0.9, "sample": k, "psnr": value, "pixel_errors": 0} for k, value in enumerate(psnr))
+    return ImageResult("set", "a", rows, latents=latents)
+
+
+def test_best_of_n_is_the_mean_over_images_of_the_best_so_far():
+    images = [image(20.0, 22.0, 21.0), image(None, 24.0, 26.0)]
+    assert sections._best(images, "0.9", "psnr", max, 3) == Series([1, 2, 3], [20.0, 23.0, 24.0])
+    assert sections._best([image(None, math.inf)], "0.9", "psnr", max, 2) is None
+
+
+def test_latents_of_several_images_are_pooled():
+    values = [[-1.0, 0.0, 1.0, 1.0], [2.0, 3.0]]
+    images = [
+        image(latents={"edges": [-4, 1.5, 4], "counts": [len(z), 0], "mean": fmean(z), "std": pstdev(z)})
+        for z in values
+    ]
+    pooled = sections._pooled([*images, image()])
+    together = [value for one in values for value in one]
+    assert pooled.mean == pytest.approx(fmean(together))
+    assert pooled.std == pytest.approx(pstdev(together))
+    assert pooled.density == [pytest.approx(1 / 5.5), 0]
+    assert pooled.n == 2
+
+
+def test_failures_against_the_rank_of_the_score(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(plots, "rank", lambda *arguments: drawn.setdefault("arguments", arguments) and "")
+    pairs = [(score, score >= 15) for score in range(20)]
+    sections.rank_plot(pairs[::-1], "inputs")
+    rate, low, high, average, what = drawn["arguments"]
+    assert rate.x == [5, 15, 25, 35, 45, 55, 65, 75, 85, 95]
+    assert rate.y == [0, 0, 0, 0, 0, 0, 0, 50, 100, 100]
+    assert average == 25
+    assert low[0] == 0
+    assert high[-1] == 100
+    assert what == "inputs"
+
+
+def test_no_plot_without_data(tmp_path):
+    results = read(results_folder.make(tmp_path, records=False, gt=False))
+    assert [section.id for section in sections.sections(results)] == ["best"]
+    assert len(sections.sections(results)[0].plots) == 1  # LR-PSNR needs no ground truth
+
+
+def test_plots_carry_their_values_for_those_who_do_not_see_them():
+    text = plots.curves({"a <b>": Series([0, 1], [2.5, 3.5]), "none": None}, "x", "y", "Rise & fall")
+    assert "<title" in text
+    assert "Rise &amp; fall</title>" in text
+    assert "a &lt;b&gt;: 2.5 at 0, 3.5 at 1</desc>" in text
+    assert "var(--series-1)" in text
+    assert "currentColor" in text
+    assert "#fe0" not in text
+    assert text == plots.curves({"a <b>": Series([0, 1], [2.5, 3.5]), "none": None}, "x", "y", "Rise & fall")
+
+
+def test_inputs_unlike_the_training_patches_are_listed(tmp_path):
+    results = read(results_folder.make(tmp_path, records=False, gt=False))
+    results.metrics["unlike_training"] = {"a": {"x": 812.34, "y": None}, "b": {}}
+    (found,) = [section for section in sections.sections(results) if section.id == "ood"]
+    assert found.note == "a, above 99 % of the training patches: x (812.3), y (–)."

@@ -1,0 +1,112 @@
+"""Whole images in bands of rows: the same results, and no more memory than a few copies of an image."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from random_networks import built
+
+from robustflow.data.bicubic import downsample, upsample
+from robustflow.data.images import to_uint8, write_png
+from robustflow.evaluation.enhancement import mean_of
+from robustflow.evaluation.metrics import diversity
+from robustflow.evaluation.metrics.robustness import failures
+from robustflow.models import weights
+from robustflow.options import load as options_load
+from robustflow.options.schema import RunOptions
+from robustflow.utils import memory
+
+# 37 × 21 pixels, some of them outside the range, one not finite.
+SAMPLES = torch.rand(3, 3, 37, 21, generator=torch.Generator().manual_seed(0)) * 3 - 1
+BROKEN = SAMPLES[0].clone()
+BROKEN[1, 30, 5] = torch.nan
+PIXELS = to_uint8(SAMPLES)
+
+
+def spread(samples):
+    sums = diversity.Spread()
+    for sample in (*samples, BROKEN):
+        sums.add(sample)
+    return sums.picture()
+
+
+WORK = {
+    "levels": lambda: to_uint8(BROKEN),
+    "levels, truncating": lambda: to_uint8(SAMPLES, truncate=True),
+    "failures": lambda: failures(SAMPLES[0], SAMPLES[1]),
+    "failures, not finite": lambda: failures(BROKEN, SAMPLES[1]),
+    "spread": lambda: spread(SAMPLES),
+    "picture": lambda: diversity.picture(SAMPLES),
+    "mean": lambda: mean_of(SAMPLES),
+    **{f"{scale}x smaller, uint8": lambda scale=scale: downsample(PIXELS, scale) for scale in (2, 3, 4, 8)},
+    **{f"{scale}x larger, uint8": lambda scale=scale: upsample(PIXELS, scale) for scale in (2, 3, 4, 8)},
+    **{f"{scale}x smaller": lambda scale=scale: downsample(SAMPLES, scale) for scale in (2, 4, 8)},
+    **{f"{scale}x larger": lambda scale=scale: upsample(SAMPLES, scale) for scale in (2, 4, 8)},
+}
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+def test_work_in_bands_is_that_on_the_whole(work, monkeypatch):
+    whole = work()
+    for numbers in (1, 200, 1000):
+        monkeypatch.setattr(memory, "_BAND", numbers)
+        assert torch.equal(work(), whole) if isinstance(whole, torch.Tensor) else work() == whole
+
+
+def test_sigma_in_bands_differs_by_rounding_alone(monkeypatch):
+    whole = diversity.sigma(SAMPLES)
+    assert whole == diversity.sigma(SAMPLES.clamp(0, 1))
+    monkeypatch.setattr(memory, "_BAND", 200)
+    assert diversity.sigma(SAMPLES) == pytest.approx(whole, rel=1e-14)
+
+
+def test_pictures_of_spread_are_those_of_sums():
+    assert torch.equal(diversity.picture(SAMPLES), spread(SAMPLES))
+    assert diversity.picture(SAMPLES[:1]) is None
+    assert diversity.picture(SAMPLES[:0]) is None
+
+
+def test_bands_cover_all_rows(monkeypatch):
+    monkeypatch.setattr(memory, "_BAND", 30)
+    assert list(memory.bands(7, 10)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert list(memory.bands(2, 100)) == [slice(0, 1), slice(1, 2)]
+    assert list(memory.bands(0, 10)) == [slice(0, 0)]
+
+
+EVALUATED = """
+from pathlib import Path
+from robustflow.utils import memory
+from robustflow.evaluation import engine
+from robustflow.options.load import load
+options = load("options.yml")
+engine.evaluate(options, "small.png", Path("small"))
+before = memory.peak()
+engine.evaluate(options, "large.png", Path("large"))
+print(memory.peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux measures it")
+def test_tiles_take_a_few_copies_of_the_image(tmp_path):
+    """Two samples, of one of them the latents and x, and the upsampled input: five copies, and what tiles take."""
+    flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8}
+    values = {
+        "name": "tiny",
+        "model": "FS-NCSR",
+        "scale": 4,
+        "device": "cpu",
+        "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
+        "path": {"model_path": str(tmp_path / "G.safetensors")},
+        "val": {"heats": (0.9,), "n_sample": 2, "sample_batch": 1, "tile": 64, "tile_overlap": 2},
+    }
+    options = RunOptions.model_validate(values)
+    weights.save(tmp_path / "G.safetensors", built(options, 0.01)[1], options, 1)
+    options_load.save(options, tmp_path / "options.yml")
+    for name, size in {"small": (16, 16), "large": (300, 400)}.items():
+        write_png(tmp_path / f"{name}.png", torch.rand(3, *size, generator=torch.Generator().manual_seed(0)))
+    code = [sys.executable, "-c", EVALUATED]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    copy = 4 * 3 * 1200 * 1600
+    assert int(done.stdout.split()[-1]) < 10 * copy
