@@ -54,7 +54,7 @@ def require_networks(coupling: str, ours: Network, plain: Network, gt: Tensor, l
     """Compare encoding of gt and decoding of drawn latents; TF32 off, which would hide what is looked for."""
     if plain.plain is None:
         raise ValueError("expected the plain way as fourth argument, got ours")
-    inputs = ours.task.inputs(gt, lr, _generator(lr))
+    inputs = ours.model.inputs(gt, lr, _generator(lr))
     generator = _generator(lr)
     size = (gt.shape[-2], gt.shape[-1])
     drawn = [ours.flow.draw_latents(size, generator) for _ in range(len(lr))]

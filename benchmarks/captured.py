@@ -47,18 +47,18 @@ def training(network: Network, gt: Tensor, lr: Tensor, graphed: Callable[..., An
     network.flow.train()
 
     def prepare() -> Sequence[Tensor | None]:
-        return network.task.loss_inputs(gt, lr, torch.Generator(gt.device).manual_seed(0))
+        return network.model.loss_inputs(gt, lr, torch.Generator(gt.device).manual_seed(0))
 
     def gradients(*inputs: Tensor | None) -> Tensor:
         # The gradients are made in the graph's memory, where each replay writes them.
         network.flow.zero_grad(set_to_none=True)
         with precision.using(network.precision, training=True):
-            loss = network.task.data_loss(network.flow, inputs)
+            loss = network.model.data_loss(inputs)
             loss.backward()
         return loss.detach()
 
     def finish(loss: Tensor) -> Tensor:
-        of_weights = network.task.weight_loss(network.flow)
+        of_weights = network.model.weight_loss()
         of_weights.backward()
         return loss + of_weights.detach()
 
@@ -67,8 +67,8 @@ def training(network: Network, gt: Tensor, lr: Tensor, graphed: Callable[..., An
 
 def sampling(network: Network, lr: Tensor, n: int, graphed: Callable[..., Any] = Graphed) -> Captured:
     """As ``jobs.samples``, of an lr whose sides the flow takes; latents are drawn outside of the graph."""
-    task, flow = network.task, network.flow.eval()
-    size = (lr.shape[-2] * task.scale, lr.shape[-1] * task.scale)
+    model, flow = network.model, network.flow.eval()
+    size = (lr.shape[-2] * model.scale, lr.shape[-1] * model.scale)
 
     def prepare() -> Sequence[Tensor]:
         draws = [flow.draw_latents(size, torch.Generator(lr.device).manual_seed(number)) for number in range(n)]
@@ -77,6 +77,6 @@ def sampling(network: Network, lr: Tensor, n: int, graphed: Callable[..., Any] =
     @torch.no_grad()
     def decode(lr: Tensor, *latents: Tensor) -> Tensor:
         with precision.using(network.precision, training=False):
-            return task.image(flow.decode(list(latents), flow.condition(lr))[0], lr)
+            return model.image(flow.decode(list(latents), flow.condition(lr))[0], lr)
 
     return Captured(decode, prepare, graphed)

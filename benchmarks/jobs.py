@@ -88,9 +88,9 @@ def training_step(network: Network, gt: Tensor, lr: Tensor) -> float:
 
 def _loss(network: Network, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
     if network.plain is None:
-        return network.task.loss(network.flow, gt, lr, generator)
+        return network.model.loss(gt, lr, generator)
     network.plain.zero_grad()
-    inputs = network.task.inputs(gt, lr, generator)
+    inputs = network.model.inputs(gt, lr, generator)
     _, log_prob = network.plain.encode(inputs.x, inputs.condition, inputs.noise)
     return -log_prob.mean() / (math.log(2) * gt[0].numel())
 
@@ -103,7 +103,7 @@ def samples(network: Network, lr: Tensor, n: int) -> Tensor:
         network.flow.eval()  # forgets what is made of the weights once
     with precision.using(network.precision, training=False):
         if network.plain is None:
-            return network.task.drawing(network.flow, lr, *network.tile)(TEMPERATURE, generators)
+            return network.model.prepare(lr, *network.tile)(TEMPERATURE, generators)
         x = network.plain.sample(lr, TEMPERATURE, generators)
     return x + torch.nn.functional.interpolate(lr, scale_factor=SCALE, mode="bicubic", align_corners=False)
 

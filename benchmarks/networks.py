@@ -16,7 +16,7 @@ from robustflow import models
 from robustflow.data.bicubic import downsample
 from robustflow.data.bundled import BundledSource
 from robustflow.flows import ConditionalFlow
-from robustflow.models import FlowTask
+from robustflow.models import FlowModel
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
 from robustflow.utils import precision
@@ -39,7 +39,7 @@ class Way:
 
     Attributes:
         plain: The published way, not ours.
-        keywords: Of ``build_network``: "precision" and "checkpointing".
+        keywords: Of how it is computed: "precision" and "checkpointing".
         tile: Side of tiles and overlap, LR pixels, in sampling; none by default.
         captured: As a CUDA graph.
     """
@@ -75,13 +75,17 @@ GPU_WAYS = ("plain", "ours fp32", "ours tf32", "ours bf16", *CAPTURED_WAYS)
 
 @dataclass(frozen=True)
 class Network:
-    """A task, its flow, the opponent that reads the flow's weights if the way is the plain one, tiles and precision."""
+    """A model, the opponent that reads its flow's weights if the way is the plain one, tiles and precision."""
 
-    task: FlowTask
-    flow: ConditionalFlow
+    model: FlowModel
     plain: PlainFlow | None
     tile: tuple[int | None, int | None]
     precision: str
+
+    @property
+    def flow(self) -> ConditionalFlow:
+        """The model's."""
+        return self.model.flow
 
 
 def options_of(coupling: str, tiny: bool) -> RunOptions:
@@ -89,12 +93,13 @@ def options_of(coupling: str, tiny: bool) -> RunOptions:
     return load(ROOT / "confs" / f"{CONFS[coupling]}.yml", "|".join((*FULL, *(TINY if tiny else ()))))
 
 
-def untrained(coupling: str, way: str, tiny: bool) -> tuple[FlowTask, ConditionalFlow]:
-    """Task and flow with torch's global generator's weights."""
-    options = options_of(coupling, tiny)
-    task = cast(FlowTask, models.build(options))
-    task.cuda_graphs = False  # captured ways are measured apart, see ``captured``
-    return task, task.build_network(options.network_G, **WAYS[way].keywords)
+def untrained(coupling: str, way: str, tiny: bool) -> FlowModel:
+    """The model with torch's global generator's weights."""
+    options, keywords = options_of(coupling, tiny), WAYS[way].keywords
+    options = options.model_copy(update={"precision": keywords.get("precision", "fp32")})
+    model = cast(FlowModel, models.build(options, keywords.get("checkpointing", "none")))
+    model.cuda_graphs = False  # captured ways are measured apart, see ``captured``
+    return model
 
 
 def images(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -120,32 +125,32 @@ def seeded_weights(coupling: str, tiny: bool, device: str = "cpu") -> Mapping[st
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        task, flow = untrained(coupling, "ours fp32", tiny)
-    flow = flow.to(device).train()
+        model = untrained(coupling, "ours fp32", tiny)
+    model = model.to(device).train()
     gt, lr = (image.to(device) for image in images(1, 40, 40))
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad(), precision.using("fp32", training=True):
-        task.loss(flow, gt, lr, generator)
-        for name, module in flow.named_modules():
+        model.loss(gt, lr, generator)
+        for name, module in model.flow.named_modules():
             if name.endswith((".head", "split_prior.network")):
                 for parameter in module.parameters():
                     parameter.normal_(0, HEAD_STD, generator=generator)
-    return flow.state_dict()
+    return model.flow.state_dict()
 
 
 def network(coupling: str, way: str, setting: Setting, stored: Path | None = None) -> Network:
     """Build a network on the device with the coupling's seeded weights, or those in the file ``stored``."""
-    task, flow = untrained(coupling, way, setting.tiny)
+    model = untrained(coupling, way, setting.tiny)
     if stored is None:
-        flow.load_state_dict(seeded_weights(coupling, setting.tiny, setting.device))
+        model.flow.load_state_dict(seeded_weights(coupling, setting.tiny, setting.device))
     else:
-        fill(flow, stored)
-    return _in(way, task, flow.to(setting.device))
+        fill(model.flow, stored)
+    return _in(way, model.to(setting.device))
 
 
-def _in(way: str, task: FlowTask, flow: ConditionalFlow) -> Network:
+def _in(way: str, model: FlowModel) -> Network:
     described = WAYS[way]
-    return Network(task, flow, PlainFlow(flow) if described.plain else None, described.tile, described.precision)
+    return Network(model, PlainFlow(model.flow) if described.plain else None, described.tile, described.precision)
 
 
 def ways(coupling: str, names: Sequence[str], setting: Setting) -> dict[str, Network]:
@@ -157,7 +162,7 @@ def ways(coupling: str, names: Sequence[str], setting: Setting) -> dict[str, Net
         alike = (way.precision == "bf16", way.keywords.get("checkpointing"))
         if alike not in built:
             built[alike] = network(coupling, name, setting)
-        found[name] = _in(name, built[alike].task, built[alike].flow)
+        found[name] = _in(name, built[alike].model)
     return found
 
 

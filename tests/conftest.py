@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robustflow.nn import fused
-from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, TASKS
+from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, MODELS
 
 
 def pytest_collection_modifyitems(items):
@@ -45,7 +45,7 @@ def uncompiled(request):
 @pytest.fixture(autouse=True)
 def what_is_registered_goes(monkeypatch):
     """Entries that a test registers are there for it alone, whichever tests the same process runs next."""
-    for registry in (DATASETS, ELEMENTWISE, ENCODERS, TASKS):
+    for registry in (DATASETS, ELEMENTWISE, ENCODERS, MODELS):
         registry.names()  # registers what is built in
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 

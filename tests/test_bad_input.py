@@ -230,7 +230,7 @@ def test_damaged_weights(here, layout):
         weights.load(Path(file), network, completed, encoder_suffices=False)
 
     def build(options):
-        return convert.models.build(options).build_network(options.network_G)
+        return convert.models.build(options)
 
     weights_network = build(options)
     assert survived(read, each(name, Path(name).read_bytes(), 70, reach=4000)) > 35

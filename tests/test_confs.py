@@ -42,28 +42,27 @@ def test_robust_8x_has_fixed_permutations():
 def test_full_size_parameter_count(name, published):
     options = load(ROOT / "confs" / f"{name}.yml")
     with torch.device("meta"):
-        network = models.build(options).build_network(options.network_G)
+        network = models.build(options)
     dead = published - sum(parameter.numel() for parameter in network.parameters())
     assert 0.5e6 < dead < 0.9e6
 
 
 def test_full_size_network_trains_and_samples():
     options = load(ROOT / "confs" / "fsncsr_4x_rq.yml", FULL_SIZE)
-    task = models.build(options)
-    network = task.build_network(options.network_G)
+    model = models.build(options)
     gt, lr = torch.rand(1, 3, 80, 80), torch.rand(1, 3, 20, 20)
-    optimizer = torch.optim.Adam(network.parameters(), options.train.lr_G)
+    optimizer = torch.optim.Adam(model.parameters(), options.train.lr_G)
     losses = []
     for _ in range(2):
-        loss = task.loss(network, gt, lr, torch.Generator().manual_seed(0))
+        loss = model.loss(gt, lr, torch.Generator().manual_seed(0))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[1] < losses[0]
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with torch.no_grad():
-        sample = task.drawing(network.eval(), lr)(0.9, [torch.Generator().manual_seed(0)])
+        sample = model.eval().prepare(lr)(0.9, [torch.Generator().manual_seed(0)])
     assert sample.shape == (1, 3, 80, 80)
     assert sample.isfinite().all()
 

@@ -16,7 +16,7 @@ from robustflow import models
 from robustflow.data import TrainingCrops
 from robustflow.data.images import write_png
 from robustflow.evaluation import engine as evaluation
-from robustflow.models import FlowTask, weights
+from robustflow.models import FlowModel, weights
 from robustflow.options.load import load, save
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, engine, parallel
@@ -112,8 +112,8 @@ def test_two_processes_train_as_one(make_options):
 def pretrained(make_options, folder):
     options = make_options("encoder", "RRDB", train={"niter": 1, "ood_patches": 0})
     torch.manual_seed(0)
-    network = models.build(options).build_network(options.network_G)
-    weights.save(folder / "encoder_G.safetensors", network, options, 1)
+    model = models.build(options)
+    weights.save(folder / "encoder_G.safetensors", model, options, 1)
     return str(folder / "encoder_G.safetensors")
 
 
@@ -131,7 +131,7 @@ def delayed(make_options, pretrained, name, **path):
 
 def interrupt_second_process(monkeypatch, in_iteration):
     """Send SIGTERM to the second of several processes, once, in the middle of an iteration."""
-    loss, calls = FlowTask.data_loss, []
+    loss, calls = FlowModel.data_loss, []
 
     def interrupting(*arguments):
         calls.append(torch.is_grad_enabled())
@@ -139,7 +139,7 @@ def interrupt_second_process(monkeypatch, in_iteration):
             signal.raise_signal(signal.SIGTERM)
         return loss(*arguments)
 
-    monkeypatch.setattr(FlowTask, "data_loss", interrupting)
+    monkeypatch.setattr(FlowModel, "data_loss", interrupting)
 
 
 def test_an_interrupted_run_goes_on_with_any_number_of_processes(make_options, pretrained, monkeypatch):
@@ -282,13 +282,13 @@ def test_a_batch_that_cannot_be_divided(make_options, capfd):
 @pytest.mark.parametrize("model", ["SRFlow", "NCSR", "FS-NCSR", "RRDB"])
 def test_noise_of_the_images_after_those_skipped(make_options, model):
     options = make_options("noise", "RRDB" if model == "RRDB" else model)
-    task = models.build(options)
+    built = models.build(options)
     images = torch.Generator().manual_seed(0)
     gt, lr = (torch.rand(5, 3, side, side, generator=images) for side in (16, 4))
     whole, part = (torch.Generator().manual_seed(1) for _ in range(2))
-    task.skip_noise(gt[3:], lr[3:], part, 3)
-    if isinstance(task, FlowTask):
-        inputs, last = task.inputs(gt, lr, whole), task.inputs(gt[3:], lr[3:], part)
+    built.skip_noise(gt[3:], lr[3:], part, 3)
+    if isinstance(built, FlowModel):
+        inputs, last = built.inputs(gt, lr, whole), built.inputs(gt[3:], lr[3:], part)
         assert torch.equal(last.x, inputs.x[3:])
     assert torch.equal(whole.get_state(), part.get_state())
 
@@ -314,8 +314,8 @@ def tested(make_options, folder):
     options = make_options("evaluated")
     sets = {"test_all": {"mode": "folder", "dataroot_GT": str(folder / "HR"), "name": "seven"}}
     torch.manual_seed(0)
-    network = models.build(options).build_network(options.network_G)
-    weights.save(checkpoint.weights_file(folder_of(options), 1), network, options, 1)
+    model = models.build(options)
+    weights.save(checkpoint.weights_file(folder_of(options), 1), model, options, 1)
     values = {**options.model_dump(), "datasets": sets, "val": {"n_sample": 2, "heats": (0.0, 0.9)}}
     return RunOptions.model_validate(values)
 

@@ -8,7 +8,6 @@ from random_networks import built
 from robustflow.data import BundledSource
 from robustflow.data.images import write_png
 from robustflow.models import weights
-from robustflow.options.load import dump
 from robustflow.options.schema import RunOptions
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -17,19 +16,18 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def test_the_library_as_shown(tmp_path, monkeypatch):
     flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8, "split": {"correct_splits": True}}
     network = {"nf": 8, "nb": 1, "gc": 4, "flow": flow}
-    options = RunOptions.model_validate({"name": "tiny", "model": "FS-NCSR", "device": "cpu", "network_G": network})
+    options = RunOptions.model_validate({"name": "demo", "model": "FS-NCSR", "device": "cpu", "network_G": network})
     monkeypatch.chdir(tmp_path)
-    weights.save(Path("experiments/tiny/models/00000001_G.safetensors"), built(options, 0.01)[1], options, 1)
-    Path("confs").mkdir()
-    Path("confs/demo.yml").write_text(dump(options))
+    weights.save(Path("experiments/demo/models/00000001_G.safetensors"), built(options, 0.01), options, 1)
     photograph, _ = BundledSource("test", 4).pair(0)
     write_png("noisy.png", photograph[:, 100:145, 100:138])
-    shown = {"lr": torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(0))}
+    shown = {}
     section = README.split("## As a library")[1].split("\n## ")[0]
     blocks = section.split("```python\n")[1:]
     assert len(blocks) == 2
-    for block in blocks:
-        exec(block.split("```")[0], shown)
-    assert shown["samples"].shape == (10, 3, 28, 36)
+    exec(blocks[0].split("```")[0], shown)
+    assert shown["loss"].shape == () and shown["bits"].shape == (2,) and shown["sr"].shape == (10, 2, 3, 32, 32)
+    torch.testing.assert_close(shown["hr2"], shown["hr"], rtol=0, atol=1e-5)
+    exec(blocks[1].split("```")[0], shown)
     assert shown["restored"].shape == (3, 45, 38) and shown["images"].shape == (1, 3, 45, 38)
     assert [tuple(z.shape) for z in shown["latents"]] == [(1, 6, 24, 20), (1, 24, 12, 10)]

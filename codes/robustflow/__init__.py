@@ -1,7 +1,40 @@
-"""robustflow: conditional normalizing flows in imaging, with swappable couplings and measured robustness."""
+"""robustflow: conditional normalizing flows in imaging, with swappable couplings and measured robustness.
 
+::
+
+    import robustflow as rf
+
+    model = rf.FSNCSR(scale=4, coupling=rf.RationalQuadratic())
+    sr = rf.load("experiments/demo").sample(lr, n=10, temperature=0.9)
+"""
+
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustflow.bijections.elementwise import Affine, RationalQuadratic
+    from robustflow.models import FSNCSR, NCSR, RRDB, LLFlow, SRFlow
+    from robustflow.models.loading import load
 
 __version__ = "0.1.0"
+__all__ = ["FSNCSR", "NCSR", "RRDB", "Affine", "LLFlow", "RationalQuadratic", "SRFlow", "load"]
 # ``python -m robustflow.apply`` and the like, as commands were spelt.
 __path__.append(str(Path(__file__).parent / "former"))
+
+_HOMES = {
+    **dict.fromkeys(("Affine", "RationalQuadratic"), "robustflow.bijections.elementwise"),
+    **dict.fromkeys(("FSNCSR", "NCSR", "RRDB", "LLFlow", "SRFlow"), "robustflow.models"),
+    "load": "robustflow.models.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import at first use: a command answers a mistake in its options before torch is loaded."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'robustflow' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

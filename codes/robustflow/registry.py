@@ -72,25 +72,52 @@ class Registry:
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ValueError(f"unknown {self.kind} {name!r}, known: {', '.join(names)}{hint}")
 
+    def options_class_of(self, entry: Any) -> type[Options] | None:
+        """Options class of a registered class; None for one that is not."""
+        self.names()
+        return next((options for known, options in self._entries.values() if known is entry), None)
+
+    def options_of(self, instance: Any) -> Options:
+        """Options that build an instance of an entry, whose attributes have their names. ValueError for others."""
+        options = self.options_class_of(type(instance))
+        if options is None:
+            name = type(instance).__name__
+            raise ValueError(f"expected a registered {self.kind}, got {name}: decorate it as the registry's help shows")
+        fields = (field for field in options.model_fields if field != self.key)
+        return options(**{field: getattr(instance, field) for field in fields})
+
     def parse(self, value: Any) -> Options:
-        """Options of the entry that ``value`` names: its name alone, or a mapping with the name under ``key``."""
+        """Options of the entry that ``value`` names: by name, a mapping with the name under ``key``, or an instance."""
         if isinstance(value, Options):
             return value
+        if self.options_class_of(type(value)) is not None:
+            return self.options_of(value)
         if isinstance(value, str) and self.key == "type":
             value = {self.key: value}
         if not isinstance(value, Mapping) or self.key not in value:
             raise ValueError(f"expected a mapping with '{self.key}' (one of {', '.join(self.names())}), got {value!r}")
         return self.options_class(value[self.key]).model_validate(dict(value))
 
-    def build(self, options: Options, **context: Any) -> Any:
-        """Call the entry that ``options`` names with its options (less the name) and ``context`` as arguments."""
+    def entry_of(self, options: Options) -> Any:
+        """The class, or factory, of the entry that ``options`` name."""
         name = getattr(options, self.key)
         self.options_class(name)
+        return self._entries[name][0]
+
+    def build(self, options: Options, **context: Any) -> Any:
+        """Call the entry that ``options`` names with its options (less the name) and ``context`` as arguments."""
         values = {field: getattr(options, field) for field in type(options).model_fields if field != self.key}
-        return self._entries[name][0](**values, **context)
+        return self.entry_of(options)(**values, **context)
 
 
 ELEMENTWISE = Registry("coupling", "robustflow.bijections.elementwise")
 ENCODERS = Registry("encoder", "robustflow.encoders")
-TASKS = Registry("model", "robustflow.models")
+MODELS = Registry("model", "robustflow.models")
 DATASETS = Registry("dataset mode", "robustflow.data", key="mode")
+
+
+def plugins_of(*options: Options) -> tuple[str, ...]:
+    """Modules outside this package that registered these entries, to be named under ``plugins:``."""
+    own = __name__.partition(".")[0]
+    modules = (type(each).__module__ for each in options)
+    return tuple(dict.fromkeys(m for m in modules if m.partition(".")[0] not in (own, "__main__")))

@@ -27,7 +27,7 @@ class Case:
         self.flow = built.flow.double().eval()
         self.plain = PlainFlow(self.flow)
         gt, lr = (image.double() for image in networks.images(2, 6, 8))
-        inputs = built.task.inputs(gt, lr, torch.Generator().manual_seed(0))
+        inputs = built.model.inputs(gt, lr, torch.Generator().manual_seed(0))
         self.x, self.y, self.noise = inputs.x, inputs.condition, inputs.noise
 
 
@@ -137,7 +137,7 @@ def test_measured_networks_are_not_trivial(monkeypatch):
 
     monkeypatch.setattr(plain_maps, "forward", recording)
     gt, lr = networks.images(1, 40, 40)
-    inputs = built.task.inputs(gt, lr, torch.Generator().manual_seed(0))
+    inputs = built.model.inputs(gt, lr, torch.Generator().manual_seed(0))
     built.plain.encode(inputs.x, inputs.condition, inputs.noise)
     assert 0.2 < sum(shares) / len(shares) < 0.8
     assert built.flow.eval().sample(lr, 2, 0.9, torch.Generator().manual_seed(0)).isfinite().all()

@@ -135,15 +135,17 @@ def test_vectors_of_another_dimension():
 
 @pytest.fixture
 def model(make_options, make_model):
-    """A tiny model that has a training set: options, task, network."""
+    """A tiny model that has a training set."""
     options = make_options(datasets={"train": TRAIN})
-    return options, *make_model(options)
+    model = make_model(options)
+    model.options = options
+    return model
 
 
 @pytest.fixture
 def score(model):
-    options, task, network = model
-    return mahalanobis.fit(task, network, mahalanobis.training_patches(options, 32, 0), 40)
+    options = model.options
+    return mahalanobis.fit(model, mahalanobis.training_patches(options, 32, 0), 40)
 
 
 def lr_of(*shape):
@@ -151,8 +153,7 @@ def lr_of(*shape):
 
 
 def test_features_are_the_mean_taps(model):
-    _, task, network = model
-    encoder = task.encoder(network)
+    encoder = model.encoder
     with torch.no_grad():
         expected = encoder(lr_of(2)).taps.double().mean((-2, -1))
     features = mahalanobis.features_of(encoder, lr_of(2))
@@ -176,15 +177,13 @@ class EvenOnly(torch.nn.Module):
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (15, 24), (16, 23), (16, 24)], ids=str)
 def test_features_of_any_size_leave_out_what_is_padded(model, size):
-    _, task, network = model
     lr = lr_of(2)[..., : size[0], : size[1]]
     torch.testing.assert_close(mahalanobis.features_of(EvenOnly(), lr), lr.double().mean((-2, -1)))
-    assert mahalanobis.features_of(task.encoder(network), lr).isfinite().all()
+    assert mahalanobis.features_of(model.encoder, lr).isfinite().all()
 
 
 def test_features_leave_the_mode_as_it_was(model):
-    _, task, network = model
-    encoder = task.encoder(network)
+    encoder = model.encoder
     for training in (True, False):
         encoder.train(training)
         mahalanobis.features_of(encoder, lr_of(1))
@@ -200,8 +199,7 @@ def test_percentiles_are_ranks_among_training_patches(score):
 
 
 def test_patches_cover_an_image(score, model):
-    _, task, network = model
-    encoder = task.encoder(network)
+    encoder = model.encoder
     image = torch.rand(3, 11, 17, generator=torch.Generator().manual_seed(2))
     scores = score.of_image(encoder, image, batch=4)
     assert score.patch == 8
@@ -217,8 +215,8 @@ def test_patches_cover_an_image(score, model):
 
 
 def test_unlike_inputs_score_higher(score, model):
-    options, task, network = model
-    encoder = task.encoder(network)
+    options = model.options
+    encoder = model.encoder
     crops = mahalanobis.training_patches(options, 32, 1)
     lr = torch.stack([crops[k]["lr"] for k in range(20)])
     usual, strange = (score.score(mahalanobis.features_of(encoder, x)).mean() for x in (lr, 3 * lr))
@@ -243,36 +241,33 @@ def test_training_patches_are_fixed_and_upright(make_options, tmp_path):
 
 
 def test_too_few_patches(model):
-    options, task, network = model
+    options = model.options
     with pytest.raises(UserError, match="--n-patches: expected at least 10, got 9"):
-        mahalanobis.fit(task, network, mahalanobis.training_patches(options, 16, 0), 9)
+        mahalanobis.fit(model, mahalanobis.training_patches(options, 16, 0), 9)
 
 
 def test_fit_does_not_depend_on_the_batch(model, score):
-    options, task, network = model
-    other = mahalanobis.fit(task, network, mahalanobis.training_patches(options, 32, 0), 40, batch=7)
+    options = model.options
+    other = mahalanobis.fit(model, mahalanobis.training_patches(options, 32, 0), 40, batch=7)
     torch.testing.assert_close(other.mean, score.mean, rtol=1e-5, atol=1e-6)
     assert other.shrinkage == pytest.approx(score.shrinkage, rel=1e-3)
-    assert (
-        mahalanobis.fit(task, network, mahalanobis.training_patches(options, 32, 0), 40, shrinkage=0.5).shrinkage == 0.5
-    )
+    assert mahalanobis.fit(model, mahalanobis.training_patches(options, 32, 0), 40, shrinkage=0.5).shrinkage == 0.5
 
 
 @pytest.fixture
 def saved(model, score, tmp_path):
     """Weights file with the score beside it."""
-    options, _, network = model
+    options = model.options
     file = tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors"
-    weights.save(file, network, options, 5)
+    weights.save(file, model, options, 5)
     mahalanobis.save(mahalanobis.file_beside(file), score)
     return file
 
 
 def test_score_comes_back_from_beside_the_weights(saved, model, score):
-    _, task, network = model
     assert mahalanobis.file_beside(saved).name == "00000005_G.ood.safetensors"
     assert mahalanobis.file_beside(saved.with_suffix(".pth")) == mahalanobis.file_beside(saved)
-    again = mahalanobis.load_beside(saved, task.encoder(network))
+    again = mahalanobis.load_beside(saved, model.encoder)
     for name, value in vars(score).items():
         assert (
             torch.equal(getattr(again, name), value) if name in mahalanobis._TENSORS else getattr(again, name) == value
@@ -287,33 +282,30 @@ def test_scores_are_not_taken_for_weights(saved):
 
 
 def test_no_score(saved, model, caplog):
-    _, task, network = model
-    assert mahalanobis.load_beside(saved.with_name("00000009_G.safetensors"), task.encoder(network)) is None
+    assert mahalanobis.load_beside(saved.with_name("00000009_G.safetensors"), model.encoder) is None
     assert caplog.text == ""
 
 
 def test_score_of_other_weights_is_refused(saved, model, caplog):
-    _, task, network = model
     with torch.no_grad():
-        task.encoder(network).conv_first.bias[0] += 1e-6
-    assert mahalanobis.load_beside(saved, task.encoder(network)) is None
+        model.encoder.conv_first.bias[0] += 1e-6
+    assert mahalanobis.load_beside(saved, model.encoder) is None
     assert "fitted with another encoder than that of 00000005_G.safetensors; fit it again" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["half", "weights"])
 def test_damaged_score_is_refused(saved, model, caplog, damage):
-    _, task, network = model
     path = mahalanobis.file_beside(saved)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] if damage == "half" else saved.read_bytes())
-    assert mahalanobis.load_beside(saved, task.encoder(network)) is None
+    assert mahalanobis.load_beside(saved, model.encoder) is None
     assert "OOD score not used" in caplog.text and str(path) in caplog.text
 
 
 def test_digest_tells_encoders_apart(model, make_model):
-    options, task, network = model
-    _, same = make_model(options)
-    encoder, other = task.encoder(network), task.encoder(same)
+    options = model.options
+    same = make_model(options)
+    encoder, other = model.encoder, same.encoder
     assert mahalanobis.digest(encoder) == mahalanobis.digest(other)
     other.taps = ()
     assert mahalanobis.digest(encoder) != mahalanobis.digest(other)
@@ -335,8 +327,8 @@ def test_one_line_warns_of_all_inputs_of_a_set_in_the_upper_percent():
 
 def test_fit_and_save_says_what_it_did(model, saved, caplog):
     caplog.set_level(logging.INFO)
-    options, task, network = model
+    options = model.options
     mahalanobis.file_beside(saved).unlink()
-    found = mahalanobis.fit_and_save(options, saved, task, network, n_patches=20)
+    found = mahalanobis.fit_and_save(options, saved, model, n_patches=20)
     assert "20 patches of 160 x 160, 8 features" in caplog.text
-    assert mahalanobis.load_beside(saved, task.encoder(network)).described() == found.described()
+    assert mahalanobis.load_beside(saved, model.encoder).described() == found.described()

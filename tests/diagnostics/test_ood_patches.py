@@ -31,27 +31,29 @@ def images(tmp_path):
 
 @pytest.fixture
 def model(make_options, make_model, tmp_path):
-    """A tiny saved model with its score on patches of 16 x 16: options, task, network, score."""
+    """A tiny saved model with its score on patches of 16 x 16: options, model, score."""
     train = {"mode": "bundled", "split": "train", "GT_size": 16}
     options = make_options(
         "SRFlow", datasets={"train": train, "test_text": TEST, "test_more": {**TEST, "name": "more"}}
     )
-    task, network = make_model(options)
+    model = make_model(options)
     file = tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors"
-    weights.save(file, network, options, 5)
-    return options, task, network, mahalanobis.fit_and_save(options, file, task, network, n_patches=40, patch=16)
+    weights.save(file, model, options, 5)
+    return options, model, mahalanobis.fit_and_save(options, file, model, n_patches=40, patch=16)
 
 
 class Failing:
-    """A task whose samples have a pixel error where the LR image is bright, and are infinite where it is white."""
+    """A model whose samples have a pixel error where the LR image is bright, and are infinite where it is white."""
 
-    def encoder(self, network):
-        return network
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.encoder = Brightness()
 
     def encoder_input(self, lr):
         return lr
 
-    def drawing(self, network, lr, tile, overlap):
+    def prepare(self, lr, tile, overlap):
         bright = lr.mean().item()
         value = math.inf if bright == 1 else 2.0 if bright > 0.5 else 0.5
 
@@ -90,7 +92,7 @@ def steps(tmp_path, values):
 
 def test_failures_are_counted_by_quarter_of_the_scores(tmp_path, make_options):
     values = [0.0, 0.6, 0.2, 1.0, 0.7, 0.1, 0.8, 0.9]
-    ranker = patches.Ranker(Failing(), Brightness(), brightness_score(), make_options().val, 4, batch=3)
+    ranker = patches.Ranker(Failing(), brightness_score(), make_options().val, 4, batch=3)
     ranked = ranker.rank("steps", steps(tmp_path, values))
     assert [patch.position for patch in ranked.patches] == [(0, 16 * k) for k in range(8)]
     # Neighbours shine in at the edges of an LR image cut from the whole.
@@ -105,7 +107,7 @@ def test_failures_are_counted_by_quarter_of_the_scores(tmp_path, make_options):
 
 
 def test_a_single_failing_sample_counts(tmp_path, make_options):
-    ranker = patches.Ranker(Failing(), Brightness(), brightness_score(), make_options(n_sample=3).val, 4)
+    ranker = patches.Ranker(Failing(), brightness_score(), make_options(n_sample=3).val, 4)
     (white,) = ranker.rank("white", steps(tmp_path, [1.0])).patches
     assert (white.pixel_error, white.finite, white.max_residual) == (True, False, math.inf)
     (dark,) = ranker.rank("dark", steps(tmp_path, [0.2])).patches
@@ -114,7 +116,7 @@ def test_a_single_failing_sample_counts(tmp_path, make_options):
 
 
 def test_patches_of_a_folder(model, images, tmp_path):
-    options, task, network, score = model
+    options, model, score = model
     report = patches.rank(options, images, None, None, None)
     (summary,) = report["datasets"].values()
     assert summary["n_images"] == 2 and summary["n_images_too_small"] == 1 and summary["n_patches"] == 8
@@ -128,9 +130,9 @@ def test_patches_of_a_folder(model, images, tmp_path):
     assert patch["dataset"] == f"{tmp_path.name}/in"
 
     lr = EvaluationSet(open_folders(str(images), None, 4), 4)[0].lr[:, 4:8, 4:8]
-    expected = score.score(mahalanobis.features_of(task.encoder(network), lr[None])).item()
+    expected = score.score(mahalanobis.features_of(model.encoder, lr[None])).item()
     assert patch["score"] == pytest.approx(expected, rel=1e-4)
-    ((_, samples),) = draw_samples(task, network, lr, name="large_16_16", heats=(0.9,), n=2, seed=0, batch=10)
+    ((_, samples),) = draw_samples(model, lr, name="large_16_16", heats=(0.9,), n=2, seed=0, batch=10)
     upsampled = torch.zeros(3, 16, 16)
     assert patch["pixel_error"] == any(failures(sample, upsampled).pixel_errors > 0 for sample in samples)
 

@@ -95,9 +95,9 @@ def make(tmp_path):
         values = {**TINY, "path.experiments": tmp_path / "experiments", "path.results": tmp_path / "results", **more}
         options = load("confs/demo.yml", "|".join(f"{key}={value}" for key, value in values.items()))
         torch.manual_seed(0)
-        network = models.build(options).build_network(options.network_G)
-        change(network)
-        weights.save(tmp_path / "experiments/demo/models/00000001_G.safetensors", network, options, 1)
+        model = models.build(options)
+        change(model.network)
+        weights.save(tmp_path / "experiments/demo/models/00000001_G.safetensors", model, options, 1)
         return options
 
     return made
@@ -155,7 +155,7 @@ def test_a_split_prior_that_follows_the_input_is_named_and_its_bound_helps(make,
 
 def test_a_model_without_layers_is_an_error(make, caplog):
     assert engine.run(make(lambda network: None, model="RRDB"), None, None, trace=True) != 0
-    assert "--trace: expected a flow, got a" in caplog.text
+    assert "--trace: expected a flow, got model RRDB" in caplog.text
 
 
 def test_own_images_without_a_validation_set(make, tmp_path):

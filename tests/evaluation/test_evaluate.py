@@ -13,6 +13,7 @@ from robustflow.evaluation import engine, records
 from robustflow.evaluation.evaluate import Evaluator, write_results
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampling import draw_samples
+from robustflow.flows import builder
 from robustflow.models import SuperResolution, weights
 from robustflow.models.base import Likelihood
 from robustflow.report import tables
@@ -43,8 +44,8 @@ def run(make_options, make_model, tmp_path):
 
     def evaluate(input_path=None, model="FS-NCSR", **val):
         options = make_options(model, **val)
-        _, network = make_model(options)
-        weights.save(tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors", network, options, 5)
+        model = make_model(options)
+        weights.save(tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors", model, options, 5)
         engine.evaluate(options, input_path, tmp_path / "out")
         return standard_json((tmp_path / "out" / "metrics.json").read_text())
 
@@ -102,16 +103,14 @@ def test_tiles_are_used_and_noted(run):
 )
 def test_precision_is_used_and_noted(make_options, make_model, tmp_path, monkeypatch, precision, noted):
     options = make_options(save_images=False).model_copy(update={"precision": precision})
-    _, network = make_model(options)
-    weights.save(tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors", network, options, 5)
+    model = make_model(options)
+    weights.save(tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors", model, options, 5)
     built = []
-    build = SuperResolution.build_network
-    monkeypatch.setattr(
-        SuperResolution, "build_network", lambda *arguments: built.append(arguments[2:]) or build(*arguments)
-    )
+    build = builder.build
+    monkeypatch.setattr(builder, "build", lambda *a, **named: built.append(named["precision"]) or build(*a, **named))
     result = engine.evaluate(options, None, tmp_path / "out")
     assert result["protocol"]["precision"] == noted
-    assert built == [(precision,)]
+    assert built == [precision]
 
 
 def test_images_are_written_only_if_asked_for(run, tmp_path):
@@ -162,19 +161,19 @@ def test_lr_images_alone(run, tmp_path):
     assert rows_of(tmp_path / "out")[0]["psnr"] == ""
     pngs = {file.name for file in (tmp_path / "out" / "input").iterdir()}
     samples = {"a_t0_00.png", "a_t0_01.png", "a_t0.9_00.png", "a_t0.9_01.png"}
-    assert pngs - {"a_t0.9_mask.png"} == {"a_lr.png", *samples, "a_t0_std.png", "a_t0.9_std.png"}
+    assert pngs - {"a_t0_mask.png", "a_t0.9_mask.png"} == {"a_lr.png", *samples, "a_t0_std.png", "a_t0.9_std.png"}
     assert read_image(tmp_path / "out" / "input" / "a_t0_00.png").shape == (3, 12, 20)
 
 
 def test_samples_are_written_as_they_are_measured(make_options, make_model, tmp_path):
     options = make_options(n_sample=1, heats=(0.9,))
-    task, network = make_model(options)
+    model = make_model(options)
     write_png(tmp_path / "lr.png", torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)))
     items = evaluation_of_folder(tmp_path / "lr.png", 4)
-    Evaluator(task, network, 4, options.val, tmp_path).evaluate("set", items)
+    Evaluator(model, options.val, tmp_path).evaluate("set", items)
     written = read_image(tmp_path / "set" / "lr_t0.9_00.png")
     settings = {"name": "lr", "heats": (0.9,), "n": 1, "seed": options.val.seed, "batch": 1}
-    ((_, samples),) = draw_samples(task, network, items[0].lr, **settings)
+    ((_, samples),) = draw_samples(model, items[0].lr, **settings)
     assert torch.equal(written, to_uint8(samples[0]))
 
 
@@ -301,7 +300,7 @@ def test_another_data_set_makes_nothing_anew(make_options, make_model, tmp_path,
     one = {"mode": "bundled", "split": "test", "GT_size": 16, "n_crops": 2}
     for datasets, n_drawn in (({"test_a": one}, 2), ({"test_a": one, "test_b": {**one, "lr_gain": 2.0}}, 4)):
         options = make_options(datasets=datasets)
-        weights.save(tmp_path / "experiments/tiny/models/00000005_G.safetensors", make_model(options)[1], options, 5)
+        weights.save(tmp_path / "experiments/tiny/models/00000005_G.safetensors", make_model(options), options, 5)
         engine.evaluate(options, None, tmp_path / "out")
         assert len(drawn) == n_drawn
 

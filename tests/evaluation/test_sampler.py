@@ -9,23 +9,23 @@ LR = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def sample(make_options, make_model):
     """Draw samples of one model at temperature 0.9."""
-    task, network = make_model(make_options())
+    model = make_model(make_options())
 
     def draw(name="image", n=3, seed=0, batch=10, heats=(0.9,), lr=LR):
-        drawn = dict(draw_samples(task, network, lr, name=name, heats=heats, n=n, seed=seed, batch=batch))
+        drawn = dict(draw_samples(model, lr, name=name, heats=heats, n=n, seed=seed, batch=batch))
         return drawn[0.9]
 
     return draw
 
 
 class Recorder:
-    """A task whose samples are its generators' first numbers."""
+    """A model whose samples are its generators' first numbers."""
 
     def __init__(self):
         self.prepared = 0
         self.calls = []
 
-    def drawing(self, network, lr, tile, overlap):
+    def prepare(self, lr, tile, overlap):
         self.prepared += 1
         self.tiles = (tile, overlap)
 
@@ -76,7 +76,7 @@ def test_generators_follow_seed_name_and_index():
 
 def test_all_temperatures_share_latents_and_the_work_on_the_condition():
     recorder = Recorder()
-    drawn = dict(draw_samples(recorder, None, LR, name="image", heats=(0.9, 0.3), n=3, seed=0, batch=2))
+    drawn = dict(draw_samples(recorder, LR, name="image", heats=(0.9, 0.3), n=3, seed=0, batch=2))
     assert torch.equal(drawn[0.9], drawn[0.3])
     assert recorder.prepared == 1
     assert recorder.calls == [(0.9, 2), (0.9, 1), (0.3, 2), (0.3, 1)]
@@ -89,9 +89,9 @@ def test_samples_at_a_temperature_do_not_depend_on_the_others(sample):
 
 
 @pytest.mark.parametrize("tiles", [{}, {"tile": 8}, {"tile": 8, "overlap": 0}], ids=str)
-def test_tiles_are_the_tasks_business(tiles):
+def test_tiles_are_the_models_business(tiles):
     recorder = Recorder()
-    list(draw_samples(recorder, None, LR, name="image", heats=(0.9,), n=1, seed=0, batch=1, **tiles))
+    list(draw_samples(recorder, LR, name="image", heats=(0.9,), n=1, seed=0, batch=1, **tiles))
     assert recorder.tiles == (tiles.get("tile"), tiles.get("overlap"))
 
 

@@ -19,7 +19,7 @@ from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.coupling import Coupling
 from robustflow.flows.prior import SplitPrior
 from robustflow.flows.step import FlowStep, TransitionStep
-from robustflow.models.base import FlowInputs
+from robustflow.models import FlowInputs
 from robustflow.nn import fused
 from robustflow.nn.convolutions import COMPUTE_DTYPES
 from robustflow.options.load import load
@@ -149,24 +149,23 @@ def onto_gpu(network):
 
 
 class Case:
-    """A task with a fake network on a GPU, and its inputs."""
+    """A model with a fake network on a GPU, and its inputs."""
 
     def __init__(self, name, precision):
         configuration, changes, size = CASES[name]
         options = load(f"confs/{configuration}.yml", f"{SMALL}|network_G.flow.stackRRDB.blocks=[0,1]|{changes}")
-        self.task = models.build(options)
-        network = self.task.build_network(options.network_G, precision)
+        self.model = models.build(options.model_copy(update={"precision": precision}))
         # Entered when all real numbers are drawn.
         self.mode = FakeTensorMode()
         with self.mode:
-            self.network = onto_gpu(network)
+            self.model.network = self.network = onto_gpu(self.model.network)
         self.scale, self.size = options.scale, size
 
     def inputs(self):
         x = torch.empty(B, 3, *(side * self.scale for side in self.size), device="cuda")
         other = torch.empty_like(x)
-        y = torch.empty(B, self.task.condition_channels, *self.size, device="cuda")
-        return FlowInputs(x, y, None, other) if self.task.condition_channels == 6 else FlowInputs(x, y, other)
+        y = torch.empty(B, self.model.condition_channels, *self.size, device="cuda")
+        return FlowInputs(x, y, None, other) if self.model.condition_channels == 6 else FlowInputs(x, y, other)
 
     def latents(self, n):
         sides = (side * self.scale for side in self.size)
@@ -190,9 +189,10 @@ class Case:
 
 def loss_under(watch, case):
     with case.mode:
-        flow, inputs = case.train(), case.inputs()
+        case.train()
+        inputs = case.inputs()
         with watch:
-            return case.task.data_loss(flow, inputs)
+            return case.model.data_loss(inputs)
 
 
 @torch.no_grad()

@@ -9,8 +9,7 @@ from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.permutation import Permutation
 from robustflow.flows import build, conditional_flow, level
 from robustflow.interop import published
-from robustflow.models import LLFlow
-from robustflow.models.base import FlowInputs
+from robustflow.models import FlowInputs, LLFlow
 from robustflow.options.schema import FlowOptions, NetworkOptions
 
 FLOW = {"K": 2, "L": 3, "S": (0, 1, 2), "hidden_channels": 5}
@@ -258,12 +257,19 @@ def test_encoding_with_and_without_it(flow):
     assert flow.mixing_log_det().abs() > 1e-3
 
 
+def model_of(flow):
+    """Any model of the flow: images are not looked at."""
+    model = LLFlow(nf=4, nb=1, gc=4, K=1, hidden_channels=4)
+    model.network = flow
+    return model
+
+
 def test_loss_is_its_two_parts(flow):
-    task = LLFlow(1, 0.2)  # Any flow task: images are not looked at.
+    model = model_of(flow)
     x, y = draw(2, 3, 8, 16, seed=1), draw(2, 3, 2, 4, seed=2)
     inputs, parameters = FlowInputs(x, y, draw(2, 3, 8, 16, seed=3)), list(flow.parameters())
     expected = flow.encode(*inputs).bits_per_dim(3 * 8 * 16).mean()
-    data, weights = task.data_loss(flow, inputs), task.weight_loss(flow)
+    data, weights = model.data_loss(inputs), model.weight_loss()
     torch.testing.assert_close(data + weights, expected, rtol=1e-13, atol=1e-13)
     gradients = [
         torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
@@ -276,7 +282,7 @@ def test_loss_is_its_two_parts(flow):
 def test_weight_loss_is_of_linear_layers_alone(flow):
     names = dict(flow.named_parameters())
     gradients = torch.autograd.grad(
-        LLFlow(1, 0.2).weight_loss(flow), list(names.values()), allow_unused=True, materialize_grads=True
+        model_of(flow).weight_loss(), list(names.values()), allow_unused=True, materialize_grads=True
     )
     for name, gradient in zip(names, gradients, strict=True):
         is_linear = name.endswith((".actnorm.logs", ".permutation.weight"))
@@ -285,12 +291,12 @@ def test_weight_loss_is_of_linear_layers_alone(flow):
 
 def test_pieces_of_a_batch_add_up(flow):
     """As with micro_batch: data losses of pieces by their share, and the weights' once."""
-    task, parameters = LLFlow(1, 0.2), list(flow.parameters())
+    model, parameters = model_of(flow), list(flow.parameters())
     whole = FlowInputs(draw(3, 3, 8, 16, seed=1), draw(3, 3, 2, 4, seed=2), draw(3, 3, 8, 16, seed=3))
     expected = torch.autograd.grad(flow.encode(*whole).bits_per_dim(384).mean(), parameters)
     flow.zero_grad()
     for piece in (slice(0, 2), slice(2, 3)):
         part = FlowInputs(*(None if value is None else value[piece] for value in whole))
-        (task.data_loss(flow, part) * len(part.x) / 3).backward()
-    task.weight_loss(flow).backward()
+        (model.data_loss(part) * len(part.x) / 3).backward()
+    model.weight_loss().backward()
     assert_same([parameter.grad for parameter in parameters], expected, rtol=1e-10, atol=1e-12)

@@ -20,11 +20,12 @@ class Case:
     def __init__(self, coupling, device):
         self.coupling, self.device = coupling, device
         built = networks.network(coupling, "ours fp32", Setting(threads=1, tiny=True))
-        self.task, self.flow = built.task, copy.deepcopy(built.flow).to(device).eval()
+        self.model = copy.deepcopy(built.model).to(device).eval()
+        self.flow = self.model.flow
         self.exact = built.flow.double().eval()
         self.plain = PlainFlow(self.exact)
         gt, self.lr = networks.images(2, 24, 32)
-        self.inputs = self.task.inputs(gt, self.lr, torch.Generator().manual_seed(0))
+        self.inputs = self.model.inputs(gt, self.lr, torch.Generator().manual_seed(0))
         draws = [self.flow.draw_latents((96, 128), torch.Generator().manual_seed(n)) for n in range(2)]
         self.latents = [0.9 * torch.cat(level) for level in zip(*draws, strict=True)]
 

@@ -10,7 +10,7 @@ def make_options(tmp_path):
 
     def make(model="FS-NCSR", *, datasets=None, **val):
         test = {"mode": "bundled", "split": "test", "GT_size": 16, "n_crops": 2}
-        flow = {"K": 1, "L": 2, "S": (0,), "hidden_channels": 8}
+        flow = {"K": 1, "L": 2, "S": (0, 1) if "NCSR" in str(model) else (0,), "hidden_channels": 8}
         values = {
             "name": "tiny",
             "model": model,
@@ -27,7 +27,7 @@ def make_options(tmp_path):
 
 @pytest.fixture
 def make_model():
-    """Make the task and network of options, with random weights."""
+    """Make the model of options, with random weights."""
 
     def make(options):
         return built(options, 0.05)

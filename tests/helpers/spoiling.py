@@ -61,7 +61,7 @@ def make_folder(folder: Path) -> None:
 def save_weights(path: Path, options_file: Path, override: str | None = None, **metadata: str) -> None:
     """Write untrained weights of the options, in ours or the published layout."""
     options = load(options_file, override)
-    network = models.build(options).build_network(options.network_G)
+    network = models.build(options).network
     if path.suffix == ".pth":
         torch.save(published.write_back(network), path)
         return

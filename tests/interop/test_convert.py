@@ -37,7 +37,7 @@ def small(request, tmp_path, monkeypatch):
     text = OPTIONS.replace("COUPLING", COUPLINGS[request.param.split()[0]])
     (tmp_path / "x.yml").write_text(text.replace("PERMUTATION", str("fixed" not in request.param).lower()))
     options = load(tmp_path / "x.yml", "network_G.gc=4")
-    network = models.build(options).build_network(options.network_G)
+    network = models.build(options).network
     for parameter in network.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     torch.save(published.write_back(network), tmp_path / "x_G.pth")
@@ -91,7 +91,7 @@ def test_low_light_there_and_back(coupling, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yml").write_text(LOW_LIGHT.replace("COUPLING", COUPLINGS[coupling]))
     options = load("x.yml", "network_G.gc=4")
-    torch.save(published.write_back(models.build(options).build_network(options.network_G)), "x_G.pth")
+    torch.save(published.write_back(models.build(options).network), "x_G.pth")
     there = ["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"]
     back = ["-opt", "x.yml", "--weights", "y.safetensors", "--output", "z.pth", "--reverse"]
     assert convert.main(there) == convert.main(back) == 0
@@ -103,12 +103,12 @@ def test_low_light_there_and_back(coupling, tmp_path, monkeypatch):
 def test_converted_weights_are_the_network(small, tmp_path):
     convert.main(["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"])
     options = load("x.yml", "network_G.gc=4")
-    network = models.build(options).build_network(options.network_G)
-    weights.load(tmp_path / "y.safetensors", network, options, encoder_suffices=False)
+    model = models.build(options)
+    weights.load(tmp_path / "y.safetensors", model, options, encoder_suffices=False)
     for name, tensor in small.state_dict().items():
         if "initialized" not in name:
             # The published layout is float32, also for fixed permutations.
-            assert torch.equal(tensor.float(), network.state_dict()[name].float()), name
+            assert torch.equal(tensor.float(), model.network.state_dict()[name].float()), name
 
 
 def test_training_goes_on_from_published_weights(small, tmp_path):
@@ -124,11 +124,11 @@ def test_flow_starts_from_a_published_encoder(small, tmp_path):
     encoder = {k.removeprefix("RRDB."): v for k, v in published.read("x_G.pth").items() if k.startswith("RRDB.")}
     torch.save(encoder, "rrdb.pth")
     options = weights.fitting(load("x.yml"), tmp_path / "rrdb.pth")
-    network = models.build(options).build_network(options.network_G)
-    assert weights.load(tmp_path / "rrdb.pth", network, options, encoder_suffices=True) == "encoder"
-    assert torch.equal(network.encoder.conv_first.weight, small.encoder.conv_first.weight)
+    model = models.build(options)
+    assert weights.load(tmp_path / "rrdb.pth", model, options, encoder_suffices=True) == "encoder"
+    assert torch.equal(model.encoder.conv_first.weight, small.encoder.conv_first.weight)
     with pytest.raises(weights.WeightsError, match="that of an encoder alone"):
-        weights.load(tmp_path / "rrdb.pth", network, options, encoder_suffices=False)
+        weights.load(tmp_path / "rrdb.pth", model, options, encoder_suffices=False)
 
 
 class Evil:

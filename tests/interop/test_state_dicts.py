@@ -94,7 +94,7 @@ def network(tmp_path, monkeypatch):
     def make(model="SRFlow", scale=4):
         (tmp_path / "run.yml").write_text(CONF.replace("MODEL", model).replace("SCALE", str(scale)))
         options = load("run.yml")
-        return models.build(options).build_network(options.network_G), options
+        return models.build(options), options
 
     return make
 
@@ -115,7 +115,7 @@ def test_form(network, tmp_path, caplog, model, form):
     torch.save(FORMS[form], tmp_path / "w.pth")
     loaded = weights.load(tmp_path / "w.pth", made, weights.fitting(options, tmp_path / "w.pth"), encoder_suffices=True)
     assert loaded == ("network" if model == "RRDB" else "encoder")
-    assert_holds(made, STATE)
+    assert_holds(made.network, STATE)
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warned) == (form in RENAMED)
 
@@ -130,7 +130,7 @@ def test_file(network, tmp_path, file):
         torch.save(state, tmp_path / file, _use_new_zipfile_serialization=not file.startswith("old"))
     assert weights.fitting(options, tmp_path / file).network_G.gc == 4
     assert weights.load(tmp_path / file, made, options, encoder_suffices=True) == "encoder"
-    assert_holds(made, STATE)
+    assert_holds(made.network, STATE)
 
 
 @pytest.mark.parametrize("change", [dict, basicsr, esrgan])
@@ -139,7 +139,7 @@ def test_scale(network, tmp_path, scale, change):
     torch.save(change(rrdb(scale)), tmp_path / "w.pth")
     made, options = network("RRDB", scale)
     weights.load(tmp_path / "w.pth", made, options, encoder_suffices=False)
-    assert_holds(made, rrdb(scale))
+    assert_holds(made.network, rrdb(scale))
     for model in ("RRDB", "SRFlow"):
         for other in {2, 4, 8} - {scale}:
             made, options = network(model, other)
@@ -157,16 +157,16 @@ def test_an_rrdb_that_reads_blocks_of_pixels_has_another_scale(channels, scale):
 
 def test_a_flow_in_a_wrapper(network, tmp_path):
     made, options = network()
-    state = published.write_back(made)
+    state = published.write_back(made.network)
     torch.save({"state_dict": prefixed("netG.module.", state), "epoch": 1}, tmp_path / "w.pth")
     for tensor in made.state_dict().values():
         tensor.zero_()
     assert weights.load(tmp_path / "w.pth", made, options, encoder_suffices=False) == "network"
-    assert all(torch.equal(tensor, state[name]) for name, tensor in published.write_back(made).items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in published.write_back(made.network).items())
 
 
 def test_a_flow_of_another_scale_names_both(network, tmp_path):
-    torch.save(published.write_back(network(scale=2)[0]), tmp_path / "w.pth")
+    torch.save(published.write_back(network(scale=2)[0].network), tmp_path / "w.pth")
     made, options = network(scale=4)
     with pytest.raises(WeightsError, match="RRDB of scale 2, the options say scale 4"):
         weights.load(tmp_path / "w.pth", made, options, encoder_suffices=False)

@@ -23,15 +23,15 @@ def tiny(name, model, *, coupling="affine", scale=4, L=2, splits=True):
 
 def built_calm(options, std):
     """As `built`, with samples near what they are conditioned on, as those of trained models are."""
-    task, network = built(options, std)
+    model = built(options, std)
     with torch.no_grad():
-        network.levels[0].transitions[0].actnorm.logs += 3
-    return task, network
+        model.network.levels[0].transitions[0].actnorm.logs += 3
+    return model
 
 
 @pytest.fixture
 def make_model():
-    """Make a tiny task and flow whose weights are random, float32."""
+    """Make a tiny model whose weights are random, float32."""
 
     def make(model="FS-NCSR", **options):
         return built(tiny("tiny", model, **options), 0.03)
@@ -45,8 +45,8 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("model")
     low_light = tiny("low", "LLFlow", scale=1, L=3, splits=False)
     for options in (tiny("tiny", "FS-NCSR"), low_light):
-        _, network = built_calm(options, 0.01)
-        weights.save(place / f"{options.name}_G.safetensors", network, options, 1)
+        model = built_calm(options, 0.01)
+        weights.save(place / f"{options.name}_G.safetensors", model, options, 1)
         (place / f"{options.name}.yml").write_text(dump(options))
     mask = torch.zeros(3, 45, 38)
     mask[:, 5:20, 5:20] = 1

@@ -15,8 +15,7 @@ from robustflow.utils.errors import UserError
 
 @pytest.fixture
 def model(make_model):
-    task, flow = make_model()
-    return Model(None, None, task, flow)
+    return Model(make_model())
 
 
 def generator(seed=0):
@@ -91,7 +90,7 @@ def test_interpolation_begins_and_ends_with_samples(model):
     lr = downsample(piece(), 4)
     first, middle, last = edit.interpolated(model, lr, 3, 0.9, (generator(1), generator(2)))
     with torch.no_grad():
-        ends = model.task.drawing(model.flow, model.batch(lr))(0.9, [generator(1), generator(2)])
+        ends = model.flow.prepare(model.batch(lr))(0.9, [generator(1), generator(2)])
     torch.testing.assert_close(torch.stack([first, last]), ends, atol=1e-5, rtol=0)
     assert not torch.allclose(middle, (first + last) / 2, atol=1e-3)
 

@@ -160,8 +160,7 @@ def test_models_without_latents_are_refused(folder, tmp_path, capsys, caplog):
     options = RunOptions.model_validate(
         {"name": "rrdb", "model": "RRDB", "device": "cpu", "network_G": {"nf": 8, "nb": 1, "gc": 4}}
     )
-    task = models.build(options)
-    weights.save(tmp_path / "rrdb_G.safetensors", task.build_network(options.network_G), options, 1)
+    weights.save(tmp_path / "rrdb_G.safetensors", models.build(options), options, 1)
     (tmp_path / "rrdb.yml").write_text(dump(options))
     model = ("-opt", str(tmp_path / "rrdb.yml"), "--weights", str(tmp_path / "rrdb_G.safetensors"))
     status = main(["encode", *model, "--input", str(folder / "photo.png"), "--output", str(tmp_path / "out")])

@@ -39,10 +39,9 @@ def test_samples_are_those_of_tests_in_any_batches(call, folder, tmp_path):
     batches = ("--override", "val.sample_batch=2")
     _, _, _, single = call("sample", "--input", "@lr.png", "--n", "3", *batches, output=tmp_path / "single")
     options = load(str(folder / "tiny.yml"))
-    task, lr = models.build(options), read_image(folder / "lr.png") / 255
-    network = task.build_network(options.network_G).eval()
-    weights.load(folder / "tiny_G.safetensors", network, options, encoder_suffices=False)
-    ((_, samples),) = draw_samples(task, network, lr, name="lr", heats=[0.9], n=3, seed=0, batch=10)
+    model, lr = models.build(options).eval(), read_image(folder / "lr.png") / 255
+    weights.load(folder / "tiny_G.safetensors", model, options, encoder_suffices=False)
+    ((_, samples),) = draw_samples(model, lr, name="lr", heats=[0.9], n=3, seed=0, batch=10)
     for number, sample in enumerate(samples):
         assert torch.equal(read_image(out / f"lr_sample_{number:02d}.png"), to_uint8(sample))
         assert torch.equal(read_image(single / f"lr_sample_{number:02d}.png"), to_uint8(sample))

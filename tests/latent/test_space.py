@@ -111,37 +111,37 @@ def test_generators_decide_alone():
 @pytest.mark.parametrize("size", [(32, 48), (13, 30), (5, 3)])
 @pytest.mark.parametrize("coupling", ["affine", "rq_spline"])
 def test_images_come_back_from_their_latents(make_model, model, size, coupling):
-    task, flow = make_model(model, coupling=coupling)
+    model = make_model(model, coupling=coupling)
     image = photograph(*size)
-    space = LatentSpace(task, flow, downsample(image, 4), size)
+    space = LatentSpace(model, downsample(image, 4), size)
     back = space.decode(space.encode(image))
     assert back.shape == image.shape
     torch.testing.assert_close(back, image, atol=1e-5, rtol=0)
 
 
 def test_draws_are_those_of_the_task(make_model):
-    task, flow = make_model(L=3)
+    model = make_model(L=3)
     lr = photograph(7, 9)
-    space = LatentSpace(task, flow, lr)
+    space = LatentSpace(model, lr)
     with torch.no_grad():
-        expected = task.drawing(flow, lr)(0.7, [generator(k) for k in range(2)])
+        expected = model.prepare(lr)(0.7, [generator(k) for k in range(2)])
     found = space.decode(space.draw(0.7, [generator(k) for k in range(2)]))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_log_probability_is_that_of_training_without_noise(make_model):
-    task, flow = make_model("SRFlow")
-    task.noise.std = 0.0
+    model = make_model("SRFlow")
+    model.noise.std = 0.0
     image = photograph(16, 16)
-    space = LatentSpace(task, flow, downsample(image, 4))
-    expected = task.likelihood(flow, image, downsample(image, 4), generator()).bits_per_dim
+    space = LatentSpace(model, downsample(image, 4))
+    expected = model.likelihood(image, downsample(image, 4), generator()).bits_per_dim
     found = -space.encoding(image).log_prob / (math.log(2) * space.dimensions)
     torch.testing.assert_close(found, expected.detach())
 
 
 def test_masks_cover_the_blocks_that_hold_a_masked_pixel(make_model):
-    task, flow = make_model(L=3)
-    space = LatentSpace(task, flow, photograph(5, 8), (18, 30))
+    model = make_model(L=3)
+    space = LatentSpace(model, photograph(5, 8), (18, 30))
     mask = torch.zeros(18, 30, dtype=torch.bool)
     mask[9, 7] = True
     # Padded to 24 × 32: latents at 1/2, 1/4 and 1/8.
@@ -151,16 +151,16 @@ def test_masks_cover_the_blocks_that_hold_a_masked_pixel(make_model):
 
 
 def test_masks_of_everything_cover_mirrored_parts(make_model):
-    task, flow = make_model(L=3)
-    space = LatentSpace(task, flow, photograph(5, 8), (18, 30))
+    model = make_model(L=3)
+    space = LatentSpace(model, photograph(5, 8), (18, 30))
     assert all(mask.all() for mask in space.masks(torch.ones(18, 30, dtype=torch.bool)))
 
 
 def test_low_light_is_encoded_as_in_training(make_model):
-    task, flow = make_model("LLFlow", scale=1, L=3, splits=False)
+    model = make_model("LLFlow", scale=1, L=3, splits=False)
     low, image = 0.2 * photograph(16, 24), photograph(16, 24, 1)
-    space = LatentSpace(task, flow, low)
-    expected = task.likelihood(flow, image, task.condition_of(low), generator())
+    space = LatentSpace(model, low)
+    expected = model.likelihood(image, model.condition_of(low), generator())
     found = -space.encoding(image).log_prob / (math.log(2) * space.dimensions)
     torch.testing.assert_close(found, expected.bits_per_dim.detach())
     torch.testing.assert_close(space.decode(space.encode(image)), image, atol=1e-5, rtol=0)
@@ -168,16 +168,16 @@ def test_low_light_is_encoded_as_in_training(make_model):
 
 def test_levels_are_those_that_have_latents(make_model):
     for splits, levels in ((True, [1, 2, 3]), (False, [3])):
-        task, flow = make_model(L=3, splits=splits)
-        assert LatentSpace(task, flow, photograph(5, 8)).levels == levels
+        model = make_model(L=3, splits=splits)
+        assert LatentSpace(model, photograph(5, 8)).levels == levels
 
 
 def test_other_sizes_are_refused(make_model):
-    task, flow = make_model()
+    model = make_model()
     with pytest.raises(ValueError, match="expected images of 4 times"):
-        LatentSpace(task, flow, photograph(8, 8), (36, 32))
+        LatentSpace(model, photograph(8, 8), (36, 32))
     with pytest.raises(ValueError, match="expected \\(height, width\\)"):
-        LatentSpace(task, flow, photograph(8, 8)).encode(photograph(32, 30))
+        LatentSpace(model, photograph(8, 8)).encode(photograph(32, 30))
 
 
 def test_spherical_interpolation_keeps_lengths_and_ends():

@@ -19,7 +19,7 @@ def make_options():
 
 @pytest.fixture
 def make_model(make_options):
-    """Make a tiny task and network whose weights are random: no layer is left at its initial identity."""
+    """Make a tiny model whose weights are random: no layer is left at its initial identity."""
 
     def make(model="FS-NCSR", **options):
         run = make_options(model, **options)

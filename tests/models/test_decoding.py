@@ -12,15 +12,14 @@ FLOW = {"K": 2, "L": 2, "S": (0, 1), "hidden_channels": 8}
 
 @pytest.fixture
 def make(perturb):
-    def build(model="FS-NCSR", coupling="rq_spline", graphs="auto", memory=1024):
+    def build(kind="FS-NCSR", coupling="rq_spline", graphs="auto", memory=1024):
         flow = {**FLOW, "coupling": coupling, "projection_memory": memory}
-        if model == "SRFlow":
+        if kind == "SRFlow":
             flow["S"] = (0,)
         network = {"nf": 8, "nb": 1, "gc": 4, "flow": flow}
-        options = RunOptions.model_validate({"name": "x", "model": model, "network_G": network, "cuda_graphs": graphs})
-        task = models.build(options)
+        options = RunOptions.model_validate({"name": "x", "model": kind, "network_G": network, "cuda_graphs": graphs})
         torch.manual_seed(0)
-        return task, perturb(task.build_network(options.network_G), std=0.05).float().eval()
+        return perturb(models.build(options), std=0.05).float().eval()
 
     return build
 
@@ -36,95 +35,95 @@ def generators(n):
 
 
 @torch.no_grad()
-def draws(task, network, photographs, **tiling):
+def draws(model, photographs, **tiling):
     """Of each photograph two temperatures of three samples, then one sample."""
     found = []
     for lr in photographs:
-        draw = task.drawing(network, lr, **tiling)
+        draw = model.prepare(lr, **tiling)
         found += [draw(0.5, generators(3)), draw(0.9, generators(3)), draw(0.9, generators(1))]
     return found
 
 
-@pytest.mark.parametrize("model", ["FS-NCSR", "SRFlow"])
+@pytest.mark.parametrize("kind", ["FS-NCSR", "SRFlow"])
 @pytest.mark.parametrize("coupling", ["affine", "rq_spline"])
-def test_captured_samples_are_uncaptured_ones(make, photographs, monkeypatch, model, coupling):
-    task, network = make(model, coupling)
-    expected = draws(task, network, photographs)
-    network.eval()
+def test_captured_samples_are_uncaptured_ones(make, photographs, monkeypatch, kind, coupling):
+    model = make(kind, coupling)
+    expected = draws(model, photographs)
+    model.network.eval()
     recording = recorded_graphs.install(monkeypatch)
-    for found, value in zip(draws(task, network, photographs), expected, strict=True):
+    for found, value in zip(draws(model, photographs), expected, strict=True):
         assert torch.equal(found, value)
     # One condition, for batches of three samples and of one; nothing for a size that comes once.
     assert recording.n_replays == [3, 6, 3]
 
 
 def test_tiles_of_one_size_are_replayed(make, monkeypatch):
-    task, network = make()
+    model = make()
     lr = [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
-    expected = draws(task, network, lr, tile=8, overlap=2)
-    network.eval()
+    expected = draws(model, lr, tile=8, overlap=2)
+    model.network.eval()
     recording = recorded_graphs.install(monkeypatch)
-    for found, value in zip(draws(task, network, lr, tile=8, overlap=2), expected, strict=True):
+    for found, value in zip(draws(model, lr, tile=8, overlap=2), expected, strict=True):
         assert torch.equal(found, value)
     assert recording.n_replays
 
 
 def test_images_prepared_beside_each_other_keep_their_samples(make, photographs, monkeypatch):
-    task, network = make()
+    model = make()
     with torch.no_grad():
-        expected = [task.drawing(network, lr)(0.9, generators(2)) for lr in photographs]
-        network.eval()
+        expected = [model.prepare(lr)(0.9, generators(2)) for lr in photographs]
+        model.network.eval()
         recorded_graphs.install(monkeypatch)
-        prepared = [task.drawing(network, lr) for lr in photographs]
+        prepared = [model.prepare(lr) for lr in photographs]
         for _ in range(2):
             for draw, value in zip(reversed(prepared), reversed(expected), strict=True):
                 assert torch.equal(draw(0.9, generators(2)), value)
 
 
 def test_new_weights_are_seen_after_eval(make, photographs, monkeypatch):
-    task, network = make()
+    model = make()
     recorded_graphs.install(monkeypatch)
-    before = draws(task, network, photographs[:3])[-1]
+    before = draws(model, photographs[:3])[-1]
     with torch.no_grad():
-        for parameter in network.parameters():
+        for parameter in model.network.parameters():
             parameter.mul_(1.01)
-    found = draws(task, network.eval(), photographs[:3])[-1]
+    found = draws(model.eval(), photographs[:3])[-1]
     assert not torch.equal(found, before)
     monkeypatch.undo()
-    assert torch.equal(found, draws(task, network.eval(), photographs[:3])[-1])
+    assert torch.equal(found, draws(model.eval(), photographs[:3])[-1])
 
 
 def test_projections_beyond_the_budget_are_made_while_decoding(make, photographs, monkeypatch):
-    task, network = make()
-    network.projection_memory = 1
-    expected = draws(task, network, photographs)
-    network.eval()
+    model = make()
+    model.network.projection_memory = 1
+    expected = draws(model, photographs)
+    model.network.eval()
     recording = recorded_graphs.install(monkeypatch)
-    for found, value in zip(draws(task, network, photographs), expected, strict=True):
+    for found, value in zip(draws(model, photographs), expected, strict=True):
         assert torch.equal(found, value)
     assert recording.n_replays
 
 
 def test_graphs_can_be_switched_off(make, photographs, monkeypatch):
-    task, network = make(graphs="off")
+    model = make(graphs="off")
     recording = recorded_graphs.install(monkeypatch)
-    draws(task, network, photographs)
+    draws(model, photographs)
     assert not recording.graphs
 
 
 def test_a_decoding_that_cannot_be_captured_is_told_once(make, photographs, monkeypatch, caplog):
-    task, network = make()
+    model = make()
     lr = [image for image in photographs for _ in range(2)]  # every size more than once
-    expected = draws(task, network, lr)
-    network.eval()
+    expected = draws(model, lr)
+    model.network.eval()
     recorded_graphs.install(monkeypatch)
-    decode = network.decode
+    decode = model.network.decode
 
     def read(latents, condition):
         latents[0].sum().item()
         return decode(latents, condition)
 
-    monkeypatch.setattr(network, "decode", read)
-    for found, value in zip(draws(task, network, lr), expected, strict=True):
+    monkeypatch.setattr(model.network, "decode", read)
+    for found, value in zip(draws(model, lr), expected, strict=True):
         assert torch.equal(found, value)
     assert caplog.text.count("CUDA graphs are not used from here on") == 1

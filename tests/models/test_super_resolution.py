@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from robustflow import models
+from robustflow.bijections.analytic import AnalyticElementwise
 from robustflow.data.bicubic import downsample
-from robustflow.models import FlowTask
+from robustflow.models import RRDB, FlowModel
+from robustflow.options.load import load
 
 COUPLINGS = ["affine", {"type": "affine", "eps": 0.1}, "rq_spline"]
 SILENT = [
@@ -36,12 +38,12 @@ def test_srflow_adds_noise_to_the_hr_image_alone(make_options, images):
 
 @pytest.mark.parametrize("model", ["SRFlow", "NCSR", "FS-NCSR"])
 def test_skipped_noise_is_drawn_alone(make_options, images, monkeypatch, model):
-    task = models.build(make_options(model, S=(0,) if model == "SRFlow" else (0, 1)))
+    built = models.build(make_options(model, S=(0,) if model == "SRFlow" else (0, 1)))
     drawn, skipped, by_default = (generator() for _ in range(3))
-    task.inputs(*(image.repeat(2, 1, 1, 1)[:3] for image in images), drawn)
-    FlowTask.skip_noise(task, *images, by_default, 3)
-    monkeypatch.setattr(task, "inputs", None)
-    task.skip_noise(*images, skipped, 3)
+    built.inputs(*(image.repeat(2, 1, 1, 1)[:3] for image in images), drawn)
+    FlowModel.skip_noise(built, *images, by_default, 3)
+    monkeypatch.setattr(built, "inputs", None)
+    built.skip_noise(*images, skipped, 3)
     assert torch.equal(skipped.get_state(), drawn.get_state())
     assert torch.equal(by_default.get_state(), drawn.get_state())
 
@@ -65,8 +67,8 @@ def test_fs_ncsr_subtracts_the_upsampled_clean_lr_image(make_options, images):
 
 @pytest.mark.parametrize("model", ["SRFlow", "NCSR", "FS-NCSR"])
 def test_noise_comes_from_the_generator_alone(make_options, images, model):
-    task = models.build(make_options(model, S=(0,)))
-    first, again, other = (task.inputs(*images, generator(seed)).x for seed in (3, 3, 4))
+    built = models.build(make_options(model, S=(0,) if model == "SRFlow" else (1,)))
+    first, again, other = (built.inputs(*images, generator(seed)).x for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -74,7 +76,7 @@ def test_noise_comes_from_the_generator_alone(make_options, images, model):
 @pytest.mark.parametrize("pieces", [(2, 2), (1, 1, 1, 1), (3, 1)], ids=str)
 @pytest.mark.parametrize("model", ["SRFlow", "FS-NCSR"])
 def test_pieces_of_a_batch_get_the_noise_of_the_whole(make_options, model, pieces):
-    noise = models.build(make_options(model, S=(0,))).noise
+    noise = models.build(make_options(model, S=(0,) if model == "SRFlow" else (1,))).noise
     # Fewer than 16 numbers are drawn in another way than more.
     for side in (1, 2, 16):
         gt, shared = torch.zeros(4, 3, side, side), generator()
@@ -85,12 +87,12 @@ def test_pieces_of_a_batch_get_the_noise_of_the_whole(make_options, model, piece
 @pytest.mark.parametrize("model", ["NCSR", "FS-NCSR"])
 @pytest.mark.parametrize(("scale", "expected"), [(2, 0.05), (4, 0.05), (8, 0.03)])
 def test_largest_noise_level_by_scale(make_options, model, scale, expected):
-    assert models.build(make_options(model, scale=scale, L=3, S=(0,))).noise.maximum == expected
+    assert models.build(make_options(model, scale=scale, L=3, S=(1,))).noise.maximum == expected
 
 
 def test_zero_is_a_noise_level(make_options, images):
-    task = models.build(make_options({"type": "NCSR", "noise_max": 0.0}))
-    assert torch.equal(task.inputs(*images, generator()).x, images[0])
+    model = models.build(make_options({"type": "NCSR", "noise_max": 0.0}))
+    assert torch.equal(model.inputs(*images, generator()).x, images[0])
 
 
 def test_each_image_has_a_noise_level_of_its_own(make_options):
@@ -116,34 +118,34 @@ def test_srflow_refuses_noise_couplings(make_options):
 @pytest.mark.parametrize("model", SILENT, ids=lambda model: model["type"])
 def test_latents_of_an_image_decode_to_it(make_model, images, model, coupling):
     gt, lr = images
-    task, network = make_model(model, coupling=coupling, S=(0,) if model["type"] == "SRFlow" else (0, 1))
-    network.double()
-    inputs = task.inputs(gt, lr, generator())
+    model = make_model(model, coupling=coupling, S=(0,) if model["type"] == "SRFlow" else (0, 1))
+    model.network.double()
+    inputs = model.inputs(gt, lr, generator())
     with torch.no_grad():
-        latents = network.encode(inputs.x, inputs.condition, inputs.noise).latents
-        x, _ = network.decode(latents, inputs.condition, inputs.noise)
-    torch.testing.assert_close(task.image(x, lr), gt, rtol=0, atol=1e-10)
+        latents = model.network.encode(inputs.x, inputs.condition, inputs.noise).latents
+        x, _ = model.network.decode(latents, inputs.condition, inputs.noise)
+    torch.testing.assert_close(model.image(x, lr), gt, rtol=0, atol=1e-10)
 
 
 def test_samples_of_a_batch_get_the_base_of_their_own_image(make_options, images):
     _, lr = images
-    task = models.build(make_options("FS-NCSR"))
-    samples = task.image(torch.zeros(3 * 2, 3, 32, 32, dtype=lr.dtype), lr)
+    model = models.build(make_options("FS-NCSR"))
+    samples = model.image(torch.zeros(3 * 2, 3, 32, 32, dtype=lr.dtype), lr)
     for sample in range(3):
         for image in range(2):
-            alone = task.image(torch.zeros(1, 3, 32, 32, dtype=lr.dtype), lr[image : image + 1])[0]
+            alone = model.image(torch.zeros(1, 3, 32, 32, dtype=lr.dtype), lr[image : image + 1])[0]
             assert torch.equal(samples[2 * sample + image], alone)
 
 
 def test_loss_is_the_mean_of_bits_per_dimension(make_model, images):
     gt, lr = images
-    task, network = make_model("NCSR")
-    network.double()
-    inputs = task.inputs(gt, lr, generator())
+    model = make_model("NCSR")
+    model.network.double()
+    inputs = model.inputs(gt, lr, generator())
     with torch.no_grad():
-        log_prob = network.encode(inputs.x, inputs.condition, inputs.noise).log_prob
-        bits = task.likelihood(network, gt, lr, generator()).bits_per_dim
-        loss = task.loss(network, gt, lr, generator())
+        log_prob = model.network.encode(inputs.x, inputs.condition, inputs.noise).log_prob
+        bits = model.likelihood(gt, lr, generator()).bits_per_dim
+        loss = model.loss(gt, lr, generator())
     torch.testing.assert_close(bits, -log_prob / (math.log(2) * 3 * 32 * 32))
     torch.testing.assert_close(loss, bits.mean())
 
@@ -155,25 +157,25 @@ def test_loss_is_the_mean_of_bits_per_dimension(make_model, images):
 @pytest.mark.parametrize("L", [2, 3])
 @torch.no_grad()
 def test_samples_have_exactly_scale_times_the_size(make_model, L, size):
-    task, network = make_model(L=L, S=(0,))
-    sample = task.drawing(network, torch.rand(1, 3, *size, generator=generator()))(0.9, [generator()])
+    model = make_model(L=L, S=(1,))
+    sample = model.prepare(torch.rand(1, 3, *size, generator=generator()))(0.9, [generator()])
     assert sample.shape == (1, 3, 4 * size[0], 4 * size[1])
     assert sample.isfinite().all()
 
 
 @torch.no_grad()
 def test_odd_sizes_are_padded_by_mirroring(make_model):
-    task, network = make_model(L=3, S=(0,))
+    model = make_model(L=3, S=(1,))
     lr = torch.rand(1, 3, 3, 1, generator=generator())
     mirrored = torch.cat([lr, lr[..., -1:, :]], dim=-2).expand(-1, -1, -1, 2)
-    sample, whole = (task.drawing(network, image)(0.9, [generator()]) for image in (lr, mirrored))
+    sample, whole = (model.prepare(image)(0.9, [generator()]) for image in (lr, mirrored))
     torch.testing.assert_close(sample, whole[..., :12, :4], rtol=0, atol=0)
 
 
 @torch.no_grad()
 def test_samples_do_not_depend_on_their_batch(make_model):
-    task, network = make_model()
-    draw = task.drawing(network, torch.rand(1, 3, 6, 5, generator=generator()))
+    model = make_model()
+    draw = model.prepare(torch.rand(1, 3, 6, 5, generator=generator()))
     together = draw(0.9, [generator(seed) for seed in range(4)])
     apart = torch.cat([draw(0.9, [generator(seed)]) for seed in range(4)])
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
@@ -182,13 +184,23 @@ def test_samples_do_not_depend_on_their_batch(make_model):
 
 @torch.no_grad()
 def test_temperature_scales_the_latents(make_model):
-    task, network = make_model()
-    draw = task.drawing(network, torch.rand(1, 3, 4, 4, generator=generator()))
+    model = make_model()
+    draw = model.prepare(torch.rand(1, 3, 4, 4, generator=generator()))
     cold, other = draw(0.0, [generator(0)]), draw(0.0, [generator(1)])
     assert torch.equal(cold, other)
     assert (draw(0.9, [generator(0)]) - cold).std() > (draw(0.3, [generator(0)]) - cold).std() > 0
 
 
-def test_flow_tasks_refuse_other_networks(make_options):
-    with pytest.raises(TypeError, match="ConditionalFlow, got Identity"):
-        models.build(make_options()).drawing(torch.nn.Identity(), torch.zeros(1, 3, 4, 4))
+def test_counts_what_elementwise_maps_see(monkeypatch):
+    seen = []
+    original = AnalyticElementwise._apply_in_rows
+    monkeypatch.setattr(
+        AnalyticElementwise,
+        "_apply_in_rows",
+        lambda self, x, params, inverse: seen.append(x.numel()) or original(self, x, params, inverse),
+    )
+    model = models.build(load("confs/demo.yml")).eval()
+    gt, lr = torch.rand(2, 3, 32, 32, generator=generator()), torch.rand(2, 3, 8, 8, generator=generator())
+    model.network.encode(gt, model.network.condition(lr))
+    assert model.mapped_elements(2 * 32 * 32) == sum(seen)
+    assert RRDB(nf=4, nb=1, gc=4).mapped_elements(10) == 0

@@ -50,12 +50,11 @@ def make_options(tmp_path):
 
 @pytest.fixture
 def make_model():
-    """Make the task and network of options, untrained."""
+    """Make the model of options, untrained."""
 
     def make(options):
         torch.manual_seed(0)
-        task = models.build(options)
-        return task, task.build_network(options.network_G)
+        return models.build(options)
 
     return make
 
@@ -64,8 +63,8 @@ def make_model():
 def pretrained(make_options, make_model, tmp_path):
     """Save a tiny encoder, as from pretraining, and return the file."""
     options = make_options(model="RRDB")
-    _, network = make_model(options)
-    weights.save(tmp_path / "encoder_G.safetensors", network, options, 1)
+    model = make_model(options)
+    weights.save(tmp_path / "encoder_G.safetensors", model, options, 1)
     return str(tmp_path / "encoder_G.safetensors")
 
 

@@ -7,7 +7,7 @@ import recorded_graphs
 import torch
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, weights_at
 
-from robustflow.models import FlowTask, decoding
+from robustflow.models import FlowModel, decoding
 from robustflow.nn import graphs
 from robustflow.training.failures import guard
 from robustflow.training.gradients import Gradients, accumulate_gradients, fastest_convolutions
@@ -102,14 +102,14 @@ def test_a_failing_capture_is_said_once_and_training_goes_on(make_options, gpu_l
     caplog.set_level(logging.INFO)
     assert train(make_options("uncaptured"))
     gpu_like()
-    loss = FlowTask.data_loss
+    loss = FlowModel.data_loss
 
     def reading(self, network, inputs):
         found = loss(self, network, inputs)
         assert found.item() < 100
         return found
 
-    monkeypatch.setattr(FlowTask, "data_loss", reading)
+    monkeypatch.setattr(FlowModel, "data_loss", reading)
     assert train(make_options("captured"))
     assert caplog.text.count("CUDA graphs are not used from here on") == 1
     assert "stream is capturing" in (folder_of(make_options("captured")) / "train.log").read_text()
@@ -118,24 +118,22 @@ def test_a_failing_capture_is_said_once_and_training_goes_on(make_options, gpu_l
 
 def test_what_weights_alone_add_is_added_after_each_replay(make_options, make_model, gpu_like, monkeypatch):
     options = make_options()
-    task, network = make_model(options)
-    monkeypatch.setattr(
-        type(task), "weight_loss", lambda self, network: sum(p.square().sum() for p in network.parameters())
-    )
-    network.train()
+    model = make_model(options)
+    monkeypatch.setattr(type(model), "weight_loss", lambda self: sum(p.square().sum() for p in self.parameters()))
+    model.network.train()
     images = torch.Generator().manual_seed(1)
     batches = [[torch.rand(2, 3, side, side, generator=images) for side in (16, 4)] for _ in range(4)]
     recording = gpu_like()
-    gradients = Gradients(task, network, options)
+    gradients = Gradients(model, options)
     for number, (gt, lr) in enumerate(batches, 1):
         step = guard.Step(number, gt, lr, seed=number)
         loss = gradients(step)
-        found = [parameter.grad.clone() for parameter in network.parameters()]
-        network.zero_grad()
+        found = [parameter.grad.clone() for parameter in model.network.parameters()]
+        model.network.zero_grad()
         generator = torch.Generator().manual_seed(number)
-        expected = accumulate_gradients(task, network, gt, lr, generator, None)
+        expected = accumulate_gradients(model, gt, lr, generator, None)
         torch.testing.assert_close(loss, expected, rtol=0, atol=0)
-        for gradient, parameter in zip(found, network.parameters(), strict=True):
+        for gradient, parameter in zip(found, model.network.parameters(), strict=True):
             assert torch.equal(gradient, parameter.grad)
     assert recording.n_replays == [3]
 

@@ -10,20 +10,20 @@ from robustflow.training.checkpoint import CheckpointError, Progress
 def trained(make_options, make_model, tmp_path):
     """Save a checkpoint of iteration 4 of a tiny model whose optimizer has a state."""
     options = make_options()
-    task, network = make_model(options)
-    adam = optimizer.build(network, options.train)
-    task.loss(network, torch.rand(1, 3, 16, 16), torch.rand(1, 3, 4, 4), torch.Generator()).backward()
+    model = make_model(options)
+    adam = optimizer.build(model.network, options.train)
+    model.loss(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 4, 4), torch.Generator()).backward()
     adam.step()
-    checkpoint.save(tmp_path / "run", network, adam, options, Progress(4))
-    return network, adam, options
+    checkpoint.save(tmp_path / "run", model, adam, options, Progress(4))
+    return model, adam, options
 
 
 @pytest.fixture
 def fresh(make_options, make_model):
     """An untrained model like the saved one, its optimizer and options."""
     options = make_options()
-    _, network = make_model(options)
-    return network, optimizer.build(network, options.train), options
+    model = make_model(options)
+    return model, optimizer.build(model.network, options.train), options
 
 
 def test_round_trip(trained, fresh, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
-from robustflow.models import FlowTask
+from robustflow.models import FlowModel
 from robustflow.options.schema import RunOptions
 from robustflow.training.trainer import train
 
@@ -114,7 +114,7 @@ def test_a_resumed_captured_run_equals_an_uninterrupted_one(on_gpu, counted, int
 @pytest.mark.parametrize("graphs", ["auto", "off"])
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_a_bad_step_changes_nothing(on_gpu, monkeypatch, policy, graphs):
-    inputs = FlowTask.loss_inputs
+    inputs = FlowModel.loss_inputs
     calls = []
 
     def spoiled(self, gt, lr, generator):
@@ -124,7 +124,7 @@ def test_a_bad_step_changes_nothing(on_gpu, monkeypatch, policy, graphs):
         bad = len(dict.fromkeys(calls)) >= 4 and generator.initial_seed() == list(dict.fromkeys(calls))[3]
         return found._replace(x=found.x * float("nan")) if bad else found
 
-    monkeypatch.setattr(FlowTask, "loss_inputs", spoiled)
+    monkeypatch.setattr(FlowModel, "loss_inputs", spoiled)
     often = {"save_checkpoint_freq": 1, "print_freq": 1} if policy == "rollback" else RARE
     options = on_gpu("bad", train={**TWENTY, "niter": 8, "non_finite": policy}, cuda_graphs=graphs, logger=often)
     assert train(options)
@@ -139,14 +139,14 @@ def test_a_bad_step_changes_nothing(on_gpu, monkeypatch, policy, graphs):
 def test_a_failing_capture_is_said_once_and_training_goes_on(on_gpu, counted, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     assert train(on_gpu("uncaptured", train={**TWENTY}, cuda_graphs="off", logger=RARE))
-    loss = FlowTask.data_loss
+    loss = FlowModel.data_loss
 
     def reading(self, network, inputs):
         found = loss(self, network, inputs)
         assert found.item() < 100
         return found
 
-    monkeypatch.setattr(FlowTask, "data_loss", reading)
+    monkeypatch.setattr(FlowModel, "data_loss", reading)
     assert train(on_gpu("captured", train=TWENTY, logger=RARE))
     assert caplog.text.count("CUDA graphs are not used from here on") == 1
     assert_close(on_gpu("captured"), on_gpu("uncaptured"))

@@ -63,10 +63,10 @@ def test_validation_and_tests_use_it(make_options, make_model, validations, capl
     assert train(options)
     file = weights.to_test(options)
     assert file == checkpoint.ema_file(folder_of(options), 6)
-    task, network = make_model(options)
-    weights.load(file, network, options, encoder_suffices=False)
+    model = make_model(options)
+    weights.load(file, model, options, encoder_suffices=False)
     items = data.build_evaluation(options.datasets["val"], options.scale)
-    summary, _ = Evaluator(task, network.eval(), options.scale, options.val, None).evaluate("val", items)
+    summary, _ = Evaluator(model.eval(), options.val, None).evaluate("val", items)
     assert validations[-1][1]["bits_per_dim"] == summary["bits_per_dim"]
     # Its own score, and none of the weights'.
     assert [score.name for score in (folder_of(options) / "models").glob("*.ood.*")] == [

@@ -7,6 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, folder_of, saved_at, state_at, weights_at
 
+from robustflow import models
 from robustflow.models import SuperResolution, weights
 from robustflow.options.load import OptionsError, load
 from robustflow.training import engine
@@ -63,8 +64,8 @@ def test_a_skipped_first_batch_does_not_initialise_anything(make_options, make_m
     spoil(1)
     options = make_options(train={"non_finite": "skip", "niter": 2}, logger=EVERY)
     assert train(options)
-    _, network = make_model(options)
-    assert_equal(weights_at(options, 1), network.state_dict())
+    model = make_model(options)
+    assert_equal(weights_at(options, 1), model.network.state_dict())
     assert all(tensor.isfinite().all() for tensor in weights_at(options, 2).values())
     assert all(flag for name, flag in weights_at(options, 2).items() if name.endswith("initialized"))
 
@@ -186,15 +187,15 @@ def test_mostly_infinite_samples_are_an_event(make_options, explode, caplog):
 def step(make_options, make_model):
     """A network, its options and a function that computes a training step."""
     options = make_options()
-    task, network = make_model(options)
+    model = make_model(options)
     images = torch.Generator().manual_seed(1)
     gt, lr = (torch.rand(2, 3, side, side, generator=images) for side in (16, 4))
 
     def compute():
         generator = torch.Generator().manual_seed(derive_seed(0, "noise", 1))
-        return accumulate_gradients(task, network, gt, lr, generator, None)
+        return accumulate_gradients(model, gt, lr, generator, None)
 
-    return network, options, dump.Step(1, gt, lr, derive_seed(0, "noise", 1)), compute
+    return model.network, options, dump.Step(1, gt, lr, derive_seed(0, "noise", 1)), compute
 
 
 @pytest.mark.parametrize(
@@ -259,8 +260,8 @@ def test_replay_computes_the_very_same_numbers(step, tmp_path, capsys):
 
 
 def test_replay_of_something_else(step, tmp_path, caplog):
-    network, options, _, _ = step
-    weights.save(tmp_path / "1_G.safetensors", network, options, 1)
+    _, options, _, _ = step
+    weights.save(tmp_path / "1_G.safetensors", models.build(options), options, 1)
     (tmp_path / "damaged.safetensors").write_bytes(b"not one")
     for name, text in (("none", "no such file"), ("1_G", "got another file"), ("damaged", "damaged")):
         assert replay.main([str(tmp_path / f"{name}.safetensors")]) == 2

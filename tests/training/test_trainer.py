@@ -6,7 +6,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, folder_of, weights_at
 
-from robustflow.models import FlowTask, weights
+from robustflow.flows import builder
+from robustflow.models import FlowModel, weights
 from robustflow.options.load import load
 from robustflow.training import checkpoint, engine
 from robustflow.training.failures.sentinel import TrainingStopped
@@ -177,15 +178,15 @@ def gradients(make_options, make_model, perturb):
 
     def of(model, micro_batch):
         noisy = {"flow": {"K": 2, "L": 2, "S": (0,) if model == "SRFlow" else (0, 1), "hidden_channels": 8}}
-        task, network = make_model(make_options(model=model, network_G=noisy))
-        perturb(network, std=0.05).train()
-        for name, buffer in network.named_buffers():
+        model = make_model(make_options(model=model, network_G=noisy))
+        perturb(model.network, std=0.05).train()
+        for name, buffer in model.network.named_buffers():
             if name.endswith("initialized"):
                 buffer.fill_(True)
         images = torch.Generator().manual_seed(1)
         gt, lr = (torch.rand(4, 3, side, side, generator=images, dtype=torch.float64) for side in (16, 4))
-        loss = accumulate_gradients(task, network, gt, lr, torch.Generator().manual_seed(2), micro_batch)
-        return loss, {name: parameter.grad for name, parameter in network.named_parameters()}
+        loss = accumulate_gradients(model, gt, lr, torch.Generator().manual_seed(2), micro_batch)
+        return loss, {name: parameter.grad for name, parameter in model.network.named_parameters()}
 
     return of
 
@@ -218,11 +219,11 @@ def test_pieces_train_the_same_network(make_options, validations):
 
 def test_network_is_built_as_the_options_say(make_options, monkeypatch):
     built = []
-    build = FlowTask.build_network
-    monkeypatch.setattr(FlowTask, "build_network", lambda *arguments: built.append(arguments[2:]) or build(*arguments))
+    build = builder.build
+    monkeypatch.setattr(builder, "build", lambda *arguments, **named: built.append(named) or build(*arguments, **named))
     options = make_options(train={"niter": 1, "checkpointing": "step"}).model_copy(update={"precision": "bf16"})
     assert train(options)
-    assert built == [("bf16", "step")]
+    assert built == [{"precision": "bf16", "checkpointing": "step"}]
 
 
 @pytest.mark.parametrize(
@@ -232,13 +233,13 @@ def test_training_and_validation_each_have_their_precision(make_options, monkeyp
     """Looked at where it is used: on CPUs it makes no difference."""
     seen = {"data_loss": set(), "likelihood": set(), "drawing": set()}
     for name, found in seen.items():
-        call = getattr(FlowTask, name)
+        call = getattr(FlowModel, name)
 
         def watched(*arguments, call=call, found=found, **keywords):
             found.add(torch.backends.cudnn.allow_tf32)
             return call(*arguments, **keywords)
 
-        monkeypatch.setattr(FlowTask, name, watched)
+        monkeypatch.setattr(FlowModel, name, watched)
     options = make_options(train={"niter": 2, "val_freq": 1}).model_copy(update={"precision": precision})
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
         assert train(options)
@@ -258,7 +259,7 @@ def test_training_and_validation_each_have_their_precision(make_options, monkeyp
 )
 @pytest.mark.parametrize("max_grad_norm", [None, 10.0])
 def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeypatch, spoil, max_grad_norm):
-    loss_of = FlowTask.data_loss
+    loss_of = FlowModel.data_loss
     networks = []
 
     def spoiled(self, network, *arguments):
@@ -266,7 +267,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeyp
         loss = loss_of(self, network, *arguments)
         return spoil(loss) if len(networks) == 2 else loss
 
-    monkeypatch.setattr(FlowTask, "data_loss", spoiled)
+    monkeypatch.setattr(FlowModel, "data_loss", spoiled)
     options = make_options(train={"max_grad_norm": max_grad_norm}, logger={"save_checkpoint_freq": 1})
     with pytest.raises(TrainingStopped) as caught:
         train(options)
@@ -279,7 +280,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeyp
 
 def test_failure_is_answered_with_status_1(make_options, monkeypatch, caplog):
     monkeypatch.setattr(
-        FlowTask, "data_loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan")
+        FlowModel, "data_loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan")
     )
     assert engine.run(make_options()) == 1
     assert "error: iteration 1: loss nan" in caplog.text

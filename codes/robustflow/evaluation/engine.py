@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from robustflow import __version__, data
 from robustflow.data import checks
@@ -18,7 +17,8 @@ from robustflow.evaluation import enhancement
 from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
-from robustflow.models import data_sets, trained, weights
+from robustflow.models import Model, data_sets, weights
+from robustflow.models.loading import load_model
 from robustflow.options import load as options_load
 from robustflow.options import memory_advice
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
@@ -91,28 +91,27 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path, process
         checks.warn(options.datasets, options.scale, used="test")
     # Chosen once: a training may be writing newer ones meanwhile.
     file = processes.on_main(weights.to_test, options)
-    options, file, task, network = trained.opened(options, processes.device(options.device), file)
+    model = load_model(options, file, processes.device(options.device))
+    options = model.options
     log.info("%s: %s", options.name, file)
 
-    device = next(network.parameters()).device
+    device = model.device
     lpips = perceptual.load(device)
     if isinstance(lpips, perceptual.NotComputed):
         log.info("lpips, diversity_score: not computed; %s", lpips.reason)
-    score = mahalanobis.load_beside(file, task.encoder(network))
+    score = mahalanobis.load_beside(file, model.encoder)
     protocol = _protocol(options, input_path, lpips, score, device)
     evaluator = Evaluator(
-        task,
-        network,
-        options.scale,
+        model,
         options.val,
         folder,
         perceptual=None if isinstance(lpips, perceptual.NotComputed) else lpips,
         score=score,
         common={
             "protocol": {key: value for key, value in protocol.items() if key != "datasets"},
-            "weights": mahalanobis.digest(network),
+            "weights": mahalanobis.digest(model.network),
             "ood": None if score is None else score.described(),
-            "versions": versions(network),
+            "versions": versions(model),
         },
         processes=processes,
     )
@@ -122,7 +121,7 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path, process
     result = {
         "name": options.name,
         "weights": str(file),
-        "versions": versions(network),
+        "versions": versions(model),
         "protocol": protocol,
         "datasets": summaries,
         "unlike_training": unlike,
@@ -148,14 +147,14 @@ def _require_places(sets: Iterable[str], folder: Path, *, named: bool) -> None:
         require_inside(folder, "records", name)
 
 
-def versions(network: nn.Module) -> dict[str, str]:
+def versions(model: Model) -> dict[str, str]:
     """What makes results, for their record: versions of the software, and the kind of device."""
     return {
         "robustflow": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         # Without its number, so that the results of several are those of one.
-        "device": next(network.parameters()).device.type,
+        "device": model.device.type,
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from robustflow.data import EvaluationItem, EvaluationSet
@@ -22,7 +22,7 @@ from robustflow.evaluation.metrics.perceptual import Perceptual
 from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures, outside
 from robustflow.evaluation.records import Latents, OfHeat, Record, Row, heat_key
 from robustflow.evaluation.sampling import draw_samples
-from robustflow.models import Task, work
+from robustflow.models import Model
 from robustflow.nn import fused
 from robustflow.options.schema import ValOptions
 from robustflow.utils.distributed import ALONE, Processes
@@ -61,9 +61,7 @@ class Evaluator:
     """Evaluates one model.
 
     Args:
-        task: The model's task.
-        network: The model, in eval mode.
-        scale: Super-resolution factor.
+        model: In eval mode.
         options: Temperatures, number of samples, seed.
         folder: Where records and PNGs go; None to write none.
         perceptual: LPIPS, or None.
@@ -74,9 +72,7 @@ class Evaluator:
 
     def __init__(
         self,
-        task: Task,
-        network: nn.Module,
-        scale: int,
+        model: Model,
         options: ValOptions,
         folder: Path | None,
         *,
@@ -85,10 +81,10 @@ class Evaluator:
         common: Mapping[str, Any] | None = None,
         processes: Processes = ALONE,
     ) -> None:
-        self.task, self.network, self.scale, self.options, self.folder = task, network, scale, options, folder
+        self.model, self.scale, self.options, self.folder = model, model.scale, options, folder
         self.perceptual, self.score, self.common, self.processes = perceptual, score, common, processes
         self.truncate = options.rounding == "floor"
-        self.device = next(network.parameters()).device
+        self.device = model.device
 
     def evaluate(self, name: str, items: EvaluationSet) -> tuple[dict[str, Any], list[Record]]:
         """Evaluate a data set: its summary, as in metrics.json, and one record per image; in every process all of them.
@@ -100,7 +96,7 @@ class Evaluator:
         n_samples, processes = sum(map(self.options.samples_at, self.options.heats)), self.processes
         quiet = None if processes.main else True
         with (
-            fused.expecting(work.mapped_elements(self.network, items.pixels * n_samples)),
+            fused.expecting(self.model.mapped_elements(items.pixels * n_samples)),
             tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=quiet) as bar,
         ):
             for number in processes.dealt(len(items)):
@@ -146,8 +142,7 @@ class Evaluator:
         heats: dict[str, OfHeat] = {}
         means: dict[str, Row] = {}
         drawn = draw_samples(
-            self.task,
-            self.network,
+            self.model,
             condition,
             name=item.name,
             heats=o.heats,
@@ -177,20 +172,18 @@ class Evaluator:
 
     def _ood(self, condition: Tensor) -> float:
         assert self.score is not None
-        return float(
-            self.score.of_image(self.task.encoder(self.network), condition, read=self.task.encoder_input).mean()
-        )
+        return float(self.score.of_image(self.model.encoder, condition, read=self.model.encoder_input).mean())
 
     def _likelihood(self, item: EvaluationItem) -> tuple[float | None, Latents | None]:
         if item.gt is None:
             return None, None
-        multiple = self.task.size_multiple(self.network)
+        multiple = self.model.size_multiple
         height, width = (side - side % multiple for side in item.gt.shape[-2:])
         if height == 0 or width == 0:
             return None, None
         gt, lr = item.gt[..., :height, :width], item.condition[..., : height // self.scale, : width // self.scale]
         generator = torch.Generator().manual_seed(derive_seed(self.options.seed, item.name, "bits_per_dim"))
-        found = self.task.likelihood(self.network, gt[None].to(self.device), lr[None].to(self.device), generator)
+        found = self.model.likelihood(gt[None].to(self.device), lr[None].to(self.device), generator)
         if found is None:
             return None, None
         return records.known_bits(found.bits_per_dim), _histogram(found.latents)

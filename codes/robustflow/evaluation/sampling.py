@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustflow.data import EvaluationItem
-from robustflow.models import Task
-from robustflow.models.base import Draw
+from robustflow.models import Draw, Model
 from robustflow.options.schema import ValOptions
 from robustflow.utils.seeds import derive_seed
 
@@ -19,8 +18,7 @@ def latent_generator(seed: int, name: str, index: int) -> torch.Generator:
 
 @torch.no_grad()
 def draw_samples(
-    task: Task,
-    network: nn.Module,
+    model: Model,
     lr: Tensor,
     *,
     name: str,
@@ -34,9 +32,8 @@ def draw_samples(
     """Yield (temperature, samples (n, 3, H, W)) for each temperature, not clamped.
 
     Args:
-        task: Knows how samples become images.
-        network: In eval mode.
-        lr: LR image (3, h, w), or what the task makes of it, see `Task.condition_of`; in [0, 1], of any size.
+        model: In eval mode.
+        lr: LR image (3, h, w), or what the model makes of it, see `Model.condition_of`; in [0, 1], of any size.
         name: Name of the image; part of the latents' seeds.
         heats: Temperatures. Work on the condition is done once for all of them; all use the same latents, scaled.
         n: Samples per temperature; one number, or a function of the temperature.
@@ -46,7 +43,7 @@ def draw_samples(
             latents are those of the whole image.
         overlap: LR pixels around each tile; None: so many that tiling changes nothing.
     """
-    draw = task.drawing(network, lr[None], tile, overlap)
+    draw = model.prepare(lr[None], tile, overlap)
     for heat in heats:
         wanted = n if isinstance(n, int) else n(heat)
         yield heat, _joined(batches(draw, heat, wanted, name=name, seed=seed, batch=batch), wanted)
@@ -74,13 +71,11 @@ def batches(draw: Draw, heat: float, n: int, *, name: str, seed: int, batch: int
         yield draw(heat, [latent_generator(seed, name, k) for k in range(first, min(first + batch, n))])
 
 
-def strip(task: Task, network: nn.Module, item: EvaluationItem, scale: int, options: ValOptions) -> dict[str, Tensor]:
+def strip(model: Model, item: EvaluationItem, options: ValOptions) -> dict[str, Tensor]:
     """Input, one sample and ground truth side by side, (3, H, n·W), by the image's name; last of the temperatures."""
-    device = next(network.parameters()).device
     drawn = draw_samples(
-        task,
-        network,
-        item.condition.to(device),
+        model,
+        item.condition.to(model.device),
         name=item.name,
         heats=options.heats[-1:],
         n=1,
@@ -90,6 +85,6 @@ def strip(task: Task, network: nn.Module, item: EvaluationItem, scale: int, opti
         overlap=options.tile_overlap,
     )
     samples = [sample[0].cpu() for _, sample in drawn]
-    enlarged = item.lr.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    enlarged = item.lr.repeat_interleave(model.scale, 1).repeat_interleave(model.scale, 2)
     strip = [enlarged, *samples, *([] if item.gt is None else [item.gt])]
     return {item.name: torch.cat(strip, dim=2)}

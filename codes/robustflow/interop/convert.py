@@ -58,14 +58,14 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -
             "and would sample otherwise"
         )
     options = weights.fitting(options, source)
-    network = models.build(options).build_network(options.network_G)
-    weights.load(source, network, options, encoder_suffices=False)
+    model = models.build(options)
+    weights.load(source, model, options, encoder_suffices=False)
     if reverse:
         buffer = io.BytesIO()
-        torch.save(published.write_back(network), buffer)
+        torch.save(published.write_back(model.network), buffer)
         write_atomically(output, buffer.getvalue())
     else:
-        weights.save(output, network, options, iteration=0)
+        weights.save(output, model, options, iteration=0)
     log.info("wrote %s", output)
 
 

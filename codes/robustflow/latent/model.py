@@ -13,9 +13,9 @@ from robustflow.data.folders import unique_names
 from robustflow.data.images import list_images, read_headers, read_image, to_float, to_uint8
 from robustflow.data.source import require_file_name
 from robustflow.evaluation.metrics import fidelity
-from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.latent.space import LatentSpace
-from robustflow.models import FlowTask, SuperResolution, trained
+from robustflow.models import FlowModel, SuperResolution
+from robustflow.models.loading import load_model
 from robustflow.options.schema import RunOptions
 from robustflow.utils.errors import UserError, for_all
 
@@ -28,34 +28,38 @@ _WHITE = 127
 
 @dataclass(frozen=True)
 class Model:
-    """A trained flow and its task.
+    """A trained flow, and what its applications ask of it.
 
     Attributes:
-        options: Of its run, completed from the weights.
-        file: Its weights.
-        task: Super-resolution, for what makes the LR image itself.
-        flow: In eval mode, on its device.
+        flow: In eval mode, on its device; super-resolution, for what makes the LR image itself.
     """
 
-    options: RunOptions
-    file: Path
-    task: FlowTask
-    flow: ConditionalFlow
+    flow: FlowModel
+
+    @property
+    def options(self) -> RunOptions:
+        """Of its run, completed from the weights."""
+        return self.flow.options
+
+    @property
+    def file(self) -> Path:
+        """Its weights."""
+        return self.flow.file
 
     @property
     def scale(self) -> int:
         """Super-resolution factor."""
-        return self.task.scale
+        return self.flow.scale
 
     @property
     def device(self) -> torch.device:
         """Where the flow is."""
-        return next(self.flow.parameters()).device
+        return self.flow.device
 
     @property
     def makes_lr(self) -> bool:
         """Whether the condition of an image is its own downsampled image."""
-        return isinstance(self.task, SuperResolution)
+        return isinstance(self.flow, SuperResolution)
 
     def require_lr(self, what: str) -> None:
         """Raise UserError, saying what is not possible, unless LR images can be made."""
@@ -93,7 +97,7 @@ class Model:
 
     def space(self, lr: Tensor, size: tuple[int, int] | None = None) -> LatentSpace:
         """Latents of images of a size given an LR image (1, 3, h, w); see `LatentSpace`."""
-        return LatentSpace(self.task, self.flow, lr, size)
+        return LatentSpace(self.flow, lr, size)
 
     def space_of(self, image: Tensor) -> LatentSpace:
         """Latents given the LR image of an HR image (3, H, W) as read."""
@@ -102,14 +106,14 @@ class Model:
 
 def opened(options: RunOptions) -> Model:
     """Open the model that options name. UserError if it is no flow."""
-    options, file, task, network = trained.opened(options)
-    if not isinstance(task, FlowTask) or not isinstance(network, ConditionalFlow):
+    flow = load_model(options)
+    if not isinstance(flow, FlowModel):
         raise UserError(
-            f"{file}: expected a flow (model: SRFlow, NCSR, FS-NCSR or LLFlow), got another model; choose other "
+            f"{flow.file}: expected a flow (model: SRFlow, NCSR, FS-NCSR or LLFlow), got another model; choose other "
             "options or weights"
         )
-    log.info("%s: %s", options.name, file)
-    return Model(options, file, task, network)
+    log.info("%s: %s", flow.options.name, flow.file)
+    return Model(flow)
 
 
 def size_of(image: Tensor) -> tuple[int, int]:

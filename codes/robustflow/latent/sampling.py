@@ -161,7 +161,7 @@ def _likeness(model: Model, request: Request, reference: Tensor | None) -> Liken
 def _samples(model: Model, name: str, lr: Tensor, request: Request) -> Iterator[Tensor]:
     """Samples (3, H, W), on the CPU, those of tests; in tiles and batches as the options say."""
     val = model.options.val
-    draw = model.task.drawing(model.flow, model.batch(lr), val.tile, val.tile_overlap)
+    draw = model.flow.prepare(model.batch(lr), val.tile, val.tile_overlap)
     drawn = sampling.batches(draw, request.temperature, request.n, name=name, seed=request.seed, batch=val.sample_batch)
     with tqdm(total=request.n, desc="sample", unit="sample", leave=False, disable=None) as bar:
         for some in drawn:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustflow.data.bicubic import mirror_pad
-from robustflow.flows import ConditionalFlow, Encoding
-from robustflow.models import FlowTask
+from robustflow.flows import Encoding
+from robustflow.models import FlowModel
 
 Collection = Literal["global", "local", "spatial"]
 # What varies within one collection, of (n, c, h, w).
@@ -26,24 +26,23 @@ class LatentSpace:
     """The latents of images of one size, given one LR image; the work on the LR image is done once.
 
     Noise is never added, and the noise map of noise couplings is zero, as when sampling. What the flow's size needs
-    beyond the image is mirrored, as `FlowTask.drawing` does, and cut off again.
+    beyond the image is mirrored, as `FlowModel.prepare` does, and cut off again.
 
     Args:
-        task: How images become the flow's data and back.
-        flow: In eval mode.
+        model: In eval mode.
         lr: LR image (1, 3, h, w), in [0, 1], any size; where input and output are of one size, the input.
         size: Height and width of the images; None: ``scale`` times those of ``lr``. At most these, and more than
             ``scale`` times (h − 1, w − 1).
     """
 
-    def __init__(self, task: FlowTask, flow: ConditionalFlow, lr: Tensor, size: tuple[int, int] | None = None) -> None:
-        self.task, self.flow = task, flow
-        self.size = (task.scale * lr.shape[-2], task.scale * lr.shape[-1]) if size is None else size
-        if tuple(-(-side // task.scale) for side in self.size) != tuple(lr.shape[-2:]):
-            raise ValueError(f"expected images of {task.scale} times the LR image {tuple(lr.shape)}, got {self.size}")
-        self._lr = task.padded(flow, lr)
+    def __init__(self, model: FlowModel, lr: Tensor, size: tuple[int, int] | None = None) -> None:
+        self.model, self.flow, scale = model, model.flow, model.scale
+        self.size = (scale * lr.shape[-2], scale * lr.shape[-1]) if size is None else size
+        if tuple(-(-side // scale) for side in self.size) != tuple(lr.shape[-2:]):
+            raise ValueError(f"expected images of {scale} times the LR image {tuple(lr.shape)}, got {self.size}")
+        self._lr = model.pad(lr)
         with torch.no_grad():
-            self._condition = flow.condition(task.encoder_input(self._lr))
+            self._condition = self.flow.condition(model.encoder_input(self._lr))
 
     @property
     def dimensions(self) -> int:
@@ -60,8 +59,8 @@ class LatentSpace:
     def encoding(self, image: Tensor) -> Encoding:
         """Latents, log p in nats and log-determinant of an image (1, 3, H, W) in [0, 1], mirrored parts included."""
         image = self._padded(image)
-        # What the task adds to a decoded x: nothing, or the upsampled LR image.
-        return self.flow.encode(image - self.task.image(torch.zeros_like(image), self._lr), self._condition)
+        # What the model adds to a decoded x: nothing, or the upsampled LR image.
+        return self.flow.encode(image - self.model.image(torch.zeros_like(image), self._lr), self._condition)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Latents of an image (1, 3, H, W) in [0, 1]."""
@@ -71,12 +70,11 @@ class LatentSpace:
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Images (n, 3, H, W) of n latents per level; not clamped."""
         x, _ = self.flow.decode(list(latents), self._condition)
-        return self.task.image(x, self._lr)[..., : self.size[0], : self.size[1]]
+        return self.model.image(x, self._lr)[..., : self.size[0], : self.size[1]]
 
     def draw(self, temperature: float, generators: Sequence[torch.Generator]) -> list[Tensor]:
-        """Latents of one sample per generator, z ~ N(0, temperature²·I): those that `FlowTask.drawing` draws."""
-        draws = [self.flow.draw_latents(self._condition.size, generator) for generator in generators]
-        return [temperature * torch.cat(per_level).to(self._lr) for per_level in zip(*draws, strict=True)]
+        """Latents of one sample per generator, z ~ N(0, temperature²·I): those that `FlowModel.prepare` draws."""
+        return self.model.draw_latents(self._lr, temperature, generators)
 
     def sample(self, temperature: float, generator: torch.Generator) -> Tensor:
         """A sample (3, H, W), not clamped; see `draw`."""

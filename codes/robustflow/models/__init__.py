@@ -1,17 +1,44 @@
-"""Tasks: what is specific to a problem."""
+"""Models: one object each, an ``nn.Module`` that owns encoder and flow and knows images."""
 
-from robustflow.models.base import FlowInputs, FlowTask, Task
+from robustflow.models.architecture import Architecture, arguments_of
+from robustflow.models.base import Draw, Likelihood, LossInputs, Model
+from robustflow.models.flow_model import FlowInputs, FlowModel, require_flow
 from robustflow.models.low_light import LLFlow
-from robustflow.models.rrdb import EncoderPretraining
-from robustflow.models.super_resolution import SuperResolution
+from robustflow.models.rrdb import RRDB
+from robustflow.models.super_resolution import FSNCSR, NCSR, SRFlow, SuperResolution
 from robustflow.options.schema import RunOptions
-from robustflow.registry import TASKS
+from robustflow.registry import MODELS
 
-__all__ = ["EncoderPretraining", "FlowInputs", "FlowTask", "LLFlow", "SuperResolution", "Task", "build"]
+__all__ = [
+    "FSNCSR",
+    "NCSR",
+    "RRDB",
+    "Architecture",
+    "Draw",
+    "FlowInputs",
+    "FlowModel",
+    "LLFlow",
+    "Likelihood",
+    "LossInputs",
+    "Model",
+    "SRFlow",
+    "SuperResolution",
+    "build",
+    "require_flow",
+]
 
 
-def build(options: RunOptions) -> Task:
-    """Build the task that ``model`` names."""
-    task: Task = TASKS.build(options.model, scale=options.scale)
-    task.cuda_graphs = options.cuda_graphs == "auto"
-    return task
+def build(options: RunOptions, checkpointing: str = "none") -> Model:
+    """Build the untrained model that the options of a run describe, on the CPU.
+
+    ``checkpointing``: what is recomputed in the backward pass, "none", "step" or "level".
+    """
+    model: Model = MODELS.build(
+        options.model,
+        scale=options.scale,
+        precision=options.precision,
+        checkpointing=checkpointing,
+        cuda_graphs=options.cuda_graphs == "auto",
+        **arguments_of(options.network_G),
+    )
+    return model

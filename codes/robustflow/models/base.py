@@ -1,41 +1,20 @@
-"""What is specific to a problem: how a batch becomes a flow's inputs, and how a sample becomes an image."""
+"""One object per model: a network, and how images become its data and back."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from robustflow.data.bicubic import mirror_pad
-from robustflow.flows import ConditionalFlow, builder
-from robustflow.models.decoding import decoding
-from robustflow.options.schema import NetworkOptions
+from robustflow.options.schema import NetworkOptions, RunOptions
+from robustflow.registry import MODELS, plugins_of
 
-# Draws one image (3, H, W) for each generator, at a temperature.
+# Draws one image (3, H, W) for each generator and each of b conditions, sample-major (n·b, 3, H, W), at a temperature.
 Draw = Callable[[float, Sequence[torch.Generator]], Tensor]
-
-
 # What a training loss is a function of, besides the network: a NamedTuple of tensors (b, ...) and None.
 LossInputs = tuple[Tensor | None, ...]
-
-
-class FlowInputs(NamedTuple):
-    """What a flow encodes.
-
-    Attributes:
-        x: Data, (b, c, H, W).
-        condition: (b, c', h, w).
-        noise: Noise map (b, c, H, W), or None without noise couplings.
-        mean: Prior mean laid out as x is, instead of the encoder's; None: the encoder's, or zero.
-    """
-
-    x: Tensor
-    condition: Tensor
-    noise: Tensor | None
-    mean: Tensor | None = None
 
 
 class Likelihood(NamedTuple):
@@ -45,36 +24,55 @@ class Likelihood(NamedTuple):
     latents: list[Tensor]
 
 
-class Task(ABC):
-    """A problem and its model: losses, likelihoods and samples, the same calls for every network.
+class Model(nn.Module, ABC):
+    """Images in, images out: the same calls for every network.
+
+    Images are floating, in [0, 1]: hr (b, 3, H, W), lr (b, 3, h, w) or what ``condition_of`` makes of whole ones.
+
+    Args:
+        network: Encoder and flow, or whatever is trained; its tensors are what weights files hold.
+        scale: H / h.
+        options: What the network was built from.
+        cuda_graphs: Capture sampling, on GPUs.
 
     Attributes:
         loss_name: What ``loss`` measures; the name in logs.
         condition_channels: Channels of what ``condition_of`` makes.
-        cuda_graphs: Capture sampling, on GPUs.
+        file: The weights file it was loaded from.
     """
 
-    loss_name: str
-    cuda_graphs: bool = True
-    condition_channels: int = 3
+    loss_name: str = "bits_per_dim"
+    condition_channels: ClassVar[int] = 3
 
+    def __init__(self, network: nn.Module, scale: int, options: NetworkOptions, cuda_graphs: bool = True) -> None:
+        super().__init__()
+        self.network, self.scale, self.cuda_graphs = network, scale, cuda_graphs
+        self.file = Path()
+        self._options = options
+        self._run: RunOptions | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
     @abstractmethod
-    def build_network(self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none") -> nn.Module:
-        """Build the untrained network.
+    def encoder(self) -> nn.Module:
+        """The part of the network that is pretrained, and frozen at first."""
 
-        Args:
-            options: Encoder and flow.
-            precision: Arithmetic of encoder and parameter networks, the option of that name: "bf16", or
-                "auto", "fp32" or "tf32", all of them float32 to the network.
-            checkpointing: What is recomputed in the backward pass, "none", "step" or "level".
-        """
-
+    @property
     @abstractmethod
-    def encoder(self, network: nn.Module) -> nn.Module:
-        """Return the part of the network that is pretrained, and frozen at first."""
+    def size_multiple(self) -> int:
+        """HR images whose sides are multiples of this need no padding."""
 
-    def condition_of(self, image: Tensor) -> Tensor:
-        """What the task is given as ``lr``: the LR image (..., 3, h, w) and what depends on all of it.
+    def mapped_elements(self, pixels: int) -> int:
+        """Elements that couplings and injectors map for so many pixels of HR images: how much compiling them pays."""
+        return 0
+
+    @classmethod
+    def condition_of(cls, image: Tensor) -> Tensor:
+        """What the model is given as ``lr``: the LR image (..., 3, h, w) and what depends on all of it.
 
         To be called on whole images, before they are cropped: other channels come out otherwise on a crop.
 
@@ -86,149 +84,117 @@ class Task(ABC):
         """
         return image
 
-    @property
-    def whole_image_condition(self) -> Callable[[Tensor], Tensor] | None:
+    @classmethod
+    def whole_image_condition(cls) -> Callable[[Tensor], Tensor] | None:
         """``condition_of`` if it adds to the image; None: data may cut, alter or make LR images as they come."""
-        return None if self.condition_channels == 3 else self.condition_of
+        return None if cls.condition_channels == 3 else cls.condition_of
 
     def encoder_input(self, lr: Tensor) -> Tensor:
         """What the encoder reads, made pixel by pixel of ``lr`` (b, condition_channels, h, w), in [0, 1]."""
         return lr
 
-    def loss(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
-        """Training loss, scalar, of images gt (b, 3, H, W) and lr (b, c, h, w), in [0, 1]; c: condition_channels."""
-        inputs = self.loss_inputs(gt, lr, generator)
-        data, weights = self.data_loss(network, inputs), self.weight_loss(network)
+    def loss(self, hr: Tensor, lr: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Training loss, scalar, in the unit that ``loss_name`` names: bits per dimension for flows.
+
+        Args:
+            hr: (b, 3, H, W).
+            lr: (b, 3, h, w).
+            generator: Source of the training noise; None: torch's global one seeds it.
+        """
+        inputs = self.loss_inputs(hr, self.condition_of(lr), seeded(generator))
+        data, weights = self.data_loss(inputs), self.weight_loss()
         return data if weights is None else data + weights
 
     @abstractmethod
-    def loss_inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> LossInputs:
+    def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> LossInputs:
         """All that the loss of a batch takes besides the network; whatever is random in it is drawn here."""
 
     @abstractmethod
-    def data_loss(self, network: nn.Module, inputs: LossInputs) -> Tensor:
+    def data_loss(self, inputs: LossInputs) -> Tensor:
         """The loss less ``weight_loss``, a mean over the batch, scalar; nothing in it is read back from the device."""
 
-    def weight_loss(self, network: nn.Module) -> Tensor | None:
+    def weight_loss(self) -> Tensor | None:
         """What the loss owes to the weights alone, scalar; None: nothing."""
         return None
 
-    def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
-        """Draw from the generator what ``loss`` draws for n images of the size of those of gt and lr.
+    def skip_noise(self, hr: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
+        """Draw from the generator what ``loss`` draws for n images of the size of those of hr and lr.
 
         The images after them, in another process, then get the noise that they would get in one.
         """
         return
 
     @abstractmethod
-    def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood | None:
-        """Likelihood of gt given lr under the training noise; None for models without one."""
+    def likelihood(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood | None:
+        """Likelihood of hr given lr under the training noise; None for models without one."""
 
     @abstractmethod
-    def size_multiple(self, network: nn.Module) -> int:
-        """HR images whose sides are multiples of this need no padding."""
-
-    @abstractmethod
-    def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
-        """Prepare one lr (1, c, h, w), any size; the returned function shares that work among all its calls.
+    def prepare(self, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
+        """Do the work on lr (b, c, h, w), any size; the function returned shares it among all its calls.
 
         Args:
-            network: In eval mode.
-            lr: In [0, 1]; c: condition_channels, or 3 for a whole image.
+            lr: c: condition_channels, or 3 for whole images.
             tile: Side of the tiles that are computed one after the other (memory), LR pixels; None: no tiles. Rounded
                 up to what the network takes.
             overlap: LR pixels around each tile, rounded up likewise; None: so many that tiling changes nothing but
                 the last digits.
         """
 
+    @torch.no_grad()
+    def sample(
+        self,
+        lr: Tensor,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        *,
+        at_once: int | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> Tensor:
+        """Draw n images for each of b conditions, (n, b, 3, H, W), not clamped; work on lr is done once.
 
-class FlowTask(Task):
-    """A problem solved with a ConditionalFlow. Subclasses say how images become flow inputs and back."""
-
-    loss_name = "bits_per_dim"
-
-    def __init__(self, scale: int) -> None:
-        self.scale = scale
-
-    @abstractmethod
-    def inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
-        """Make the flow's training inputs of images in [0, 1]; noise comes from the generator."""
-
-    @abstractmethod
-    def image(self, x: Tensor, lr: Tensor) -> Tensor:
-        """Make the image (n·b, 3, H, W) of a decoded x, which may be overwritten; not clamped."""
-
-    def build_network(
-        self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none"
-    ) -> ConditionalFlow:
-        """Build the untrained flow."""
-        return builder.build(options, self.scale, precision=precision, checkpointing=checkpointing)
-
-    def encoder(self, network: nn.Module) -> nn.Module:
-        """Return the flow's encoder."""
-        return _as_flow(network).encoder
-
-    def loss_inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
-        """The flow's training inputs."""
-        return self.inputs(gt, lr, generator)
-
-    def data_loss(self, network: nn.Module, inputs: LossInputs) -> Tensor:
-        """Mean negative log-likelihood, bits per dimension, less ``weight_loss``."""
-        return likelihood_of(network, FlowInputs(*inputs), mixing=False).bits_per_dim.mean()  # type: ignore[arg-type]
-
-    def weight_loss(self, network: nn.Module) -> Tensor:
-        """Bits per dimension that ActNorms and 1×1 convolutions give: their log-determinant is no matter of data."""
-        flow = _as_flow(network)
-        return -flow.mixing_log_det() / (math.log(2) * flow.image_channels)
-
-    def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
-        """Make the inputs of n images and forget them; a subclass that can draws their noise alone."""
-        for _ in range(n):
-            self.inputs(gt[:1], lr[:1], generator)
-
-    def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood:
-        """Likelihood of the noisy x that ``inputs`` makes; image range [0, 1]."""
-        return likelihood_of(network, self.inputs(gt, lr, generator))
-
-    def size_multiple(self, network: nn.Module) -> int:
-        """HR images whose sides are multiples of this need no padding."""
-        return _as_flow(network).size_multiple
-
-    def padded(self, flow: ConditionalFlow, lr: Tensor) -> Tensor:
-        """What ``condition_of`` makes of lr (1, c, h, w), mirrored on the far sides to a size that the flow takes."""
-        height, width = lr.shape[-2:]
-        multiple = flow.size_multiple // self.scale
-        return mirror_pad(self.condition_of(lr), 0, -width % multiple, 0, -height % multiple)
-
-    def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
-        """Prepare one lr (1, c, h, w): padded by mirroring to a size the flow takes; samples are cropped back.
-
-        The condition's part of the work is done once; with several tiles, once per tile and call, for the conditions
-        of all of them would take as much memory as that of the whole image.
+        Args:
+            lr: (b, 3, h, w), any size.
+            n: Samples for each.
+            temperature: Standard deviation of the latents.
+            generator: Source of the latents; None: torch's global one seeds it.
+            at_once: Samples computed together (memory); None: all.
+            tile: See ``prepare``, as ``overlap``.
+            overlap: See ``prepare``.
         """
-        flow = _as_flow(network)
-        height, width = lr.shape[-2:]
-        lr = self.padded(flow, lr)
-        multiple = flow.size_multiple // self.scale
-        decode = decoding(flow, self.encoder_input(lr), tile, overlap, multiple, self.cuda_graphs)
+        if n < 1:
+            raise ValueError(f"expected at least one sample, got n = {n}")
+        draw, generator = self.prepare(lr, tile, overlap), seeded(generator)
+        parts = [draw(temperature, [generator] * len(k)) for k in torch.arange(n).split(at_once or n)]
+        return torch.cat(parts).unflatten(0, (n, len(lr)))
 
-        def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
-            size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
-            draws = map(partial(flow.draw_latents, size), generators)
-            # Latents take as much memory as the image: without a name they are gone once x is decoded.
-            x = decode([torch.cat(per_level).to(lr).mul_(temperature) for per_level in zip(*draws, strict=True)])
-            return self.image(x, lr)[..., : height * self.scale, : width * self.scale]
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that ``robustflow.load`` reads: the weights, and what the model is."""
+        from robustflow.models import weights
 
-        return draw
+        weights.save(Path(path), self, self.options, iteration=0)
+
+    @property
+    def options(self) -> RunOptions:
+        """Options of its run; of a model that was built without, options that describe it.
+
+        ValueError for a model or coupling that is not registered.
+        """
+        if self._run is None:
+            kind = MODELS.options_of(self)
+            plugins = plugins_of(kind, self._options.encoder, self._options.flow.coupling)
+            name = type(self).__name__
+            self._run = RunOptions(name=name, model=kind, scale=self.scale, network_G=self._options, plugins=plugins)  # type: ignore[arg-type]
+        return self._run
+
+    @options.setter
+    def options(self, run: RunOptions) -> None:
+        self._run = run
 
 
-def likelihood_of(network: nn.Module, inputs: FlowInputs, mixing: bool = True) -> Likelihood:
-    """Likelihood of a flow's inputs; ``mixing``: see `ConditionalFlow.encode`."""
-    encoding = _as_flow(network).encode(inputs.x, inputs.condition, inputs.noise, inputs.mean, mixing)
-    return Likelihood(encoding.bits_per_dim(inputs.x[0].numel()), encoding.latents)
-
-
-def _as_flow(network: nn.Module) -> ConditionalFlow:
-    if not isinstance(network, ConditionalFlow):
-        raise TypeError(f"expected a ConditionalFlow, got {type(network).__name__}")
-    return network
+def seeded(generator: torch.Generator | None) -> torch.Generator:
+    """The generator; in place of None a new one, seeded by torch's global generator."""
+    if generator is not None:
+        return generator
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))

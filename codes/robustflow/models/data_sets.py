@@ -5,9 +5,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robustflow import data, models
+from robustflow import data
 from robustflow.data import EvaluationSet, TrainingCrops
+from robustflow.models.base import Model
 from robustflow.options.schema import DatasetOptions, RunOptions
+from robustflow.registry import MODELS
 from robustflow.utils import paths
 from robustflow.utils.errors import UserError
 
@@ -54,4 +56,5 @@ def require_apart(options: RunOptions, inputs: str | Path | None, *places: Path)
 
 
 def _condition_of(options: RunOptions) -> Callable[[Tensor], Tensor] | None:
-    return models.build(options).whole_image_condition
+    kind: type[Model] = MODELS.entry_of(options.model)
+    return kind.whole_image_condition()

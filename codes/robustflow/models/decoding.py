@@ -17,14 +17,14 @@ Decode = Callable[[list[Tensor]], Tensor]
 _CAPTURES = 4
 
 
-def decoding(
+def prepare_decoding(
     flow: ConditionalFlow, y: Tensor, tile: int | None, overlap: int | None, multiple: int, cuda_graphs: bool
 ) -> Decode:
-    """A function from the latents of a whole image to x.
+    """Return a function from the latents of whole images to x.
 
     Args:
         flow: In eval mode.
-        y: Its condition, (1, c, h, w).
+        y: Their conditions, (b, c, h, w).
         tile: Side of tiles that are decoded one after the other, pixels of y; None: the whole at once.
         overlap: Pixels around each tile; None: so many that tiling changes nothing but the last digits.
         multiple: Sides of tiles are multiples of it.
@@ -41,7 +41,7 @@ def decoding(
         decode = decoder.prepare(tiling.crop(y, part.outer, size)) if of_whole is None else of_whole
         return decode([tiling.crop(z, part.outer, size) for z in latents])
 
-    return lambda latents: tiling.stitched(lambda part: decode_part(part, latents), tiles, size, flow.scale)
+    return lambda latents: tiling.stitch(lambda part: decode_part(part, latents), tiles, size, flow.scale)
 
 
 class Decoder:

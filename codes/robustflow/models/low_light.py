@@ -1,7 +1,7 @@
 """Low-light enhancement: LLFlow."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from robustflow.data.equalize import equalized
 from robustflow.encoders.low_light import chromaticity
-from robustflow.models.base import FlowInputs, FlowTask
-from robustflow.registry import TASKS, Options
+from robustflow.models.architecture import Architecture
+from robustflow.models.flow_model import FlowInputs, FlowModel
+from robustflow.registry import MODELS, Options
 from robustflow.utils.seeds import derive_seed
 
 
@@ -43,27 +44,41 @@ class LLFlowOptions(Options):
             yield "network_G.flow.S", "expected 0: LLFlow has no noise coupling"
 
 
-@TASKS.register("LLFlow", LLFlowOptions)
-class LLFlow(FlowTask):
-    """p(normal light | low light), its prior's mean a colour map (Wang et al., LLFlow, AAAI 2022).
+@MODELS.register("LLFlow", LLFlowOptions)
+class LLFlow(FlowModel):
+    """p(normal-light image | low-light image) of the same size (Wang et al., AAAI 2022).
 
-    The network reads log(l + 1e-3) of the low-light image l and l with its histogram equalised. The encoder gives the
+    The condition is the low-light image l and its equalised version; the encoder reads log(l + 1e-3) and gives the
     prior mean; some training batches take the colour map of the normal-light image x instead, x/(Σ_c x + 1e-4).
 
     Args:
         scale: 1.
+        coupling: Elementwise map; see `FlowModel`, as the rest.
         train_gt_ratio: Share of training batches that do.
+        **architecture: See `FlowModel`.
     """
 
     condition_channels = 6
+    published: ClassVar[Architecture] = {
+        "encoder": "low_light",
+        "nb": 24,
+        "K": 12,
+        "split": False,
+        "taps": (1, 3, 5, 7),
+    }
 
-    def __init__(self, scale: int, train_gt_ratio: float) -> None:
-        super().__init__(scale)
+    def __init__(
+        self, scale: int = 1, coupling: Any = "affine", *, train_gt_ratio: float = 0.2, **architecture: Any
+    ) -> None:
+        if "nb" in architecture and "taps" not in architecture:
+            architecture["taps"] = None  # the published ones are those of the published depth
+        super().__init__(scale, coupling, **architecture)
         self.train_gt_ratio = train_gt_ratio
 
-    def condition_of(self, image: Tensor) -> Tensor:
+    @classmethod
+    def condition_of(cls, image: Tensor) -> Tensor:
         """The image (..., 3, h, w) and its equalised version: (..., 6, h, w)."""
-        if image.shape[-3] == self.condition_channels:
+        if image.shape[-3] == cls.condition_channels:
             return image
         return torch.cat([image, equalized(image)], dim=-3)
 
@@ -76,21 +91,21 @@ class LLFlow(FlowTask):
         image, equal = lr.split(3, dim=-3)
         return torch.cat([(image + 1e-3).clamp(min=1e-3).log(), equal], dim=-3)
 
-    def inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
-        """The flow's inputs of gt (b, 3, H, W) and lr (b, 6, H, W), in [0, 1]; nothing random."""
-        return FlowInputs(gt, self.encoder_input(lr), None)
+    def inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
+        """The flow's inputs of hr (b, 3, H, W) and lr (b, 6, H, W), in [0, 1]; nothing random."""
+        return FlowInputs(hr, self.encoder_input(lr), None)
 
     def image(self, x: Tensor, lr: Tensor) -> Tensor:
         """The decoded x is the image."""
         return x
 
-    def loss_inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
+    def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
         """The flow's training inputs, with one of the two prior means.
 
         Which one is a function of the generator's seed, not of its state, so that all pieces of a batch get the same.
         """
-        inputs = self.inputs(gt, lr, generator)
-        return inputs._replace(mean=chromaticity(gt)) if self._takes_mean_of_gt(generator) else inputs
+        inputs = self.inputs(hr, lr, generator)
+        return inputs._replace(mean=chromaticity(hr)) if self._takes_mean_of_gt(generator) else inputs
 
     def _takes_mean_of_gt(self, generator: torch.Generator) -> bool:
         own = torch.Generator().manual_seed(derive_seed(generator.initial_seed(), "prior mean"))

@@ -1,4 +1,4 @@
-"""Pretraining of the encoder alone, as plain super-resolution."""
+"""The encoder alone, as plain super-resolution: pretraining, and a deterministic comparator."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast
@@ -6,19 +6,19 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustflow import encoders
-from robustflow.encoders import RRDB, RRDBNet
+from robustflow.encoders import RRDBNet
 from robustflow.models import tiling
-from robustflow.models.base import Draw, LossInputs, Task
+from robustflow.models.architecture import network_options, require_consistent
+from robustflow.models.base import Draw, LossInputs, Model
 from robustflow.models.super_resolution import SuperResolutionOptions
-from robustflow.options.schema import NetworkOptions
-from robustflow.registry import TASKS
+from robustflow.registry import MODELS
 from robustflow.utils.errors import UserError
 
 
-class EncoderPretrainingOptions(SuperResolutionOptions):
+class RRDBOptions(SuperResolutionOptions):
     """ESRGAN's RRDB trained with L1, or L2 (Wang et al., ECCVW 2018)."""
 
     type: Literal["RRDB"] = "RRDB"
@@ -39,56 +39,79 @@ _HEAD_RADIUS = 2
 class ImagePair(NamedTuple):
     """HR and LR images, (b, 3, H, W) and (b, 3, h, w)."""
 
-    gt: Tensor
+    hr: Tensor
     lr: Tensor
 
 
-@TASKS.register("RRDB", EncoderPretrainingOptions)
-class EncoderPretraining(Task):
-    """Mean absolute (or squared) error of the encoder's image head; one deterministic "sample"."""
+@MODELS.register("RRDB", RRDBOptions)
+class RRDB(Model):
+    """RRDB trunk and image head, trained with a mean absolute (or squared) error; every "sample" is the same image.
 
-    def __init__(self, scale: int, pixel_criterion: Literal["l1", "l2"] = "l1") -> None:
-        self.scale, self.loss_name = scale, pixel_criterion
+    Args:
+        scale: Super-resolution factor.
+        pixel_criterion: "l1" or "l2".
+        precision: See `FlowModel`, as ``checkpointing``.
+        checkpointing: See `FlowModel`.
+        cuda_graphs: Not used.
+        **architecture: nf, nb, gc; see `Architecture`. What concerns flows is kept for those that begin with this
+            encoder.
+    """
+
+    network: RRDBNet
+
+    def __init__(
+        self,
+        scale: int = 4,
+        *,
+        pixel_criterion: Literal["l1", "l2"] = "l1",
+        precision: str = "fp32",
+        checkpointing: str = "none",
+        cuda_graphs: bool = True,
+        **architecture: Any,
+    ) -> None:
+        options = network_options(**architecture)
+        require_consistent(type(self), scale, options)
+        encoder = encoders.build(options, scale, n_levels=1, precision=precision, checkpointing=checkpointing)
+        if not isinstance(encoder, encoders.RRDB):
+            raise UserError(f"model RRDB pretrains the encoder RRDB, got network_G.encoder: {options.encoder}")
+        network = RRDBNet(encoder, scale).to(memory_format=torch.channels_last)
+        super().__init__(network, scale, options, cuda_graphs)
+        self.loss_name = self.pixel_criterion = pixel_criterion
         self._criterion = F.l1_loss if pixel_criterion == "l1" else F.mse_loss
 
-    def build_network(self, options: NetworkOptions, precision: str = "fp32", checkpointing: str = "none") -> RRDBNet:
-        """Build the encoder with its image head."""
-        encoder = encoders.build(options, self.scale, n_levels=1, precision=precision, checkpointing=checkpointing)
-        if not isinstance(encoder, RRDB):
-            raise UserError(f"model RRDB pretrains the encoder RRDB, got network_G.encoder: {options.encoder}")
-        return RRDBNet(encoder, self.scale).to(memory_format=torch.channels_last)
+    @property
+    def encoder(self) -> encoders.RRDB:
+        """The encoder without its head."""
+        return self.network.encoder
 
-    def encoder(self, network: nn.Module) -> RRDB:
-        """Return the encoder without its head."""
-        return network.encoder  # type: ignore[return-value]
-
-    def loss_inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> ImagePair:
-        """Both images; nothing random."""
-        return ImagePair(gt, lr)
-
-    def data_loss(self, network: nn.Module, inputs: LossInputs) -> Tensor:
-        """Mean error, images in [0, 1]."""
-        gt, lr = cast(ImagePair, inputs)
-        return self._criterion(network(lr), gt)
-
-    def likelihood(self, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator) -> None:
-        """None: this model has no likelihood."""
-        return
-
-    def size_multiple(self, network: nn.Module) -> int:
+    @property
+    def size_multiple(self) -> int:
         """HR images whose sides are multiples of the scale need no padding."""
         return self.scale
 
-    def drawing(self, network: nn.Module, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
+    def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> ImagePair:
+        """Both images; nothing random."""
+        return ImagePair(hr, lr)
+
+    def data_loss(self, inputs: LossInputs) -> Tensor:
+        """Mean error, images in [0, 1]."""
+        hr, lr = cast(ImagePair, inputs)
+        return self._criterion(self.network(lr), hr)
+
+    def likelihood(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> None:
+        """None: this model has no likelihood."""
+        return
+
+    def prepare(self, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
         """Super-resolve once, in tiles if asked to; every "sample" is that image."""
         size = (lr.shape[-2], lr.shape[-1])
         tiles = [tiling.whole(size)]
         if tile is not None:
-            radius = self.encoder(network).receptive_field + _HEAD_RADIUS
+            radius = self.encoder.receptive_field + _HEAD_RADIUS
             tiles = tiling.tiles(size, tile, radius if overlap is None else overlap)
-        image = tiling.stitched(lambda part: network(tiling.crop(lr, part.outer, size)), tiles, size, self.scale)
+        image = tiling.stitch(lambda part: self.network(tiling.crop(lr, part.outer, size)), tiles, size, self.scale)
 
         def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
-            return image.expand(len(generators), -1, -1, -1)
+            return image.expand(len(generators), *image.shape).flatten(0, 1)
 
         return draw

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.models.base import FlowInputs, FlowTask
-from robustflow.registry import TASKS, Options
+from robustflow.models.architecture import Architecture
+from robustflow.models.flow_model import FlowInputs, FlowModel
+from robustflow.registry import MODELS, Options
 
+SRFLOW_STD = 4 / math.sqrt(3) / 255
 NoiseLevel = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -33,7 +35,7 @@ class SRFlowOptions(SuperResolutionOptions):
 
     type: Literal["SRFlow"] = "SRFlow"
     noise_std: NoiseLevel = Field(
-        4 / math.sqrt(3) / 255, description="Std of the Gaussian noise on HR images in training; images in [0, 1]."
+        SRFLOW_STD, description="Std of the Gaussian noise on HR images in training; images in [0, 1]."
     )
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
@@ -75,9 +77,9 @@ class Noise(ABC):
     It is drawn image by image, so that the pieces of a batch, one after the other, get the noise of the whole.
     """
 
-    def draw(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise of the shape of gt (b, 3, H, W)."""
-        return torch.stack([self.draw_one(image.shape, generator) for image in gt]).to(gt)
+    def draw(self, hr: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise of the shape of hr (b, 3, H, W)."""
+        return torch.stack([self.draw_one(image.shape, generator) for image in hr]).to(hr)
 
     @abstractmethod
     def draw_one(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -107,39 +109,48 @@ class RandomLevelNoise(Noise):
         return self.maximum * level * torch.randn(shape, generator=generator, device=generator.device)
 
 
-class SuperResolution(FlowTask):
+class SuperResolution(FlowModel):
     """p(HR | LR), or p(HR − upsampled LR | LR) with frequency separation.
 
     Args:
         scale: Super-resolution factor.
         noise: Noise added to HR images in training.
+        **architecture: See `FlowModel`.
+
+    Attributes:
         noise_conditional: The LR image gets the downsampled noise and noise couplings see it (NCSR).
         frequency_separation: Model the residual to the LR image's bicubic upsampling, which is added back (FS-NCSR).
     """
 
-    def __init__(self, scale: int, noise: Noise, noise_conditional: bool, frequency_separation: bool) -> None:
-        super().__init__(scale)
+    noise_conditional: ClassVar[bool] = False
+    frequency_separation: ClassVar[bool] = False
+
+    def __init__(self, scale: int, noise: Noise, **architecture: Any) -> None:
+        super().__init__(scale, **architecture)
         self.noise = noise
-        self.noise_conditional = noise_conditional
-        self.frequency_separation = frequency_separation
+
+    @classmethod
+    def published_at(cls, scale: int) -> Architecture:
+        """Four levels at 8x, three otherwise."""
+        return {"L": 4} if scale == 8 else {}
 
     def _base(self, lr: Tensor) -> Tensor:
         return F.interpolate(lr, scale_factor=self.scale, mode="bicubic", align_corners=False)
 
-    def inputs(self, gt: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
-        """Make the flow's training inputs of gt (b, 3, H, W) and lr (b, 3, h, w) in [0, 1]."""
-        noise = self.noise.draw(gt, generator)
-        x = gt + noise
+    def inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
+        """Make the flow's training inputs of hr (b, 3, H, W) and lr (b, 3, h, w) in [0, 1]."""
+        noise = self.noise.draw(hr, generator)
+        x = hr + noise
         if self.frequency_separation:
             x = x - self._base(lr)
         if not self.noise_conditional:
             return FlowInputs(x, lr, None)
         return FlowInputs(x, lr + downsample(noise, self.scale), noise)
 
-    def skip_noise(self, gt: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
-        """Draw the noise of n images of the size of those of gt (b, 3, H, W)."""
+    def skip_noise(self, hr: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
+        """Draw the noise of n images of the size of those of hr (b, 3, H, W)."""
         for _ in range(n):
-            self.noise.draw_one(gt.shape[1:], generator)
+            self.noise.draw_one(hr.shape[1:], generator)
 
     def image(self, x: Tensor, lr: Tensor) -> Tensor:
         """Make the image (n·b, 3, H, W) of a decoded x, which is overwritten; not clamped."""
@@ -150,26 +161,59 @@ class SuperResolution(FlowTask):
         return x
 
 
-@TASKS.register("SRFlow", SRFlowOptions)
-def srflow(scale: int, noise_std: float) -> SuperResolution:
-    """SRFlow: HR itself, Gaussian noise of fixed strength, no noise coupling."""
-    return SuperResolution(scale, GaussianNoise(noise_std), noise_conditional=False, frequency_separation=False)
+@MODELS.register("SRFlow", SRFlowOptions)
+class SRFlow(SuperResolution):
+    """HR itself, Gaussian noise of fixed strength, no noise coupling (Lugmayr et al., ECCV 2020).
+
+    Args:
+        scale: Super-resolution factor.
+        coupling: Elementwise map; see `FlowModel`, as the rest.
+        noise_std: Std of the noise; images in [0, 1].
+        **architecture: See `FlowModel`.
+    """
+
+    def __init__(
+        self, scale: int = 4, coupling: Any = "affine", *, noise_std: float = SRFLOW_STD, **architecture: Any
+    ) -> None:
+        super().__init__(scale, GaussianNoise(noise_std), coupling=coupling, **architecture)
+        self.noise_std = noise_std
 
 
-def _random_level(scale: int, noise_max: float | None) -> RandomLevelNoise:
-    default = 0.03 if scale == 8 else 0.05
-    return RandomLevelNoise(default if noise_max is None else noise_max)
+@MODELS.register("NCSR", NCSROptions)
+class NCSR(SuperResolution):
+    """HR itself, noise of random strength that the flow is conditioned on (Kim & Son, CVPRW 2021).
+
+    Args:
+        scale: Super-resolution factor.
+        coupling: Elementwise map; see `FlowModel`, as the rest.
+        noise_max: Largest std of the noise; images in [0, 1]; None: 0.03 for 8x, else 0.05.
+        **architecture: See `FlowModel`; without ``S``, the two coarsest levels, but never the finest, see the noise.
+    """
+
+    noise_conditional = True
+
+    def __init__(
+        self, scale: int = 4, coupling: Any = "affine", *, noise_max: float | None = None, **architecture: Any
+    ) -> None:
+        default = 0.03 if scale == 8 else 0.05
+        noise = RandomLevelNoise(default if noise_max is None else noise_max)
+        sizes = {**self.published_at(scale), **architecture}
+        architecture.setdefault("S", _noisy_steps(sizes.get("K", 16), sizes.get("L", 3)))
+        super().__init__(scale, noise, coupling=coupling, **architecture)
+        self.noise_max = noise_max
+
+    @classmethod
+    def published_at(cls, scale: int) -> Architecture:
+        """Four levels of 20 steps at 8x, three of 16 otherwise."""
+        return {"K": 20, "L": 4} if scale == 8 else {}
 
 
-@TASKS.register("NCSR", NCSROptions)
-def ncsr(scale: int, noise_max: float | None) -> SuperResolution:
-    """NCSR: HR itself, noise of random strength that the flow is conditioned on."""
-    noise = _random_level(scale, noise_max)
-    return SuperResolution(scale, noise, noise_conditional=True, frequency_separation=False)
+def _noisy_steps(steps: int, levels: int) -> tuple[int, ...]:
+    return tuple(0 if level == 1 or level < levels - 1 else min(16, steps) for level in range(1, levels + 1))
 
 
-@TASKS.register("FS-NCSR", FSNCSROptions)
-def fs_ncsr(scale: int, noise_max: float | None) -> SuperResolution:
-    """FS-NCSR: NCSR on the residual to the upsampled LR image."""
-    noise = _random_level(scale, noise_max)
-    return SuperResolution(scale, noise, noise_conditional=True, frequency_separation=True)
+@MODELS.register("FS-NCSR", FSNCSROptions)
+class FSNCSR(NCSR):
+    """NCSR on the residual to the upsampled LR image (Song et al., CVPRW 2022); arguments as of `NCSR`."""
+
+    frequency_separation = True

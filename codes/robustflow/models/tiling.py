@@ -68,7 +68,7 @@ def crop(x: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
     return x[..., top:bottom, left:right]
 
 
-def stitched(compute: Callable[[Tile], Tensor], tiles: Sequence[Tile], size: tuple[int, int], scale: int) -> Tensor:
+def stitch(compute: Callable[[Tile], Tensor], tiles: Sequence[Tile], size: tuple[int, int], scale: int) -> Tensor:
     """Put x (b, c, scale·h, scale·w) together; ``compute`` makes what a tile's outer box covers, one after another."""
     if len(tiles) == 1:
         return compute(tiles[0])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustflow.interop import option_files, published, state_dicts
 from robustflow.interop.state_dicts import Found
+from robustflow.models.base import Model
 from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.options.yaml_tree import Mistake, Reader, show
@@ -36,14 +37,14 @@ class WeightsError(UserError):
     """Weights that are missing, damaged, or of another network; the message says which and what to do."""
 
 
-def save(path: Path, network: nn.Module, options: RunOptions, iteration: int) -> None:
-    """Write the network's weights atomically, with the resolved options and the iteration as metadata."""
-    write_atomically(path, serialized(network, options, iteration))
+def save(path: Path, model: Model, options: RunOptions, iteration: int) -> None:
+    """Write the model's weights atomically, with the resolved options and the iteration as metadata."""
+    write_atomically(path, serialize(model, options, iteration))
 
 
-def serialized(network: nn.Module, options: RunOptions, iteration: int) -> bytes:
+def serialize(model: Model, options: RunOptions, iteration: int) -> bytes:
     """Contents of a weights file: the network's tensors, with the resolved options and the iteration as metadata."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     metadata = {"format": _FORMAT, "options": options_load.dump(options), "iteration": str(iteration)}
     return safetensors.torch.save(tensors, metadata)
 
@@ -111,18 +112,18 @@ def _contents(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str
         raise WeightsError(f"{path}: damaged or no safetensors file ({error}); use another checkpoint") from error
 
 
-def load(path: Path, network: nn.Module, options: RunOptions, *, encoder_suffices: bool) -> str:
-    """Load weights into a network and say what was loaded: "network" or "encoder".
+def load(path: Path, model: Model, options: RunOptions, *, encoder_suffices: bool) -> str:
+    """Load weights into a model and say what was loaded: "network" or "encoder".
 
     Args:
         path: Weights file: ours, or a published one (``.pth`` and the like, or its tensors as safetensors).
-        network: Receives them; unchanged if they do not fit.
-        options: The network's options. Weights of the same shapes that were trained as another function (another ε or
+        model: Receives them; unchanged if they do not fit.
+        options: The model's options. Weights of the same shapes that were trained as another function (another ε or
             box of the couplings, another bound of the split priors, another model) are a misfit, too.
         encoder_suffices: A training starts: accept the weights of a pretrained encoder (``model: RRDB``) for a whole
             flow, and those of another function.
     """
-    theirs = _published(path)
+    theirs, network = _published(path), model.network
     if theirs is not None:
         return _load_published(path, theirs, network, encoder_suffices=encoder_suffices)
     tensors, metadata = read(path)
@@ -158,6 +159,27 @@ def fitting(options: RunOptions, path: Path) -> RunOptions:
         key = ".".join(map(str, first["loc"]))
         raise WeightsError(f"{path}: its metadata are damaged: network_G.{key}: {first['msg']}") from error
     return options.model_copy(update={"network_G": published.with_sizes(options.network_G, encoder, flow)})
+
+
+def options_of(path: Path) -> RunOptions:
+    """Options of the run that weights are of, as far as they describe the model.
+
+    WeightsError for weights that do not say, or that need a plugin whose module was not imported: files of weights
+    never have code run.
+    """
+    if _published(path) is not None:
+        raise WeightsError(f"{path}: published weights do not say what they are of; give their option file before them")
+    saved = _saved_options(path, _contents(path, tensors=False)[1])
+    if "model" not in saved:
+        raise WeightsError(f"{path}: its metadata have no options; give an option file before it")
+    described = {key: saved[key] for key in ("name", "model", "scale", "network_G", "plugins", "val") if key in saved}
+    try:
+        return RunOptions.model_validate(described)
+    except ValidationError as error:
+        first, plugins = error.errors()[0], ", ".join(saved.get("plugins", ()))
+        hint = f"; import its plugins first: {plugins}" if plugins else ""
+        key = ".".join(map(str, first["loc"]))
+        raise WeightsError(f"{path}: options of its model cannot be used: {key}: {first['msg']}{hint}") from error
 
 
 def options_text(path: Path) -> str:

@@ -19,11 +19,11 @@ from robustflow.options.values import (
     RunName,
     Width,
 )
-from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, TASKS, Options, Registry
+from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, MODELS, Options, Registry
 
 Coupling = Annotated[SerializeAsAny[Options], BeforeValidator(ELEMENTWISE.parse)]
 Encoder = Annotated[SerializeAsAny[Options], BeforeValidator(ENCODERS.parse)]
-Model = Annotated[SerializeAsAny[Options], BeforeValidator(TASKS.parse)]
+Model = Annotated[SerializeAsAny[Options], BeforeValidator(MODELS.parse)]
 
 
 class DatasetOptions(Options):
@@ -125,6 +125,29 @@ class NetworkOptions(Options):
         0.0, description="Fraction of niter for which the encoder stays frozen."
     )
     flow: FlowOptions = Field(default_factory=FlowOptions)
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) for sizes that cannot go together."""
+        flow = self.flow
+        if len(flow.S) not in (1, flow.L):
+            yield "network_G.flow.S", f"expected one number or L = {flow.L} of them, got {len(flow.S)}"
+        if max(flow.S) > flow.K:
+            yield (
+                "network_G.flow.S",
+                f"expected at most K = {flow.K} noise couplings per level, got {max(flow.S)}",
+            )
+        taps = flow.stackRRDB.blocks
+        if taps is not None and (not taps or max(taps) >= self.nb or len(set(taps)) != len(taps)):
+            yield (
+                "network_G.flow.stackRRDB.blocks",
+                f"expected distinct block indices below nb = {self.nb}",
+            )
+        if flow.split.max_log_scale is not None and not flow.n_splits:
+            yield (
+                "network_G.flow.split.max_log_scale",
+                "expected a level that splits: there is none, so that it has no effect; remove it or see split.enable, "
+                "split.correct_splits and L",
+            )
 
 
 class PathOptions(Options):
@@ -231,26 +254,8 @@ class RunOptions(Options):
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Yield (key path, message) for values that are each well-typed but cannot go together."""
-        flow, multiple = self.network_G.flow, max(2**self.network_G.flow.L, self.scale)
-        if len(flow.S) not in (1, flow.L):
-            yield "network_G.flow.S", f"expected one number or L = {flow.L} of them, got {len(flow.S)}"
-        if max(flow.S) > flow.K:
-            yield (
-                "network_G.flow.S",
-                f"expected at most K = {flow.K} noise couplings per level, got {max(flow.S)}",
-            )
-        taps = flow.stackRRDB.blocks
-        if taps is not None and (not taps or max(taps) >= self.network_G.nb or len(set(taps)) != len(taps)):
-            yield (
-                "network_G.flow.stackRRDB.blocks",
-                f"expected distinct block indices below nb = {self.network_G.nb}",
-            )
-        if flow.split.max_log_scale is not None and not flow.n_splits:
-            yield (
-                "network_G.flow.split.max_log_scale",
-                "expected a level that splits: there is none, so that it has no effect; remove it or see split.enable, "
-                "split.correct_splits and L",
-            )
+        multiple = max(2**self.network_G.flow.L, self.scale)
+        yield from self.network_G.contradictions(self)
         for key, dataset in self.datasets.items():
             size = dataset.GT_size
             if size is not None and size % multiple != 0:

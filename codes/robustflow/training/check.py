@@ -14,7 +14,8 @@ import torch
 
 from robustflow import models
 from robustflow.evaluation.evaluate import Evaluator
-from robustflow.models import data_sets, trained, work
+from robustflow.models import data_sets
+from robustflow.models.loading import load_model
 from robustflow.nn import fused
 from robustflow.options import amount
 from robustflow.options.schema import RunOptions
@@ -98,8 +99,8 @@ def _tried(options: RunOptions, folder: str) -> Estimate:
 def _mapped_elements(options: RunOptions) -> int:
     """Elements that the whole run will map."""
     with torch.device("meta"):
-        network = models.build(options).build_network(options.network_G)
-    return work.mapped_elements(network, amount.training_pixels(options))
+        model = models.build(options)
+    return model.mapped_elements(amount.training_pixels(options))
 
 
 def _counted(options: RunOptions) -> dict[str, int]:
@@ -162,11 +163,11 @@ def _validation_time(options: RunOptions, trial: RunOptions) -> float:
     """Seconds of a whole validation, from its first images, by the weights that were saved; 0 without one."""
     if "val" not in options.datasets:
         return 0.0
-    _, _, task, network = trained.opened(trial)
+    model = load_model(trial)
     items = data_sets.evaluation_set(options, options.datasets["val"])
     first = items[: min(_IMAGES, len(items))]
     begun = time.perf_counter()
-    Evaluator(task, network, options.scale, options.val, None).evaluate("val", first)
+    Evaluator(model, options.val, None).evaluate("val", first)
     return (time.perf_counter() - begun) * len(items) / len(first)
 
 

@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from robustflow.models import weights
+from robustflow.models import Model, weights
 from robustflow.options.schema import LoggerOptions, RunOptions
 from robustflow.training import ema, randomness
 from robustflow.training.optimizer import load_state
@@ -72,7 +71,7 @@ def state_file(experiment: Path, iteration: int) -> Path:
 
 def save(
     experiment: Path,
-    network: nn.Module,
+    model: Model,
     adam: torch.optim.Adam,
     options: RunOptions,
     progress: Progress,
@@ -84,8 +83,8 @@ def save(
     torch.save({**asdict(progress), **values}, buffer)
     contents = {}
     if average is not None and ema.has_begun(average):
-        contents[ema_file(experiment, iteration)] = weights.serialized(average.module, options, iteration)
-    contents[weights_file(experiment, iteration)] = weights.serialized(network, options, iteration)
+        contents[ema_file(experiment, iteration)] = weights.serialize(cast(Model, average.module), options, iteration)
+    contents[weights_file(experiment, iteration)] = weights.serialize(model, options, iteration)
     contents[state_file(experiment, iteration)] = buffer.getvalue()
     older = newest(experiment)
     # The sums come first, so that an unfinished checkpoint is known as one. Written again, it is finished already, and
@@ -203,13 +202,13 @@ def fault_of(state: Path, spare: str | None = None) -> str | None:
 
 def resume(
     state: Path,
-    network: nn.Module,
+    model: Model,
     adam: torch.optim.Adam,
     options: RunOptions,
     average: AveragedModel | None = None,
 ) -> Progress:
     """Load a checkpoint: weights, moving average, optimizer and random states; return how far it had come."""
-    saved = restore(state, network, adam, options, average)
+    saved = restore(state, model, adam, options, average)
     try:
         if "random" in saved:
             randomness.restore(saved["random"])
@@ -222,7 +221,7 @@ def resume(
 
 def restore(
     state: Path,
-    network: nn.Module,
+    model: Model,
     adam: torch.optim.Adam,
     options: RunOptions,
     average: AveragedModel | None = None,
@@ -231,7 +230,7 @@ def restore(
     saved = _read(state)
     try:
         iteration = int(saved["iteration"])
-        weights.load(_weights_of(state, iteration), network, options, encoder_suffices=False)
+        weights.load(_weights_of(state, iteration), model, options, encoder_suffices=False)
         if average is not None:
             _restore_average(ema_file(state.parent.parent, iteration), average, options, iteration)
         configured = [{key: group[key] for key in ("lr", "betas")} for group in adam.param_groups]
@@ -249,7 +248,7 @@ def _restore_average(file: Path, average: AveragedModel, options: RunOptions, it
     average.n_averaged.zero_()
     fault = _fault_of_average(file)
     if fault is None:
-        weights.load(file, average.module, options, encoder_suffices=False)
+        weights.load(file, cast(Model, average.module), options, encoder_suffices=False)
         average.n_averaged.fill_(iteration)
     elif iteration > 0:
         log.warning("%s; the moving average begins with the next update", fault)

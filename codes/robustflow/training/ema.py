@@ -5,17 +5,20 @@ It begins with the weights of the first update, when ActNorms are initialised. B
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from robustflow.models import Model
 
-def build(network: nn.Module, decay: float | None) -> AveragedModel | None:
+
+def build(model: Model, decay: float | None) -> AveragedModel | None:
     """The average, not begun yet; None without a decay."""
     if decay is None:
         return None
-    average = AveragedModel(network)
+    average = AveragedModel(model)
     average.requires_grad_(False)
     return average
 
@@ -40,9 +43,9 @@ def has_begun(average: AveragedModel | None) -> bool:
     return average is not None and bool(average.n_averaged > 0)
 
 
-def evaluated(network: nn.Module, average: AveragedModel | None) -> nn.Module:
-    """What to draw samples from: the average once it has begun, else the network itself."""
-    return average.module if average is not None and has_begun(average) else network
+def evaluated(model: Model, average: AveragedModel | None) -> Model:
+    """What to draw samples from: the average once it has begun, else the model itself."""
+    return cast(Model, average.module) if average is not None and has_begun(average) else model
 
 
 def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:

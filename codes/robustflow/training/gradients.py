@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.models import Task
-from robustflow.models.base import LossInputs
+from robustflow.models import LossInputs, Model
 from robustflow.nn.graphs import Graphed
 from robustflow.options.schema import RunOptions
 from robustflow.training.failures.dump import Step
@@ -22,15 +21,14 @@ class Gradients:
     """Computes them, the same for a step whenever it is called.
 
     Args:
-        task: Gives the loss.
-        network: In training mode.
+        model: In training mode.
         options: Of the run.
     """
 
-    def __init__(self, task: Task, network: nn.Module, options: RunOptions) -> None:
-        self.task, self.network, self.options = task, network, options
-        self._parameters = list(network.parameters())
-        self._norms = [module for module in network.modules() if isinstance(module, ActNorm)]
+    def __init__(self, model: Model, options: RunOptions) -> None:
+        self.model, self.options = model, options
+        self._parameters = list(model.parameters())
+        self._norms = [module for module in model.modules() if isinstance(module, ActNorm)]
         self._graphed = Graphed(self._of_data, options.cuda_graphs == "auto", capacity=_GRAPHS)
 
     def __call__(self, step: Step) -> Tensor:
@@ -38,8 +36,8 @@ class Gradients:
 
         Nothing waits for the device, unless ActNorms have yet to be initialised.
         """
-        learns = freeze_encoder(self.task.encoder(self.network), self.options, step.iteration)
-        inputs = _inputs(self.task, step)
+        learns = freeze_encoder(self.model.encoder, self.options, step.iteration)
+        inputs = _inputs(self.model, step)
         with fastest_convolutions(self._graphed.active and step.gt.is_cuda):
             if all(norm.is_initialized() for norm in self._norms):
                 loss, gradients = self._graphed(*inputs, key=learns)
@@ -48,7 +46,7 @@ class Gradients:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             if parameter.grad is not gradient:
                 parameter.grad = gradient
-        return _with_weights(self.task, self.network, loss)
+        return _with_weights(self.model, loss)
 
     def drop(self) -> None:
         """Forget gradients and graphs, whose memory is then there for other work; the next call captures anew."""
@@ -58,29 +56,29 @@ class Gradients:
 
     def watched(self, step: Step) -> Tensor:
         """Add the gradients of a step to what is there, by calling every module; return its loss."""
-        freeze_encoder(self.task.encoder(self.network), self.options, step.iteration)
+        freeze_encoder(self.model.encoder, self.options, step.iteration)
         with precision.using(self.options.precision, training=True):
-            loss = data_gradients(self.task, self.network, _inputs(self.task, step), self.options.train.micro_batch)
-        return _with_weights(self.task, self.network, loss)
+            loss = data_gradients(self.model, _inputs(self.model, step), self.options.train.micro_batch)
+        return _with_weights(self.model, loss)
 
     def _of_data(self, *inputs: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
         """Data loss and gradients; these are new tensors, so that a replay writes them anew instead of adding."""
         for parameter in self._parameters:
             parameter.grad = None
         with precision.using(self.options.precision, training=True):
-            loss = data_gradients(self.task, self.network, inputs, self.options.train.micro_batch)
+            loss = data_gradients(self.model, inputs, self.options.train.micro_batch)
         return loss, [parameter.grad for parameter in self._parameters]
 
 
 def accumulate_gradients(
-    task: Task, network: nn.Module, gt: Tensor, lr: Tensor, generator: torch.Generator, micro_batch: int | None
+    model: Model, gt: Tensor, lr: Tensor, generator: torch.Generator, micro_batch: int | None
 ) -> Tensor:
     """Add the gradients of a batch's mean loss, piece by piece of at most ``micro_batch`` crops; return that loss."""
-    inputs = task.loss_inputs(gt, lr, generator)
-    return _with_weights(task, network, data_gradients(task, network, inputs, micro_batch))
+    inputs = model.loss_inputs(gt, lr, generator)
+    return _with_weights(model, data_gradients(model, inputs, micro_batch))
 
 
-def data_gradients(task: Task, network: nn.Module, inputs: LossInputs, micro_batch: int | None) -> Tensor:
+def data_gradients(model: Model, inputs: LossInputs, micro_batch: int | None) -> Tensor:
     """Add the gradients of ``data_loss``, piece by piece; return it. Nothing is read back from the device."""
     tensors = [part for part in inputs if part is not None]
     whole = len(tensors[0])
@@ -88,7 +86,7 @@ def data_gradients(task: Task, network: nn.Module, inputs: LossInputs, micro_bat
     for pieces in zip(*(part.split(size) for part in tensors), strict=True):
         rest = iter(pieces)
         piece = tuple(part if part is None else next(rest) for part in inputs)
-        loss = len(pieces[0]) / whole * task.data_loss(network, piece)
+        loss = len(pieces[0]) / whole * model.data_loss(piece)
         loss.backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
@@ -113,15 +111,15 @@ def fastest_convolutions(active: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _inputs(task: Task, step: Step) -> LossInputs:
+def _inputs(model: Model, step: Step) -> LossInputs:
     generator = torch.Generator(step.gt.device).manual_seed(step.seed)
-    task.skip_noise(step.gt, step.lr, generator, step.first)
-    return task.loss_inputs(step.gt, step.lr, generator)
+    model.skip_noise(step.gt, step.lr, generator, step.first)
+    return model.loss_inputs(step.gt, step.lr, generator)
 
 
-def _with_weights(task: Task, network: nn.Module, loss: Tensor) -> Tensor:
+def _with_weights(model: Model, loss: Tensor) -> Tensor:
     """Add the gradients of ``weight_loss`` and return the whole loss."""
-    of_weights = task.weight_loss(network)
+    of_weights = model.weight_loss()
     if of_weights is None:
         return loss
     of_weights.backward()

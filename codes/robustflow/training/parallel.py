@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from robustflow import data
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.models import Task
+from robustflow.models import Model
 from robustflow.options.schema import RunOptions
 from robustflow.training.failures.dump import Step
 from robustflow.training.optimizer import load_state
@@ -73,8 +73,7 @@ def _on_cpu(values: Any) -> Any:
 
 def initialise_actnorms(
     processes: Processes,
-    task: Task,
-    network: nn.Module,
+    model: Model,
     crops: data.TrainingCrops,
     options: RunOptions,
     step: Step,
@@ -84,19 +83,19 @@ def initialise_actnorms(
     These are the first ``micro_batch`` of the whole batch, or all of it, computed in the main process; without
     autograd, which takes less memory than a training step of as many crops.
     """
-    ready = all(module.is_initialized() for module in network.modules() if isinstance(module, ActNorm))
+    ready = all(module.is_initialized() for module in model.modules() if isinstance(module, ActNorm))
     if processes.size == 1 or ready:
         return
 
     def initialise() -> None:
-        device = next(network.parameters()).device
+        device = model.device
         batch = whole_batch(crops, options.datasets["train"].batch_size, step.iteration, options.train.micro_batch)
         gt, lr = (batch[key].to(device) for key in ("gt", "lr"))
         with torch.no_grad():
-            task.loss(network, gt, lr, torch.Generator(device).manual_seed(step.seed))
+            model.loss(gt, lr, torch.Generator(device).manual_seed(step.seed))
 
     processes.on_main(initialise)
-    _copy_from_main(processes, network)
+    _copy_from_main(processes, model.network)
 
 
 def average(processes: Processes, network: nn.Module, loss: Tensor) -> Tensor:

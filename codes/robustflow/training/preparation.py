@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from robustflow import models
-from robustflow.models import data_sets, weights
+from robustflow.models import Model, data_sets, weights
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, ema, history, optimizer
 from robustflow.training.checkpoint import Progress
@@ -61,12 +60,12 @@ def prepare(options: RunOptions, processes: Processes) -> tuple[Run, Beginning]:
     precision.use(options.precision, training=False)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(options.train.manual_seed)
-    task = models.build(options)
-    network = task.build_network(options.network_G, options.precision, options.train.checkpointing).to(device)
+    model = models.build(options, options.train.checkpointing).to(device)
+    model.options = options
     if state is None:
-        processes.on_main(_load_pretrained, network, options)
-    adam, average = optimizer.build(network, options.train), ema.build(network, options.train.ema)
-    run = Run(options, task, network, adam, average, crops, validation, experiment, processes)
+        processes.on_main(_load_pretrained, model, options)
+    adam, average = optimizer.build(model.network, options.train), ema.build(model, options.train.ema)
+    run = Run(options, model, adam, average, crops, validation, experiment, processes)
     beginning = processes.on_main(_begin, run, state)
     processes.on_main(_make_room, run, state)
     return run, beginning
@@ -98,7 +97,7 @@ def start(run: Run, beginning: Beginning) -> None:
 def _begin(run: Run, state: Path | None) -> Beginning:
     if state is None:
         return Beginning(Progress(), None, [])
-    progress = checkpoint.resume(state, run.network, run.adam, run.options, run.average)
+    progress = checkpoint.resume(state, run.model, run.adam, run.options, run.average)
     return Beginning(progress, state, history.changes(state, progress.iteration, run.options))
 
 
@@ -123,11 +122,11 @@ def _make_room(run: Run, state: Path | None) -> None:
             log.info("an experiment of this name exists; it is now %s", archived)
 
 
-def _load_pretrained(network: nn.Module, options: RunOptions) -> None:
+def _load_pretrained(model: Model, options: RunOptions) -> None:
     path = options.path.pretrain_model_G
     if path is not None:
         file = weights.locate(path)
-        loaded = weights.load(file, network, options, encoder_suffices=True)
+        loaded = weights.load(file, model, options, encoder_suffices=True)
         log.info("loaded %s from %s", loaded, file)
     elif options.network_G.train_RRDB_delay > 0 or not options.network_G.train_RRDB:
         raise UserError(

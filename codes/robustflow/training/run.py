@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from robustflow import data
-from robustflow.models import Task
+from robustflow.models import Model
 from robustflow.options.schema import RunOptions
 from robustflow.utils.distributed import Processes
 
@@ -18,8 +18,7 @@ class Run(NamedTuple):
 
     Attributes:
         options: Of the run, sizes fitted to the weights it starts from.
-        task: The problem.
-        network: What is trained, on its device.
+        model: What is trained, on its device.
         adam: Updates the network.
         average: Moving average of its weights, or None.
         crops: What it is trained on.
@@ -29,8 +28,7 @@ class Run(NamedTuple):
     """
 
     options: RunOptions
-    task: Task
-    network: nn.Module
+    model: Model
     adam: torch.optim.Adam
     average: AveragedModel | None
     crops: data.TrainingCrops
@@ -40,5 +38,10 @@ class Run(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def network(self) -> nn.Module:
+        """The model's network: all that is learnt."""
+        return self.model.network

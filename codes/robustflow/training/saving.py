@@ -25,7 +25,7 @@ def is_due(options: RunOptions, iteration: int) -> bool:
 
 def save(run: Run, progress: Progress) -> None:
     """Save a checkpoint; remove those that are not to be kept."""
-    checkpoint.save(run.experiment, run.network, run.adam, run.options, progress, run.average)
+    checkpoint.save(run.experiment, run.model, run.adam, run.options, progress, run.average)
     if is_due(run.options, progress.iteration):
         checkpoint.prune(run.experiment, run.options.logger, None if progress.best is None else progress.best[0])
 
@@ -42,7 +42,7 @@ def _go_back(run: Run, iteration: int, progress: Progress) -> int:
     """Load an earlier checkpoint; return its iteration."""
     every = run.options.logger.save_checkpoint_freq
     state = checkpoint.to_go_back_to(run.experiment, every, progress, iteration)
-    checkpoint.restore(state, run.network, run.adam, run.options, run.average)
+    checkpoint.restore(state, run.model, run.adam, run.options, run.average)
     log.warning("  Weights are those of %s again; iterations and data go on.", state)
     return int(state.stem)
 

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 
 from robustflow import data
 from robustflow.diagnostics.ood import mahalanobis
-from robustflow.models import work
 from robustflow.nn import fused
 from robustflow.options import amount
 from robustflow.options.schema import RunOptions
@@ -44,7 +43,7 @@ def train(options: RunOptions, processes: Processes = ALONE) -> bool:
 def _train(options: RunOptions, processes: Processes) -> bool:
     run, beginning = prepare(options, processes)
     progress, logbook, niter = beginning.progress, _logbook(run), run.options.train.niter
-    elements = work.mapped_elements(run.network, amount.training_pixels(run.options))
+    elements = run.model.mapped_elements(amount.training_pixels(run.options))
     with contextlib.closing(logbook), fused.expecting(elements):
         processes.on_main(start, run, beginning)
         parallel.share(processes, run.network, run.adam, run.average)
@@ -67,7 +66,7 @@ def _train(options: RunOptions, processes: Processes) -> bool:
 def _iterate(run: Run, logbook: Logbook, progress: Progress, sentinel: Sentinel) -> None:
     """Train up to the last iteration, or until a signal: then a checkpoint is saved."""
     options, network, adam, processes, device = run.options, run.network, run.adam, run.processes, run.device
-    o, gradients = options.train, Gradients(run.task, network, options)
+    o, gradients = options.train, Gradients(run.model, options)
     guard = Guard(run, gradients, sentinel, logbook, progress)
     network.train()
     with (
@@ -117,7 +116,7 @@ def _iterate(run: Run, logbook: Logbook, progress: Progress, sentinel: Sentinel)
 def _forward_and_backward(run: Run, gradients: Gradients, sentinel: Sentinel, step: Step) -> Tensor:
     """Set the gradients of a step of all processes; return its loss."""
     sentinel.before_step()
-    parallel.initialise_actnorms(run.processes, run.task, run.network, run.crops, run.options, step)
+    parallel.initialise_actnorms(run.processes, run.model, run.crops, run.options, step)
     return parallel.average(run.processes, run.network, gradients(step))
 
 
@@ -143,7 +142,7 @@ def _logbook(run: Run) -> Logbook:
     if not run.processes.main:
         return cast(Logbook, parallel.Silent())
     o = run.options
-    return Logbook(run.experiment, o.train.niter, o.logger.print_freq, run.task.loss_name)
+    return Logbook(run.experiment, o.train.niter, o.logger.print_freq, run.model.loss_name)
 
 
 def _fit_ood_score(run: Run, iteration: int) -> None:
@@ -155,9 +154,9 @@ def _fit_ood_score(run: Run, iteration: int) -> None:
     file = (checkpoint.ema_file if begun else checkpoint.weights_file)(run.experiment, iteration)
     if run.options.train.ood_patches == 0 or mahalanobis.file_beside(file).is_file():
         return
-    network, n_patches = ema.evaluated(run.network, run.average), run.options.train.ood_patches
+    model, n_patches = ema.evaluated(run.model, run.average), run.options.train.ood_patches
     try:
-        mahalanobis.fit_and_save(run.options, file, run.task, network, n_patches=n_patches, patch=size)
+        mahalanobis.fit_and_save(run.options, file, model, n_patches=n_patches, patch=size)
     except UserError as error:
         # The training itself is done and saved.
         log.warning("no out-of-distribution score: %s", error)

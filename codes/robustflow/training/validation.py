@@ -30,12 +30,12 @@ def validate(run: Run, logbook: Logbook, progress: Progress, sentinel: Sentinel)
     It comes before the checkpoint is saved, so that this holds the best validation so far, and is not what training
     goes back to if its samples are not finite.
     """
-    task, options, items, iteration = run.task, run.options, run.validation, progress.iteration
+    options, items, iteration = run.options, run.validation, progress.iteration
     if items is None:
         return
-    network = ema.evaluated(run.network, run.average).eval()
+    model = ema.evaluated(run.model, run.average).eval()
     try:
-        evaluator = Evaluator(task, network, options.scale, options.val, None, processes=run.processes)
+        evaluator = Evaluator(model, options.val, None, processes=run.processes)
         summary, _ = evaluator.evaluate("val", items)
     except torch.OutOfMemoryError:
         # The training itself is sound.
@@ -48,8 +48,8 @@ def validate(run: Run, logbook: Logbook, progress: Progress, sentinel: Sentinel)
         figures = ("psnr", "psnr_gtmean", "lr_psnr_mean", "pixel_error_pct", "inf_pct")
         scalars |= {f"{key}_t{heat}": values.get(key) for key in figures}
     if run.processes.main:
-        logbook.validation(iteration, scalars, strip(task, network, items[0], options.scale, options.val))
-    run.network.train()
+        logbook.validation(iteration, scalars, strip(model, items[0], options.val))
+    run.model.train()
     progress.validated = iteration
     save = partial(run.processes.on_main, saving.save, run, progress)
     if sentinel.bad_validation(iteration, drawn - finite, drawn, save):

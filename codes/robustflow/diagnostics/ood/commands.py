@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from robustflow.diagnostics.ood import mahalanobis, patches
-from robustflow.models import trained
+from robustflow.models.loading import load_model
 from robustflow.options import command_line
 from robustflow.options.arguments import Parser, add_override
 from robustflow.utils import exit_status, paths
@@ -68,9 +68,9 @@ def _fit(chosen: argparse.Namespace) -> None:
         raise UserError(f"--shrinkage: expected a number from 0 to 1, got {chosen.shrinkage}")
     if chosen.batch < 1:
         raise UserError(f"--batch: expected at least 1, got {chosen.batch}")
-    options, file, task, network = trained.opened(command_line.load_or_exit(chosen))
+    model = load_model(command_line.load_or_exit(chosen))
     mahalanobis.fit_and_save(
-        *(options, file, task, network),
+        *(model.options, model.file, model),
         n_patches=chosen.n_patches,
         patch=chosen.patch,
         batch=chosen.batch,

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from robustflow import data
 from robustflow.data.bicubic import mirror_pad
 from robustflow.diagnostics.ood.gaussian import GaussianFit, squared_mahalanobis
-from robustflow.models import Task, data_sets, weights
+from robustflow.models import Model, data_sets, weights
 from robustflow.options.schema import RunOptions
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
@@ -54,7 +54,7 @@ def features_of(encoder: nn.Module, lr: Tensor, read: Callable[[Tensor], Tensor]
     size: averages over large images vary less, and borders count more in small ones. `OODScore.of_image` takes patches
     as large as those it was fitted on.
 
-    ``read``: the task's ``encoder_input``.
+    ``read``: the model's ``encoder_input``.
     """
     height, width = lr.shape[-2:]
     padded = mirror_pad(lr, 0, -width % _MULTIPLE, 0, -height % _MULTIPLE).to(next(encoder.parameters()))
@@ -260,8 +260,7 @@ def training_patches(options: RunOptions, patch: int | None, seed: int) -> data.
 
 
 def fit(
-    task: Task,
-    network: nn.Module,
+    model: Model,
     crops: data.TrainingCrops,
     n_patches: int = N_PATCHES,
     *,
@@ -272,8 +271,7 @@ def fit(
     """Fit the score on the first ``n_patches`` crops.
 
     Args:
-        task: Knows the network's encoder.
-        network: With its weights, on the device to compute on.
+        model: With its weights, on the device to compute on.
         crops: Training patches.
         n_patches: At least 10, better several times the number of features.
         batch: Patches computed at once.
@@ -282,11 +280,11 @@ def fit(
     """
     if n_patches < _FOLDS:
         raise UserError(f"--n-patches: expected at least {_FOLDS}, got {n_patches}")
-    encoder = task.encoder(network)
+    encoder = model.encoder
     # Ctrl-C is for the main process to answer.
     loader = DataLoader(crops, batch, sampler=range(n_patches), num_workers=n_workers, worker_init_fn=_without_signals)
     progress = tqdm(loader, desc="OOD score", unit="batch", leave=False, disable=None)
-    features = torch.cat([features_of(encoder, each["lr"], task.encoder_input) for each in progress])
+    features = torch.cat([features_of(encoder, each["lr"], model.encoder_input) for each in progress])
     fitted, scores = fit_features(features, shrinkage)
     used = fitted.ledoit_wolf() if shrinkage is None else shrinkage
     return OODScore(
@@ -331,8 +329,7 @@ def _fitted(parts: list[Tensor]) -> GaussianFit:
 def fit_and_save(
     options: RunOptions,
     weights_file: Path,
-    task: Task,
-    network: nn.Module,
+    model: Model,
     *,
     n_patches: int = N_PATCHES,
     patch: int | None = None,
@@ -343,7 +340,7 @@ def fit_and_save(
     """Fit the score of a model on its training set and write it beside its weights; arguments as those of `fit`."""
     crops = training_patches(options, patch, seed)
     workers = options.datasets["train"].n_workers
-    ood = fit(task, network, crops, n_patches, batch=batch, shrinkage=shrinkage, n_workers=workers)
+    ood = fit(model, crops, n_patches, batch=batch, shrinkage=shrinkage, n_workers=workers)
     save(file_beside(weights_file), ood)
     log.info(
         "%s: %d patches of %d x %d, %d features, mean score %.4g, 99 %% below %.4g, shrinkage %.2g",

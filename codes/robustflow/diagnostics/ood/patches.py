@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from robustflow import data
@@ -22,7 +22,8 @@ from robustflow.diagnostics.ood import mahalanobis
 from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampling import draw_samples
-from robustflow.models import Task, data_sets, trained
+from robustflow.models import Model, data_sets
+from robustflow.models.loading import load_model
 from robustflow.options.schema import RunOptions, ValOptions
 from robustflow.utils import precision
 from robustflow.utils.errors import UserError
@@ -93,19 +94,16 @@ class Ranker:
     """Scores and samples the patches of data sets.
 
     Args:
-        task: The model's task.
-        network: The model, in eval mode.
+        model: In eval mode.
         score: Its OOD score.
         val: Samples, temperature (the last one), seed; latents follow from the seed and the patch's place.
         side: Side of the patches, LR pixels.
         batch: Patches scored at once.
     """
 
-    def __init__(
-        self, task: Task, network: nn.Module, score: mahalanobis.OODScore, val: ValOptions, side: int, batch: int = 16
-    ) -> None:
-        self.task, self.network, self.score, self.val, self.side, self.batch = task, network, score, val, side, batch
-        self.device = next(network.parameters()).device
+    def __init__(self, model: Model, score: mahalanobis.OODScore, val: ValOptions, side: int, batch: int = 16) -> None:
+        self.model, self.score, self.val, self.side, self.batch = model, score, val, side, batch
+        self.device = model.device
 
     def rank(self, name: str, items: data.EvaluationSet) -> Ranked:
         """Cut every image into patches that do not overlap, from the top left; score and sample each."""
@@ -122,11 +120,11 @@ class Ranker:
     def _of_image(self, dataset: str, item: data.EvaluationItem, places: list[tuple[int, int]]) -> Iterator[Patch]:
         cut = [item.condition[:, top : top + self.side, left : left + self.side].contiguous() for top, left in places]
         chunks = [torch.stack(cut[k : k + self.batch]) for k in range(0, len(cut), self.batch)]
-        encoder = self.task.encoder(self.network)
+        encoder = self.model.encoder
         scores = [
             each
             for c in chunks
-            for each in self.score.score(mahalanobis.features_of(encoder, c, self.task.encoder_input)).tolist()
+            for each in self.score.score(mahalanobis.features_of(encoder, c, self.model.encoder_input)).tolist()
         ]
         for lr, (top, left), score in tqdm(
             zip(cut, places, scores, strict=True), total=len(cut), desc=item.name, leave=False, disable=None
@@ -143,8 +141,7 @@ class Ranker:
         lr, val = lr.to(self.device), self.val
         upsampled = lr[:3] if val.same_size else upsample(lr.double(), self.score.scale).to(lr)
         drawn = draw_samples(
-            self.task,
-            self.network,
+            self.model,
             lr,
             name=name,
             heats=val.heats[-1:],
@@ -182,15 +179,16 @@ def rank(
     place = output if output is not None else own if folder is None else own / "input"
     data_sets.require_apart(options, folder, place)
     sets = _sets(options, folder, enhance)
-    options, file, task, network = trained.opened(options)
-    score = mahalanobis.load_beside(file, task.encoder(network))
+    model = load_model(options)
+    options, file = model.options, model.file
+    score = mahalanobis.load_beside(file, model.encoder)
     if score is None:
         raise UserError(
             f"{mahalanobis.file_beside(file)}: expected the OOD score of {file.name}, found none that fits; "
             "fit it with python -m robustflow.evaluation.ood fit and the same options"
         )
     side = _checked_side(patch, score)
-    ranker = Ranker(task, network, score, options.val, side)
+    ranker = Ranker(model, score, options.val, side)
     protocol = _protocol(options, score, side, enhance)
     found: dict[str, Ranked] = {}
     report: dict[str, Any] = {}

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
-from torch import nn
 
 from robustflow.data import EvaluationSet
 from robustflow.diagnostics import audit
 from robustflow.diagnostics.trace import plot, trace
 from robustflow.diagnostics.trace.probe import Layer, layers
 from robustflow.evaluation.records import to_json
-from robustflow.models import Task, data_sets, trained
+from robustflow.models import FlowModel, data_sets, require_flow
+from robustflow.models.loading import load_model
 from robustflow.options.schema import RunOptions
 from robustflow.report import plots
 from robustflow.utils.errors import UserError
@@ -27,20 +27,20 @@ def write(options: RunOptions, sets: Mapping[str, EvaluationSet], folder: Path) 
 
     The reference, in distribution, is the validation set, or else the first data set.
     """
-    options, file, task, network = trained.opened(options)
-    flow = trace.flow_of(network)
-    log.info("%s: %s", options.name, file)
+    model = require_flow(load_model(options), "--trace")
+    options, flow = model.options, model.flow
+    log.info("%s: %s", options.name, model.file)
     named, sets = _with_reference(options, sets)
     found = layers(flow)
     report: dict[str, Any] = {
         "name": options.name,
-        "weights": str(file),
+        "weights": str(model.file),
         "temperature": max(options.val.heats),
         "reference": named,
         "exploded_above": trace.EXPLODED,
         "layers": [{"name": layer.name, "kind": layer.kind} for layer in found],
         "bound": audit.as_plain(audit.bound_of(found)),
-        "datasets": _traced(options, task, network, sets, named, found),
+        "datasets": _traced(options, model, sets, named, found),
     }
     text = _markdown(report)
     write_atomically(folder / "trace.json", to_json(report).encode())
@@ -61,8 +61,7 @@ def _with_reference(options: RunOptions, sets: Mapping[str, EvaluationSet]) -> t
 
 def _traced(
     options: RunOptions,
-    task: Task,
-    network: nn.Module,
+    model: FlowModel,
     sets: Mapping[str, EvaluationSet],
     reference: str,
     of_flow: Sequence[Layer],
@@ -71,7 +70,7 @@ def _traced(
     usual: list[trace.LayerTrace] = []
     entries: dict[str, Any] = {}
     for name, items in sets.items():
-        found, growths = trace.traced(task, network, items, options.val, name)
+        found, growths = trace.traced(model, items, options.val, name)
         # The reference comes first.
         usual = found if name == reference else usual
         compared = trace.explosion(found, usual, names)

@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from robustflow.data import EvaluationSet
 from robustflow.diagnostics.trace.probe import Seen, layers, probing
 from robustflow.evaluation.sampling import draw_samples
-from robustflow.flows.conditional_flow import ConditionalFlow
-from robustflow.models import Task
+from robustflow.models import FlowModel
 from robustflow.options.schema import ValOptions
-from robustflow.utils.errors import UserError
 
 # A layer explodes if an activation behind it is so many times the largest one of the reference inputs, or not finite.
 EXPLODED = 100.0
@@ -115,16 +113,9 @@ def median(values: Sequence[float]) -> float:
     return statistics.median_high(values)
 
 
-def flow_of(network: nn.Module) -> ConditionalFlow:
-    """The network, if it has layers to trace."""
-    if not isinstance(network, ConditionalFlow):
-        raise UserError(f"--trace: expected a flow, got a {type(network).__name__}, which has no layers to invert")
-    return network
-
-
 @torch.no_grad()
 def traced(
-    task: Task, network: nn.Module, items: EvaluationSet, options: ValOptions, name: str
+    model: FlowModel, items: EvaluationSet, options: ValOptions, name: str
 ) -> tuple[list[LayerTrace], list[float]]:
     """Sample a data set as a test does, at the largest temperature, and note what every layer does.
 
@@ -132,18 +123,16 @@ def traced(
         One trace per layer in the order of sampling, and log₁₀ of the whole flow's growth of a perturbation, for each
         sample.
     """
-    flow = flow_of(network)
+    flow = model.flow
     found = [LayerTrace() for _ in layers(flow)]
-    device = next(network.parameters()).device
     heat = max(options.heats)
     with probing(flow, lambda seen: found[seen.place].add(seen)):
         for item in tqdm(items, total=len(items), desc=f"trace {name}", leave=False, unit="image", disable=None):
             for layer in found:
                 layer.max_abs.append(0.0)
             drawn = draw_samples(
-                task,
-                network,
-                item.condition.to(device),
+                model,
+                item.condition.to(model.device),
                 name=item.name,
                 heats=(heat,),
                 n=options.n_sample,

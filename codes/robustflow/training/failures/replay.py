@@ -30,19 +30,18 @@ def replay(recorded: dump.Dump) -> Diagnosis:
         file.write_text(recorded.options, encoding="utf-8")
         options = options_load.load(file)
     device = devices.choose("auto" if recorded.device == "cuda" else "cpu")
-    task = models.build(options)
-    network = task.build_network(options.network_G, options.precision, options.train.checkpointing)
+    model = models.build(options, options.train.checkpointing)
     try:
-        network.load_state_dict(recorded.weights)
+        model.network.load_state_dict(recorded.weights)
     except RuntimeError as error:
         raise UserError(f"expected weights of the network that the dump's options describe: {error}") from error
-    network.to(device).train()
-    freeze_encoder(task.encoder(network), options, recorded.step.iteration)
+    model.to(device).train()
+    freeze_encoder(model.encoder, options, recorded.step.iteration)
     gt, lr = recorded.step.gt.to(device), recorded.step.lr.to(device)
     generator = torch.Generator(device).manual_seed(recorded.step.seed)
     with precision.using(options.precision, training=True):
         return diagnose(
-            network, lambda: accumulate_gradients(task, network, gt, lr, generator, options.train.micro_batch)
+            model.network, lambda: accumulate_gradients(model, gt, lr, generator, options.train.micro_batch)
         )
 
 

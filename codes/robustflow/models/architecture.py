@@ -1,0 +1,106 @@
+"""Sizes of a network, by the names that constructors and option files share."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+from pydantic import ValidationError
+
+from robustflow.options.schema import NetworkOptions, RunOptions
+from robustflow.registry import MODELS, Options
+
+# Where each argument stands in the options.
+_PLACES: dict[str, tuple[str, ...]] = {
+    **{key: (key,) for key in ("encoder", "nf", "nb", "gc")},
+    **{key: ("flow", key) for key in ("K", "L", "S", "coupling", "hidden_channels", "permutation_train")},
+    **{key: ("flow", key) for key in ("additionalFlowNoAffine", "std_channels", "projection_memory")},
+    "taps": ("flow", "stackRRDB", "blocks"),
+    "split": ("flow", "split", "enable"),
+    "correct_splits": ("flow", "split", "correct_splits"),
+    "max_log_scale": ("flow", "split", "max_log_scale"),
+}
+
+
+class Architecture(TypedDict, total=False):
+    """Arguments of all models; each is the option of that name of ``network_G``, with its default.
+
+    Attributes:
+        encoder: "RRDB", "low_light", or another registered one.
+        nf: Encoder channels, 64.
+        nb: Encoder blocks, 23.
+        gc: Growth channels inside a dense block, 32.
+        taps: Indices of the encoder blocks that every level reads; None: 1, 8, 15, 22 of 23, else spread evenly.
+        K: Full flow steps per level, 16.
+        L: Levels, 3; level l works at 1/2^l of the HR resolution.
+        S: Noise couplings per level, the last S[l] of K steps, or one number for all.
+        hidden_channels: Width of the parameter networks, 64.
+        permutation_train: Learned 1×1 convolutions; False: fixed orthogonal ones.
+        additionalFlowNoAffine: Transition steps per level, 2.
+        split: Factor out half of the channels after a level, with a learned prior; ``correct_splits``: after all but
+            the last level (False: all but the last two, as published).
+        max_log_scale: Bound of that prior's log-std; None: unbounded, as published.
+        std_channels: Channels of the noise map, 3.
+        projection_memory: Budget for a level's projected features, MiB, 1024.
+    """
+
+    encoder: Any
+    nf: int
+    nb: int
+    gc: int
+    taps: tuple[int, ...] | None
+    K: int
+    L: int
+    S: int | tuple[int, ...]
+    hidden_channels: int
+    permutation_train: bool
+    additionalFlowNoAffine: int
+    split: bool
+    correct_splits: bool
+    max_log_scale: float | None
+    std_channels: int
+    projection_memory: int
+
+
+def network_options(**architecture: Any) -> NetworkOptions:
+    """Options of a network from arguments of `Architecture`, and its coupling. ValueError for what cannot be."""
+    nested: dict[str, Any] = {}
+    for key, value in architecture.items():
+        if key not in _PLACES:
+            near = difflib.get_close_matches(key, _PLACES, n=1)
+            raise TypeError(f"unknown argument '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        *parents, last = _PLACES[key]
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = tuple(value) if isinstance(value, list) else value
+    try:
+        return NetworkOptions.model_validate(nested)
+    except ValidationError as error:
+        names = {place: key for key, place in _PLACES.items()}
+        wrong = ((names.get(tuple(map(str, e["loc"])), ".".join(map(str, e["loc"]))), e["msg"]) for e in error.errors())
+        raise ValueError("; ".join(f"{key}: {message}" for key, message in wrong)) from error
+
+
+def arguments_of(options: NetworkOptions) -> dict[str, Any]:
+    """Arguments that make these options."""
+
+    def at(place: tuple[str, ...]) -> Any:
+        value: Any = options
+        for key in place:
+            value = getattr(value, key)
+        return value
+
+    return {key: at(place) for key, place in _PLACES.items()}
+
+
+def require_consistent(model: type, scale: Any, options: NetworkOptions) -> None:
+    """Raise ValueError, naming all, for sizes that cannot go together in a model of this class."""
+    root = RunOptions.model_construct(name="", model=Options(), scale=scale, network_G=options)
+    found = [*options.contradictions(root), *options.encoder.contradictions(root), *_of_model(model, root)]
+    if found:
+        raise ValueError("; ".join(f"{key.removeprefix('network_G.')}: {message}" for key, message in found))
+
+
+def _of_model(model: type, root: RunOptions) -> Iterator[tuple[str, str]]:
+    chosen = MODELS.options_class_of(model)
+    return iter(()) if chosen is None else chosen.model_construct().contradictions(root)

@@ -1,0 +1,55 @@
+"""Trained models, loaded to be used."""
+
+from pathlib import Path
+
+import torch
+
+from robustflow import models
+from robustflow.models import weights
+from robustflow.models.base import Model
+from robustflow.options import load as options_load
+from robustflow.options.schema import RunOptions
+from robustflow.utils import devices, precision
+
+
+def load(source: str | Path, weights_file: str | Path | None = None, device: str = "auto") -> Model:
+    """Load a trained model, in eval mode.
+
+    Args:
+        source: Weights that say what they are of (a file that `Model.save` or a training wrote, or an experiment
+            folder: its newest, averaged ones if there are any), or the option file of ``weights_file``, published
+            or ours.
+        weights_file: Weights of that option file, published (``.pth``) or ours.
+        device: auto (CUDA if there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: Nothing is there, or it does not fit.
+    """
+    if weights_file is None:
+        file = weights.locate(str(source))
+        options = weights.options_of(file)
+    else:
+        file = weights.locate(str(weights_file))
+        options = options_load.load(source)
+    return load_model(options, file, devices.choose(device))
+
+
+def load_model(options: RunOptions, file: Path | None = None, device: torch.device | None = None) -> Model:
+    """Load the model that options describe, in eval mode; its ``options`` are completed from the weights.
+
+    From here on this process computes with the precision that the options mean for evaluation.
+
+    Args:
+        options: Of the run.
+        file: Its weights; None: those that `weights.to_test` finds.
+        device: Another device than the options name.
+    """
+    file = weights.to_test(options) if file is None else file
+    options = weights.fitting(options, file)
+    device = device or devices.choose(options.device)
+    precision.use(options.precision, training=False)
+    precision.warn_if_slow(options.precision, device)
+    model = models.build(options)
+    weights.load(file, model, options, encoder_suffices=False)
+    model.file, model.options = file, options
+    return model.to(device).eval()

@@ -1,0 +1,129 @@
+"""One object per model: built in Python or from options, saved, loaded."""
+
+import pytest
+import torch
+from random_networks import built
+
+import robustflow as rf
+from robustflow import models
+from robustflow.interop import published
+from robustflow.models import weights
+from robustflow.models.weights import WeightsError
+from robustflow.options.schema import RunOptions
+from robustflow.utils.errors import UserError
+
+SIZES = {"nf": 8, "nb": 2, "gc": 4}
+FLOW = {**SIZES, "K": 1, "hidden_channels": 8}
+MODELS = {
+    "SRFlow": lambda: rf.SRFlow(coupling=rf.Affine(eps=0.1), noise_std=0.01, **FLOW),
+    "NCSR": lambda: rf.NCSR(scale=8, noise_max=0.02, **FLOW),
+    "FSNCSR": lambda: rf.FSNCSR(scale=2, coupling=rf.RationalQuadratic(bounds=(-1.0, 1.0)), L=2, **FLOW),
+    "LLFlow": lambda: rf.LLFlow(train_gt_ratio=0.5, **FLOW),
+    "RRDB": lambda: rf.RRDB(pixel_criterion="l2", **SIZES),
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def image(scale=1, seed=1):
+    return torch.rand(2, 3, 8 * scale, 8 * scale, generator=generator(seed))
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    return MODELS[request.param]()
+
+
+def test_what_is_saved_is_loaded(model, tmp_path):
+    lr = image()
+    model.loss(image(model.scale), lr, generator())
+    expected = model.eval().sample(lr, n=2, temperature=0.8, generator=generator())
+    model.save(tmp_path / "m.safetensors")
+    loaded = rf.load(tmp_path / "m.safetensors", device="cpu")
+    assert type(loaded) is type(model) and not loaded.training and loaded.file == tmp_path / "m.safetensors"
+    assert loaded.options.model == model.options.model and loaded.options.network_G == model.options.network_G
+    assert torch.equal(loaded.sample(lr, n=2, temperature=0.8, generator=generator()), expected)
+
+
+def test_options_build_the_same_model(model):
+    other = models.build(model.options)
+    assert type(other) is type(model)
+    assert [p.shape for p in other.parameters()] == [p.shape for p in model.parameters()]
+    assert other.options == model.options
+
+
+def test_samples_of_a_batch_are_those_of_its_images(model):
+    lr = image()[..., :7, :6]
+    model.eval()
+    both = model.sample(lr, n=3, temperature=0.0)
+    assert both.shape == (3, 2, 3, 7 * model.scale, 6 * model.scale)
+    for number in range(2):
+        torch.testing.assert_close(
+            both[:, number], model.sample(lr[number : number + 1], 3, 0.0)[:, 0], rtol=0, atol=1e-5
+        )
+    parts = model.sample(lr, 3, 0.9, generator(), at_once=2)
+    torch.testing.assert_close(parts, model.sample(lr, 3, 0.9, generator()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SRFlow", "NCSR", "FSNCSR", "LLFlow"])
+def test_encoding_and_decoding_are_inverse(name):
+    model = MODELS[name]().double().eval()
+    hr, lr = image(model.scale).double()[..., : 7 * model.scale, :], image().double()[..., :7, :]
+    torch.testing.assert_close(model.decode(model.encode(hr, lr), lr), hr, rtol=0, atol=1e-9)
+    assert model.bits_per_dim(image(model.scale).double(), image().double()).shape == (2,)
+
+
+def test_experiment_folders_are_loaded(tmp_path):
+    options = RunOptions.model_validate({"name": "x", "model": "SRFlow", "network_G": {**SIZES, "flow": {"K": 1}}})
+    for iteration in (1, 2):
+        weights.save(tmp_path / f"models/0000000{iteration}_G.safetensors", built(options, 0.01), options, iteration)
+    assert rf.load(str(tmp_path), device="cpu").file.name == "00000002_G.safetensors"
+
+
+def test_published_weights_are_loaded_with_their_option_file(tmp_path):
+    model = rf.SRFlow(**FLOW)
+    torch.save(published.write_back(model.network), tmp_path / "x_G.pth")
+    flow = "K: 1, L: 3, hidden_channels: 8"
+    text = f"name: x\nmodel: SRFlow\nscale: 4\nnetwork_G: {{nf: 8, nb: 2, gc: 4, flow: {{{flow}}}}}\n"
+    (tmp_path / "x.yml").write_text(text)
+    loaded = rf.load(tmp_path / "x.yml", tmp_path / "x_G.pth", device="cpu")
+    lr = image()
+    assert torch.equal(loaded.sample(lr, 1, 0.5, generator()), model.eval().sample(lr, 1, 0.5, generator()))
+    with pytest.raises(WeightsError, match="give their option file"):
+        rf.load(tmp_path / "x_G.pth")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"S": 3, "K": 2}, ValueError, "flow.S: expected at most K = 2"),
+        ({"hidden_chanels": 8}, TypeError, "did you mean 'hidden_channels'"),
+        ({"scale": 1}, ValueError, "scale: expected 2, 4 or 8"),
+        ({"nb": 0}, ValueError, "nb: Input should be greater"),
+        ({"coupling": "afine"}, ValueError, "did you mean 'affine'"),
+        ({"encoder": "low_light"}, ValueError, "expected RRDB for super-resolution"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_an_error(arguments, error, message):
+    with pytest.raises(error, match=message):
+        rf.FSNCSR(**{**SIZES, **arguments})
+
+
+def test_nothing_to_load(tmp_path):
+    with pytest.raises(UserError, match="found neither"):
+        rf.load(tmp_path / "m.safetensors")
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        rf.Nothing  # noqa: B018
+    assert set(rf.__all__) <= set(dir(rf))
+
+
+def test_published_sizes():
+    """41.7 M is published; 0.6 M of it are parameters that the published network never uses."""
+    with torch.device("meta"):
+        assert 41.0e6 < sum(p.numel() for p in rf.FSNCSR().parameters()) < 41.2e6
+        assert rf.FSNCSR(scale=8).options.network_G.flow.S == (0, 0, 16, 16)
+        assert rf.LLFlow().options.network_G.nb == 24
