@@ -10,7 +10,7 @@ from robustflow.data.images import write_png
 from robustflow.evaluation import engine as testing
 from robustflow.options.load import load
 from robustflow.training import engine as training
-from robustflow.training import trainer
+from robustflow.training import loop
 
 BASE = """
 scale: 4
@@ -102,7 +102,7 @@ def test_options_without_effect_are_refused(here, text, key):
 
 def test_loader_process_ended_by_the_same_signal(here, monkeypatch):
     flow = options(here, "name: flow\nmodel: FS-NCSR\ntrain: {niter: 9, ood_patches: 0}")
-    batches = trainer._loader
+    batches = loop.load_batches
 
     def ended(*arguments, **keywords):
         for number, batch in enumerate(batches(*arguments, **keywords)):
@@ -111,6 +111,6 @@ def test_loader_process_ended_by_the_same_signal(here, monkeypatch):
                 raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
             yield batch
 
-    monkeypatch.setattr(trainer, "_loader", ended)
+    monkeypatch.setattr(loop, "load_batches", ended)
     assert training.run(flow) == 130
     assert (here / "experiments" / "flow" / "training_state" / "00000002.state").is_file()

@@ -19,11 +19,10 @@ from robustflow.evaluation import engine as evaluation
 from robustflow.models import FlowModel, weights
 from robustflow.options.load import load, save
 from robustflow.options.schema import RunOptions
-from robustflow.training import checkpoint, engine, parallel
+from robustflow.training import checkpoint, engine
 from robustflow.training.failures import dump, guard
-from robustflow.training.gradients import Gradients
-from robustflow.training.trainer import train
-from robustflow.utils import distributed, launcher
+from robustflow.training.loop import crop_numbers, train
+from robustflow.utils import launcher
 from robustflow.utils.errors import UserError
 
 pytestmark = pytest.mark.forks
@@ -145,7 +144,7 @@ def interrupt_second_process(monkeypatch, in_iteration):
 def test_an_interrupted_run_goes_on_with_any_number_of_processes(make_options, pretrained, monkeypatch):
     one, whole = (delayed(make_options, pretrained, name) for name in ("delayed_one", "delayed_two"))
     assert train(one)
-    assert forked(in_group(lambda processes: train(whole, processes))) == [True, True]
+    assert forked(in_group(lambda: train(whole))) == [True, True]
     assert_same_losses(whole, one)
 
     parts = delayed(make_options, pretrained, "delayed_parts")
@@ -157,7 +156,7 @@ def test_an_interrupted_run_goes_on_with_any_number_of_processes(make_options, p
     shutil.copytree(folder_of(parts), folder_of(parts).with_name("delayed_mixed"))
 
     resumed = delayed(make_options, pretrained, "delayed_parts", resume_state="auto")
-    assert forked(in_group(lambda processes: train(resumed, processes))) == [True, True]
+    assert forked(in_group(lambda: train(resumed))) == [True, True]
     assert_same_losses(resumed, one)
     end = weights_at(whole, 10)
     for name, tensor in weights_at(resumed, 10).items():
@@ -173,7 +172,7 @@ def test_three_processes_train_a_model_that_draws_no_level(make_options):
         make_options(name, "SRFlow", batch_size=6, train={"niter": 3, "lr_G": 1e-7}) for name in ("noise_1", "noise_3")
     )
     assert train(one)
-    assert forked(in_group(lambda processes: train(three, processes)), 3) == [True] * 3
+    assert forked(in_group(lambda: train(three)), 3) == [True] * 3
     assert_same_losses(three, one)
 
 
@@ -195,7 +194,7 @@ def test_low_light_trains_as_one_with_a_prior_mean_per_batch(make_options, folde
 
     one, two = low_light("low_1"), low_light("low_2")
     assert train(one)
-    assert forked(in_group(lambda processes: train(two, processes))) == [True] * 2
+    assert forked(in_group(lambda: train(two))) == [True] * 2
     # Dark crops have likelihoods of tens of bits, and as large errors.
     for name in ("train/bits_per_dim", "val/bits_per_dim"):
         assert scalars(two, name) == pytest.approx(scalars(one, name), rel=1e-5)
@@ -205,29 +204,33 @@ def test_low_light_trains_as_one_with_a_prior_mean_per_batch(make_options, folde
 @pytest.mark.parametrize(("policy", "iteration"), [("rollback", 4), ("rollback", 5), ("skip", 1), ("skip", 3)])
 def test_a_fault_in_one_process_is_answered_by_all(make_options, monkeypatch, policy, iteration, late):
     monkeypatch.setattr(guard, "settles_later", lambda device: late)
-    compute = Gradients.__call__
+    cut, finish = TrainingCrops.cut, TrainingCrops.finish
 
-    def spoiled(self, step):
-        loss = compute(self, step)
-        last = step.first + len(step.gt) == 4
-        return loss * float("nan") if step.iteration == iteration and last else loss
+    def marked(self, number):
+        # The last crop of the iteration, the second process's.
+        return {**cut(self, number), "spoilt": torch.tensor(number == 4 * iteration - 1)}
 
-    monkeypatch.setattr(Gradients, "__call__", spoiled)
+    def spoiled(self, batch, device):
+        gt, lr = finish(self, batch, device)
+        return (gt * float("nan") if any(bool(cuts["spoilt"].any()) for cuts in batch) else gt), lr
+
+    monkeypatch.setattr(TrainingCrops, "cut", marked)
+    monkeypatch.setattr(TrainingCrops, "finish", spoiled)
     settings = {
         "train": {"niter": 6, "non_finite": policy, "ema": 0.9, "lr_G": 1e-7},
         "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
     }
     one, two = (make_options(f"{policy}_{iteration}_{late}_{n}", **settings) for n in (1, 2))
     assert train(one)
-    assert forked(in_group(lambda processes: train(two, processes))) == [True] * 2
+    assert forked(in_group(lambda: train(two))) == [True] * 2
     for file in (checkpoint.weights_file, checkpoint.ema_file):
         ours, theirs = (weights.read(file(folder_of(options), 6))[0] for options in (one, two))
         for name, tensor in ours.items():
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
     states = [torch.load(checkpoint.state_file(folder_of(options), 6), weights_only=True) for options in (one, two)]
     assert [state["non_finite"] for state in states] == [1, 1]
-    went_back = (iteration, 4 if iteration > 4 else 2) if policy == "rollback" else None
-    assert [state["went_back"] for state in states] == [went_back] * 2
+    rollback = (iteration, 4 if iteration > 4 else 2) if policy == "rollback" else None
+    assert [state["rollback"] for state in states] == [rollback] * 2
     dumped = folder_of(two) / "non_finite" / f"{iteration:08d}.safetensors"
     assert len(dump.read(dumped).step.gt) == 4
 
@@ -293,13 +296,10 @@ def test_noise_of_the_images_after_those_skipped(make_options, model):
     assert torch.equal(whole.get_state(), part.get_state())
 
 
-def test_crops_are_dealt_out_in_order():
-    processes = [distributed.Processes() for _ in range(3)]
-    for rank, process in enumerate(processes):
-        process.rank, process.size = rank, 3
-    shares = [list(parallel.share_of_numbers(process, 6, first=2, last=4)) for process in processes]
+def test_crops_are_distributed_in_order():
+    shares = forked(in_group(lambda: list(crop_numbers(6, first=2, last=4))), 3)
     assert shares == [[12, 13, 18, 19], [14, 15, 20, 21], [16, 17, 22, 23]]
-    assert list(parallel.share_of_numbers(distributed.ALONE, 6, first=2, last=4)) == list(range(12, 24))
+    assert list(crop_numbers(6, first=2, last=4)) == list(range(12, 24))
 
 
 # Evaluation

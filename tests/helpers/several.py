@@ -78,13 +78,13 @@ def _child(function, rank, n, port, results):
 
 
 def in_group(function):
-    """A function that calls another with the processes of the run."""
+    """A function that calls another once the processes of the run have joined."""
 
     def joined():
-        with distributed.joined() as processes:
+        with distributed.joined():
             try:
-                with processes.sharing_errors():
-                    return function(processes)
+                with distributed.announcing():
+                    return function()
             except (UserError, distributed.FailedElsewhere) as error:
                 return f"{type(error).__name__}: {error}"
 

@@ -10,8 +10,8 @@ from training_runs import assert_equal, assert_same_end, average_at, folder_of, 
 from robustflow.models import FlowModel, decoding
 from robustflow.nn import graphs
 from robustflow.training.failures import guard
-from robustflow.training.gradients import Gradients, accumulate_gradients, fastest_convolutions
-from robustflow.training.trainer import train
+from robustflow.training.gradients import Gradients, Step, fastest_convolutions
+from robustflow.training.loop import train
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_a_failing_capture_is_said_once_and_training_goes_on(make_options, gpu_l
     gpu_like()
     loss = FlowModel.data_loss
 
-    def reading(self, network, inputs):
-        found = loss(self, network, inputs)
+    def reading(self, inputs):
+        found = loss(self, inputs)
         assert found.item() < 100
         return found
 
@@ -120,20 +120,18 @@ def test_what_weights_alone_add_is_added_after_each_replay(make_options, make_mo
     options = make_options()
     model = make_model(options)
     monkeypatch.setattr(type(model), "weight_loss", lambda self: sum(p.square().sum() for p in self.parameters()))
-    model.network.train()
+    model.train()
     images = torch.Generator().manual_seed(1)
     batches = [[torch.rand(2, 3, side, side, generator=images) for side in (16, 4)] for _ in range(4)]
     recording = gpu_like()
     gradients = Gradients(model, options)
     for number, (gt, lr) in enumerate(batches, 1):
-        step = guard.Step(number, gt, lr, seed=number)
+        step = Step(number, gt, lr, seed=number)
         loss = gradients(step)
-        found = [parameter.grad.clone() for parameter in model.network.parameters()]
-        model.network.zero_grad()
-        generator = torch.Generator().manual_seed(number)
-        expected = accumulate_gradients(model, gt, lr, generator, None)
+        found = [parameter.grad.clone() for parameter in model.parameters()]
+        expected = Gradients(model, options).uncaptured(step)
         torch.testing.assert_close(loss, expected, rtol=0, atol=0)
-        for gradient, parameter in zip(found, model.network.parameters(), strict=True):
+        for gradient, parameter in zip(found, model.parameters(), strict=True):
             assert torch.equal(gradient, parameter.grad)
     assert recording.n_replays == [3]
 

@@ -9,7 +9,7 @@ import pytest
 
 from robustflow.options import load as options_load
 from robustflow.training import check, engine
-from robustflow.training.trainer import train
+from robustflow.training.loop import train
 from robustflow.utils.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_a_right_run_is_reported_and_leaves_nothing(make_options, tmp_path, caps
 )
 def test_checkpoints_that_will_be_kept(make_options, logger, kept):
     options = make_options(train={"niter": 600}, logger={"save_checkpoint_freq": 3, **logger})
-    assert check._estimate(options, 1.0, 1.0, 1).n_checkpoints == kept
+    assert check.count_checkpoints(options) == kept
 
 
 def test_mistakes_come_out_as_in_training(make_options, caplog, tmp_path):
@@ -58,7 +58,7 @@ def test_the_memory_estimate_is_near_the_peak_of_the_run(make_options, tmp_path)
     options_load.save(options.model_copy(update={"datasets": datasets}), file)
     beginning = (
         "from robustflow.utils import memory; from robustflow.options.load import load\n"
-        "from robustflow.training.check import check; from robustflow.training.trainer import train\n"
+        "from robustflow.training.check import check; from robustflow.training.loop import train\n"
         f"options = load({str(file)!r}); before = memory.peak() / 2**30\n"
     )
 
@@ -92,8 +92,8 @@ def test_other_weights_and_a_checkpoint_to_resume(make_options, tmp_path):
     assert "are right" in check.check(make_options(train={"niter": 50}, **delayed))
 
 
-def test_interrupted(make_options, monkeypatch):
-    monkeypatch.setattr(check, "train", lambda options: False)
+def test_interrupted(make_options, interrupt):
+    interrupt(3)
     assert engine.run(make_options(), check=True) == 130
 
 

@@ -3,46 +3,67 @@ import torch
 
 from robustflow.models.weights import WeightsError
 from robustflow.training import checkpoint, optimizer
-from robustflow.training.checkpoint import CheckpointError, Progress
+from robustflow.training.checkpoint import CheckpointError
+from robustflow.training.run import Progress, Run
 
 
 @pytest.fixture
-def trained(make_options, make_model, tmp_path):
-    """Save a checkpoint of iteration 4 of a tiny model whose optimizer has a state."""
-    options = make_options()
-    model = make_model(options)
-    adam = optimizer.build(model.network, options.train)
-    model.loss(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 4, 4), torch.Generator()).backward()
-    adam.step()
-    checkpoint.save(tmp_path / "run", model, adam, options, Progress(4))
-    return model, adam, options
+def make_run(make_options, make_model):
+    """Make a run of a tiny model: untrained, without data."""
+
+    def make():
+        options = make_options("run")
+        model = make_model(options)
+        return Run(options, model, optimizer.build(model, options.train), None, None, None, None)
+
+    return make
 
 
 @pytest.fixture
-def fresh(make_options, make_model):
-    """An untrained model like the saved one, its optimizer and options."""
-    options = make_options()
-    model = make_model(options)
-    return model, optimizer.build(model.network, options.train), options
+def trained(make_run):
+    """Save a checkpoint of iteration 4 of a run whose optimizer has a state."""
+    run = make_run()
+    run.model.loss(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 4, 4), torch.Generator()).backward()
+    run.adam.step()
+    run.progress.iteration = 4
+    checkpoint.save(run)
+    return run
 
 
-def test_round_trip(trained, fresh, tmp_path):
-    network, adam, _ = trained
-    other, other_adam, options = fresh
-    assert checkpoint.resume(checkpoint.state_file(tmp_path / "run", 4), other, other_adam, options) == Progress(4)
-    for name, tensor in other.state_dict().items():
-        assert torch.equal(tensor, network.state_dict()[name]), name
-    expected, states = adam.state_dict()["state"], other_adam.state_dict()["state"]
+@pytest.fixture
+def fresh(make_run):
+    """An untrained run like the saved one."""
+    return make_run()
+
+
+def state_of(run):
+    return checkpoint.state_file(run.experiment, 4)
+
+
+def test_round_trip(trained, fresh):
+    assert checkpoint.resume(fresh, state_of(trained)) == Progress(4)
+    for name, tensor in fresh.model.network.state_dict().items():
+        assert torch.equal(tensor, trained.model.network.state_dict()[name]), name
+    expected, states = (run.adam.state_dict()["state"] for run in (trained, fresh))
     assert states.keys() == expected.keys()
     assert all(torch.equal(states[k]["exp_avg_sq"], expected[k]["exp_avg_sq"]) for k in states)
 
 
-def test_optimizer_and_network_stay_laid_out_alike(trained, fresh, tmp_path):
+def test_states_of_older_versions(trained, fresh):
+    """A word has changed since, and there was a time when only the iteration was said."""
+    saved = torch.load(state_of(trained), weights_only=True)
+    assert saved.pop("rollback") is None
+    torch.save({**saved, "went_back": (3, 2)}, state_of(trained))
+    assert checkpoint.resume(fresh, state_of(trained)).rollback == (3, 2)
+    torch.save({key: saved[key] for key in ("iteration", "optimizer")}, state_of(trained))
+    assert checkpoint.resume(fresh, state_of(trained)) == Progress(4, validated=4)
+
+
+def test_optimizer_and_network_stay_laid_out_alike(trained, fresh):
     """A step would convert its moments otherwise; moments saved in planes, as once, fit too."""
-    _, adam, _ = trained
-    state = checkpoint.state_file(tmp_path / "run", 4)
-    other, other_adam, options = fresh
-    checkpoint.resume(state, other, other_adam, options)
+    state = state_of(trained)
+    checkpoint.resume(fresh, state)
+    adam, other, other_adam = trained.adam, fresh.model.network, fresh.adam
     expected = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     for optimizer_of in (adam, other_adam):
         for parameter, moments in optimizer_of.state.items():
@@ -68,45 +89,45 @@ def test_optimizer_and_network_stay_laid_out_alike(trained, fresh, tmp_path):
     ],
     ids=["empty", "half", "one byte short", "text"],
 )
-def test_damaged_state(fresh, tmp_path, damage):
-    state = checkpoint.state_file(tmp_path / "run", 4)
+def test_damaged_state(fresh, damage):
+    state = state_of(fresh)
     state.write_bytes(damage(state.read_bytes()))
     with pytest.raises(CheckpointError, match=r"00000004\.state: damaged checkpoint"):
-        checkpoint.resume(state, *fresh)
+        checkpoint.resume(fresh, state)
 
 
 @pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("content", [[], {"iteration": 4}, {"iteration": None, "optimizer": {}}], ids=str)
-def test_state_of_something_else(fresh, tmp_path, content):
-    state = checkpoint.state_file(tmp_path / "run", 4)
+def test_state_of_something_else(fresh, content):
+    state = state_of(fresh)
     torch.save(content, state)
     with pytest.raises(CheckpointError, match=r"00000004\.state: damaged checkpoint"):
-        checkpoint.resume(state, *fresh)
+        checkpoint.resume(fresh, state)
 
 
 @pytest.mark.usefixtures("trained")
-def test_optimizer_of_another_network(fresh, tmp_path):
-    state = checkpoint.state_file(tmp_path / "run", 4)
+def test_optimizer_of_another_network(fresh):
+    state = state_of(fresh)
     other = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     torch.save({"iteration": 4, "optimizer": other.state_dict()}, state)
     with pytest.raises(CheckpointError, match=r"00000004\.state"):
-        checkpoint.resume(state, *fresh)
+        checkpoint.resume(fresh, state)
 
 
 @pytest.mark.usefixtures("trained")
-def test_state_without_weights(fresh, tmp_path):
-    file = checkpoint.weights_file(tmp_path / "run", 4)
+def test_state_without_weights(fresh):
+    file = checkpoint.weights_file(fresh.experiment, 4)
     file.unlink()
     with pytest.raises(CheckpointError, match=r"00000004\.state: its weights .*00000004_G\.safetensors are missing"):
-        checkpoint.resume(checkpoint.state_file(tmp_path / "run", 4), *fresh)
+        checkpoint.resume(fresh, state_of(fresh))
 
 
 @pytest.mark.usefixtures("trained")
-def test_damaged_weights(fresh, tmp_path):
-    file = checkpoint.weights_file(tmp_path / "run", 4)
+def test_damaged_weights(fresh):
+    file = checkpoint.weights_file(fresh.experiment, 4)
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(WeightsError, match=r"00000004_G\.safetensors: damaged"):
-        checkpoint.resume(checkpoint.state_file(tmp_path / "run", 4), *fresh)
+        checkpoint.resume(fresh, state_of(fresh))
 
 
 # Finding
@@ -151,7 +172,7 @@ def test_older_runs_are_kept(tmp_path):
     for number in range(3):
         (experiment / "models").mkdir(parents=True)
         (experiment / "models" / "weights").write_text(str(number))
-        archived = checkpoint.make_room(experiment)
+        archived = checkpoint.archive(experiment)
         assert not experiment.exists()
         assert archived.parent == experiment.parent
         contents.append((archived / "models" / "weights", str(number)))
@@ -160,4 +181,4 @@ def test_older_runs_are_kept(tmp_path):
 
 
 def test_room_that_is_there(tmp_path):
-    assert checkpoint.make_room(tmp_path / "new") is None
+    assert checkpoint.archive(tmp_path / "new") is None

@@ -4,12 +4,13 @@ import logging
 
 import pytest
 import torch
+from several import torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
 from robustflow.models import FlowModel
 from robustflow.options.schema import RunOptions
-from robustflow.training.trainer import train
+from robustflow.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -133,7 +134,7 @@ def test_a_bad_step_changes_nothing(on_gpu, monkeypatch, policy, graphs):
     assert all(tensor.isfinite().all() for tensor in weights_at(options, 8).values())
     if policy == "rollback":
         assert_equal(weights_at(options, 4), weights_at(options, 3))
-        assert saved_at(options, 8)["went_back"] == (4, 3)
+        assert saved_at(options, 8)["rollback"] == (4, 3)
 
 
 def test_a_failing_capture_is_said_once_and_training_goes_on(on_gpu, counted, monkeypatch, caplog):
@@ -141,8 +142,8 @@ def test_a_failing_capture_is_said_once_and_training_goes_on(on_gpu, counted, mo
     assert train(on_gpu("uncaptured", train={**TWENTY}, cuda_graphs="off", logger=RARE))
     loss = FlowModel.data_loss
 
-    def reading(self, network, inputs):
-        found = loss(self, network, inputs)
+    def reading(self, inputs):
+        found = loss(self, inputs)
         assert found.item() < 100
         return found
 
@@ -185,3 +186,12 @@ def test_uncaptured_runs_are_repeatable(on_gpu):
     for name in ("one", "two"):
         assert train(on_gpu(name, train={**TWENTY, "niter": 3}, cuda_graphs="off", logger=RARE))
     assert_same_end(on_gpu("one"), on_gpu("two"), 3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_processes_train_as_one(on_gpu):
+    one, two = (on_gpu(name, train={**TWENTY, "lr_G": 1e-5}, logger=RARE) for name in ("one", "two"))
+    assert train(one)
+    done = torchrun("train.py", two)
+    assert done.returncode == 0, done.stderr
+    assert_close(two, one)

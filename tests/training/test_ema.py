@@ -7,7 +7,7 @@ from robustflow.evaluation.evaluate import Evaluator
 from robustflow.models import weights
 from robustflow.options.load import OptionsError, load
 from robustflow.training import checkpoint
-from robustflow.training.trainer import train
+from robustflow.training.loop import train
 from robustflow.utils import checksums
 
 EVERY = {"save_checkpoint_freq": 1}

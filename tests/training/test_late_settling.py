@@ -11,8 +11,8 @@ from training_runs import assert_equal, assert_same_end, average_at, folder_of, 
 from robustflow.data import TrainingCrops
 from robustflow.training import engine, optimizer
 from robustflow.training.failures import dump, guard, replay
-from robustflow.training.failures.sentinel import TrainingStopped
-from robustflow.training.trainer import train
+from robustflow.training.failures.guard import TrainingStopped
+from robustflow.training.loop import train
 from robustflow.utils.errors import UserError
 
 NEVER = {"save_checkpoint_freq": 100, "print_freq": 2}
@@ -34,7 +34,7 @@ def assert_same_run(options, others, iteration=8):
     if options.train.ema is not None:
         assert_equal(average_at(options, iteration), average_at(others, iteration))
     first, second = (saved_at(each, iteration) for each in (options, others))
-    for key in ("iteration", "non_finite", "validated", "best", "went_back"):
+    for key in ("iteration", "non_finite", "validated", "best", "rollback"):
         assert first[key] == second[key], key
     for name in ("train/bits_per_dim", "train/lr", "train/grad_norm"):
         # NaN is equal to NaN here.

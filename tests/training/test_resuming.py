@@ -11,7 +11,7 @@ from training_runs import assert_same_end, folder_of
 from robustflow.evaluation import engine as testing
 from robustflow.models import weights
 from robustflow.training import checkpoint, engine
-from robustflow.training.trainer import train
+from robustflow.training.loop import train
 from robustflow.utils import locks
 
 pytestmark = pytest.mark.forks

@@ -20,9 +20,9 @@ from robustflow.evaluation.evaluate import Evaluator
 from robustflow.models import weights
 from robustflow.models.weights import WeightsError
 from robustflow.options.load import OptionsError, load
-from robustflow.training import checkpoint, engine, randomness
+from robustflow.training import checkpoint, engine
 from robustflow.training.checkpoint import CheckpointError
-from robustflow.training.trainer import train
+from robustflow.training.loop import train
 from robustflow.utils import checksums, files
 
 EVERY = {"save_checkpoint_freq": 1}
@@ -200,9 +200,9 @@ def test_all_generators_are_restored():
         return random.random(), np.random.rand(), torch.rand(()).item(), np.random.randn()
 
     np.random.randn()
-    states = randomness.capture()
+    states = checkpoint.capture_generators()
     expected = draw()
-    randomness.restore(states)
+    checkpoint.restore_generators(states)
     assert draw() == expected
 
 
@@ -229,9 +229,9 @@ def test_a_full_disk_leaves_the_older_checkpoint(make_options, monkeypatch, capl
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
-    def saving(experiment, network, adam, options, progress, average):
-        left[:] = ["full", *["room"] * (nth - 1)] if progress.iteration == 2 else []
-        save(experiment, network, adam, options, progress, average)
+    def saving(run):
+        left[:] = ["full", *["room"] * (nth - 1)] if run.progress.iteration == 2 else []
+        save(run)
 
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr(checkpoint, "save", saving)

@@ -1,5 +1,6 @@
 """Two runs do not write into one folder, and a lock lasts no longer than its process."""
 
+import contextlib
 import errno
 import logging
 import multiprocessing
@@ -10,7 +11,7 @@ import time
 import pytest
 from several import forked, holding, in_group
 
-from robustflow.utils import locks
+from robustflow.utils import distributed, locks
 from robustflow.utils.locks import Locked
 
 pytestmark = pytest.mark.forks
@@ -132,23 +133,23 @@ def test_locks_below_a_folder(below, tmp_path):
     locks.require_free_below(tmp_path / "runs" / "one", "wait")
 
 
-def test_processes_of_one_run_share_its_lock(lock, folder):
-    def hold(processes):
-        with locks.held(lock, folder, processes=processes):
-            processes.agree()
-            there = lock.exists()
-            processes.agree()
-        return there
+def in_main(lock, folder, within):
+    """A function that calls another while the main process holds the lock."""
 
-    assert forked(in_group(hold)) == [True, True]
+    def hold():
+        with contextlib.ExitStack() as stack:
+            distributed.on_main(stack.enter_context, locks.held(lock, folder))
+            return within()
+
+    return in_group(hold)
+
+
+def test_processes_of_one_run_share_its_lock(lock, folder):
+    assert forked(in_main(lock, folder, lambda: distributed.gather(lock.exists()))) == [[True] * 2] * 2
     assert not lock.exists()
 
 
 def test_all_processes_of_a_run_learn_that_another_holds_it(elsewhere, lock, folder):
-    def hold(processes):
-        with locks.held(lock, folder, processes=processes):
-            return "had it"
-
-    for told in forked(in_group(hold)):
+    for told in forked(in_main(lock, folder, lambda: "had it")):
         assert "another run is writing there" in told
     assert elsewhere.is_alive()

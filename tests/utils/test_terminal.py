@@ -113,6 +113,7 @@ def test_the_log_file_is_in_utf_8(tmp_path, capsys, monkeypatch):
     # pytest keeps what is logged, and its processes send it to each other as UTF-8.
     monkeypatch.setattr(logging.getLogger("robustflow"), "propagate", False)
     book = Logbook(tmp_path, 1, 1, "nll")
+    book.open()
     logging.getLogger("robustflow").info("τ ≥ 0.9 – \udcff")
     book.close()
     assert "τ ≥ 0.9 – \\udcff" in (tmp_path / "train.log").read_text(encoding="utf-8")

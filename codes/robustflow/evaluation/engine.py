@@ -1,5 +1,6 @@
 """From options to evaluated data sets, for the command line."""
 
+import contextlib
 import logging
 import platform
 from collections.abc import Iterable
@@ -23,8 +24,7 @@ from robustflow.options import load as options_load
 from robustflow.options import memory_advice
 from robustflow.options.schema import TRAINING_ONLY, RunOptions
 from robustflow.report import pages, tables
-from robustflow.utils import distributed, locks, precision
-from robustflow.utils.distributed import ALONE, Processes
+from robustflow.utils import distributed, exit_status, locks, precision
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -49,49 +49,52 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
     usual = own if input_path is None else own / "input"
     folder = usual if output is None else Path(output)
 
-    def table(processes: Processes) -> str:
+    def table() -> str:
         if trace:
             data_sets.require_apart(options, input_path, folder, folder / "trace")
             with locks.held(locks.within(folder / "trace"), folder / "trace"):
                 return report.write(options, _data_sets(options, input_path), folder / "trace")
-        result = evaluate(options, input_path, folder, processes)
-        if processes.main:
+        result = evaluate(options, input_path, folder)
+        if distributed.is_main():
             log.info("%s", tables.footnotes([result]))
         return tables.table(result)
 
-    def work(processes: Processes) -> None:
-        text = table(processes)
-        if processes.main:
+    @distributed.announcing()
+    def work() -> None:
+        text = table()
+        if distributed.is_main():
             print(text)  # noqa: T201
 
-    return distributed.answered(
-        work,
-        memory=lambda: memory_advice.of_sampling(options),
-        interrupted="interrupted; the same command goes on where it was",
-        alone=trace,
-    )
+    with distributed.joined():
+        return exit_status.answered(
+            work,
+            memory=lambda: memory_advice.of_sampling(options),
+            interrupted="interrupted; the same command goes on where it was",
+            alone=trace,
+        )
 
 
-def evaluate(options: RunOptions, input_path: str | None, folder: Path, processes: Processes = ALONE) -> dict[str, Any]:
+def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:
     """Evaluate the data sets whose key begins with "test"; write metrics, records, pictures and report to folder.
 
     Several processes divide the images; each writes the records and pictures of its own, the main one all else.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
-    with locks.held(locks.within(folder), folder, processes=processes):
-        return _evaluate(options, input_path, folder, processes)
+    with contextlib.ExitStack() as stack:
+        distributed.on_main(stack.enter_context, locks.held(locks.within(folder), folder))
+        return _evaluate(options, input_path, folder)
 
 
-def _evaluate(options: RunOptions, input_path: str | None, folder: Path, processes: Processes) -> dict[str, Any]:
+def _evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:
     sets = _data_sets(options, input_path)
     _require_places(sets, folder, named=input_path is None)
     data_sets.require_apart(options, input_path, folder, *(folder / name for name in sets))
-    if input_path is None and processes.main:
+    if input_path is None and distributed.is_main():
         checks.warn(options.datasets, options.scale, used="test")
     # Chosen once: a training may be writing newer ones meanwhile.
-    file = processes.on_main(weights.to_test, options)
-    model = load_model(options, file, processes.device(options.device))
+    file = distributed.on_main(weights.to_test, options)
+    model = load_model(options, file)
     options = model.options
     log.info("%s: %s", options.name, file)
 
@@ -113,7 +116,6 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path, process
             "ood": None if score is None else score.described(),
             "versions": versions(model),
         },
-        processes=processes,
     )
     summaries: dict[str, Any] = {}
     unlike: dict[str, dict[str, float]] = {}
@@ -126,15 +128,15 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path, process
         "datasets": summaries,
         "unlike_training": unlike,
     }
-    processes.on_main(options_load.save, options, folder / "options.yml")
+    distributed.on_main(options_load.save, options, folder / "options.yml")
     for name, items in sets.items():
         summaries[name], of_set = evaluator.evaluate(name, items)
         found += of_set
         unlike[name] = _unlike(score, of_set)
         # After each set, so that a fault in a later one loses nothing.
-        processes.on_main(write_results, folder, result, found)
+        distributed.on_main(write_results, folder, result, found)
     _warn_of_unlike(unlike, sets, getattr(options.network_G.flow.coupling, "type", ""))
-    log.info("report: %s", processes.on_main(pages.write, folder))
+    log.info("report: %s", distributed.on_main(pages.write, folder))
     return result
 
 

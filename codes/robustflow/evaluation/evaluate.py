@@ -25,7 +25,7 @@ from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import Model
 from robustflow.nn import fused
 from robustflow.options.schema import ValOptions
-from robustflow.utils.distributed import ALONE, Processes
+from robustflow.utils import distributed
 from robustflow.utils.files import write_atomically
 from robustflow.utils.seeds import derive_seed
 
@@ -67,7 +67,6 @@ class Evaluator:
         perceptual: LPIPS, or None.
         score: Out-of-distribution score, or None.
         common: What all results depend on besides an image, plain values: weights and options.
-        processes: Among which the images are divided.
     """
 
     def __init__(
@@ -79,10 +78,9 @@ class Evaluator:
         perceptual: Perceptual | None = None,
         score: mahalanobis.OODScore | None = None,
         common: Mapping[str, Any] | None = None,
-        processes: Processes = ALONE,
     ) -> None:
         self.model, self.scale, self.options, self.folder = model, model.scale, options, folder
-        self.perceptual, self.score, self.common, self.processes = perceptual, score, common, processes
+        self.perceptual, self.score, self.common = perceptual, score, common
         self.truncate = options.rounding == "floor"
         self.device = model.device
 
@@ -93,18 +91,18 @@ class Evaluator:
         options, are not evaluated again.
         """
         own: dict[int, Record] = {}
-        n_samples, processes = sum(map(self.options.samples_at, self.options.heats)), self.processes
-        quiet = None if processes.main else True
+        n_samples = sum(map(self.options.samples_at, self.options.heats))
+        quiet = None if distributed.is_main() else True
         with (
             fused.expecting(self.model.mapped_elements(items.pixels * n_samples)),
             tqdm(total=len(items) * n_samples, desc=name, leave=False, unit="sample", disable=quiet) as bar,
         ):
-            for number in processes.dealt(len(items)):
+            for number in distributed.distribute(len(items)):
                 bar.set_postfix_str(f"image {number + 1}/{len(items)}")
                 # Those before it that other processes have.
                 bar.update(number * n_samples - bar.n)
                 own[number] = self._record(name, items[number], bar)
-        records_by_number = {number: record for part in processes.gathered(own) for number, record in part.items()}
+        records_by_number = {number: record for part in distributed.gather(own) for number, record in part.items()}
         found = [records_by_number[number] for number in range(len(items))]
         return summary.of_data_set(found, self.options.heats), found
 

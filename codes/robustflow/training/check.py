@@ -8,7 +8,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -20,7 +19,8 @@ from robustflow.nn import fused
 from robustflow.options import amount
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint
-from robustflow.training.trainer import train
+from robustflow.training.loop import fit_ood_score, iterate
+from robustflow.training.preparation import prepare
 from robustflow.utils import memory
 from robustflow.utils.errors import RunFailed, UserError
 from robustflow.utils.files import existing_part
@@ -30,31 +30,7 @@ log = logging.getLogger(__name__)
 # Steps that are timed, after a first one that compiles and initialises; and no more of them after so many seconds.
 _STEPS = 4
 _IMAGES = 2
-# What these say when a run begins is, in a trial, of files that are gone afterwards.
-_TELLING = ("preparation", "history")
 _MIB, _GIB = 2**20, 2**30
-
-
-class Estimate(NamedTuple):
-    """What a run will take, extrapolated from a few steps.
-
-    Attributes:
-        step: Seconds per iteration.
-        validation: Seconds per validation, all images of it; 0 without one.
-        n_validations: How many there will be.
-        memory: Peak, bytes: of the GPU if there is one, else of this process.
-        checkpoint: Bytes of one.
-        n_checkpoints: How many are kept in the end.
-        free: Bytes on the disk of the experiments.
-    """
-
-    step: float
-    validation: float
-    n_validations: int
-    memory: int
-    checkpoint: int
-    n_checkpoints: int
-    free: int
 
 
 def check(options: RunOptions) -> str:
@@ -64,36 +40,47 @@ def check(options: RunOptions) -> str:
     """
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
-    sets = _counted(options)
+    sets = _count(options)
     # The trial computes as the whole run would.
     with tempfile.TemporaryDirectory() as folder, fused.expecting(_mapped_elements(options)):
         try:
-            estimate = _tried(options, folder)
+            lines = _try(options, folder)
         except (UserError, RunFailed) as error:
             # What it says of files is of those that are gone now.
             lines = [line for line in str(error).splitlines() if folder not in line and "--resume" not in line]
             raise type(error)("\n".join(lines) or str(error).splitlines()[0]) from error
-    return _report(options, sets, estimate)
+    rest = ", resume and validation" if "val" in sets else " and resume"
+    counts = ", ".join(f"{key} {n}" for key, n in sets.items())
+    right = f"{options.name}: options, data, {1 + _STEPS} steps, save{rest} are right."
+    return "\n".join([right, f"  images      {counts}", *lines])
 
 
-def _tried(options: RunOptions, folder: str) -> Estimate:
+def _try(options: RunOptions, folder: str) -> list[str]:
+    """What a run will take, extrapolated from a few steps, in lines."""
     trial = _trial(options, folder)
-    watch, beginnings = _Watch(), [logging.getLogger(f"robustflow.training.{name}") for name in _TELLING]
-    logging.getLogger("robustflow").addHandler(watch)
-    for telling in beginnings:
-        telling.setLevel(logging.ERROR)
+    # What it says when a run begins is, in a trial, of files that are gone afterwards.
+    beginning = logging.getLogger("robustflow.training.preparation")
+    beginning.setLevel(logging.ERROR)
     try:
         # Two runs: the second resumes what the first one saved.
-        for niter, resume in ((1, False), (1 + _STEPS, True)):
-            if not train(_lasting(trial, niter, resume=resume)):
-                raise KeyboardInterrupt
+        _train(_shorten(trial, 1, resume=False))
+        step = _train(_shorten(trial, 1 + _STEPS, resume=True))
     finally:
-        logging.getLogger("robustflow").removeHandler(watch)
-        for telling in beginnings:
-            telling.setLevel(logging.NOTSET)
+        beginning.setLevel(logging.NOTSET)
     experiment = Path(folder) / options.name
     saved = sum(file.stat().st_size for file in experiment.glob("*/*") if file.stem.startswith(f"{1 + _STEPS:08d}"))
-    return _estimate(options, watch.step, _validation_time(options, trial), saved)
+    return [*_estimate_time(options, step, _validation_time(options, trial)), *_estimate_room(options, saved)]
+
+
+def _train(trial: RunOptions) -> float:
+    """Train, and return the median of seconds per iteration without the first; KeyboardInterrupt after a signal."""
+    with prepare(trial) as run:
+        iterate(run)
+        if run.progress.iteration < trial.train.niter:
+            raise KeyboardInterrupt
+        fit_ood_score(run)
+    first, *others = run.logbook.seconds
+    return statistics.median(others or [first])
 
 
 def _mapped_elements(options: RunOptions) -> int:
@@ -103,15 +90,13 @@ def _mapped_elements(options: RunOptions) -> int:
     return model.mapped_elements(amount.training_pixels(options))
 
 
-def _counted(options: RunOptions) -> dict[str, int]:
+def _count(options: RunOptions) -> dict[str, int]:
     """Images of the training set, items of all others; every set is opened and its files are checked."""
-    counts: dict[str, int] = {}
-    for key, dataset in options.datasets.items():
-        if key == "train":
-            counts[key] = len(data_sets.training_crops(options, options.train.manual_seed))
-        else:
-            counts[key] = len(data_sets.evaluation_set(options, dataset))
-    return counts
+    seed, sets = options.train.manual_seed, options.datasets
+    return {
+        key: len(data_sets.training_crops(options, seed) if key == "train" else data_sets.evaluation_set(options, each))
+        for key, each in sets.items()
+    }
 
 
 def _trial(options: RunOptions, folder: str) -> RunOptions:
@@ -134,29 +119,12 @@ def _trial(options: RunOptions, folder: str) -> RunOptions:
     )
 
 
-def _lasting(trial: RunOptions, niter: int, *, resume: bool) -> RunOptions:
+def _shorten(trial: RunOptions, niter: int, *, resume: bool) -> RunOptions:
     patches = min(trial.train.ood_patches, 10) if resume else 0
     train_options = trial.train.model_copy(update={"niter": niter, "ood_patches": patches})
     logger = trial.logger.model_copy(update={"print_freq": 1, "save_checkpoint_freq": niter})
     path = trial.path.model_copy(update={"resume_state": "auto"}) if resume else trial.path
     return trial.model_copy(update={"train": train_options, "logger": logger, "path": path})
-
-
-class _Watch(logging.Handler):
-    """Notes when iterations were logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._times: dict[int, float] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if str(record.msg).startswith("iteration %d/%d") and isinstance(record.args, tuple):
-            self._times[int(str(record.args[0]))] = record.created
-
-    @property
-    def step(self) -> float:
-        """Median seconds between iterations, without the first of either run."""
-        return statistics.median(self._times[k] - self._times[k - 1] for k in range(3, 2 + _STEPS))
 
 
 def _validation_time(options: RunOptions, trial: RunOptions) -> float:
@@ -171,43 +139,37 @@ def _validation_time(options: RunOptions, trial: RunOptions) -> float:
     return (time.perf_counter() - begun) * len(items) / len(first)
 
 
-def _estimate(options: RunOptions, step: float, validation: float, checkpoint: int) -> Estimate:
-    o, logger = options.train, options.logger
-    saves = math.ceil(o.niter / logger.save_checkpoint_freq)
-    kept = saves if logger.keep_last is None else min(saves, logger.keep_last + 1)
-    if logger.keep_last is not None and logger.keep_every is not None:
-        kept = min(saves, kept + o.niter // logger.keep_every)
-    return Estimate(
-        step=step,
-        validation=validation,
-        n_validations=math.ceil(o.niter / o.val_freq) if "val" in options.datasets else 0,
-        memory=memory.peak(),
-        checkpoint=checkpoint,
-        n_checkpoints=kept,
-        free=shutil.disk_usage(existing_part(options.path.experiments)).free,
-    )
-
-
-def _report(options: RunOptions, sets: dict[str, int], e: Estimate) -> str:
-    training = options.datasets["train"]
-    counts = ", ".join(f"{key} {n}" for key, n in sets.items())
-    total = options.train.niter * e.step + e.n_validations * e.validation
-    where = "of the GPU" if torch.cuda.is_available() and options.device != "cpu" else "of this process"
-    disk = e.checkpoint * e.n_checkpoints
-    rest = ", resume and validation" if "val" in sets else " and resume"
-    lines = [
-        f"{options.name}: options, data, {1 + _STEPS} steps, save{rest} are right.",
-        f"  images      {counts}",
-        f"  step        {e.step:.3g} s ({training.batch_size} crops of {training.GT_size}x{training.GT_size})",
-        f"  validation  {e.validation:.3g} s, {e.n_validations} times",
-        f"  whole run   {_duration(total)} ({options.train.niter} iterations), as fast as here and now",
-        f"  memory      {e.memory / _GIB:.2f} GiB {where} at its peak; loader processes come on top",
-        f"  disk        {disk / _MIB:.3g} MiB ({e.n_checkpoints} checkpoints); {e.free / _GIB:.3g} GiB are free",
+def _estimate_time(options: RunOptions, step: float, validation: float) -> list[str]:
+    """Lines on seconds per iteration and per validation, and on the whole run."""
+    o, training = options.train, options.datasets["train"]
+    n_validations = math.ceil(o.niter / o.val_freq) if "val" in options.datasets else 0
+    total = datetime.timedelta(seconds=round(o.niter * step + n_validations * validation))
+    return [
+        f"  step        {step:.3g} s ({training.batch_size} crops of {training.GT_size}x{training.GT_size})",
+        f"  validation  {validation:.3g} s, {n_validations} times",
+        f"  whole run   {total} ({o.niter} iterations), as fast as here and now",
     ]
-    if disk > e.free:
+
+
+def _estimate_room(options: RunOptions, checkpoint_bytes: int) -> list[str]:
+    """Lines on memory, of the GPU if there is one, else of this process, and on the disk of the experiments."""
+    where = "of the GPU" if torch.cuda.is_available() and options.device != "cpu" else "of this process"
+    n, free = count_checkpoints(options), shutil.disk_usage(existing_part(options.path.experiments)).free
+    disk = checkpoint_bytes * n
+    lines = [
+        f"  memory      {memory.peak() / _GIB:.2f} GiB {where} at its peak; loader processes come on top",
+        f"  disk        {disk / _MIB:.3g} MiB ({n} checkpoints); {free / _GIB:.3g} GiB are free",
+    ]
+    if disk > free:
         lines.append("  The checkpoints will not fit: set logger.keep_last, or path.experiments to a larger disk.")
-    return "\n".join(lines)
+    return lines
 
 
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
+def count_checkpoints(options: RunOptions) -> int:
+    """Checkpoints of a run that are kept in the end."""
+    niter, logger = options.train.niter, options.logger
+    saved = math.ceil(niter / logger.save_checkpoint_freq)
+    if logger.keep_last is None:
+        return saved
+    regular = 0 if logger.keep_every is None else niter // logger.keep_every
+    return min(saved, logger.keep_last + 1 + regular)

@@ -3,19 +3,21 @@
 import io
 import logging
 import pickle
+import random
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 from robustflow.models import Model, weights
 from robustflow.options.schema import LoggerOptions, RunOptions
-from robustflow.training import ema, randomness
 from robustflow.training.optimizer import load_state
+from robustflow.training.run import Progress, Run
 from robustflow.utils import checksums
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import CannotWrite, remove_leftovers, unused, write_atomically
@@ -35,25 +37,6 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be resumed or written; the message says why and what to do."""
 
 
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        iteration: Iterations done.
-        non_finite: Events in which loss, gradients or most samples of a validation were not finite.
-        validated: Iteration of the last validation.
-        best: Iteration and bits per dimension of the best validation among those with a checkpoint.
-        went_back: Iteration of the last event that training went back at, and that of the checkpoint.
-    """
-
-    iteration: int = 0
-    non_finite: int = 0
-    validated: int = 0
-    best: tuple[int, float] | None = None
-    went_back: tuple[int, int] | None = None
-
-
 def weights_file(experiment: Path, iteration: int) -> Path:
     """Weights of an iteration."""
     return experiment / "models" / f"{iteration:08d}{weights.SUFFIX}"
@@ -69,39 +52,49 @@ def state_file(experiment: Path, iteration: int) -> Path:
     return experiment / "training_state" / f"{iteration:08d}{SUFFIX}"
 
 
-def save(
-    experiment: Path,
-    model: Model,
-    adam: torch.optim.Adam,
-    options: RunOptions,
-    progress: Progress,
-    average: AveragedModel | None = None,
-) -> None:
-    """Write the checkpoint of an iteration. CheckpointError if there is no room; the older ones stay as they are."""
-    iteration, buffer = progress.iteration, io.BytesIO()
-    values = {"optimizer": adam.state_dict(), "random": randomness.capture()}
-    torch.save({**asdict(progress), **values}, buffer)
+def tested_file(run: Run) -> Path:
+    """What tests take of the iteration that a run has come to: its moving average if there is one, else its weights."""
+    return (ema_file if run.averages else weights_file)(run.experiment, run.progress.iteration)
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint; remove those that are not to be kept.
+
+    CheckpointError if there is no room; the older ones stay as they are.
+    """
+    experiment, options, iteration, buffer = run.experiment, run.options, run.progress.iteration, io.BytesIO()
+    values = {"optimizer": run.adam.state_dict(), "random": capture_generators()}
+    torch.save({**asdict(run.progress), **values}, buffer)
     contents = {}
-    if average is not None and ema.has_begun(average):
-        contents[ema_file(experiment, iteration)] = weights.serialize(cast(Model, average.module), options, iteration)
-    contents[weights_file(experiment, iteration)] = weights.serialize(model, options, iteration)
+    if run.averages:
+        contents[ema_file(experiment, iteration)] = weights.serialize(run.evaluated, options, iteration)
+    contents[weights_file(experiment, iteration)] = weights.serialize(run.model, options, iteration)
     contents[state_file(experiment, iteration)] = buffer.getvalue()
     older = newest(experiment)
-    # The sums come first, so that an unfinished checkpoint is known as one. Written again, it is finished already, and
-    # each of its files may be the old or the new one: no sums until all are new.
-    again = contents and state_file(experiment, iteration).is_file()
     try:
-        if again:
-            checksums.listing(experiment, iteration).unlink(missing_ok=True)
-        else:
-            checksums.write(experiment, iteration, contents)
-        for file, data in contents.items():
-            write_atomically(file, data)
-        if again:
-            checksums.write(experiment, iteration, contents)
+        _write(experiment, iteration, contents)
     except CannotWrite as error:
         left = "There is no older checkpoint." if older is None else f"{older} is intact; go on with --resume auto."
         raise CheckpointError(f"{error}\n  Iteration {iteration} is not saved. {left}") from error
+    if run.saves(iteration):
+        prune(experiment, options.logger, None if run.progress.best is None else run.progress.best[0])
+
+
+def _write(experiment: Path, iteration: int, contents: Mapping[Path, bytes]) -> None:
+    """Write the files of a checkpoint.
+
+    The sums come first, so that an unfinished checkpoint is known as one. Written again, it is finished already, and
+    each of its files may be the old or the new one: no sums until all are new.
+    """
+    again = state_file(experiment, iteration).is_file()
+    if again:
+        checksums.listing(experiment, iteration).unlink(missing_ok=True)
+    else:
+        checksums.write(experiment, iteration, contents)
+    for file, data in contents.items():
+        write_atomically(file, data)
+    if again:
+        checksums.write(experiment, iteration, contents)
 
 
 def states(experiment: Path) -> list[Path]:
@@ -148,25 +141,23 @@ def _newest_in(folder: Path) -> Path:
     return state
 
 
-def to_go_back_to(experiment: Path, every: int, progress: Progress, iteration: int) -> Path:
-    """State file that training goes back to: the newest intact one of those saved regularly, else of all.
+def roll_back(run: Run, iteration: int) -> int:
+    """Load an earlier checkpoint after an event in an iteration; return that of the checkpoint.
 
-    Which one it is does then not depend on interruptions. An older one if the last one led to this event at once.
-
-    Args:
-        experiment: Folder of the run.
-        every: Iterations between regular checkpoints.
-        progress: Holds where training went back to last.
-        iteration: That of the event.
+    It is the newest intact one of those saved regularly, else of all: which one then does not depend on interruptions.
+    An older one if the last one led to this event at once.
     """
+    experiment, last = run.experiment, run.progress.rollback
     found = [state for state in states(experiment) if int(state.stem) < iteration] or states(experiment)
-    if progress.went_back is not None and iteration - progress.went_back[0] <= 1:
-        found = [state for state in found if int(state.stem) < progress.went_back[1]] or found
-    regular = [state for state in found if int(state.stem) % every == 0]
+    if last is not None and iteration - last[0] <= 1:
+        found = [state for state in found if int(state.stem) < last[1]] or found
+    regular = [state for state in found if int(state.stem) % run.options.logger.save_checkpoint_freq == 0]
     state = _newest_intact(regular or found)
     if state is None:
-        raise CheckpointError(f"{experiment}: expected a checkpoint to go back to, found none; start the run anew")
-    return state
+        raise CheckpointError(f"{experiment}: expected a checkpoint to roll back to, found none; start the run anew")
+    restore(run, state)
+    log.warning("  Weights are those of %s again; iterations and data go on.", state)
+    return int(state.stem)
 
 
 def _newest_intact(found: list[Path]) -> Path | None:
@@ -200,42 +191,30 @@ def fault_of(state: Path, spare: str | None = None) -> str | None:
     return None
 
 
-def resume(
-    state: Path,
-    model: Model,
-    adam: torch.optim.Adam,
-    options: RunOptions,
-    average: AveragedModel | None = None,
-) -> Progress:
+def resume(run: Run, state: Path) -> Progress:
     """Load a checkpoint: weights, moving average, optimizer and random states; return how far it had come."""
-    saved = restore(state, model, adam, options, average)
+    saved = restore(run, state)
     try:
         if "random" in saved:
-            randomness.restore(saved["random"])
-        # Older checkpoints say nothing but the iteration; there a validation was never left out.
-        known = {"validated": saved["iteration"], **saved}
+            restore_generators(saved["random"])
+        # Older checkpoints say nothing but the iteration (there a validation was never left out), or another word.
+        known = {"validated": saved["iteration"], "rollback": saved.get("went_back"), **saved}
         return Progress(**{field.name: known[field.name] for field in fields(Progress) if field.name in known})
     except _DAMAGED as error:
         raise _damaged(state, error) from error
 
 
-def restore(
-    state: Path,
-    model: Model,
-    adam: torch.optim.Adam,
-    options: RunOptions,
-    average: AveragedModel | None = None,
-) -> Mapping[str, Any]:
+def restore(run: Run, state: Path) -> Mapping[str, Any]:
     """Load weights, moving average and optimizer state of a checkpoint; return all its state."""
     saved = _read(state)
     try:
         iteration = int(saved["iteration"])
-        weights.load(_weights_of(state, iteration), model, options, encoder_suffices=False)
-        if average is not None:
-            _restore_average(ema_file(state.parent.parent, iteration), average, options, iteration)
-        configured = [{key: group[key] for key in ("lr", "betas")} for group in adam.param_groups]
-        load_state(adam, saved["optimizer"])
-        for group, values in zip(adam.param_groups, configured, strict=True):
+        weights.load(_weights_of(state, iteration), run.model, run.options, encoder_suffices=False)
+        if run.ema is not None:
+            _restore_ema(ema_file(state.parent.parent, iteration), run.ema, run.options, iteration)
+        configured = [{key: group[key] for key in ("lr", "betas")} for group in run.adam.param_groups]
+        load_state(run.adam, saved["optimizer"])
+        for group, values in zip(run.adam.param_groups, configured, strict=True):
             group.update(values)
     except UserError:
         raise
@@ -244,17 +223,17 @@ def restore(
     return saved
 
 
-def _restore_average(file: Path, average: AveragedModel, options: RunOptions, iteration: int) -> None:
-    average.n_averaged.zero_()
-    fault = _fault_of_average(file)
+def _restore_ema(file: Path, ema: AveragedModel, options: RunOptions, iteration: int) -> None:
+    ema.n_averaged.zero_()
+    fault = _fault_of_ema(file)
     if fault is None:
-        weights.load(file, cast(Model, average.module), options, encoder_suffices=False)
-        average.n_averaged.fill_(iteration)
+        weights.load(file, cast(Model, ema.module), options, encoder_suffices=False)
+        ema.n_averaged.fill_(iteration)
     elif iteration > 0:
         log.warning("%s; the moving average begins with the next update", fault)
 
 
-def _fault_of_average(file: Path) -> str | None:
+def _fault_of_ema(file: Path) -> str | None:
     if not file.is_file():
         return f"{file}: not there"
     try:
@@ -262,6 +241,33 @@ def _fault_of_average(file: Path) -> str | None:
     except weights.WeightsError as error:
         return str(error)
     return checksums.fault(file)
+
+
+def capture_generators() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's global random generators, plain values and tensors.
+
+    They are for what takes its numbers from there (a plugin's dropout, say). Data order, crops and training noise do
+    not: they derive from seed and iteration.
+    """
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def restore_generators(states: Mapping[str, Any]) -> None:
+    """Set all generators to captured states; those of CUDA devices that are not here are left out."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_initialized():
+        for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, device)
 
 
 def _read(state: Path) -> Mapping[str, Any]:
@@ -342,14 +348,14 @@ def _files(experiment: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), file) for match, file in matches if match is not None]
 
 
-def make_room(experiment: Path) -> Path | None:
+def archive(experiment: Path) -> Path | None:
     """Move an older experiment of the same name aside, so that nothing of it is lost; return where it went."""
     if not experiment.exists():
         return None
     return experiment.rename(unused(experiment.with_name(f"{experiment.name}_archived")))
 
 
-def set_aside_newer(experiment: Path, iteration: int) -> Path | None:
+def archive_newer(experiment: Path, iteration: int) -> Path | None:
     """Move checkpoints after an iteration into a folder of their own, when training goes on from that iteration.
 
     Otherwise weights of two histories would stand side by side, and the newest be the wrong ones.

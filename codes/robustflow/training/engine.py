@@ -6,9 +6,8 @@ from robustflow.data import checks
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.training import check as trial
-from robustflow.training.trainer import train
+from robustflow.training.loop import train
 from robustflow.utils import distributed, exit_status
-from robustflow.utils.distributed import Processes
 from robustflow.utils.files import require_inside
 
 
@@ -18,19 +17,21 @@ def run(options: RunOptions, *, check: bool = False) -> int:
     Started by torchrun, train together with its other processes. With ``check`` only try whether all is right.
     """
 
-    def work(processes: Processes) -> int:
+    @distributed.announcing()
+    def work() -> int:
         for folder in ("models", "training_state", "tensorboard", "non_finite", "checksums"):
             require_inside(Path(options.path.experiments, options.name), folder)
-        if processes.main:
+        if distributed.is_main():
             checks.warn(options.datasets, options.scale, used="train")
         if check:
             print(trial.check(options))  # noqa: T201
             return exit_status.DONE
-        return exit_status.DONE if train(options, processes) else exit_status.INTERRUPTED
+        return exit_status.DONE if train(options) else exit_status.INTERRUPTED
 
-    return distributed.answered(
-        work,
-        memory=lambda: memory_advice.of_training(options),
-        interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
-        alone=check,
-    )
+    with distributed.joined():
+        return exit_status.answered(
+            work,
+            memory=lambda: memory_advice.of_training(options),
+            interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
+            alone=check,
+        )

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,36 @@ from robustflow.bijections.actnorm import ActNorm
 from robustflow.models import LossInputs, Model
 from robustflow.nn.graphs import Graphed
 from robustflow.options.schema import RunOptions
-from robustflow.training.failures.dump import Step
-from robustflow.utils import precision
+from robustflow.utils import distributed, precision
 
 # Low light takes its prior mean from either of two places, each a graph of its own.
 _GRAPHS = 2
+
+
+class Step(NamedTuple):
+    """What a training step is given besides the network.
+
+    Attributes:
+        iteration: Its number, from 1.
+        gt: HR crops of the batch, (b, 3, H, W) in [0, 1].
+        lr: LR crops, (b, 3, h, w) in [0, 1].
+        seed: Of the generator of the training noise, which is on the device of the crops.
+        first: Place of the first crop in the batch of all processes.
+    """
+
+    iteration: int
+    gt: Tensor
+    lr: Tensor
+    seed: int
+    first: int = 0
+
+    def gather(self) -> "Step":
+        """The step of all processes, in each of them."""
+        if distributed.size() == 1:
+            return self
+        shares = distributed.gather((self.gt.cpu(), self.lr.cpu()))
+        gt, lr = (torch.cat(parts).to(self.gt.device) for parts in zip(*shares, strict=True))
+        return self._replace(gt=gt, lr=lr, first=0)
 
 
 class Gradients:
@@ -30,23 +56,39 @@ class Gradients:
         self._parameters = list(model.parameters())
         self._norms = [module for module in model.modules() if isinstance(module, ActNorm)]
         self._graphed = Graphed(self._of_data, options.cuda_graphs == "auto", capacity=_GRAPHS)
+        self._before: dict[str, Tensor] | None = None
 
     def __call__(self, step: Step) -> Tensor:
-        """Set the gradients of a step, or of this process's share of it; return its loss, which the next call alters.
+        """Set the gradients of this process's share of a step; return its loss, which the next call alters.
 
         Nothing waits for the device, unless ActNorms have yet to be initialised.
         """
         learns = freeze_encoder(self.model.encoder, self.options, step.iteration)
-        inputs = _inputs(self.model, step)
+        ready = all(norm.is_initialized() for norm in self._norms)
+        self._before = None if ready else {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        if not ready and distributed.size() > 1:
+            self._initialise(step)
+        inputs = self._inputs(step)
         with fastest_convolutions(self._graphed.active and step.gt.is_cuda):
-            if all(norm.is_initialized() for norm in self._norms):
-                loss, gradients = self._graphed(*inputs, key=learns)
-            else:
-                loss, gradients = self._of_data(*inputs)
+            loss, gradients = self._graphed(*inputs, key=learns) if ready else self._of_data(*inputs)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             if parameter.grad is not gradient:
                 parameter.grad = gradient
-        return _with_weights(self.model, loss)
+        return self._with_weights(loss)
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the last call has initialised ActNorms: changed weights before the loss was known."""
+        return self._before is not None
+
+    def undo(self) -> None:
+        """Take back what the last call has initialised."""
+        if self._before is not None:
+            self.model.load_state_dict(self._before)
+
+    def tensors(self) -> list[Tensor]:
+        """The gradients that there are."""
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
     def drop(self) -> None:
         """Forget gradients and graphs, whose memory is then there for other work; the next call captures anew."""
@@ -54,42 +96,57 @@ class Gradients:
             parameter.grad = None
         self._graphed.drop()
 
-    def watched(self, step: Step) -> Tensor:
-        """Add the gradients of a step to what is there, by calling every module; return its loss."""
+    def uncaptured(self, step: Step) -> Tensor:
+        """Likewise, by calling every module, and each parameter's hooks."""
         freeze_encoder(self.model.encoder, self.options, step.iteration)
-        with precision.using(self.options.precision, training=True):
-            loss = data_gradients(self.model, _inputs(self.model, step), self.options.train.micro_batch)
-        return _with_weights(self.model, loss)
+        return self._with_weights(self._of_data(*self._inputs(step))[0])
+
+    def _initialise(self, step: Step) -> None:
+        """Show ActNorms of all processes the crops that one process would initialise them from.
+
+        These are the first ``micro_batch`` of the whole batch, or all of it; without autograd, which takes less memory
+        than a training step of as many crops.
+        """
+        whole, n = step.gather(), self.options.train.micro_batch
+
+        @torch.no_grad()
+        def show() -> None:
+            generator = torch.Generator(step.gt.device).manual_seed(step.seed)
+            self.model.loss(whole.gt[:n], whole.lr[:n], generator)
+
+        distributed.on_main(show)
+        distributed.share(self.model)
+
+    def _inputs(self, step: Step) -> LossInputs:
+        generator = torch.Generator(step.gt.device).manual_seed(step.seed)
+        self.model.skip_noise(step.gt, step.lr, generator, step.first)
+        return self.model.loss_inputs(step.gt, step.lr, generator)
 
     def _of_data(self, *inputs: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
-        """Data loss and gradients; these are new tensors, so that a replay writes them anew instead of adding."""
+        """Mean loss and its gradients, from pieces of at most ``micro_batch`` crops; nothing is read from the device.
+
+        The gradients are new tensors, so that a replay writes them anew instead of adding.
+        """
         for parameter in self._parameters:
             parameter.grad = None
+        whole = next(len(part) for part in inputs if part is not None)
+        size, losses = self.options.train.micro_batch or whole, []
         with precision.using(self.options.precision, training=True):
-            loss = data_gradients(self.model, inputs, self.options.train.micro_batch)
-        return loss, [parameter.grad for parameter in self._parameters]
+            for first in range(0, whole, size):
+                piece = tuple(None if part is None else part[first : first + size] for part in inputs)
+                share = min(size, whole - first) / whole
+                loss = share * self.model.data_loss(piece)
+                loss.backward()
+                losses.append(loss.detach())
+        return torch.stack(losses).sum(), [parameter.grad for parameter in self._parameters]
 
-
-def accumulate_gradients(
-    model: Model, gt: Tensor, lr: Tensor, generator: torch.Generator, micro_batch: int | None
-) -> Tensor:
-    """Add the gradients of a batch's mean loss, piece by piece of at most ``micro_batch`` crops; return that loss."""
-    inputs = model.loss_inputs(gt, lr, generator)
-    return _with_weights(model, data_gradients(model, inputs, micro_batch))
-
-
-def data_gradients(model: Model, inputs: LossInputs, micro_batch: int | None) -> Tensor:
-    """Add the gradients of ``data_loss``, piece by piece; return it. Nothing is read back from the device."""
-    tensors = [part for part in inputs if part is not None]
-    whole = len(tensors[0])
-    size, losses = whole if micro_batch is None else micro_batch, []
-    for pieces in zip(*(part.split(size) for part in tensors), strict=True):
-        rest = iter(pieces)
-        piece = tuple(part if part is None else next(rest) for part in inputs)
-        loss = len(pieces[0]) / whole * model.data_loss(piece)
-        loss.backward()
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
+    def _with_weights(self, loss: Tensor) -> Tensor:
+        """Add the gradients of ``weight_loss`` and return the whole loss."""
+        of_weights = self.model.weight_loss()
+        if of_weights is None:
+            return loss
+        of_weights.backward()
+        return loss + of_weights.detach()
 
 
 def freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> bool:
@@ -109,18 +166,3 @@ def fastest_convolutions(active: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
-
-
-def _inputs(model: Model, step: Step) -> LossInputs:
-    generator = torch.Generator(step.gt.device).manual_seed(step.seed)
-    model.skip_noise(step.gt, step.lr, generator, step.first)
-    return model.loss_inputs(step.gt, step.lr, generator)
-
-
-def _with_weights(model: Model, loss: Tensor) -> Tensor:
-    """Add the gradients of ``weight_loss`` and return the whole loss."""
-    of_weights = model.weight_loss()
-    if of_weights is None:
-        return loss
-    of_weights.backward()
-    return loss + of_weights.detach()

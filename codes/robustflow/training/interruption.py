@@ -1,9 +1,24 @@
 """Leaving the training loop cleanly."""
 
+import contextlib
+import logging
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from robustflow.training import checkpoint
+from robustflow.training.checkpoint import CheckpointError
+from robustflow.training.failures.guard import NonFiniteGuard
+from robustflow.training.run import Run
+from robustflow.utils import distributed
+from robustflow.utils.distributed import FailedElsewhere
+from robustflow.utils.errors import UserError
+from robustflow.utils.exit_status import own_words
+from robustflow.utils.files import CannotWrite
+
+log = logging.getLogger(__name__)
 
 # Seconds that a loader process outlives a SIGTERM.
 GRACE = 3
@@ -35,6 +50,41 @@ class Interruption:
 
     def __exit__(self, *exception: object) -> None:
         self._restore()
+
+
+@contextlib.contextmanager
+def save_on_failure(run: Run, guard: NonFiniteGuard, interruption: Interruption) -> Iterator[None]:
+    """Save what is learnt when training ends without a fault of its own.
+
+    That is: an image turns out unreadable, a signal to all processes ended a loader process, another of the processes
+    that train together failed.
+    """
+    try:
+        with distributed.announcing():
+            yield
+    except (CheckpointError, CannotWrite):
+        raise
+    except (UserError, RuntimeError) as error:
+        interrupted = interruption.requested and "DataLoader worker" in str(error)
+        if not interrupted and not isinstance(error, UserError | FailedElsewhere):
+            raise
+        saved = _save_what_is_settled(run, guard)
+        if isinstance(error, UserError):
+            raise UserError("\n  ".join([own_words(error), *(f"{each.capitalize()}." for each in saved)])) from error
+        for each in saved:
+            log.info("interrupted: %s" if interrupted else "%s", each)
+        if not interrupted:
+            raise
+
+
+def _save_what_is_settled(run: Run, guard: NonFiniteGuard) -> list[str]:
+    """Save a checkpoint if an iteration is done; say so, in a line or none."""
+    guard.abandon()
+    if run.progress.iteration == 0:
+        return []
+    if distributed.is_main():
+        checkpoint.save(run)
+    return [f"saved iteration {run.progress.iteration}; go on with --resume auto"]
 
 
 def leave_signals_to_main(worker: int) -> None:

@@ -1,13 +1,18 @@
-"""Adam; learning rate and trainable parts are functions of the iteration alone: a resumed run continues exactly."""
+"""How weights are updated: learning rate, clipping, Adam, and their exponential moving average.
+
+The learning rate is a function of the iteration alone: a resumed run continues exactly.
+"""
 
 import bisect
 import itertools
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from robustflow.options.schedule import ScheduleOptions
 from robustflow.options.schema import TrainOptions
@@ -72,3 +77,36 @@ def load_state(adam: torch.optim.Adam, state: Mapping[str, Any]) -> None:
             if values[name].shape != parameter.shape:
                 raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(values[name].shape)}")
             values[name] = torch.empty_like(parameter, requires_grad=False).copy_(values[name])
+
+
+def build_ema(network: nn.Module, decay: float | None) -> AveragedModel | None:
+    """The moving average of the weights, not begun yet; None without a decay."""
+    if decay is None:
+        return None
+    ema = AveragedModel(network)
+    ema.requires_grad_(False)
+    return ema
+
+
+@torch.no_grad()
+def update_ema(ema: AveragedModel, network: nn.Module, decay: float) -> None:
+    """Take in the weights after an update: averaged = decay·averaged + (1 − decay)·weights; buffers are copied.
+
+    It begins with the weights of the first update, when ActNorms are initialised. All is done at once and, unlike
+    AveragedModel's own update, without waiting for the device; the count is on the CPU.
+    """
+    weight = 1.0 if ema.n_averaged == 0 else 1 - decay
+    for averaged, current in _by_type(ema.module.parameters(), network.parameters()):
+        torch._foreach_lerp_(averaged, current, weight)
+    for averaged, current in _by_type(ema.module.buffers(), network.buffers()):
+        torch._foreach_copy_(averaged, current)
+    ema.n_averaged += 1
+
+
+def _by_type(first: Iterable[Tensor], second: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Pairs of tensors as lists of one type each, which functions of many tensors take."""
+    groups: defaultdict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for pair in zip(first, second, strict=True):
+        groups[pair[0].dtype].append(pair)
+    for pairs in groups.values():
+        yield [one for one, _ in pairs], [other for _, other in pairs]

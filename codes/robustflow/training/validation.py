@@ -2,60 +2,46 @@
 
 import logging
 import math
-from functools import partial
 
 import torch
 
 from robustflow.evaluation.evaluate import Evaluator
 from robustflow.evaluation.sampling import strip
-from robustflow.training import ema, saving
-from robustflow.training.checkpoint import Progress
-from robustflow.training.failures.sentinel import Sentinel
-from robustflow.training.logbook import Logbook
-from robustflow.training.run import Run
+from robustflow.training import checkpoint
+from robustflow.training.failures.guard import NonFiniteGuard
+from robustflow.training.run import Progress, Run
+from robustflow.utils import distributed
 
 log = logging.getLogger(__name__)
 
 
-def was_left_out(run: Run, progress: Progress) -> bool:
-    """Whether a signal or a fault left out the validation of the iteration that the run goes on from."""
-    iteration, o = progress.iteration, run.options.train
-    planned = iteration > 0 and (iteration % o.val_freq == 0 or iteration == o.niter)
-    return run.validation is not None and planned and progress.validated < iteration
-
-
-def validate(run: Run, logbook: Logbook, progress: Progress, sentinel: Sentinel) -> None:
+def validate(run: Run, guard: NonFiniteGuard) -> None:
     """Evaluate the validation set and note its figures and, of the first image, input, sample and ground truth.
 
     It comes before the checkpoint is saved, so that this holds the best validation so far, and is not what training
-    goes back to if its samples are not finite.
+    is rolled back to if its samples are not finite.
     """
-    options, items, iteration = run.options, run.validation, progress.iteration
-    if items is None:
-        return
-    model = ema.evaluated(run.model, run.average).eval()
+    options, items, iteration = run.options, run.validation, run.progress.iteration
+    assert items is not None, "validated only where there is a set"
+    model = run.evaluated.eval()
     try:
-        evaluator = Evaluator(model, options.val, None, processes=run.processes)
-        summary, _ = evaluator.evaluate("val", items)
+        summary, _ = Evaluator(model, options.val, None).evaluate("val", items)
     except torch.OutOfMemoryError:
         # The training itself is sound.
-        if run.processes.main:
-            saving.save(run, progress)
+        if distributed.is_main():
+            checkpoint.save(run)
         raise
     drawn, finite = (sum(of_heat[key] for of_heat in summary["heats"].values()) for key in ("n_samples", "n_finite"))
     scalars = {"bits_per_dim": summary["bits_per_dim"], "non_finite_samples": drawn - finite}
     for heat, values in summary["heats"].items():
         figures = ("psnr", "psnr_gtmean", "lr_psnr_mean", "pixel_error_pct", "inf_pct")
         scalars |= {f"{key}_t{heat}": values.get(key) for key in figures}
-    if run.processes.main:
-        logbook.validation(iteration, scalars, strip(model, items[0], options.val))
+    if distributed.is_main():
+        run.logbook.validation(iteration, scalars, strip(model, items[0], options.val))
     run.model.train()
-    progress.validated = iteration
-    save = partial(run.processes.on_main, saving.save, run, progress)
-    if sentinel.bad_validation(iteration, drawn - finite, drawn, save):
-        saving.after_event(run, logbook, iteration, progress)
-    elif saving.is_due(options, iteration):
-        _note_best(progress, summary["bits_per_dim"])
+    run.progress.validated = iteration
+    if not guard.bad_validation(drawn - finite, drawn) and run.saves(iteration):
+        _note_best(run.progress, summary["bits_per_dim"])
 
 
 def _note_best(progress: Progress, bits_per_dim: float | None) -> None:

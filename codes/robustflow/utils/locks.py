@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from robustflow.utils.distributed import ALONE, Processes
 from robustflow.utils.errors import UserError
 
 if sys.platform == "win32":
@@ -39,8 +38,8 @@ def within(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def held(lock: Path, folder: Path, advice: str = _ADVICE, processes: Processes = ALONE) -> Iterator[None]:
-    """Hold a folder's lock, a file that is there meanwhile; for several processes of one run the main one holds it.
+def held(lock: Path, folder: Path, advice: str = _ADVICE) -> Iterator[None]:
+    """Hold a folder's lock, a file that is there meanwhile; of several processes of one run the main one is to hold it.
 
     Where locks do not work, as on some network file systems, go on with one line that says so.
 
@@ -48,25 +47,10 @@ def held(lock: Path, folder: Path, advice: str = _ADVICE, processes: Processes =
         lock: Its file, `beside` or `within`.
         folder: What it keeps for this run, named in messages.
         advice: What to do if it is held.
-        processes: Those of the run.
 
     Raises:
         Locked: if another process holds it.
     """
-    with contextlib.ExitStack() as stack:
-        processes.on_main(stack.enter_context, _held(lock, folder, advice))
-        yield
-
-
-def require_free_below(folder: Path, advice: str) -> None:
-    """Raise Locked if another process holds the lock of a folder anywhere below this one."""
-    for lock in folder.rglob(".*lock"):
-        with contextlib.suppress(OSError), os.fdopen(os.open(lock, os.O_RDWR)) as file:
-            _lock(file.fileno(), folder, advice)
-
-
-@contextlib.contextmanager
-def _held(lock: Path, folder: Path, advice: str) -> Iterator[None]:
     lock = Path(os.path.realpath(lock))
     missing = [parent for parent in lock.parents if not parent.exists()]
     try:
@@ -85,6 +69,13 @@ def _held(lock: Path, folder: Path, advice: str) -> Iterator[None]:
             # Nothing stays of a run that did not begin.
             for parent in missing:
                 parent.rmdir()
+
+
+def require_free_below(folder: Path, advice: str) -> None:
+    """Raise Locked if another process holds the lock of a folder anywhere below this one."""
+    for lock in folder.rglob(".*lock"):
+        with contextlib.suppress(OSError), os.fdopen(os.open(lock, os.O_RDWR)) as file:
+            _lock(file.fileno(), folder, advice)
 
 
 def _acquired(lock: Path, folder: Path, advice: str) -> int:

@@ -28,7 +28,7 @@ class Diagnosis(NamedTuple):
         """Whether loss and gradients are."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
-    def described(self) -> str:
+    def describe(self) -> str:
         """One line: loss, gradient norm, and where they stopped being finite."""
         first = "all finite"
         if self.module is not None:
@@ -50,11 +50,11 @@ def diagnose(network: nn.Module, step: Callable[[], Tensor]) -> Diagnosis:
     modules: list[str] = []
     gradients: list[str] = []
     hooks = [
-        module.register_forward_hook(_noting_output(modules, name or type(module).__name__))
+        module.register_forward_hook(_note_output(modules, name or type(module).__name__))
         for name, module in network.named_modules()
     ]
     hooks += [
-        parameter.register_post_accumulate_grad_hook(_noting_gradient(gradients, name))
+        parameter.register_post_accumulate_grad_hook(_note_gradient(gradients, name))
         for name, parameter in network.named_parameters()
         if parameter.requires_grad
     ]
@@ -69,22 +69,22 @@ def diagnose(network: nn.Module, step: Callable[[], Tensor]) -> Diagnosis:
     return Diagnosis(loss.item(), norm.item(), next(iter(modules), None), next(iter(gradients), None))
 
 
-def finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether all of a tensor is finite."""
     return bool(tensor.isfinite().all())
 
 
-def _noting_output(found: list[str], name: str) -> Callable[[nn.Module, Any, Any], None]:
+def _note_output(found: list[str], name: str) -> Callable[[nn.Module, Any, Any], None]:
     def note(module: nn.Module, given: Any, output: Any) -> None:
-        if not found and not all(map(finite, _tensors(output))):
+        if not found and not all(map(is_finite, _tensors(output))):
             found.append(f"{name} ({type(module).__name__})")
 
     return note
 
 
-def _noting_gradient(found: list[str], name: str) -> Callable[[Tensor], None]:
+def _note_gradient(found: list[str], name: str) -> Callable[[Tensor], None]:
     def note(parameter: Tensor) -> None:
-        if not found and parameter.grad is not None and not finite(parameter.grad):
+        if not found and parameter.grad is not None and not is_finite(parameter.grad):
             found.append(name)
 
     return note

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import safetensors.torch
 from torch import Tensor, nn
@@ -12,29 +11,12 @@ from robustflow.models import weights
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.training.failures.diagnosis import Diagnosis
+from robustflow.training.gradients import Step
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
 
 _FORMAT = "robustflow non-finite step 1"
 _WEIGHTS = "network."
-
-
-class Step(NamedTuple):
-    """What a training step is given besides the network.
-
-    Attributes:
-        iteration: Its number, from 1.
-        gt: HR crops of the batch, (b, 3, H, W) in [0, 1].
-        lr: LR crops, (b, 3, h, w) in [0, 1].
-        seed: Of the generator of the training noise, which is on the device of the crops.
-        first: Place of the first crop in the batch of all processes.
-    """
-
-    iteration: int
-    gt: Tensor
-    lr: Tensor
-    seed: int
-    first: int = 0
 
 
 @dataclass(frozen=True)

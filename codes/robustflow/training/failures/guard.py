@@ -1,28 +1,42 @@
-"""Looking at an update after it was made, so that the host need not wait for the device.
+"""What happens when loss, gradients or validation samples are not finite.
 
 The device itself suppresses the update of a step whose loss or gradients are not finite. So the weights stay those
 before it, and the event can be answered later: on GPUs when the next step is already under way, the gradients of which
-are then computed once more. The moving average takes in an update when it is known to have been made, before the next.
+are then computed once more. So the host need not wait for the device.
 """
 
+import logging
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustflow.training import ema, parallel, saving
-from robustflow.training.checkpoint import Progress
-from robustflow.training.failures.dump import Step
-from robustflow.training.failures.sentinel import Sentinel
-from robustflow.training.gradients import Gradients
-from robustflow.training.logbook import Logbook
+from robustflow.training import checkpoint
+from robustflow.training.failures import dump
+from robustflow.training.failures.diagnosis import diagnose, is_finite
+from robustflow.training.gradients import Gradients, Step
 from robustflow.training.run import Run
+from robustflow.utils import distributed
+from robustflow.utils.errors import RunFailed, UserError
+from robustflow.utils.exit_status import is_of_memory
+
+log = logging.getLogger(__name__)
+
+# Events of a run that leave a dump.
+N_DUMPS = 3
+# Share of a validation's samples that may be non-finite before it counts as an event: an affine flow explodes now and
+# then, which is measured, not mended.
+TOLERATED = 0.5
 
 
-class _Update(NamedTuple):
-    """One that was made, or suppressed: its step, learning rate, and loss and gradient norm on their way to the CPU."""
+class TrainingStopped(RunFailed):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class Update(NamedTuple):
+    """One that was made or suppressed: its step, learning rate, and loss and gradient norm on their way to the CPU."""
 
     step: Step
     rate: float
@@ -37,24 +51,22 @@ class _Update(NamedTuple):
         return loss, norm
 
 
-class Guard:
-    """Holds the last update until it is settled.
+class NonFiniteGuard:
+    """Holds the last update until it is settled; counts events, dumps the first ones, and ends the run when it must.
 
     Args:
         run: What is trained.
         gradients: Computes those of a step again, to find where they fail.
-        sentinel: Answers events.
-        logbook: Where every settled iteration is noted.
-        progress: Of the run.
+        finish: Called for every update that is settled: iteration, learning rate, loss, gradient norm, and whether the
+            update was made.
     """
 
     def __init__(
-        self, run: Run, gradients: Gradients, sentinel: Sentinel, logbook: Logbook, progress: Progress
+        self, run: Run, gradients: Gradients, finish: Callable[[int, float, float, float, bool], None]
     ) -> None:
-        self._run, self._gradients, self._sentinel = run, gradients, sentinel
-        self._logbook, self._progress = logbook, progress
-        self._lags = settles_later(run.device)
-        self._last: _Update | None = None
+        self._run, self._gradients, self._finish = run, gradients, finish
+        self._lags = settles_later(run.model.device)
+        self._last: Update | None = None
 
     def note(self, step: Step, rate: float, measured: Tensor) -> None:
         """Hold an update; settle it now if the device is not to be waited for, or the step has initialised weights.
@@ -69,8 +81,8 @@ class Guard:
         if measured.is_cuda:
             arrived = torch.cuda.Event()
             arrived.record(torch.cuda.current_stream(measured.device))
-        self._last = _Update(step, rate, on_cpu, arrived)
-        if not self._lags or self._sentinel.initialising:
+        self._last = Update(step, rate, on_cpu, arrived)
+        if not self._lags or self._gradients.initialised:
             self.settle()
 
     def settle(self) -> bool:
@@ -78,33 +90,96 @@ class Guard:
 
         Returns:
             Whether it failed; False if there is nothing to settle.
+
+        Raises:
+            TrainingStopped: if the policy is to raise, or the budget is used up.
         """
         if self._last is None:
             return False
-        run, step, (loss, norm) = self._run, self._last.step, self._last.values()
-        whole = partial(_whole, run, step)
-        bad = self._sentinel.bad_step(step.iteration, loss, norm, whole, self._gradients.watched)
-        if bad:
-            saving.after_event(run, self._logbook, step.iteration, self._progress)
-        self._finish(self._last, good=not bad)
-        return bad
+        update, (loss, norm) = self._last, self._last.values()
+        made = math.isfinite(loss) and math.isfinite(norm)
+        if not made:
+            self._answer_step(update.step, f"loss {loss:g}, gradient norm {norm:g}")
+        self._last = None
+        self._finish(update.step.iteration, update.rate, loss, norm, made)
+        return not made
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Finish the last update without a word to other processes; a failed one is left to the run that resumes."""
         if self._last is None:
             return
-        if all(map(math.isfinite, self._last.values())):
-            self._finish(self._last, good=True)
-        else:
-            self._progress.iteration = self._last.step.iteration - 1
-
-    def _finish(self, update: _Update, *, good: bool) -> None:
-        run, decay = self._run, self._run.options.train.ema
-        if good and run.average is not None and decay is not None:
-            ema.update(run.average, run.network, decay)
+        update, (loss, norm) = self._last, self._last.values()
         self._last = None
-        loss, norm = update.values()
-        self._logbook.iteration(update.step.iteration, loss, update.rate, norm)
+        if math.isfinite(loss) and math.isfinite(norm):
+            self._finish(update.step.iteration, update.rate, loss, norm, True)
+        else:
+            self._run.progress.iteration = update.step.iteration - 1
+
+    def bad_validation(self, failed: int, drawn: int) -> bool:
+        """Whether too many of a validation's samples are not finite; that is answered as a failing step is.
+
+        Args:
+            failed: Samples that are not finite.
+            drawn: Samples in all.
+
+        Raises:
+            TrainingStopped: as in `settle`; a checkpoint is saved before, for the weights themselves are finite.
+        """
+        run, iteration = self._run, self._run.progress.iteration
+        if failed == 0:
+            return False
+        log.warning("iteration %d: %d of %d validation samples are not finite", iteration, failed, drawn)
+        if failed <= TOLERATED * drawn:
+            return False
+        run.progress.non_finite += 1
+        if self._ends:
+            distributed.on_main(checkpoint.save, run)
+        self._act(iteration, f"iteration {iteration}: {failed} of {drawn} validation samples are not finite.")
+        return True
+
+    def _answer_step(self, step: Step, measured: str) -> None:
+        self._gradients.undo()
+        self._run.progress.non_finite += 1
+        where = ""
+        if self._run.progress.non_finite <= N_DUMPS:
+            where = distributed.on_main(self._dump, step.gather())
+        self._act(step.iteration, f"iteration {step.iteration}: {measured}; weights were not updated.{where}")
+
+    def _dump(self, step: Step) -> str:
+        """Find where a step fails, write it to disk, and say so."""
+        run, file = self._run, dump.file_for(self._run.experiment, step.iteration)
+        try:
+            found = diagnose(run.model.network, lambda: self._gradients.uncaptured(step))
+        except (MemoryError, RuntimeError) as error:
+            if not is_of_memory(error):
+                raise
+            return "\n  Too little memory to run the whole step again and find where."
+        finally:
+            self._gradients.undo()
+        batch = "" if is_finite(step.gt) and is_finite(step.lr) else " The batch itself is not finite."
+        text = f"\n  Once more: {found.describe()}.{batch}"
+        try:
+            dump.write(file, run.model.network, run.options, step, found)
+        except UserError as error:
+            return f"{text}\n  {error}"
+        return f"{text}\n  To run it again: python -m robustflow.training.replay {file}"
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the policy ends the run after the events so far."""
+        o = self._run.options.train
+        return o.non_finite == "raise" or self._run.progress.non_finite > o.non_finite_budget
+
+    def _act(self, iteration: int, message: str) -> None:
+        """Go on after an event as the policy says; data and iterations go on in any case."""
+        run, o, count = self._run, self._run.options.train, self._run.progress.non_finite
+        if self._ends:
+            raise TrainingStopped(f"{message}\n{_advice(run)}")
+        log.warning("%s\n  Event %d of at most %d (train.non_finite_budget).", message, count, o.non_finite_budget)
+        run.logbook.event(iteration, count)
+        if o.non_finite == "rollback":
+            run.progress.rollback = (iteration, distributed.on_main(checkpoint.roll_back, run, iteration))
+            distributed.share(*run.stateful)
 
 
 def settles_later(device: torch.device) -> bool:
@@ -112,9 +187,12 @@ def settles_later(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _whole(run: Run, step: Step) -> Step:
-    """The step of all processes together."""
-    if run.processes.size == 1:
-        return step
-    batch = parallel.whole_batch(run.crops, run.options.datasets["train"].batch_size, step.iteration)
-    return Step(step.iteration, batch["gt"].to(step.gt), batch["lr"].to(step.lr), step.seed)
+def _advice(run: Run) -> str:
+    o = run.options.train
+    policy = "train.non_finite (skip or rollback)"
+    other = policy if o.non_finite == "raise" else f"train.non_finite_budget (more than {o.non_finite_budget} events)"
+    return (
+        "  Look at: train.lr_G (lower it), train.warmup_iter (lengthen it), train.max_grad_norm (set it), "
+        f"network_G.flow.coupling (rq_spline is the stable one), the training images, and {other}.\n"
+        f"  Newest checkpoint: {checkpoint.newest(run.experiment) or 'none yet'}; go on from it with --resume auto."
+    )

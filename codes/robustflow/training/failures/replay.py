@@ -15,9 +15,9 @@ from robustflow import models
 from robustflow.options import load as options_load
 from robustflow.options.arguments import Parser
 from robustflow.training.failures import dump
-from robustflow.training.failures.diagnosis import Diagnosis, diagnose, finite
-from robustflow.training.gradients import accumulate_gradients, freeze_encoder
-from robustflow.utils import devices, exit_status, paths, precision
+from robustflow.training.failures.diagnosis import Diagnosis, diagnose, is_finite
+from robustflow.training.gradients import Gradients
+from robustflow.utils import devices, exit_status, paths
 from robustflow.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,8 @@ def replay(recorded: dump.Dump) -> Diagnosis:
     except RuntimeError as error:
         raise UserError(f"expected weights of the network that the dump's options describe: {error}") from error
     model.to(device).train()
-    freeze_encoder(model.encoder, options, recorded.step.iteration)
-    gt, lr = recorded.step.gt.to(device), recorded.step.lr.to(device)
-    generator = torch.Generator(device).manual_seed(recorded.step.seed)
-    with precision.using(options.precision, training=True):
-        return diagnose(
-            model.network, lambda: accumulate_gradients(model, gt, lr, generator, options.train.micro_batch)
-        )
+    step = recorded.step._replace(gt=recorded.step.gt.to(device), lr=recorded.step.lr.to(device))
+    return diagnose(model.network, lambda: Gradients(model, options).uncaptured(step))
 
 
 def report(recorded: dump.Dump, found: Diagnosis) -> str:
@@ -53,8 +48,8 @@ def report(recorded: dump.Dump, found: Diagnosis) -> str:
         verdict = "reproduced"
     else:
         verdict = "reproduced, though it begins elsewhere"
-    batch = "" if finite(recorded.step.gt) and finite(recorded.step.lr) else "the batch itself is not finite\n"
-    return f"{batch}recorded: {recorded.found.described()}\nnow:      {found.described()}\n{verdict}"
+    batch = "" if is_finite(recorded.step.gt) and is_finite(recorded.step.lr) else "the batch itself is not finite\n"
+    return f"{batch}recorded: {recorded.found.describe()}\nnow:      {found.describe()}\n{verdict}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,9 +13,9 @@ from robustflow.options.load import OptionsError, load
 from robustflow.training import engine
 from robustflow.training.failures import dump, replay
 from robustflow.training.failures.diagnosis import diagnose
-from robustflow.training.failures.sentinel import TrainingStopped
-from robustflow.training.gradients import accumulate_gradients
-from robustflow.training.trainer import train
+from robustflow.training.failures.guard import TrainingStopped
+from robustflow.training.gradients import Gradients, Step
+from robustflow.training.loop import train
 from robustflow.utils.seeds import derive_seed
 
 EVERY = {"save_checkpoint_freq": 1}
@@ -191,11 +191,8 @@ def step(make_options, make_model):
     images = torch.Generator().manual_seed(1)
     gt, lr = (torch.rand(2, 3, side, side, generator=images) for side in (16, 4))
 
-    def compute():
-        generator = torch.Generator().manual_seed(derive_seed(0, "noise", 1))
-        return accumulate_gradients(model, gt, lr, generator, None)
-
-    return model.network, options, dump.Step(1, gt, lr, derive_seed(0, "noise", 1)), compute
+    given = Step(1, gt, lr, derive_seed(0, "noise", 1))
+    return model.network, options, given, lambda: Gradients(model, options).uncaptured(given)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from robustflow.flows import builder
 from robustflow.models import FlowModel, weights
 from robustflow.options.load import load
 from robustflow.training import checkpoint, engine
-from robustflow.training.failures.sentinel import TrainingStopped
-from robustflow.training.gradients import accumulate_gradients
+from robustflow.training.failures.guard import TrainingStopped
+from robustflow.training.gradients import Gradients, Step
 from robustflow.training.logbook import Logbook
-from robustflow.training.trainer import train
+from robustflow.training.loop import train
 from robustflow.utils.errors import UserError
 
 
@@ -178,15 +178,17 @@ def gradients(make_options, make_model, perturb):
 
     def of(model, micro_batch):
         noisy = {"flow": {"K": 2, "L": 2, "S": (0,) if model == "SRFlow" else (0, 1), "hidden_channels": 8}}
-        model = make_model(make_options(model=model, network_G=noisy))
-        perturb(model.network, std=0.05).train()
-        for name, buffer in model.network.named_buffers():
+        options = make_options(model=model, network_G=noisy)
+        options = options.model_copy(update={"train": options.train.model_copy(update={"micro_batch": micro_batch})})
+        built = make_model(options)
+        perturb(built.network, std=0.05).train()
+        for name, buffer in built.network.named_buffers():
             if name.endswith("initialized"):
                 buffer.fill_(True)
         images = torch.Generator().manual_seed(1)
         gt, lr = (torch.rand(4, 3, side, side, generator=images, dtype=torch.float64) for side in (16, 4))
-        loss = accumulate_gradients(model, gt, lr, torch.Generator().manual_seed(2), micro_batch)
-        return loss, {name: parameter.grad for name, parameter in model.network.named_parameters()}
+        loss = Gradients(built, options).uncaptured(Step(1, gt, lr, seed=2))
+        return loss, {name: parameter.grad for name, parameter in built.network.named_parameters()}
 
     return of
 
@@ -231,7 +233,7 @@ def test_network_is_built_as_the_options_say(make_options, monkeypatch):
 )
 def test_training_and_validation_each_have_their_precision(make_options, monkeypatch, precision, expected):
     """Looked at where it is used: on CPUs it makes no difference."""
-    seen = {"data_loss": set(), "likelihood": set(), "drawing": set()}
+    seen = {"data_loss": set(), "likelihood": set(), "prepare": set()}
     for name, found in seen.items():
         call = getattr(FlowModel, name)
 
@@ -244,7 +246,7 @@ def test_training_and_validation_each_have_their_precision(make_options, monkeyp
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
         assert train(options)
     training, validation = expected
-    assert seen == {"data_loss": {training}, "likelihood": {validation}, "drawing": {validation}}
+    assert seen == {"data_loss": {training}, "likelihood": {validation}, "prepare": {validation}}
     log = (Path(options.path.experiments) / options.name / "train.log").read_text(encoding="utf-8")
     assert ", precision: fp32\n" in log
 
@@ -260,12 +262,12 @@ def test_training_and_validation_each_have_their_precision(make_options, monkeyp
 @pytest.mark.parametrize("max_grad_norm", [None, 10.0])
 def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeypatch, spoil, max_grad_norm):
     loss_of = FlowModel.data_loss
-    networks = []
+    models = []
 
-    def spoiled(self, network, *arguments):
-        networks.append(network)
-        loss = loss_of(self, network, *arguments)
-        return spoil(loss) if len(networks) == 2 else loss
+    def spoiled(self, inputs):
+        models.append(self)
+        loss = loss_of(self, inputs)
+        return spoil(loss) if len(models) == 2 else loss
 
     monkeypatch.setattr(FlowModel, "data_loss", spoiled)
     options = make_options(train={"max_grad_norm": max_grad_norm}, logger={"save_checkpoint_freq": 1})
@@ -274,14 +276,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make_options, monkeyp
     message = str(caught.value)
     hints = ("iteration 2", "train.lr_G", "train.warmup_iter", "train.max_grad_norm", "rq_spline", "00000001.state")
     assert all(hint in message for hint in hints)
-    assert_equal(networks[-1].state_dict(), weights_at(options, 1))
+    assert_equal(models[-1].network.state_dict(), weights_at(options, 1))
     assert not checkpoint.weights_file(folder_of(options), 2).exists()
 
 
 def test_failure_is_answered_with_status_1(make_options, monkeypatch, caplog):
-    monkeypatch.setattr(
-        FlowModel, "data_loss", lambda self, network, *rest: next(network.parameters()).sum() * float("nan")
-    )
+    monkeypatch.setattr(FlowModel, "data_loss", lambda self, inputs: next(self.parameters()).sum() * float("nan"))
     assert engine.run(make_options()) == 1
     assert "error: iteration 1: loss nan" in caplog.text
     assert "Newest checkpoint: none yet" in caplog.text

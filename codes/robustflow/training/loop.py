@@ -1,0 +1,142 @@
+"""The training loop."""
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch.utils.data import DataLoader
+
+from robustflow import data
+from robustflow.diagnostics.ood import mahalanobis
+from robustflow.options.schema import RunOptions
+from robustflow.training import checkpoint, optimizer
+from robustflow.training.failures.guard import NonFiniteGuard
+from robustflow.training.gradients import Gradients, Step
+from robustflow.training.interruption import Interruption, leave_signals_to_main, save_on_failure
+from robustflow.training.preparation import prepare
+from robustflow.training.run import Run
+from robustflow.training.validation import validate
+from robustflow.utils import distributed
+from robustflow.utils.errors import UserError
+from robustflow.utils.seeds import derive_seed
+
+log = logging.getLogger(__name__)
+
+
+def train(options: RunOptions) -> bool:
+    """Train as the options say. Return False if a signal ended the run early, after a checkpoint was saved.
+
+    Writes experiments/<name>/: options.yml, models/, training_state/, tensorboard/, train.log; of several processes
+    the main one alone.
+    """
+    with prepare(options) as run:
+        niter = run.options.train.niter
+        if run.progress.iteration >= niter:
+            log.info("%s: all %d iterations are done; raise train.niter to go on", run.experiment, niter)
+        if run.progress.iteration < niter or run.misses_validation:
+            iterate(run)
+        run.logbook.close()
+        done = run.progress.iteration >= niter
+        if done:
+            distributed.on_main(fit_ood_score, run)
+    return done
+
+
+def iterate(run: Run) -> None:
+    """Train up to the last iteration, or until a signal: then a checkpoint is saved."""
+    o, progress = run.options.train, run.progress
+    gradients = Gradients(run.model, run.options)
+    guard = NonFiniteGuard(run, gradients, partial(_finish, run))
+    run.logbook.begin(progress.iteration)
+    run.model.train()
+    with Interruption() as interruption, save_on_failure(run, guard, interruption):
+        if run.misses_validation:
+            validate(run, guard)
+            distributed.on_main(checkpoint.save, run)
+        for batch in load_batches(run):
+            # Data: on a GPU this is enqueued while the step before is computed, as is all that follows.
+            number = progress.iteration + 1
+            gt, lr = run.crops.finish(batch, run.model.device)
+            step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number), distributed.rank() * len(gt))
+
+            # Forward and backward, once more if the step before turns out to have failed only now.
+            loss = gradients(step)
+            if guard.settle():
+                loss = gradients(step)
+            distributed.average([loss, *gradients.tensors()])
+
+            # Clip, and update weights unless loss or gradients are not finite.
+            rate = optimizer.learning_rate(o, number)
+            optimizer.set_learning_rate(run.adam, rate)
+            measured = torch.stack([loss, optimizer.clip(run.model, o.max_grad_norm)])
+            optimizer.suppress_unless_finite(run.adam, measured)
+            run.adam.step()
+            progress.iteration = number
+
+            # Log, and update the moving average: see _finish; of this step or, on a GPU, later.
+            guard.note(step, rate, measured)
+
+            # Validate, save, leave: all of it with this step settled.
+            leave = any(distributed.gather(interruption.requested))
+            validates = run.validates(number) and (number == o.niter or not leave)
+            if leave or validates or run.saves(number):
+                guard.settle()
+            if validates:
+                gradients.drop()  # their memory may be needed
+                validate(run, guard)
+                leave = any(distributed.gather(interruption.requested))
+            if leave or run.saves(number):
+                distributed.on_main(checkpoint.save, run)
+            if leave and number < o.niter:
+                log.info("interrupted: saved iteration %d; go on with --resume auto", number)
+                return
+
+
+def _finish(run: Run, iteration: int, rate: float, loss: float, norm: float, made: bool) -> None:
+    """Log an update, and let the moving average take it in, once it is known whether it was made."""
+    if made and run.ema is not None and run.options.train.ema is not None:
+        optimizer.update_ema(run.ema, run.model, run.options.train.ema)
+    run.logbook.iteration(iteration, loss, rate, norm)
+
+
+def load_batches(run: Run) -> DataLoader[data.Cut]:
+    """This process's shares of the batches to come; which crops they hold depends on the iteration alone."""
+    training, o, first = run.options.datasets["train"], run.options.train, run.progress.iteration
+    forks = distributed.size() == 1 or training.n_workers == 0
+    return DataLoader(
+        run.crops.cuts,
+        training.batch_size // distributed.size(),
+        sampler=crop_numbers(training.batch_size, first, o.niter),
+        num_workers=training.n_workers,
+        # The threads of several processes that talk must not be forked: their locks would stay taken.
+        multiprocessing_context=None if forks else "forkserver",
+        collate_fn=data.collate,
+        worker_init_fn=leave_signals_to_main,
+        # Otherwise a loader takes its processes' seeds from the global generator, once more whenever a run is resumed.
+        generator=torch.Generator().manual_seed(derive_seed(o.manual_seed, "loader", first)),
+        pin_memory=run.model.device.type == "cuda",
+    )
+
+
+def crop_numbers(batch_size: int, first: int, last: int) -> Iterator[int]:
+    """Numbers of the crops of this process in iterations ``first`` + 1 to ``last``."""
+    own = batch_size // distributed.size()
+    for start in range(first * batch_size + distributed.rank() * own, last * batch_size, batch_size):
+        yield from range(start, start + own)
+
+
+def fit_ood_score(run: Run) -> None:
+    """Fit the out-of-distribution score on training patches of the size trained on, beside the last weights.
+
+    Nothing to do if it is there already.
+    """
+    size, n_patches = run.options.datasets["train"].GT_size, run.options.train.ood_patches
+    file = checkpoint.tested_file(run)
+    if n_patches == 0 or mahalanobis.file_beside(file).is_file():
+        return
+    try:
+        mahalanobis.fit_and_save(run.options, file, run.evaluated, n_patches=n_patches, patch=size)
+    except UserError as error:
+        # The training itself is done and saved.
+        log.warning("no out-of-distribution score: %s", error)
