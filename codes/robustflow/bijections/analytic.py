@@ -50,26 +50,13 @@ class AnalyticElementwise(Elementwise):
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log|dy/dx|, both of the shape of x."""
-        return self._apply_in_rows(x, params, inverse=False)
+        rows, of_rows, spatial = _rows(x, params)
+        return _unroll(_Map.apply(rows, of_rows, self, False), spatial, x.shape)
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and log|dx/dy|, both of the shape of y."""
-        return self._apply_in_rows(y, params, inverse=True)
-
-    def _apply_in_rows(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        """Apply with x as (n, b, ..., k) and params as (b, ..., num_params, k), in the order they have in memory.
-
-        k is all elements or, with channels last, the channels of a position; positions are what stands before it then.
-        """
-        samples = x if x.dim() == params.dim() else x[None]  # (n, b, c, ...) beside (b, num_params, c, ...)
-        spatial = samples.shape[3:]
-        if samples.stride(2) == 1 and spatial.numel() > 1:
-            rows = samples.movedim(2, -1).flatten(2, -2)
-            results = _Map.apply(rows, params.movedim((1, 2), (-2, -1)).flatten(1, -3), self, inverse)
-            results = [value.unflatten(2, spatial).movedim(-1, 2) for value in results]
-        else:
-            results = _Map.apply(samples.flatten(2), params.flatten(2), self, inverse)
-        return results[0].view(x.shape), results[1].view(x.shape)
+        rows, of_rows, spatial = _rows(y, params)
+        return _unroll(_Map.apply(rows, of_rows, self, True), spatial, y.shape)
 
     @classmethod
     def differentiate(
@@ -87,6 +74,26 @@ class AnalyticElementwise(Elementwise):
         y_x, l_x, by_param = cls.partials(x, params, *constants)
         grad_y = (grad_x - grad_l * l_x) / y_x
         return grad_y, _by_params(by_param, -grad_y, -grad_l)
+
+
+def _rows(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor, torch.Size | None]:
+    """x as (n, b, ..., k) and params as (b, ..., num_params, k), in the order that x has in memory.
+
+    k is all elements or, with channels last, the channels of a position; positions, whose shape is third, are what
+    stands before it then.
+    """
+    samples = x if x.dim() == params.dim() else x[None]  # (n, b, c, ...) beside (b, num_params, c, ...)
+    spatial = samples.shape[3:]
+    if samples.stride(2) != 1 or spatial.numel() == 1:
+        return samples.flatten(2), params.flatten(2), None
+    return samples.movedim(2, -1).flatten(2, -2), params.movedim((1, 2), (-2, -1)).flatten(1, -3), spatial
+
+
+def _unroll(results: tuple[Tensor, ...], spatial: torch.Size | None, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Rows in the shape of x again."""
+    if spatial is not None:
+        results = tuple(rows.unflatten(2, spatial).movedim(-1, 2) for rows in results)
+    return results[0].view(shape), results[1].view(shape)
 
 
 def _by_params(by_param: Slopes, grad_y: Tensor, grad_l: Tensor) -> Tensor:

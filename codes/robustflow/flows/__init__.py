@@ -2,7 +2,6 @@
 
 from robustflow.flows.builder import build
 from robustflow.flows.condition import Condition
-from robustflow.flows.conditional_flow import ConditionalFlow
-from robustflow.flows.likelihood import Encoding
+from robustflow.flows.conditional_flow import ConditionalFlow, Encoding
 
 __all__ = ["Condition", "ConditionalFlow", "Encoding", "build"]

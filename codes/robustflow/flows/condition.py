@@ -11,7 +11,7 @@ from torch import Tensor
 from robustflow.bijections.networks import Context, FoldedNetworks
 from robustflow.flows.level import FlowLevel, LevelWeights
 from robustflow.flows.projection import share_out
-from robustflow.flows.step import StepCondition
+from robustflow.flows.step import Mixing, StepCondition
 from robustflow.nn.checkpointing import checkpointed
 from robustflow.nn.convolutions import conv, for_convolution, scaled
 from robustflow.nn.nearest import Resized
@@ -46,6 +46,11 @@ class LevelCondition:
         self._group = min(limit, max(1, memory // per_step))
         self._made: dict[int, StepCondition] = {}
         self._noise: Tensor | None = None
+
+    @property
+    def mixings(self) -> list[Mixing] | None:
+        """ActNorms and 1×1 convolutions, folded; None: ActNorms are yet to be initialised."""
+        return None if self.weights is None else self.weights.mixings
 
     def with_noise(self, noise: Tensor | None) -> "LevelCondition":
         """The same condition with a noise map (b, noise_channels or 1, H, W) of any size; None: no noise."""

@@ -1,8 +1,13 @@
-"""The multi-scale conditional normalizing flow p(x | y)."""
+"""The multi-scale conditional normalizing flow: log p(x | y) = Σ_l log N(z_l; 0, I) + log|det dz/dx|, z = f(x; g(y)).
+
+x runs through the levels, finest first; each may split a latent off. ActNorms and 1×1 convolutions are linear: their
+log-determinant is a number, `ConditionalFlow.mixing_log_det`, whatever the data.
+"""
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -10,15 +15,37 @@ from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.encoders.base import Encoder
-from robustflow.flows import likelihood
 from robustflow.flows.condition import Condition, LevelCondition
 from robustflow.flows.level import FlowLevel, LevelWeights
-from robustflow.flows.likelihood import Encoding
-from robustflow.flows.prior import latent_mean
+from robustflow.flows.prior import latent_mean, standard_normal_log_prob
 from robustflow.flows.step import Mixing, fold_unmixing, mixing_log_det
+from robustflow.nn.checkpointing import checkpointed
+from robustflow.nn.convolutions import add_shared
 from robustflow.utils.errors import UserError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Result of encoding x.
+
+    Attributes:
+        latents: Standard normal under the model: those split off, finest level first, then the last one.
+        log_det: log|det d latents/dx|, (b,), without any prior term.
+    """
+
+    latents: list[Tensor]
+    log_det: Tensor
+
+    @property
+    def log_prob(self) -> Tensor:
+        """log p(x | y) in nats, (b,)."""
+        return torch.stack([standard_normal_log_prob(z) for z in self.latents]).sum(0) + self.log_det
+
+    def bits_per_dim(self, dimensions: int) -> Tensor:
+        """−log₂ p(x | y) per dimension, (b,), of x with so many numbers."""
+        return -self.log_prob / (math.log(2) * dimensions)
 
 
 class ConditionalFlow(nn.Module):
@@ -193,15 +220,27 @@ class ConditionalFlow(nn.Module):
             raise ValueError(f"expected x of shape {expected} for this condition, got {tuple(x.shape)}")
         if self.training and not self.is_initialized():
             prepared = self._initialize(x, prepared)
-        encoding = likelihood.encode(self.typed_levels, x, prepared, self.checkpoint_levels)
-        if not mixing:
-            return encoding
-        return replace(encoding, log_det=encoding.log_det + x[0, 0].numel() * self.mixing_log_det())
+        pixels, latents, log_dets = x[0, 0].numel(), [], []
+        for level, given in zip(self.typed_levels, prepared.levels, strict=True):
+            if self.checkpoint_levels and torch.is_grad_enabled():
+                x, latent, log_det = checkpointed(partial(_encode_anew, level, given), True)(x)
+            else:
+                x, latent, log_det = level.encode(x, given.mixings, given.steps())
+            log_dets.append(log_det)
+            if latent is not None:
+                latents.append(latent)
+        if mixing:
+            log_dets.append((pixels * self.mixing_log_det()).expand_as(log_dets[0]))
+        last = x if prepared.mean is None else x - prepared.mean
+        return Encoding([*latents, last], torch.stack(log_dets).sum(0))
 
     def _initialize(self, x: Tensor, condition: Condition) -> Condition:
         """Let the ActNorms set themselves, one after the other; return the condition with weights as they are then."""
         with torch.no_grad():
-            likelihood.encode(self.typed_levels, x, condition.with_weights([None] * len(self.levels)))
+            for level, given in zip(
+                self.typed_levels, condition.with_weights([None] * len(self.levels)).levels, strict=True
+            ):
+                x, _, _ = level.encode(x, None, given.steps())
         return condition.with_weights(self.fold())
 
     def decode(
@@ -213,8 +252,14 @@ class ConditionalFlow(nn.Module):
         """
         prepared = self._prepared(condition, noise)
         self._check_latents(latents, prepared)
-        x, log_det = likelihood.decode(self.typed_levels, latents, prepared, self.fold_unmixings())
-        return x, log_det - x[0, 0].numel() * self.mixing_log_det()
+        rest, log_dets = list(latents), []
+        x = rest.pop() if prepared.mean is None else add_shared(rest.pop(), prepared.mean)
+        levels = zip(self.typed_levels, prepared.levels, self.fold_unmixings(), strict=True)
+        for level, given, unmixings in reversed(list(levels)):
+            latent = rest.pop() if level.split_prior is not None else None
+            x, log_det = level.decode(x, latent, unmixings, given.steps(backwards=True))
+            log_dets.append(log_det)
+        return x, torch.stack(log_dets).sum(0) - x[0, 0].numel() * self.mixing_log_det()
 
     def _check_latents(self, latents: list[Tensor], prepared: Condition) -> None:
         expected = self.latent_shapes(*prepared.size)
@@ -256,3 +301,9 @@ class ConditionalFlow(nn.Module):
         latents = [temperature * torch.cat(per_level).to(reference) for per_level in zip(*draws, strict=True)]
         x, _ = self.decode(latents, prepared)
         return x.unflatten(0, (n, prepared.batch)).transpose(0, 1)
+
+
+def _encode_anew(level: FlowLevel, given: LevelCondition, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Encode with projections made anew in each call: checkpointing need not keep them."""
+    given = given.with_weights(given.weights)
+    return level.encode(x, given.mixings, given.steps())

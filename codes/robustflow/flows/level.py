@@ -105,7 +105,9 @@ class FlowLevel(nn.Module):
         for transition in self.transitions:
             x = transition.mix(x, next(each))  # type: ignore[operator]
         for step, condition in zip(self.full_steps, conditions, strict=True):
-            x, log_det = checkpointed(step.advance, self.checkpoint_steps)(x, next(each), condition)
+            mixing = next(each)
+            x = step.mix(x, None) if mixing is None else x
+            x, log_det = checkpointed(step.couple, self.checkpoint_steps)(x, condition, mixing)
             log_dets.append(log_det)
         latent = None
         if self.split_prior is not None:

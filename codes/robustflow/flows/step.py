@@ -80,18 +80,15 @@ class FlowStep(TransitionStep):
         noisy = [] if self.noise_coupling is None else [self.noise_coupling]
         return [self.actnorm, self.permutation, self.injector, *noisy, self.coupling]
 
-    def couple(self, x: Tensor, cond: StepCondition) -> tuple[Tensor, Tensor]:
-        """Injector and couplings; return z and their log|det|, (b,)."""
+    def couple(self, x: Tensor, cond: StepCondition, mixing: Mixing | None = None) -> tuple[Tensor, Tensor]:
+        """Injector and couplings, after ``mix`` if that is given; return z and their log|det|, (b,)."""
+        x = x if mixing is None else self.mix(x, mixing)
         x, total = self.injector.transform(x, cond.injector)
         if self.noise_coupling is not None:
             x, log_det = self.noise_coupling(x, cond.noise)
             total = total + log_det
         x, log_det = self.coupling(x, cond.coupling)
         return x, total + log_det
-
-    def advance(self, x: Tensor, mixing: Mixing | None, cond: StepCondition) -> tuple[Tensor, Tensor]:
-        """``mix``, then ``couple``."""
-        return self.couple(self.mix(x, mixing), cond)
 
     def uncouple(self, z: Tensor, cond: StepCondition) -> tuple[Tensor, Tensor]:
         """Undo ``couple``; return x and log|det| of the inverse, (b,)."""

@@ -35,13 +35,13 @@ def prepare_decoding(
     if tile is not None:
         tiles = tiling.tiles(size, tile, flow.receptive_field if overlap is None else overlap, multiple)
     decoder = flow.keep("decoder", partial(Decoder, flow, cuda_graphs))
-    of_whole = decoder.prepare(y) if len(tiles) == 1 else None
+    if len(tiles) == 1:
+        return decoder.prepare(y)
 
     def decode_part(part: tiling.Tile, latents: list[Tensor]) -> Tensor:
-        decode = decoder.prepare(tiling.crop(y, part.outer, size)) if of_whole is None else of_whole
-        return decode([tiling.crop(z, part.outer, size) for z in latents])
+        return decoder.prepare(tiling.crop(y, part.outer, size))([tiling.crop(z, part.outer, size) for z in latents])
 
-    return lambda latents: tiling.stitch(lambda part: decode_part(part, latents), tiles, size, flow.scale)
+    return lambda latents: tiling.stitch(partial(decode_part, latents=latents), tiles, size, flow.scale)
 
 
 class Decoder:
@@ -81,7 +81,7 @@ class Decoder:
             # Another image of this size lies now where the condition did.
             condition = self._condition_of(y)
         if not self._conditions.owns(condition):
-            return _decode(self._flow, condition, *latents)
+            return self._flow.decode(latents, condition)[0]
         if y.shape not in self._decoders or self._decoders[y.shape][0] is not condition:
             while len(self._decoders) >= _CAPTURES:
                 self._decoders.pop(next(iter(self._decoders)))

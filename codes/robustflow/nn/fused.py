@@ -73,13 +73,7 @@ def run(chain: Chain, inputs: Sequence[Tensor], numbers: Sequence[Tensor] = ()) 
             _without_compiler.add(device)
             reason = str(error).strip().partition("\n")[0]
             log.warning("torch.compile does not work here (%s): elementwise maps run unfused, slower", reason)
-    return _in_pieces(chain, PIECE.get(device, PIECE["cuda"]), inputs, numbers)
-
-
-def _in_pieces(
-    chain: Chain, piece: int, inputs: Sequence[Tensor], numbers: Sequence[Tensor] = ()
-) -> tuple[Tensor, ...]:
-    length = inputs[0].shape[-1]
+    length, piece = inputs[0].shape[-1], PIECE.get(device, PIECE["cuda"])
     step = max(1, piece // max(1, inputs[0][..., 0].numel()))
     if step >= length:
         return chain(*inputs, *numbers)
@@ -87,8 +81,7 @@ def _in_pieces(
     for first in range(0, length, step):
         part = slice(first, first + step)
         values = chain(*(value[..., part] for value in inputs), *numbers)
-        if not results:
-            results = tuple(value.new_empty(*value.shape[:-1], length) for value in values)
+        results = results or tuple(value.new_empty(*value.shape[:-1], length) for value in values)
         for result, value in zip(results, values, strict=True):
             result[..., part] = value
     return results
