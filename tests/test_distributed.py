@@ -204,18 +204,18 @@ def test_low_light_trains_as_one_with_a_prior_mean_per_batch(make_options, folde
 @pytest.mark.parametrize(("policy", "iteration"), [("rollback", 4), ("rollback", 5), ("skip", 1), ("skip", 3)])
 def test_a_fault_in_one_process_is_answered_by_all(make_options, monkeypatch, policy, iteration, late):
     monkeypatch.setattr(guard, "settles_later", lambda device: late)
-    cut, finish = TrainingCrops.cut, TrainingCrops.finish
+    crop, assemble = TrainingCrops.crop, TrainingCrops.assemble
 
     def marked(self, number):
         # The last crop of the iteration, the second process's.
-        return {**cut(self, number), "spoilt": torch.tensor(number == 4 * iteration - 1)}
+        return {**crop(self, number), "spoilt": torch.tensor(number == 4 * iteration - 1)}
 
     def spoiled(self, batch, device):
-        gt, lr = finish(self, batch, device)
-        return (gt * float("nan") if any(bool(cuts["spoilt"].any()) for cuts in batch) else gt), lr
+        gt, lr = assemble(self, batch, device)
+        return (gt * float("nan") if any(bool(crops["spoilt"].any()) for crops in batch) else gt), lr
 
-    monkeypatch.setattr(TrainingCrops, "cut", marked)
-    monkeypatch.setattr(TrainingCrops, "finish", spoiled)
+    monkeypatch.setattr(TrainingCrops, "crop", marked)
+    monkeypatch.setattr(TrainingCrops, "assemble", spoiled)
     settings = {
         "train": {"niter": 6, "non_finite": policy, "ema": 0.9, "lr_G": 1e-7},
         "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
@@ -236,7 +236,7 @@ def test_a_fault_in_one_process_is_answered_by_all(make_options, monkeypatch, po
 
 
 def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_saved(make_options, monkeypatch, capfd):
-    read = TrainingCrops.cut
+    read = TrainingCrops.crop
 
     def unreadable(self, number):
         # The last crop of iteration 3, the second process's.
@@ -244,7 +244,7 @@ def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_sa
             raise UserError("crop 11: damaged")
         return read(self, number)
 
-    monkeypatch.setattr(TrainingCrops, "cut", unreadable)
+    monkeypatch.setattr(TrainingCrops, "crop", unreadable)
     options = make_options("unreadable")
     statuses = forked(lambda: engine.run(options))
     assert len(set(statuses)) == 1
@@ -257,14 +257,14 @@ def test_an_image_that_one_process_cannot_read_ends_all_and_what_is_learnt_is_sa
 
 
 def test_what_is_learnt_is_saved_when_another_process_dies(make_options, monkeypatch, capfd):
-    read = TrainingCrops.cut
+    read = TrainingCrops.crop
 
     def dying(self, number):
         if number == 11:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(self, number)
 
-    monkeypatch.setattr(TrainingCrops, "cut", dying)
+    monkeypatch.setattr(TrainingCrops, "crop", dying)
     options = make_options("dying")
     assert forked(lambda: engine.run(options), dying=(1,)) == [1]
     assert weights_at(options, 2)

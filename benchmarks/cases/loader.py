@@ -109,10 +109,10 @@ def _rows(
         persistent_workers=workers > 0,
         pin_memory=setting.on_cuda,
     )
-    plain, cut = opened(crops), opened(crops.cuts, collate_fn=data.collate)
+    plain, cut = opened(crops), opened(crops.raw, collate_fn=data.collate)
     ways: dict[str, Callable[[], None]] = {
         "crop by crop": lambda: _run_through([values.to(device) for values in made.values()] for made in plain),
-        "in batch": lambda: _run_through(crops.finish(made, device) for made in cut),
+        "in batch": lambda: _run_through(crops.assemble(made, device) for made in cut),
         "cut alone": lambda: _run_through(cut),
     }
     times = measure.medians(ways, setting.repeats)
@@ -135,8 +135,8 @@ def _run_through(batches: Iterable[object]) -> None:
 
 def _finishing(setting: Setting, crops: data.TrainingCrops, device: torch.device) -> float:
     """Seconds that the device needs for a batch of cuts."""
-    batch = data.collate([crops.cuts[number] for number in range(BATCH)])
-    return measure.medians({"finish": partial(crops.finish, batch, device)}, 3 * setting.repeats)["finish"]
+    batch = data.collate([crops.raw[number] for number in range(BATCH)])
+    return measure.medians({"assemble": partial(crops.assemble, batch, device)}, 3 * setting.repeats)["assemble"]
 
 
 def _need(setting: Setting) -> str:

@@ -14,7 +14,7 @@ Built-in entries are registered the same way, by the package the registry names;
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -104,15 +104,17 @@ class Registry:
         self.options_class(name)
         return self._entries[name][0]
 
-    def build(self, options: Options, **context: Any) -> Any:
-        """Call the entry that ``options`` names with its options (less the name) and ``context`` as arguments."""
-        values = {field: getattr(options, field) for field in type(options).model_fields if field != self.key}
+    def build(self, options: Options, *, without: Collection[str] = (), **context: Any) -> Any:
+        """Call the entry that ``options`` names with its options (less the name, and ``without``) and ``context``."""
+        fields = (field for field in type(options).model_fields if field != self.key and field not in without)
+        values = {field: getattr(options, field) for field in fields}
         return self.entry_of(options)(**values, **context)
 
 
 ELEMENTWISE = Registry("coupling", "robustflow.bijections.elementwise")
 ENCODERS = Registry("encoder", "robustflow.encoders")
 MODELS = Registry("model", "robustflow.models")
+DEGRADATIONS = Registry("degradation", "robustflow.data.degradations")
 DATASETS = Registry("dataset mode", "robustflow.data", key="mode")
 
 

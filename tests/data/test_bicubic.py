@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from robustflow.data.bicubic import downsample, mirror_pad, upsample
 from robustflow.data.images import read_image
@@ -18,24 +19,32 @@ def cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
 
 
-def weights(n: int, factor: float) -> np.ndarray:
+KERNELS = {
+    "bicubic": (cubic, Image.Resampling.BICUBIC),
+    "bilinear": (lambda x: np.maximum(1 - abs(x), 0), Image.Resampling.BILINEAR),
+    "area": (lambda x: 1.0 * ((x >= -0.5) & (x < 0.5)), Image.Resampling.BOX),
+    "lanczos": (lambda x: np.sinc(x) * np.sinc(x / 3) * (abs(x) < 3), Image.Resampling.LANCZOS),
+}
+
+
+def weights(n: int, factor: float, kernel=cubic, width: int = 2) -> np.ndarray:
     """Matrix (output, input) of one pass, built pixel by pixel with normalised weights."""
     stretch = min(factor, 1.0)
     matrix = np.zeros((int(np.ceil(n * factor)), n))
     for row, line in enumerate(matrix):
         centre = (row + 0.5) / factor - 0.5
-        taps = np.arange(int(centre - 2 / stretch) - 2, int(centre + 2 / stretch) + 3)
-        values = cubic((taps - centre) * stretch)
+        taps = np.arange(int(centre - width / stretch) - 2, int(centre + width / stretch) + 3)
+        values = kernel((taps - centre) * stretch)
         for tap, value in zip(taps, values / values.sum(), strict=True):
             mirrored = tap % (2 * n)
             line[min(mirrored, 2 * n - 1 - mirrored)] += value
     return matrix
 
 
-def reference(x: np.ndarray, factor: float) -> np.ndarray:
+def reference(x: np.ndarray, factor: float, kernel=cubic, width: int = 2) -> np.ndarray:
     finish = (lambda y: np.clip(np.round(y, 9).round(), 0, 255)) if x.dtype == np.uint8 else (lambda y: y)
-    rows = finish(weights(x.shape[-2], factor) @ x.astype(float))
-    return finish(rows @ weights(x.shape[-1], factor).T)
+    rows = finish(weights(x.shape[-2], factor, kernel, width) @ x.astype(float))
+    return finish(rows @ weights(x.shape[-1], factor, kernel, width).T)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
@@ -47,6 +56,40 @@ def test_matches_explicit_kernel(shape: tuple[int, ...], scale: int):
         result = resize(torch.from_numpy(x), scale).numpy()
         np.testing.assert_allclose(result, reference(x, factor), atol=1e-12)
         np.testing.assert_array_equal(resize(torch.from_numpy(y), scale).numpy(), reference(y, factor))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("shape", [(3, 16, 24), (1, 17, 13), (2, 5, 1), (1, 1, 1)])
+def test_every_kernel_matches_its_formula(kernel: str, scale: int, shape: tuple[int, ...]):
+    x = np.random.default_rng(0).random(shape)
+    y = (x * 255).round().astype(np.uint8)
+    formula, _ = KERNELS[kernel]
+    result = downsample(torch.from_numpy(x), scale, kernel).numpy()
+    np.testing.assert_allclose(result, reference(x, 1 / scale, formula, 3), atol=1e-12)
+    found = downsample(torch.from_numpy(y), scale, kernel).numpy()
+    np.testing.assert_array_equal(found, reference(y, 1 / scale, formula, 3))
+    torch.testing.assert_close(
+        downsample(torch.from_numpy(x).float(), scale, kernel), torch.from_numpy(result).float(), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_inner_pixels_are_those_of_pillow(kernel: str, scale: int):
+    # Pillow drops what reaches over the border, where MATLAB mirrors.
+    x = torch.rand(1, 15 * scale, 12 * scale, generator=torch.Generator().manual_seed(0))
+    expected = Image.fromarray(x[0].numpy()).resize((12, 15), KERNELS[kernel][1])
+    found = downsample(x.double(), scale, kernel)[0, 3:-3, 3:-3]
+    np.testing.assert_allclose(found, np.asarray(expected)[3:-3, 3:-3], atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_large_images_are_made_in_bands(kernel: str, monkeypatch: pytest.MonkeyPatch):
+    x = torch.randint(256, (3, 50, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole = downsample(x, 4, kernel)
+    monkeypatch.setattr("robustflow.utils.memory._BAND", 1000)
+    assert downsample(x, 4, kernel).equal(whole)
 
 
 @pytest.mark.skipif(not FIXTURE.exists(), reason="larger fixtures are not part of the project")

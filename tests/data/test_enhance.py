@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from robustflow import data
-from robustflow.data.degrade import enhance
+from robustflow.data.degradations import Enhance
 from robustflow.data.enhance import enhance_folder, main
 from robustflow.data.images import read_image
 from robustflow.utils.errors import UserError
@@ -34,7 +34,7 @@ def test_writes_what_the_option_would_make(source, tmp_path, kernel):
     enhance_folder(source, target, kernel)
     names = sorted(file.relative_to(target).as_posix() for file in target.rglob("*") if file.is_file())
     assert names == ["a.png", "sub/b.v2.png"]
-    assert torch.equal(read_image(target / "a.png"), enhance(read_image(source / "a.png"), kernel))
+    assert torch.equal(read_image(target / "a.png"), Enhance(kernel)(read_image(source / "a.png")))
     options = data.FolderOptions(mode="folder", dataroot_GT=str(source), enhance=kernel)
     written = data.FolderOptions(mode="folder", dataroot_GT=str(target))
     for live, file in zip(data.build_evaluation(options, 4), data.build_evaluation(written, 4), strict=True):
@@ -46,7 +46,7 @@ def test_writes_what_the_option_would_make(source, tmp_path, kernel):
 def test_may_run_again(source, tmp_path):
     enhance_folder(source, tmp_path / "out", "published")
     enhance_folder(source, tmp_path / "out", "unit")
-    assert torch.equal(read_image(tmp_path / "out/a.png"), enhance(read_image(source / "a.png"), "unit"))
+    assert torch.equal(read_image(tmp_path / "out/a.png"), Enhance("unit")(read_image(source / "a.png")))
 
 
 def test_16_bit_images(tmp_path):
@@ -95,7 +95,7 @@ def test_command(source, tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("kernel published: it sums to 2: sharper and twice as bright")
     assert "2 images in" in done.stderr
-    assert torch.equal(read_image(tmp_path / "out/a.png"), enhance(read_image(source / "a.png"), "published"))
+    assert torch.equal(read_image(tmp_path / "out/a.png"), Enhance("published")(read_image(source / "a.png")))
 
 
 def test_command_names_the_unit_kernel(source, tmp_path, caplog):

@@ -72,8 +72,8 @@ def test_crops_and_items_are_those_of_the_folder(source: Path, enhance: object):
     values = {"GT_size": 20, "use_flip": True, "use_rot": True, "hr_shift": 2, "lr_noise": 0.1, "enhance": enhance}
     ours, folders = options("prepared", made(source), **values), options("folder", source, **values)
     crops, expected = (build_training(each, 4, seed=3) for each in (ours, folders))
-    batch = next(iter(DataLoader(crops.cuts, 12, sampler=range(12), num_workers=2, collate_fn=collate)))
-    gt, lr = crops.finish(batch, torch.device("cpu"))
+    batch = next(iter(DataLoader(crops.raw, 12, sampler=range(12), num_workers=2, collate_fn=collate)))
+    gt, lr = crops.assemble(batch, torch.device("cpu"))
     for i in range(12):
         assert gt[i].equal(expected[i]["gt"])
         assert lr[i].equal(expected[i]["lr"])

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from robustflow.data import TrainingCrops, collate
 from robustflow.data.bicubic import mirror_pad
-from robustflow.data.source import Box, Shift, Source, cut_pair, shifted
+from robustflow.data.crops import Box, Cropping, Shift, crop_shifted
+from robustflow.data.degradations import Degradation, Enhance, Gain, Noise
+from robustflow.data.source import Source
 from robustflow.options.load import load
 from robustflow.utils.errors import UserError
 
@@ -66,18 +68,17 @@ def test_pixels_of_a_known_shift(route: str, shift: Shift, always: Callable[[Shi
 def test_beyond_the_borders_pixels_are_mirrored():
     image = torch.arange(12).reshape(1, 3, 4)
     whole = Box(0, 0, 3, 4)
-    assert shifted(image, whole, 1, (0, 1)).tolist() == [[[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11]]]
-    assert shifted(image, whole, 1, (-2, 0)).tolist() == [[[4, 5, 6, 7], [0, 1, 2, 3], [0, 1, 2, 3]]]
-    assert shifted(image, whole, 1, (2, -2)).tolist() == [[[9, 8, 8, 9], [9, 8, 8, 9], [5, 4, 4, 5]]]
-    assert shifted(image, Box(1, 1, 1, 2), 1, (1, 1)).tolist() == [[[10, 11]]]
+    assert crop_shifted(image, whole, 1, (0, 1)).tolist() == [[[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11]]]
+    assert crop_shifted(image, whole, 1, (-2, 0)).tolist() == [[[4, 5, 6, 7], [0, 1, 2, 3], [0, 1, 2, 3]]]
+    assert crop_shifted(image, whole, 1, (2, -2)).tolist() == [[[9, 8, 8, 9], [9, 8, 8, 9], [5, 4, 4, 5]]]
+    assert crop_shifted(image, Box(1, 1, 1, 2), 1, (1, 1)).tolist() == [[[10, 11]]]
 
 
 def test_pixels_that_no_lr_pixel_stands_for_are_not_used():
     hr = torch.arange(7 * 7).reshape(1, 7, 7)
-    gt, lr = cut_pair(hr, hr[:, ::2, ::2][:, :3, :3], Box(2, 2, 1, 1), 2, None, (1, 1))
-    assert gt is not None
-    assert gt.tolist() == [[[40, 40], [40, 40]]]
-    assert lr.tolist() == [[[32]]]
+    cropping, box = Cropping(2), Box(2, 2, 1, 1)
+    assert cropping.crop_hr(hr, box, (1, 1)).tolist() == [[[40, 40], [40, 40]]]
+    assert cropping.crop_lr(hr, hr[:, ::2, ::2][:, :3, :3], box).tolist() == [[[32]]]
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -91,14 +92,14 @@ def test_all_shifts_occur(route: str, n: int):
     assert set(found) == {(down, right) for down in range(-n, n + 1) for right in range(-n, n + 1)}
 
 
-@pytest.mark.parametrize("settings", [{}, {"enhancement": "unit"}, {"lr_noise": 0.1, "lr_gain": 2.0}], ids=str)
+@pytest.mark.parametrize("suffered", [[], [Enhance("unit")], [Gain(2.0), Noise(0.1)]], ids=len)
 @pytest.mark.parametrize("route", ROUTES)
-def test_nothing_else_depends_on_shifts(route: str, settings: dict[str, object]):
-    plain, moved = (TrainingCrops(ROUTES[route], 4, 16, True, True, **settings, hr_shift=n) for n in (0, 4))
+def test_nothing_else_depends_on_shifts(route: str, suffered: list[Degradation]):
+    plain, moved = (TrainingCrops(ROUTES[route], 4, 16, True, True, degradations=suffered, hr_shift=n) for n in (0, 4))
     differing = 0
     for number in range(30):
-        cut, other = plain.cut(number), moved.cut(number)
-        assert all(other[key].equal(part) for key, part in cut.items() if key != "gt")
+        raw, other = plain.crop(number), moved.crop(number)
+        assert all(other[key].equal(part) for key, part in raw.items() if key != "gt")
         assert moved[number]["lr"].equal(plain[number]["lr"])
         differing += not moved[number]["gt"].equal(plain[number]["gt"])
     assert differing > 20
@@ -111,8 +112,8 @@ def test_without_shifts_nothing_is_drawn_or_carried(route: str):
     before = generator.get_state()
     assert crops._random_shift(generator) is None
     assert generator.get_state().equal(before)
-    (cuts,) = collate([crops.cut(number) for number in range(3)])
-    assert set(cuts) - {"number", "pose"} in ({"window"}, {"gt", "lr"})
+    (raw,) = collate([crops.crop(number) for number in range(3)])
+    assert set(raw) - {"number", "pose"} in ({"window"}, {"gt", "lr"})
 
 
 @pytest.mark.parametrize("n", [-1, 5])

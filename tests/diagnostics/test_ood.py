@@ -228,7 +228,7 @@ def test_training_patches_are_fixed_and_upright(make_options, tmp_path):
         datasets={"train": {**TRAIN, "use_flip": True, "use_rot": True, "hr_shift": 4, "lr_noise": 0.1}}
     )
     crops = mahalanobis.training_patches(options, None, 0)
-    assert (crops.size, crops.use_flip, crops.use_rot, crops.lr_noise) == (160, False, False, 0.1)
+    assert (crops.size, crops.use_flip, crops.use_rot, crops.of_lr[0].std) == (160, False, False, 0.1)
     assert crops.hr_shift == 0
     assert mahalanobis.training_patches(options, 32, 0).size == 32
     assert torch.equal(crops[3]["lr"], mahalanobis.training_patches(options, None, 0)[3]["lr"])

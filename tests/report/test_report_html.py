@@ -176,6 +176,7 @@ def test_what_is_special_about_a_data_set():
         "n_crops": 1,
     }
     options |= {"lr_invert": True, "GT_size": None}
-    told = pages.about({"datasets": {"x": options}}, "x")
-    assert told == "mode: bundled, n_crops: 1, lr_invert: True"
+    assert pages.about({"datasets": {"x": options}}, "x") == "mode: bundled, n_crops: 1, lr_invert: True"
+    other = {"downsampling": "area", "degrade": [{"type": "noise", "std": 0.1}]}
+    assert pages.about({"datasets": {"x": other}}, "x") == "downsampling: area, degrade: [{type: 'noise', std: 0.1}]"
     assert pages.about({}, "x") == ""

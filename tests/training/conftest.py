@@ -101,17 +101,17 @@ def validations(monkeypatch):
 @pytest.fixture
 def spoil(monkeypatch):
     """Put NaN into the training images of the given iterations, batches of two."""
-    cut, finish = data.TrainingCrops.cut, data.TrainingCrops.finish
+    crop, assemble = data.TrainingCrops.crop, data.TrainingCrops.assemble
 
     def spoiling(*iterations):
         def marked(self, number):
-            return {**cut(self, number), "spoilt": torch.tensor(number // 2 + 1 in iterations)}
+            return {**crop(self, number), "spoilt": torch.tensor(number // 2 + 1 in iterations)}
 
         def spoiled(self, batch, device):
-            gt, lr = finish(self, batch, device)
-            return (gt * float("nan") if any(bool(cuts["spoilt"].any()) for cuts in batch) else gt), lr
+            gt, lr = assemble(self, batch, device)
+            return (gt * float("nan") if any(bool(crops["spoilt"].any()) for crops in batch) else gt), lr
 
-        monkeypatch.setattr(data.TrainingCrops, "cut", marked)
-        monkeypatch.setattr(data.TrainingCrops, "finish", spoiled)
+        monkeypatch.setattr(data.TrainingCrops, "crop", marked)
+        monkeypatch.setattr(data.TrainingCrops, "assemble", spoiled)
 
     return spoiling

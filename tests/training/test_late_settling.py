@@ -135,15 +135,15 @@ def test_an_unreadable_image_saves_what_is_finished(make_options, late, spoil, m
     spoil(*spoilt)
     assert train(make_options("whole", **settings))
     late()
-    cut = TrainingCrops.cut
+    crop = TrainingCrops.crop
 
     def unreadable(self, number):
         if number == 6:
             raise UserError("crop 6: damaged")
-        return cut(self, number)
+        return crop(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingCrops, "cut", unreadable)
+        patch.setattr(TrainingCrops, "crop", unreadable)
         with pytest.raises(UserError, match=rf"crop 6: damaged\n  Saved iteration {saved}; go on"):
             train(make_options("parts", **settings))
     assert weights_at(make_options("parts"), saved)

@@ -1,19 +1,19 @@
 """Data: image files and bundled photographs to crops and evaluation items."""
 
 from pathlib import Path
-from typing import Any
 
-from robustflow.data.augment import TrainingCrops
 from robustflow.data.bundled import BundledOptions, BundledSource
-from robustflow.data.conditions import ConditionOf, ConditionSource
-from robustflow.data.cuts import Cut, collate
-from robustflow.data.degrade import Enhancement
+from robustflow.data.crops import RawCrop, collate
+from robustflow.data.degradations import Degradation
+from robustflow.data.degradations import build_all as build_degradations
 from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
 from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
 from robustflow.data.low_light import BundledLowLightOptions, BundledLowLightSource, LoLOptions, LoLv2Options
 from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions, PickleOptions, PickleSource, open_patches
 from robustflow.data.prepared import PreparedOptions, PreparedSource, open_prepared
 from robustflow.data.source import Source, register_source
+from robustflow.data.training_crops import TrainingCrops
+from robustflow.data.whole_images import ConditionOf
 from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError
@@ -23,7 +23,7 @@ __all__ = [
     "BundledLowLightSource",
     "BundledOptions",
     "BundledSource",
-    "Cut",
+    "Degradation",
     "EvaluationItem",
     "EvaluationSet",
     "FileSource",
@@ -36,6 +36,7 @@ __all__ = [
     "PickleSource",
     "PreparedOptions",
     "PreparedSource",
+    "RawCrop",
     "Source",
     "TrainingCrops",
     "build_evaluation",
@@ -62,57 +63,34 @@ def build_training(
     """
     if options.GT_size is None:
         raise UserError("expected GT_size, the side of the training crops, got null")
-    source, degradations = _source(options, scale, seed, condition_of)
     return TrainingCrops(
-        source,
+        DATASETS.build(options, scale=scale),
         scale,
         options.GT_size,
         use_flip=options.use_flip,
         use_rot=options.use_rot,
         hr_shift=options.hr_shift,
         seed=seed,
-        **degradations,
+        degradations=build_degradations(options),
+        kernel=options.downsampling,
+        condition_of=condition_of,
     )
 
 
 def build_evaluation(options: DatasetOptions, scale: int, condition_of: ConditionOf | None = None) -> EvaluationSet:
     """Build the fixed images or crops that ``options`` describe; ``condition_of``: the task's whole_image_condition."""
-    source, degradations = _source(options, scale, options.seed, condition_of)
     return EvaluationSet(
-        source,
+        DATASETS.build(options, scale=scale),
         scale,
         size=options.GT_size,
         n_crops=options.n_crops,
         seed=options.seed,
-        **degradations,
+        degradations=build_degradations(options),
+        kernel=options.downsampling,
+        condition_of=condition_of,
     )
 
 
 def evaluation_of_folder(path: str | Path, scale: int, condition_of: ConditionOf | None = None) -> EvaluationSet:
     """Whole LR images without ground truth, from a folder or a single file."""
-    source: Source = open_inputs(path, scale)
-    return EvaluationSet(source if condition_of is None else ConditionSource(source, condition_of), scale)
-
-
-def _source(
-    options: DatasetOptions, scale: int, seed: int, condition_of: ConditionOf | None
-) -> tuple[Source, dict[str, Any]]:
-    """The source, and what is left for those who cut it to alter: nothing if conditions are of whole images."""
-    source: Source = DATASETS.build(options, scale=scale)
-    degradations = _degradations(options)
-    if condition_of is None:
-        return source, degradations
-    altering = {key: degradations.pop(key) for key in ("lr_noise", "lr_gain", "lr_invert")}
-    return ConditionSource(source, condition_of, seed=seed, **altering), degradations
-
-
-def _degradations(options: DatasetOptions) -> dict[str, Any]:
-    enhancement: Enhancement | None = None
-    if options.enhance is not False:
-        enhancement = "published" if options.enhance is True else options.enhance
-    return {
-        "enhancement": enhancement,
-        "lr_noise": options.lr_noise,
-        "lr_gain": options.lr_gain,
-        "lr_invert": options.lr_invert,
-    }
+    return EvaluationSet(open_inputs(path, scale), scale, condition_of=condition_of)

@@ -1,8 +1,12 @@
-"""MATLAB's `imresize` for integer factors: bicubic (a = -0.5), antialiased, symmetric border.
+"""MATLAB's `imresize` for integer factors: bicubic (a = -0.5) and others, antialiased, symmetric border.
 
-Exact with torch's own antialiased kernel once the image is padded by hand: torch repeats no pixels, it drops the part
-of the kernel that reaches over the border.
+Bicubic is exact with torch's own antialiased kernel once the image is padded by hand: torch repeats no pixels, it drops
+the part of the kernel that reaches over the border.
 """
+
+import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,22 +14,37 @@ from torch import Tensor
 
 from robustflow.utils import memory
 
-_REACH = 2  # of the cubic kernel, in pixels of the coarser grid
+Kernel = Literal["bicubic", "bilinear", "area", "lanczos"]
+
+# Half the width of each kernel, in pixels of the coarser grid.
+_WIDTHS: dict[Kernel, float] = {"bicubic": 2, "bilinear": 1, "area": 0.5, "lanczos": 3}
+# Weights at distances from an LR pixel's centre, in LR pixels; those of bicubic are torch's own.
+_WEIGHTS: dict[Kernel, Callable[[Tensor], Tensor]] = {
+    "bilinear": lambda t: (1 - t.abs()).clamp(min=0),
+    "area": lambda t: (t.abs() <= 0.5).to(t),
+    "lanczos": lambda t: torch.sinc(t) * torch.sinc(t / 3) * (t.abs() < 3),
+}
 
 
-def downsample(x: Tensor, scale: int) -> Tensor:
-    """Reduce an image by an integer factor, as MATLAB's ``imresize(x, 1 / scale)``.
+def reach(kernel: Kernel) -> float:
+    """How far beyond an LR pixel's own HR pixels its value depends on others, in LR pixels."""
+    return _WIDTHS[kernel] - 0.5
+
+
+def downsample(x: Tensor, scale: int, kernel: Kernel = "bicubic") -> Tensor:
+    """Reduce an image by an integer factor, as MATLAB's ``imresize(x, 1 / scale, method)``.
 
     Args:
         x: (..., c, h, w), uint8 or floating, any range.
         scale: Integer factor, at least 1.
+        kernel: ``bicubic``; ``bilinear``, a triangle; ``area``, the mean; ``lanczos`` of three lobes.
 
     Returns:
         (..., c, ceil(h / scale), ceil(w / scale)), dtype of ``x``. uint8 images are rounded (half to even) and clipped
         after each pass, first along the height; floating ones are neither rounded nor clipped, and differentiable.
     """
     _check(x, scale)
-    return _resize(x, down=scale)
+    return _resize(x, down=scale, kernel=kernel)
 
 
 def upsample(x: Tensor, scale: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -71,29 +90,34 @@ def _check(x: Tensor, scale: int) -> None:
         raise ValueError(f"expected an integer factor of at least 1, got {scale}")
 
 
-def _resize(x: Tensor, down: int = 1, up: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+def _resize(
+    x: Tensor, down: int = 1, up: int = 1, dtype: torch.dtype = torch.float32, kernel: Kernel = "bicubic"
+) -> Tensor:
     """Reduce by ``down`` or enlarge by ``up``, band by band, each padded by what lies or is mirrored around it.
 
     Both dimensions are padded before either pass: torch gives wrong values for maps of width 1 when only their height
-    is reduced. uint8 images are computed in float64, where all weights of factors 2, 4 and 8 are exact, so that ties
-    are ties and a crop of a resized image equals the resized crop.
+    is reduced. uint8 images are computed in float64, where all weights of factors 2, 4 and 8 are exact (but those of
+    lanczos), so that ties are ties and a crop of a resized image equals the resized crop.
     """
     rounded = x.dtype == torch.uint8
     work = torch.float64 if rounded else torch.promote_types(x.dtype, dtype)
     size = [-(-n // down) for n in x.shape[-2:]]
-    near, cut = _REACH * down, _REACH * up
+    margin = math.ceil(_WIDTHS[kernel])
+    near, cut = margin * down, margin * up
     rows, columns = (_mirrored(n, near, near + m * down - n, x.device) for n, m in zip(x.shape[-2:], size, strict=True))
     images = x.reshape(-1, *x.shape[-3:])
 
-    def resized(band: slice) -> Tensor:
-        height, width = band.stop - band.start + 2 * _REACH, size[1] + 2 * _REACH
-        source = rows[down * band.start : down * (band.stop + 2 * _REACH)]
+    def resize(band: slice) -> Tensor:
+        height, width = band.stop - band.start + 2 * margin, size[1] + 2 * margin
+        source = rows[down * band.start : down * (band.stop + 2 * margin)]
         padded = images.index_select(-2, source).index_select(-1, columns).to(work)
+        if kernel != "bicubic":
+            return _reduce(padded, down, kernel, rounded=rounded).to(x.dtype)
         result = _interpolate(padded, (up * height, up * width), rounded=rounded)
         return result[..., cut:-cut, cut:-cut].to(x.dtype)
 
     per_row = images[..., :1, :].numel() * down * up**2
-    result = torch.cat([resized(band) for band in memory.bands(size[0], per_row)], dim=-2)
+    result = torch.cat([resize(band) for band in memory.bands(size[0], per_row)], dim=-2)
     return result.reshape(*x.shape[:-2], *result.shape[-2:]).contiguous()
 
 
@@ -104,4 +128,20 @@ def _interpolate(x: Tensor, size: tuple[int, int], *, rounded: bool) -> Tensor:
         return F.interpolate(x, size=size, mode="bicubic", antialias=True)
     for pass_size in ((size[0], x.shape[-1]), size):
         x = F.interpolate(x, size=pass_size, mode="bicubic", antialias=True).round_().clamp_(0, 255)
+    return x
+
+
+def _reduce(x: Tensor, scale: int, kernel: Kernel, *, rounded: bool) -> Tensor:
+    """Weighted means around the centre of each ``scale`` pixels, as many LR pixels left out at each border as reached.
+
+    Rounded as `_interpolate` does it.
+    """
+    margin = math.ceil(_WIDTHS[kernel])
+    # From the centre of an LR pixel, to its own HR pixels and those of its neighbours.
+    places = torch.arange((2 * margin + 1) * scale, dtype=torch.float64, device=x.device) - margin * scale
+    weights = _WEIGHTS[kernel]((places - (scale - 1) / 2) / scale)
+    weights = (weights / weights.sum()).to(x.dtype)
+    for dim in (-2, -1):
+        x = x.unfold(dim, len(weights), scale) @ weights
+        x = x.round_().clamp_(0, 255) if rounded else x
     return x

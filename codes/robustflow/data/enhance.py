@@ -8,7 +8,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from robustflow.data.degrade import Enhancement, enhance
+from robustflow.data.degradations import Enhance, Enhancement
 from robustflow.data.images import list_images, read_headers, read_image, write_png
 from robustflow.options.arguments import Parser
 from robustflow.utils import exit_status, paths
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:
-    """Sharpen every image of a folder as in Enhanced Urban100 (see `degrade.enhance`) and write 8-bit PNGs.
+    """Sharpen every image of a folder as in Enhanced Urban100 (see `degradations.Enhance`) and write 8-bit PNGs.
 
     A data set read from ``target`` has the HR images of one read from ``source`` with ``enhance: <kernel>``.
 
@@ -47,7 +47,7 @@ def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:
         source: Folder of images, sub-folders included.
         target: Folder for the PNGs, made if needed; each keeps its image's path below ``source``, suffix aside.
             Files of these names are replaced, each at once.
-        kernel: See `degrade.enhance`.
+        kernel: See `degradations.Enhance`.
 
     Raises:
         UserError: if ``source`` has no images, one cannot be read, or a PNG cannot be written where it belongs.
@@ -58,8 +58,9 @@ def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:
     targets = _targets(files, source, target)
     read_headers(files)
     log.info("kernel %s: %s", kernel, _EFFECT[kernel])
+    enhance = Enhance(kernel)
     for file, png in tqdm(list(zip(files, targets, strict=True)), unit="image", leave=False, disable=None):
-        write_png(png, enhance(read_image(file), kernel))
+        write_png(png, enhance(read_image(file)))
     log.info("%d images in %s", len(files), target)
 
 

@@ -9,10 +9,12 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from robustflow.data.conditions import ConditionSource
-from robustflow.data.degrade import Enhancement, degrade_lr
+from robustflow.data.bicubic import Kernel
+from robustflow.data.crops import Box, Cropping, lr_size, require_multiple, require_size
+from robustflow.data.degradations import Degradation, apply, on_side
 from robustflow.data.images import to_float
-from robustflow.data.source import Box, Source, cut_pair, lr_size, require_file_name, require_multiple, require_size
+from robustflow.data.source import Source, require_file_name
+from robustflow.data.whole_images import ConditionOf, alter_whole
 from robustflow.options.amount import USUAL_SIDE
 from robustflow.utils.errors import UserError, for_all
 from robustflow.utils.seeds import derive_seed
@@ -26,7 +28,7 @@ class EvaluationItem:
         name: Unique in its set, fit for file names.
         gt: (3, H, W), float32 in [0, 1], or None if there is no ground truth.
         lr: (3, H / scale, W / scale), float32, in [0, 1] unless a gain took it out.
-        lr_altered: Noise, gain or inversion was applied, so ``lr`` is not the downsampled ``gt``.
+        lr_altered: The LR image was degraded, so ``lr`` is not the downsampled ``gt``.
         whole: ``lr`` and what was made of the whole image, (c, H / scale, W / scale); None: nothing was.
     """
 
@@ -54,8 +56,9 @@ class EvaluationSet(Sequence[EvaluationItem]):
         n_crops: Number of randomly placed crops in all, spread evenly over the images and named
             ``<image>_crop00`` and so on; None: one crop from the centre of each image.
         seed: Seed of the places and of the noise.
-        enhancement: Filter of the whole HR images, before cropping and downsampling; or None.
-        lr_noise: See `degrade_lr`; likewise ``lr_gain`` and ``lr_invert``.
+        degradations: What the images suffer: whole HR images, before anything else; LR images or the crops of them.
+        kernel: What LR images are made with, see `downsample`.
+        condition_of: See `WholeImages`; LR images are then degraded as a whole, too.
 
     Raises:
         UserError: if ``size`` does not suit the scale, an image is smaller (here if known without decoding it), or its
@@ -69,18 +72,19 @@ class EvaluationSet(Sequence[EvaluationItem]):
         size: int | None = None,
         n_crops: int | None = None,
         seed: int = 0,
-        enhancement: Enhancement | None = None,
-        lr_noise: float = 0.0,
-        lr_gain: float = 1.0,
-        lr_invert: bool = False,
+        degradations: Sequence[Degradation] = (),
+        kernel: Kernel = "bicubic",
+        condition_of: ConditionOf | None = None,
     ) -> None:
         if size is not None:
             require_multiple(size, scale)
         elif n_crops is not None:
             raise UserError(f"expected GT_size beside n_crops = {n_crops}: the side of the crops")
-        self.source, self.scale, self.size, self.seed = source, scale, size, seed
-        self.enhancement: Enhancement | None = enhancement
-        self.lr_noise, self.lr_gain, self.lr_invert = lr_noise, lr_gain, lr_invert
+        self.source, left = alter_whole(source, degradations, condition_of, seed)
+        self.scale, self.size, self.seed = scale, size, seed
+        self.cropping = Cropping(scale, kernel, on_side("HR", left))
+        self.of_lr = on_side("LR", left)
+        self._lr_altered = len(on_side("LR", degradations)) > 0
         self._items = _spread(len(source), n_crops)
         for_all(source.names, require_file_name)
         for_all({index: None for index, _ in self._items}, lambda index: self._require(index, source.size(index)))
@@ -112,24 +116,17 @@ class EvaluationSet(Sequence[EvaluationItem]):
         image = self.source.names[index]
         name = image if crop is None else f"{image}_crop{crop:02d}"
         hr, lr = self.source.pair(index)
-        if hr is None and self.enhancement is not None:
-            raise UserError(f"image '{image}': expected an HR image to enhance, got an LR image alone")
+        if hr is None and self.cropping.degradations:
+            raise UserError(f"image '{image}': expected an HR image to degrade, got an LR image alone")
         height, width = lr_size(hr, lr, self.scale)
         self._require(index, (height * self.scale, width * self.scale))
-        gt, lr = cut_pair(hr, lr, self._box(image, crop, height, width), self.scale, self.enhancement)
-        clean = to_float(lr).contiguous()
-        altered = degrade_lr(
-            clean,
-            noise=self.lr_noise,
-            gain=self.lr_gain,
-            invert=self.lr_invert,
-            generator=torch.Generator().manual_seed(derive_seed("lr noise", self.seed, name)),
-        )
-        gt = None if gt is None else to_float(gt).contiguous()
-        if len(altered) == 3:
-            return EvaluationItem(name, gt, altered, lr_altered=altered is not clean)
-        was_altered = isinstance(self.source, ConditionSource) and self.source.alters
-        return EvaluationItem(name, gt, altered[:3].contiguous(), lr_altered=was_altered, whole=altered)
+        box = self._box(image, crop, height, width)
+        gt = None if hr is None else to_float(self.cropping.crop_hr(hr, box)).contiguous()
+        lr = to_float(self.cropping.crop_lr(hr, lr, box)).contiguous()
+        lr = apply(self.of_lr, lr, torch.Generator().manual_seed(derive_seed("lr noise", self.seed, name)))
+        if len(lr) == 3:
+            return EvaluationItem(name, gt, lr, self._lr_altered)
+        return EvaluationItem(name, gt, lr[:3].contiguous(), self._lr_altered, whole=lr)
 
     def _box(self, image: str, crop: int | None, height: int, width: int) -> Box:
         """Where to cut, in an LR image of (height, width)."""

@@ -58,7 +58,7 @@ class FolderOptions(PairedOptions):
 
     mode: Literal["folder"]
     dataroot_GT: PathText | None = Field(
-        None, description="Folder of HR images; alone: LR images are made from them by bicubic downsampling."
+        None, description="Folder of HR images; alone: LR images are made from them, see downsampling."
     )
     dataroot_LQ: PathText | None = Field(
         None, description="Folder of LR images, paired with the HR ones by name; alone: test without ground truth."
@@ -69,15 +69,18 @@ class FolderOptions(PairedOptions):
         yield from super().contradictions(root)
         key = key_of(self, root)
         if self.dataroot_GT is not None:
-            if self.dataroot_LQ is not None and self.enhance is not False:
-                yield f"datasets.{key}.dataroot_LQ", "expected none beside enhance: LR images of enhanced ones are made"
+            if self.dataroot_LQ is not None and self.altering_hr is not None:
+                yield (
+                    f"datasets.{key}.dataroot_LQ",
+                    f"expected none beside {self.altering_hr} of HR images: LR images are made from what it makes",
+                )
             return
         if self.dataroot_LQ is None:
             yield f"datasets.{key}.dataroot_GT", "expected dataroot_GT, dataroot_LQ or both"
         elif key == "train":
             yield f"datasets.{key}.dataroot_GT", "expected a folder of HR images: training needs them"
-        elif self.enhance is not False:
-            yield f"datasets.{key}.enhance", "expected dataroot_GT beside it: HR images are what is enhanced"
+        elif self.altering_hr is not None:
+            yield f"datasets.{key}.{self.altering_hr}", "expected dataroot_GT beside it: HR images are what it alters"
 
 
 class FileSource(Source):

@@ -57,7 +57,7 @@ class PatchFolderOptions(PairedOptions):
     mode: Literal["LRHR_IMG_nocrop"]
     dataroot_GT: PathText = Field(description="Folder of HR patches, all GT_size x GT_size pixels.")
     dataroot_LQ: PathText | None = Field(
-        None, description="Folder of LR patches, paired with the HR ones by name; null: made by bicubic downsampling."
+        None, description="Folder of LR patches, paired with the HR ones by name; null: made, see downsampling."
     )
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
@@ -123,7 +123,7 @@ class PickleOptions(DatasetOptions):
     )
     dataroot_LQ: Annotated[Paths | None, BeforeValidator(_paths)] = Field(
         None,
-        description="Files of LR images, as many and in the same order; null: made by bicubic downsampling.",
+        description="Files of LR images, as many and in the same order; null: made, see downsampling.",
     )
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What every dataset mode provides, and how a crop of it is cut.
+"""What every dataset mode provides.
 
 A third party adds a mode in one file, named under ``plugins:`` in the YAML file::
 
@@ -14,21 +14,16 @@ A third party adds a mode in one file, named under ``plugins:`` in the YAML file
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from robustflow.data.bicubic import downsample, mirror_pad
-from robustflow.data.degrade import Enhancement, enhance
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import LONGEST_NAME
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError
 
 T = TypeVar("T", bound=Callable[..., Any])
-Shift = tuple[int, int]  # (down, right) of an HR crop against its LR crop, HR pixels, at most the scale
-REACH = 2  # LR pixels around a crop that count: 1.5 for its bicubic LR, 1 HR pixel (at most 0.5) to enhance
 
 
 class Source(Protocol):
@@ -93,103 +88,6 @@ def register_source(mode: str, options: type[DatasetOptions]) -> Callable[[T], T
     return decorate
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle, in LR pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def of(self, image: Tensor, factor: int = 1) -> Tensor:
-        """Cut the rectangle out of an image (..., h, w) with ``factor`` pixels per unit."""
-        rows = slice(self.top * factor, (self.top + self.height) * factor)
-        return image[..., rows, self.left * factor : (self.left + self.width) * factor]
-
-    def grown(self, margin: int, height: int, width: int) -> "Box":
-        """Return this box with a margin on all sides, as far as an image of (height, width) reaches."""
-        top, left = max(self.top - margin, 0), max(self.left - margin, 0)
-        bottom = min(self.top + self.height + margin, height)
-        right = min(self.left + self.width + margin, width)
-        return Box(top, left, bottom - top, right - left)
-
-    def within(self, outer: "Box") -> "Box":
-        """Return this box in the coordinates of ``outer``."""
-        return Box(self.top - outer.top, self.left - outer.left, self.height, self.width)
-
-
-def lr_size(hr: Tensor | None, lr: Tensor | None, scale: int) -> tuple[int, int]:
-    """Height and width of the LR image of a pair, given or to be made."""
-    if lr is not None:
-        return lr.shape[-2], lr.shape[-1]
-    assert hr is not None, "a source gives HR, LR or both"
-    return hr.shape[-2] // scale, hr.shape[-1] // scale
-
-
-def shifted(image: Tensor, box: Box, scale: int, shift: Shift) -> Tensor:
-    """Cut a box (in LR pixels) out of an HR image (..., H, W), away from its place by a shift in HR pixels.
-
-    Beyond the borders pixels are mirrored as the bicubic does it.
-
-    Returns:
-        (..., box.height * scale, box.width * scale).
-    """
-    top, left = box.top * scale + shift[0], box.left * scale + shift[1]
-    height, width = box.height * scale, box.width * scale
-    right, bottom = left + width - image.shape[-1], top + height - image.shape[-2]
-    missing = [max(n, 0) for n in (-left, right, -top, bottom)]
-    if any(missing):
-        image, top, left = mirror_pad(image, *missing), max(top, 0), max(left, 0)
-    return image[..., top : top + height, left : left + width]
-
-
-def cut_pair(
-    hr: Tensor | None,
-    lr: Tensor | None,
-    box: Box,
-    scale: int,
-    enhancement: Enhancement | None,
-    shift: Shift = (0, 0),
-) -> tuple[Tensor | None, Tensor]:
-    """Cut a box out of a pair, making the LR image if it is missing.
-
-    HR sides that are no multiples of ``scale`` lose their far end first. The result equals the box cut from the whole
-    enhanced HR image and its whole bicubic LR image, at the cost of the box alone. A shift moves the HR crop alone.
-
-    Args:
-        hr: (3, H, W), uint8 or floating, or None.
-        lr: (3, H // scale, W // scale), or None.
-        box: What to cut.
-        scale: Super-resolution factor.
-        enhancement: Filter of the HR image; the LR image is then made from the filtered one even if ``lr`` is given.
-        shift: See `Shift`; mirrored beyond the borders, see `shifted`.
-
-    Returns:
-        HR (3, box.height * scale, box.width * scale) or None, and LR (3, box.height, box.width), dtypes as given.
-    """
-    if hr is None:
-        assert lr is not None and enhancement is None, "a source gives HR, LR or both; only HR can be enhanced"
-        return None, box.of(lr)
-    # Seen from the box, the edges of the larger window are either the image's own or out of reach.
-    window = box.grown(REACH, *lr_size(hr, None, scale))
-    region, inner = window.of(hr, scale), box.within(window)
-    if enhancement is not None:
-        region = enhance(region, enhancement)
-    small = inner.of(downsample(region, scale)) if lr is None or enhancement is not None else box.of(lr)
-    return shifted(region, inner, scale, shift), small
-
-
-def require_size(name: str, available: tuple[int, int], size: int, scale: int) -> None:
-    """Raise UserError if crops of ``size`` do not fit into an HR image of ``available`` (height, width)."""
-    height, width = (n // scale * scale for n in available)
-    if min(height, width) < size:
-        raise UserError(
-            f"image '{name}': expected at least {size} x {size} HR pixels (GT_size; the scale for whole images), got "
-            f"{width} x {height} (width x height, multiples of {scale}); lower GT_size or leave the image out"
-        )
-
-
 def require_file_name(name: str) -> None:
     """Raise UserError if files cannot be named after an image, within the folder that they are written to."""
     reason = None
@@ -201,9 +99,3 @@ def require_file_name(name: str) -> None:
         reason = f"of at most {LONGEST_NAME} bytes, those of sub-folders included"
     if reason is not None:
         raise UserError(f"image {name[:LONGEST_NAME]!r}: expected a name {reason}; results are named so: rename it")
-
-
-def require_multiple(size: int, scale: int) -> None:
-    """Raise UserError if HR crops of ``size`` have no whole LR crops."""
-    if size < scale or size % scale != 0:
-        raise UserError(f"expected GT_size as a multiple of the scale {scale}, got {size}")

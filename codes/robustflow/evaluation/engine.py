@@ -22,7 +22,7 @@ from robustflow.models import Model, data_sets, weights
 from robustflow.models.loading import load_model
 from robustflow.options import load as options_load
 from robustflow.options import memory_advice
-from robustflow.options.schema import TRAINING_ONLY, RunOptions
+from robustflow.options.schema import TRAINING_ONLY, DatasetOptions, RunOptions
 from robustflow.report import pages, tables
 from robustflow.utils import distributed, exit_status, locks, precision
 from robustflow.utils.errors import UserError
@@ -210,5 +210,10 @@ def _protocol(
     if input_path is not None:
         return {**common, "datasets": {"input": {"dataroot_LQ": input_path}}}
     chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}
-    described = {name: d.model_dump(mode="json", exclude={*TRAINING_ONLY, *PAIRING}) for name, d in chosen.items()}
-    return {**common, "datasets": described}
+    return {**common, "datasets": {name: _described(dataset) for name, dataset in chosen.items()}}
+
+
+def _described(dataset: DatasetOptions) -> dict[str, Any]:
+    """Options of a test set; of those that earlier results lack, what is set, so that both can be compared."""
+    later = {key for key in ("downsampling", "degrade") if key not in dataset.model_dump(exclude_defaults=True)}
+    return dataset.model_dump(mode="json", exclude={*TRAINING_ONLY, *PAIRING, *later})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from robustflow.data.bundled import SPLITS
-from robustflow.latent import commands, degradations, edit, page
+from robustflow.latent import commands, edit, page, restore_study
 from robustflow.latent.likeness import METRICS
 from robustflow.latent.model import opened, require_mask, require_there
 from robustflow.latent.space import Collection
@@ -135,7 +135,7 @@ def _studying(command: argparse.ArgumentParser) -> None:
         action="extend",
         default=["noise=20"],
         metavar="KIND=X",
-        help=f"one or more of: {degradations.DESCRIBED}",
+        help=f"one or more of: {restore_study.DESCRIBED}",
     )
     _normalising(command)
 

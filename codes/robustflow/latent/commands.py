@@ -14,7 +14,7 @@ from robustflow.data.images import read_image, write_png
 from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.metrics.robustness import pixel_errors
 from robustflow.evaluation.sampling import latent_generator
-from robustflow.latent import degradations, edit, restore_study, sampling, sheet, statistics
+from robustflow.latent import edit, restore_study, sampling, sheet, statistics
 from robustflow.latent.back_projection import back_projected
 from robustflow.latent.model import Model, inputs, read_mask, read_one, require_size, size_of
 from robustflow.latent.page import Gallery, Outcome, table_of
@@ -103,8 +103,8 @@ def study(call: Call) -> Outcome:
     chosen = call.chosen
     if chosen.input is not None and chosen.split is not None:
         raise UserError("--split: expected no --input beside it: it names bundled photographs")
-    kinds = {str(kind): kind for kind in map(degradations.parsed, chosen.degrade)}
-    request = restore_study.Request(tuple(kinds.values()), chosen.temperature, tuple(chosen.normalise), chosen.seed)
+    kinds = dict(map(restore_study.parse_degradation, chosen.degrade))
+    request = restore_study.Request(kinds, chosen.temperature, tuple(chosen.normalise), chosen.seed)
     found = restore_study.run(call.model, chosen.input or chosen.split or "test", request, call.output, call.gallery)
     tables = [restore_study.table(name, result) for name, result in found.items()]
     about = (

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from robustflow.data import BundledSource
 from robustflow.data.bicubic import downsample
+from robustflow.data.degradations import Noise
 from robustflow.data.images import read_image, write_png
 from robustflow.latent import sheet
-from robustflow.latent.degradations import Degradation, degraded
 from robustflow.utils import exit_status, paths, terminal
 
 SCALE = 4
@@ -54,7 +54,7 @@ def write_images(folder: Path) -> None:
         "cat_lr": downsample(cat, SCALE),
         "cat_and_print/cat": cat,
         "cat_and_print/print": _cut(_named(text, "page"), *_PRINT),
-        "noisy": degraded(cat, Degradation("noise", 20), torch.Generator().manual_seed(0)),
+        "noisy": Noise(20 / 255)(cat, torch.Generator().manual_seed(0)),
     }
     for name, image in images.items():
         write_png(folder / f"{name}.png", image)

@@ -1,7 +1,8 @@
 """How well restoration works: degraded, super-resolved and restored images against clean ones (SRFlow, Table 2)."""
 
+import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,34 +11,51 @@ from torch import Tensor
 from tqdm import tqdm
 
 from robustflow.data import BundledSource
+from robustflow.data.degradations import JPEG, Blur, Degradation, Noise
 from robustflow.data.images import read_image, to_float, to_uint8, write_png
 from robustflow.evaluation.metrics.robustness import pixel_errors
 from robustflow.latent import edit, sheet
-from robustflow.latent.degradations import Degradation, degraded
 from robustflow.latent.likeness import Likeness
 from robustflow.latent.model import Model, inputs, size_of
 from robustflow.latent.page import Gallery, Table, table_of
 from robustflow.latent.space import Collection
+from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
 
 METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "pixel_errors": "%PixelErr"}
 Measured = dict[str, float | None]
+_KINDS: dict[str, tuple[str, Callable[[float], Degradation]]] = {
+    "noise": ("standard deviation of white Gaussian noise, of 255, 0.1 or more", lambda std: Noise(std / 255)),
+    "jpeg": ("quality of JPEG compression, 1 to 100", lambda quality: JPEG(int(quality))),
+    "blur": ("standard deviation of a Gaussian blur, pixels, 0.1 or more", Blur),
+}
+DESCRIBED = "; ".join(f"{kind}=X: {meaning}" for kind, (meaning, _) in _KINDS.items())
 
 
 class Request(NamedTuple):
     """What to study.
 
     Attributes:
-        degradations: What clean images suffer, one at a time.
+        degradations: What clean images suffer, one at a time, by names such as "noise=20".
         temperature: Of restoration and of super-resolution, which is shown at temperature 0, too.
         collections: What restoration normalises, see `edit.restored`.
         seed: Of noise, normalisation and samples, with the image's name.
     """
 
-    degradations: tuple[Degradation, ...]
+    degradations: Mapping[str, Degradation]
     temperature: float
     collections: tuple[Collection, ...]
     seed: int
+
+
+def parse_degradation(text: str) -> tuple[str, Degradation]:
+    """Read "noise=20", "jpeg=10" or "blur=1.5": its name and what it is. UserError if it is none of them."""
+    match = re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", text)
+    kind, strength = (match[1], float(match[2])) if match is not None else ("", 0.0)
+    fits = 1 <= strength <= 100 and strength.is_integer() if kind == "jpeg" else 0.1 <= strength <= 1000
+    if kind not in _KINDS or not fits:
+        raise UserError(f"--degrade: expected {DESCRIBED}; got {text}")
+    return f"{kind}={strength:g}", _KINDS[kind][1](strength)
 
 
 def run(
@@ -56,17 +74,17 @@ def run(
         Figures by degradation: "mean" and "images".
     """
     likeness = Likeness(model.device)
-    found: dict[str, dict[str, dict[str, Measured]]] = {str(kind): {} for kind in request.degradations}
+    found: dict[str, dict[str, dict[str, Measured]]] = {kind: {} for kind in request.degradations}
     for name, file in tqdm(_clean(images).items(), desc="restore-study", unit="image", leave=False, disable=None):
         clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
-        for kind in request.degradations:
-            pictures = _pictures(model, clean, request, kind, name)
-            stem = f"{name}_{kind.kind}_{kind.strength:g}"
+        for kind, degradation in request.degradations.items():
+            pictures = _pictures(model, clean, request, degradation, name)
+            stem = f"{name}_{kind.replace('=', '_')}"
             for row, picture in pictures.items():
                 write_png(output / f"{stem}_{row.replace(' ', '_')}.png", picture)
             sheet.write(output / f"{stem}_side_by_side.png", {**pictures, "clean": clean})
-            gallery.add(name, {**pictures, "clean": clean}, str(kind))
-            found[str(kind)][name] = {row: _measured(picture, clean, likeness) for row, picture in pictures.items()}
+            gallery.add(name, {**pictures, "clean": clean}, kind)
+            found[kind][name] = {row: _measured(picture, clean, likeness) for row, picture in pictures.items()}
     return {kind: {"mean": _means(images), "images": images} for kind, images in found.items()}
 
 
@@ -88,7 +106,7 @@ def _pictures(model: Model, clean: Tensor, request: Request, degradation: Degrad
     def generator(purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(request.seed, name, purpose))
 
-    given = degraded(clean, degradation, generator("degrade"))
+    given = degradation(clean, generator("degrade"))
     space = model.space(model.lr_of(given), size_of(given))
     heats = dict.fromkeys((0.0, request.temperature))
     sampled = {f"super-resolved at {heat:g}": space.sample(heat, generator("sample")) for heat in heats}

@@ -30,10 +30,11 @@ class LLFlowOptions(Options):
         if root.network_G.encoder.type == "RRDB":
             yield "network_G.encoder", "expected low_light with model LLFlow, got RRDB, which reads 3 channels"
         for key, dataset in root.datasets.items():
-            if dataset.enhance is not False:
+            made = "downsampling" if dataset.downsampling != "bicubic" else dataset.altering_hr
+            if made is not None:
                 yield (
-                    f"datasets.{key}.enhance",
-                    "expected false with model LLFlow: inputs are given, not made of others",
+                    f"datasets.{key}.{made}",
+                    "expected none with model LLFlow (of HR images): inputs are given, not made of others",
                 )
             if key == "train" and dataset.hr_shift != 0:
                 yield (

@@ -20,9 +20,10 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def reference() -> str:
     """Markdown: one table of the keys of every run, and one for each registered entry's own."""
     sections: dict[str, list[Key]] = {"": []}
-    shared = list(keys(DatasetOptions, "datasets.*."))
+    shared = [key for key in keys(DatasetOptions, "datasets.*.") if key.entry == ""]
     names = {key.path for key in shared if key.path != "datasets.*.mode"}
-    for key in keys():
+    # Of the degradations, which all data sets have, once.
+    for key in {(key.entry, key.path): key for key in keys()}.values():
         if key.entry == "" or key.path not in names:
             sections.setdefault(key.entry, []).append(key)
     return "\n".join(

@@ -19,11 +19,25 @@ from robustflow.options.values import (
     RunName,
     Width,
 )
-from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, MODELS, Options, Registry
+from robustflow.registry import DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, MODELS, Options, Registry
 
 Coupling = Annotated[SerializeAsAny[Options], BeforeValidator(ELEMENTWISE.parse)]
 Encoder = Annotated[SerializeAsAny[Options], BeforeValidator(ENCODERS.parse)]
 Model = Annotated[SerializeAsAny[Options], BeforeValidator(MODELS.parse)]
+
+
+class DegradationOptions(Options):
+    """What all degradations share; each ``type`` adds its own keys."""
+
+    type: str
+    on: Literal["LR", "HR"] = Field(
+        "LR",
+        description="LR: the LR image, or the crop of it, as the network would see it; HR: the whole HR image, as if "
+        "its file were so, and the LR image made from it.",
+    )
+
+
+Degradation = Annotated[SerializeAsAny[DegradationOptions], BeforeValidator(DEGRADATIONS.parse)]
 
 
 class DatasetOptions(Options):
@@ -47,21 +61,36 @@ class DatasetOptions(Options):
         None,
         description="Validation and test: number of fixed GT_size crops, spread over the images; null: one each.",
     )
-    seed: NonNegative = Field(0, description="Seed of fixed crops and their `lr_noise` (validation and tests).")
+    seed: NonNegative = Field(0, description="Seed of fixed crops and their noise (validation and tests).")
+    downsampling: Literal["bicubic", "bilinear", "area", "lanczos"] = Field(
+        "bicubic", description="Kernel that LR images are made with from HR ones: antialiased, as MATLAB's imresize."
+    )
+    degrade: tuple[Degradation, ...] = Field(
+        (),
+        description="What images suffer, one after another; the four keys that follow are short forms, in their order.",
+    )
     enhance: Literal["published", "unit"] | bool = Field(
         False,
         description="Filter the HR images first: published kernel (sum 2; `true` means this) or unit sum.",
     )
+    lr_gain: Annotated[Finite, Field(gt=0)] = Field(1.0, description="Factor on the LR image; not clipped.")
+    lr_invert: bool = Field(False, description="Replace the LR image y by 1 - y.")
     lr_noise: Annotated[Finite, Field(ge=0)] = Field(
         0.0,
         description="Std of Gaussian noise added to the LR image, clipped to [0, 1] after; images in [0, 1].",
     )
-    lr_gain: Annotated[Finite, Field(gt=0)] = Field(1.0, description="Factor on the LR image; not clipped.")
-    lr_invert: bool = Field(False, description="Replace the LR image y by 1 - y.")
+
+    @property
+    def altering_hr(self) -> str | None:
+        """Key of the option that alters the HR images, if one does."""
+        if self.enhance is not False:
+            return "enhance"
+        return "degrade" if any(entry.on == "HR" for entry in self.degrade) else None
 
 
 TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot", "hr_shift")
 EVALUATION_ONLY = ("n_crops", "seed")
+_SHORT_FORMS = ("enhance", "lr_gain", "lr_invert", "lr_noise")
 
 Dataset = Annotated[SerializeAsAny[DatasetOptions], BeforeValidator(DATASETS.parse)]
 
@@ -276,6 +305,7 @@ class RunOptions(Options):
                 if getattr(dataset, name) != DatasetOptions.model_fields[name].default:
                     use = "validation and tests" if key == "train" else "training"
                     yield f"datasets.{key}.{name}", f"expected in {use} only; it has no effect here, remove it"
+            yield from _degradation_contradictions(f"datasets.{key}", dataset)
             yield from dataset.contradictions(self)
         yield from self.train.contradictions(self)
         yield from self._memory_contradictions()
@@ -320,6 +350,19 @@ class RunOptions(Options):
             yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
 
 
+def _degradation_contradictions(path: str, dataset: DatasetOptions) -> Iterator[tuple[str, str]]:
+    usual = DatasetOptions.model_fields
+    short = [name for name in _SHORT_FORMS if getattr(dataset, name) != usual[name].default]
+    if dataset.degrade and short:
+        yield (
+            f"{path}.degrade",
+            f"expected none beside {', '.join(short)}, short forms of it, in what order? Put all into the list, or set "
+            f"{short[0]}: null",
+        )
+    if dataset.downsampling != "bicubic" and getattr(dataset, "dataroot_LQ", None) is not None:
+        yield f"{path}.downsampling", "expected none beside dataroot_LQ: LR images are read, not made; remove one"
+
+
 class Key(NamedTuple):
     """One option: dotted path, field, and the registry entry it belongs to ("coupling affine") or ""."""
 
@@ -329,14 +372,18 @@ class Key(NamedTuple):
 
 
 def keys(cls: type[Options] = RunOptions, prefix: str = "", entry: str = "") -> Iterator[Key]:
-    """Every option there is, with those of all registered entries; ``*`` stands for the name of a dataset."""
+    """Every option there is, with those of all registered entries; ``*`` is the name of a dataset, ``[]`` an item."""
     for name, field in cls.model_fields.items():
         path, hint = prefix + name, field_hint(field)
         if get_origin(hint) is dict:
             path, hint = f"{path}.*", get_args(hint)[1]
+        if get_origin(hint) is tuple and registry_of(get_args(hint)[0]) is not None:
+            yield Key(path, field, entry)
+            path, hint = f"{path}[]", get_args(hint)[0]
         registry = registry_of(hint)
         if registry is not None:
-            yield Key(path, field, entry)
+            if not path.endswith("[]"):
+                yield Key(path, field, entry)
             for known in registry.names():
                 yield from keys(registry.options_class(known), f"{path}.", f"{registry.kind} {known}")
         elif _is_options(hint):
@@ -383,5 +430,7 @@ def options_class_at(values: Any, path: tuple[Any, ...], hint: Any = RunOptions)
         return hint if _is_options(hint) else None
     if get_origin(hint) is dict:
         return options_class_at(values[path[0]], path[1:], get_args(hint)[1])
+    if get_origin(hint) is tuple:
+        return options_class_at(values[path[0]], path[1:], get_args(hint)[0])
     field = hint.model_fields.get(path[0]) if _is_options(hint) else None
     return None if field is None else options_class_at(values[path[0]], path[1:], field_hint(field))

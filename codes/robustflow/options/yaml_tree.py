@@ -65,7 +65,7 @@ def show(value: Any) -> str:
     """A value as it would stand in YAML, on one line, shortened."""
     if isinstance(value, dict):
         text = "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple | list):
         text = "[" + ", ".join(map(show, value)) + "]"
     elif isinstance(value, int) and not -(2**64) < value < 2**64:
         text = hex(value)  # without the limit on decimal digits

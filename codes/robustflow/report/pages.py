@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from robustflow.options.arguments import Parser
+from robustflow.options.yaml_tree import show
 from robustflow.report import pictures, sections
 from robustflow.report.columns import cell, column, fidelity, lines, protocol_of, same_size, shown
 from robustflow.report.columns import overview as overview_of
@@ -186,7 +187,7 @@ def about(protocol: Mapping[str, Any], name: str) -> str:
         for key, value in options.items()
         if value is not None and value is not False and not (key in usual and value == usual[key])
     }
-    return ", ".join(f"{key}: {value}" for key, value in special.items())
+    return ", ".join(f"{key}: {show(value) if isinstance(value, list) else value}" for key, value in special.items())
 
 
 def settings(protocol: Mapping[str, Any]) -> dict[str, str]:

@@ -57,7 +57,7 @@ def iterate(run: Run) -> None:
         for batch in load_batches(run):
             # Data: on a GPU this is enqueued while the step before is computed, as is all that follows.
             number = progress.iteration + 1
-            gt, lr = run.crops.finish(batch, run.model.device)
+            gt, lr = run.crops.assemble(batch, run.model.device)
             step = Step(number, gt, lr, derive_seed(o.manual_seed, "noise", number), distributed.rank() * len(gt))
 
             # Forward and backward, once more if the step before turns out to have failed only now.
@@ -100,12 +100,12 @@ def _finish(run: Run, iteration: int, rate: float, loss: float, norm: float, mad
     run.logbook.iteration(iteration, loss, rate, norm)
 
 
-def load_batches(run: Run) -> DataLoader[data.Cut]:
+def load_batches(run: Run) -> DataLoader[data.RawCrop]:
     """This process's shares of the batches to come; which crops they hold depends on the iteration alone."""
     training, o, first = run.options.datasets["train"], run.options.train, run.progress.iteration
     forks = distributed.size() == 1 or training.n_workers == 0
     return DataLoader(
-        run.crops.cuts,
+        run.crops.raw,
         training.batch_size // distributed.size(),
         sampler=crop_numbers(training.batch_size, first, o.niter),
         num_workers=training.n_workers,

@@ -242,21 +242,11 @@ def training_patches(options: RunOptions, patch: int | None, seed: int) -> data.
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected the training set, whose patches the OOD score is fitted on; got none")
     crops = data_sets.training_crops(options, seed)
-    source = crops.source
     if patch is None:
-        sizes = [source.size(index) for index in range(len(source))]
+        sizes = [crops.source.size(index) for index in range(len(crops))]
         fits = PATCH % options.scale == 0 and all(size is not None and min(size) >= PATCH for size in sizes)
         patch = PATCH if fits else crops.size
-    return data.TrainingCrops(
-        source,
-        options.scale,
-        patch,
-        seed=derive_seed("ood", seed),
-        enhancement=crops.enhancement,
-        lr_noise=crops.lr_noise,
-        lr_gain=crops.lr_gain,
-        lr_invert=crops.lr_invert,
-    )
+    return crops.upright(patch, derive_seed("ood", seed))
 
 
 def fit(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from robustflow import data
 from robustflow.data.bicubic import upsample
-from robustflow.data.degrade import Enhancement
+from robustflow.data.degradations import Enhance, Enhancement
 from robustflow.diagnostics.ood import mahalanobis
 from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures
 from robustflow.evaluation.records import to_json
@@ -227,7 +227,8 @@ def _sets(options: RunOptions, folder: Path | None, enhance: Enhancement | None)
         # Folders of HR images are often all named HR.
         name = "/".join(folder.resolve().parts[-2:]) + ("" if enhance is None else f", enhanced ({enhance})")
         source: data.Source = data.open_folders(str(folder), None, options.scale)
-        return {name: data.EvaluationSet(source, options.scale, enhancement=enhance)}
+        degradations = [] if enhance is None else [Enhance(enhance)]
+        return {name: data.EvaluationSet(source, options.scale, degradations=degradations)}
     if enhance is not None:
         raise UserError("--enhance: expected --input beside it; for test sets, set datasets.<name>.enhance")
     whole = {"GT_size": None, "n_crops": None}

@@ -8,15 +8,15 @@ from torch.utils.data import DataLoader
 
 from robustflow.data import EvaluationSet, TrainingCrops, build_evaluation, build_training, register_source
 from robustflow.data.bicubic import downsample
-from robustflow.data.cuts import turned
-from robustflow.data.degrade import enhance
+from robustflow.data.crops import Box, Cropping, turn
+from robustflow.data.degradations import Degradation, Enhance, Gain, Invert, Noise
 from robustflow.data.images import to_float
-from robustflow.data.source import Box, Source, cut_pair
+from robustflow.data.source import Source
 from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
 
 
-class Noise(Source):
+class Pictures(Source):
     """Random images, each depending on its name alone."""
 
     def __init__(self, sizes: Sequence[tuple[int, int]], floating: bool = False, headers: bool = True) -> None:
@@ -36,44 +36,47 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
-@pytest.mark.parametrize("enhancement", [None, "published", "unit"])
-def test_lr_of_a_crop_is_the_crop_of_the_lr(scale: int, enhancement: str | None):
-    hr, _ = Noise([(15 * scale + 1, 12 * scale + scale - 1)]).pair(0)
+@pytest.mark.parametrize(
+    "suffered", [(), (Enhance("published"),), (Enhance("unit"),)], ids=["none", "published", "unit"]
+)
+def test_lr_of_a_crop_is_the_crop_of_the_lr(scale: int, suffered: tuple[Degradation, ...]):
+    hr, _ = Pictures([(15 * scale + 1, 12 * scale + scale - 1)]).pair(0)
     whole = hr[:, : 15 * scale, : 12 * scale]
-    whole = whole if enhancement is None else enhance(whole, enhancement)
+    whole = suffered[0](whole) if suffered else whole
+    cropping = Cropping(scale, degradations=suffered)
     lr = downsample(whole, scale)
     for side in (1, 4, 12):
         for top in range(15 - side + 1):
             for left in {0, 1, 4, 12 - side} & set(range(12 - side + 1)):
                 box = Box(top, left, side, side)
-                gt_crop, lr_crop = cut_pair(hr, None, box, scale, enhancement)
-                assert gt_crop.equal(box.of(whole, scale))
-                assert lr_crop.equal(box.of(lr))
+                assert cropping.crop_hr(hr, box).equal(box.of(whole, scale))
+                assert cropping.crop_lr(hr, None, box).equal(box.of(lr))
 
 
 def test_lr_of_a_floating_crop():
-    hr, _ = Noise([(64, 64)], floating=True).pair(0)
-    _, lr = cut_pair(hr, None, Box(3, 5, 4, 4), 4, None)
+    hr, _ = Pictures([(64, 64)], floating=True).pair(0)
+    lr = Cropping(4).crop_lr(hr, None, Box(3, 5, 4, 4))
     torch.testing.assert_close(lr, downsample(hr, 4)[:, 3:7, 5:9], rtol=0, atol=1e-6)
 
 
 def test_given_lr_is_cut_at_the_same_place():
     hr = torch.arange(3 * 16 * 24).reshape(3, 16, 24)
     lr = hr[:, ::4, ::4]
-    gt_crop, lr_crop = cut_pair(hr, lr, Box(1, 2, 2, 3), 4, None)
+    box = Box(1, 2, 2, 3)
+    gt_crop, lr_crop = Cropping(4).crop_hr(hr, box), Cropping(4).crop_lr(hr, lr, box)
     assert lr_crop.shape == (3, 2, 3)
     assert gt_crop[:, ::4, ::4].equal(lr_crop)
 
 
 def test_enhancement_makes_the_lr_anew():
-    hr, _ = Noise([(32, 32)]).pair(0)
+    hr, _ = Pictures([(32, 32)]).pair(0)
     given = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    _, lr_crop = cut_pair(hr, given, Box(2, 2, 4, 4), 4, "unit")
-    assert lr_crop.equal(downsample(enhance(hr, "unit"), 4)[:, 2:6, 2:6])
+    lr_crop = Cropping(4, degradations=(Enhance("unit"),)).crop_lr(hr, given, Box(2, 2, 4, 4))
+    assert lr_crop.equal(downsample(Enhance("unit")(hr), 4)[:, 2:6, 2:6])
 
 
 def test_training_sample():
-    sample = TrainingCrops(Noise([(50, 61)]), scale=4, size=32, use_flip=True, use_rot=True)[0]
+    sample = TrainingCrops(Pictures([(50, 61)]), scale=4, size=32, use_flip=True, use_rot=True)[0]
     assert sample["gt"].shape == (3, 32, 32)
     assert sample["lr"].shape == (3, 8, 8)
     for image in sample.values():
@@ -84,7 +87,9 @@ def test_training_sample():
 
 def test_samples_depend_on_their_number_alone():
     def crops() -> TrainingCrops:
-        return TrainingCrops(Noise([(40, 40)] * 5), scale=4, size=16, use_flip=True, use_rot=True, lr_noise=0.1)
+        return TrainingCrops(
+            Pictures([(40, 40)] * 5), scale=4, size=16, use_flip=True, use_rot=True, degradations=[Noise(0.1)]
+        )
 
     first = crops()
     samples = [first[i] for i in range(12)]
@@ -95,7 +100,7 @@ def test_samples_depend_on_their_number_alone():
 
 
 def test_seeds_and_numbers_differ():
-    crops = [TrainingCrops(Noise([(80, 80)]), scale=2, size=8, seed=seed) for seed in (0, 1)]
+    crops = [TrainingCrops(Pictures([(80, 80)]), scale=2, size=8, seed=seed) for seed in (0, 1)]
     assert not equal(crops[0][0], crops[1][0])
     assert not equal(crops[0][0], crops[0][1])
     with pytest.raises(IndexError):
@@ -103,7 +108,7 @@ def test_seeds_and_numbers_differ():
 
 
 def test_each_epoch_visits_every_image_in_another_order():
-    crops = TrainingCrops(Noise([(8, 8)] * 20), scale=2, size=8)
+    crops = TrainingCrops(Pictures([(8, 8)] * 20), scale=2, size=8)
     orders = [[crops._image_of(i) for i in range(20 * epoch, 20 * epoch + 20)] for epoch in range(2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(20))
     assert orders[0] != orders[1]
@@ -129,36 +134,36 @@ def test_offsets_reach_both_ends():
     ("flip", "rot", "count"), [(False, False, 1), (True, False, 2), (False, True, 4), (True, True, 8)]
 )
 def test_orientations_that_occur(flip: bool, rot: bool, count: int):
-    crops = TrainingCrops(Noise([(8, 8)]), scale=2, size=8, use_flip=flip, use_rot=rot)
+    crops = TrainingCrops(Pictures([(8, 8)]), scale=2, size=8, use_flip=flip, use_rot=rot)
     samples = [crops[i] for i in range(80)]
     assert len({tuple(s["gt"].flatten().tolist()) for s in samples}) == count
-    hr = Noise([(8, 8)]).pair(0)[0]
+    hr = Pictures([(8, 8)]).pair(0)[0]
     for s in samples:  # the LR crop is turned like the HR crop
-        ways = [(f, k) for f in (False, True) for k in range(4) if turned(to_float(hr), f, k).equal(s["gt"])]
-        assert turned(to_float(downsample(hr, 2)), *ways[0]).equal(s["lr"])
+        ways = [(f, k) for f in (False, True) for k in range(4) if turn(to_float(hr), f, k).equal(s["gt"])]
+        assert turn(to_float(downsample(hr, 2)), *ways[0]).equal(s["lr"])
 
 
-def test_turned():
+def test_turn():
     image = torch.tensor([[[0, 1], [2, 3]]])
-    assert turned(image, True, 0).tolist() == [[[1, 0], [3, 2]]]
-    assert turned(image, False, 1).tolist() == [[[1, 3], [0, 2]]]
+    assert turn(image, True, 0).tolist() == [[[1, 0], [3, 2]]]
+    assert turn(image, False, 1).tolist() == [[[1, 3], [0, 2]]]
 
 
 def test_too_small_images_are_named():
     message = r"image '33x15_1': expected at least 16 x 16 .* got 12 x 32 "
     with pytest.raises(ValueError, match=message):
-        TrainingCrops(Noise([(16, 16), (33, 15)]), scale=4, size=16)
+        TrainingCrops(Pictures([(16, 16), (33, 15)]), scale=4, size=16)
     with pytest.raises(ValueError, match=message):
-        EvaluationSet(Noise([(16, 16), (33, 15)]), scale=4, size=16)
-    late = TrainingCrops(Noise([(33, 15)] * 2, headers=False), scale=4, size=16)
+        EvaluationSet(Pictures([(16, 16), (33, 15)]), scale=4, size=16)
+    late = TrainingCrops(Pictures([(33, 15)] * 2, headers=False), scale=4, size=16)
     with pytest.raises(ValueError, match="expected at least 16 x 16"):
         late[0]
     with pytest.raises(ValueError, match="multiple of the scale 4"):
-        TrainingCrops(Noise([(64, 64)]), scale=4, size=18)
+        TrainingCrops(Pictures([(64, 64)]), scale=4, size=18)
 
 
 def test_lr_alone_cannot_train():
-    class LrOnly(Noise):
+    class LrOnly(Pictures):
         def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
             return None, super().pair(index)[0]
 
@@ -167,12 +172,12 @@ def test_lr_alone_cannot_train():
     item = EvaluationSet(LrOnly([(16, 16)], headers=False), scale=4, size=32)[0]
     assert item.gt is None
     assert item.lr.shape == (3, 8, 8)
-    with pytest.raises(ValueError, match="expected an HR image to enhance"):
-        EvaluationSet(LrOnly([(16, 16)]), scale=4, enhancement="unit")[0]
+    with pytest.raises(ValueError, match="expected an HR image to degrade"):
+        EvaluationSet(LrOnly([(16, 16)]), scale=4, degradations=[Enhance("unit")])[0]
 
 
 def test_whole_images_are_cropped_to_the_scale():
-    source = Noise([(19, 33)])
+    source = Pictures([(19, 33)])
     (item,) = EvaluationSet(source, scale=4)
     hr = source.pair(0)[0][:, :16, :32]
     assert item.name == "19x33_0"
@@ -188,29 +193,29 @@ def test_centre_crops():
 
 
 def test_fixed_crops_are_spread_evenly():
-    items = EvaluationSet(Noise([(40, 40)] * 3), scale=4, size=16, n_crops=7)
+    items = EvaluationSet(Pictures([(40, 40)] * 3), scale=4, size=16, n_crops=7)
     names = [item.name for item in items]
     assert len(items) == len(set(names)) == 7
     assert [sum(name.startswith(f"40x40_{n}_crop") for name in names) for n in range(3)] == [3, 2, 2]
     assert names[:2] == ["40x40_0_crop00", "40x40_0_crop01"]
-    few = EvaluationSet(Noise([(40, 40)] * 6), scale=4, size=16, n_crops=2)
+    few = EvaluationSet(Pictures([(40, 40)] * 6), scale=4, size=16, n_crops=2)
     assert [item.name for item in few] == ["40x40_0_crop00", "40x40_3_crop00"]
 
 
 def test_fixed_crops_do_not_depend_on_other_images():
-    alone = EvaluationSet(Noise([(64, 64)]), scale=4, size=16, n_crops=2, lr_noise=0.1)
-    among = EvaluationSet(Noise([(64, 64), (40, 40)]), scale=4, size=16, n_crops=4, lr_noise=0.1)
+    alone = EvaluationSet(Pictures([(64, 64)]), scale=4, size=16, n_crops=2, degradations=[Noise(0.1)])
+    among = EvaluationSet(Pictures([(64, 64), (40, 40)]), scale=4, size=16, n_crops=4, degradations=[Noise(0.1)])
     for a, b in zip(alone, among[:2], strict=True):
         assert a.name == b.name
         assert a.gt.equal(b.gt)
         assert a.lr.equal(b.lr)
     assert not alone[0].gt.equal(alone[1].gt)
-    other = EvaluationSet(Noise([(64, 64)]), scale=4, size=16, n_crops=2, seed=1)
+    other = EvaluationSet(Pictures([(64, 64)]), scale=4, size=16, n_crops=2, seed=1)
     assert not alone[0].gt.equal(other[0].gt)
 
 
 def test_fixed_crops_differ_between_images():
-    class Twins(Noise):
+    class Twins(Pictures):
         def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
             return super().pair(0)
 
@@ -219,17 +224,17 @@ def test_fixed_crops_differ_between_images():
 
 
 def test_enhancement_comes_before_the_crop():
-    source = Noise([(40, 40)])
-    item = EvaluationSet(source, scale=4, size=16, enhancement="unit")[0]
-    hr = enhance(source.pair(0)[0], "unit")
+    source = Pictures([(40, 40)])
+    item = EvaluationSet(source, scale=4, size=16, degradations=[Enhance("unit")])[0]
+    hr = Enhance("unit")(source.pair(0)[0])
     assert item.gt.equal(to_float(hr[:, 12:28, 12:28]))
     assert item.lr.equal(to_float(downsample(hr, 4)[:, 3:7, 3:7]))
     assert not item.lr_altered
 
 
-@pytest.mark.parametrize("change", [{"lr_noise": 0.1}, {"lr_gain": 2.0}, {"lr_invert": True}])
-def test_altered_lr_is_marked(change: dict[str, float]):
-    clean, item = EvaluationSet(Noise([(40, 40)]), 4)[0], EvaluationSet(Noise([(40, 40)]), 4, **change)[0]
+@pytest.mark.parametrize("change", [Noise(0.1), Gain(2.0), Invert()], ids=["noise", "gain", "invert"])
+def test_altered_lr_is_marked(change: Degradation):
+    clean, item = (EvaluationSet(Pictures([(40, 40)]), 4, degradations=some)[0] for some in ([], [change]))
     assert item.lr_altered
     assert not item.lr.equal(clean.lr)
     assert item.gt.equal(clean.gt)
@@ -239,9 +244,10 @@ def test_options_reach_the_sets():
     values = {"mode": "bundled", "split": "text", "GT_size": 16, "use_flip": True, "use_rot": True, "lr_gain": 2.0}
     crops = build_training(DATASETS.parse(values | {"enhance": "unit", "hr_shift": 3}), scale=8, seed=5)
     assert (crops.scale, crops.size, crops.seed, crops.use_flip, crops.use_rot) == (8, 16, 5, True, True)
-    assert (crops.enhancement, crops.lr_gain, crops.hr_shift) == ("unit", 2.0, 3)
+    (of_hr,), (of_lr,) = crops.cropping.degradations, crops.of_lr
+    assert (of_hr.divisor, of_lr.factor, crops.hr_shift) == (6, 2.0, 3)
     items = build_evaluation(DATASETS.parse(values | {"n_crops": 4, "enhance": True, "seed": 9}), scale=8)
-    assert (len(items), items.enhancement, items.seed) == (4, "published", 9)
+    assert (len(items), items.cropping.degradations[0].divisor, items.seed) == (4, 3, 9)
     with pytest.raises(ValueError, match="GT_size"):
         build_training(DATASETS.parse({"mode": "bundled"}), scale=4, seed=0)
 

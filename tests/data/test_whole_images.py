@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from robustflow import data
-from robustflow.data.conditions import ConditionSource
-from robustflow.data.degrade import degrade_lr
+from robustflow.data.degradations import Gain, Noise, apply
 from robustflow.data.folders import FolderOptions
 from robustflow.data.images import write_png
+from robustflow.data.whole_images import WholeImages
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
 
@@ -60,7 +60,7 @@ def test_training_crops_are_flipped_as_one(folders):
 def test_images_are_altered_before_their_condition_is_made(folders):
     item = data.build_evaluation(options(folders, lr_gain=0.5, lr_noise=0.1), 1, condition_of)[0]
     generator = torch.Generator().manual_seed(derive_seed("lr noise", 0, "a"))
-    expected = degrade_lr(lows(folders)["a"] / 255, noise=0.1, gain=0.5, invert=False, generator=generator)
+    expected = apply([Gain(0.5), Noise(0.1)], lows(folders)["a"] / 255, generator)
     assert torch.equal(item.condition, condition_of(expected))
     assert item.lr_altered
 
@@ -100,4 +100,4 @@ def test_without_conditions_items_are_as_ever(folders):
 def test_an_input_that_would_have_to_be_made_is_refused(folders):
     source = data.open_folders(folders["dataroot_GT"], None, 1)
     with pytest.raises(UserError, match="image 'a': expected an input image beside"):
-        ConditionSource(source, condition_of).pair(0)
+        WholeImages(source, [], condition_of).pair(0)

@@ -1,15 +1,30 @@
 """Random training crops, each a function of its number alone."""
 
+import copy
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustflow.data.conditions import ConditionSource
-from robustflow.data.cuts import Batch, Cut, Finish, collate, cut_box
-from robustflow.data.degrade import Enhancement
-from robustflow.data.source import Box, Shift, Source, lr_size, require_multiple, require_size
+from robustflow.data.bicubic import Kernel
+from robustflow.data.crops import (
+    Batch,
+    Box,
+    Cropping,
+    RawCrop,
+    Shift,
+    collate,
+    lr_size,
+    require_multiple,
+    require_size,
+    turn,
+)
+from robustflow.data.degradations import Degradation, apply, on_side
+from robustflow.data.images import to_float
+from robustflow.data.source import Source
+from robustflow.data.whole_images import ConditionOf, WholeImages, alter_whole
 from robustflow.utils.errors import UserError, for_all
 from robustflow.utils.seeds import derive_seed
 
@@ -21,7 +36,7 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
     what an uninterrupted one would have seen. Samples e * n ... e * n + n - 1 take one crop of each of the n images, in
     an order shuffled per epoch e; any i >= 0 is valid, e.g. ``DataLoader(crops, sampler=range(first, last))``.
 
-    The same crops faster: ``DataLoader(crops.cuts, ..., collate_fn=collate)`` decodes and cuts only, and ``finish``
+    The same crops faster: ``DataLoader(crops.raw, ..., collate_fn=collate)`` decodes and crops only, and ``assemble``
     makes the rest of a batch at once, on the device that trains.
 
     Args:
@@ -34,8 +49,9 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
             further right, than its LR crop, all distances equally likely, pixels mirrored beyond the image's borders
             (Lugmayr et al., SRFlow, for content transfer). Nothing else depends on it.
         seed: Seed of all choices.
-        enhancement: Filter of the HR images, or None.
-        lr_noise: See `degrade_lr`; likewise ``lr_gain`` and ``lr_invert``.
+        degradations: What the images suffer: whole HR images, before anything else; LR crops, flipped and turned.
+        kernel: What LR images are made with, see `downsample`.
+        condition_of: See `WholeImages`; LR images are then degraded as a whole, too.
 
     Raises:
         UserError: if ``size`` or ``hr_shift`` does not suit the scale or an image is smaller (here if known without
@@ -50,24 +66,20 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         use_flip: bool = False,
         use_rot: bool = False,
         seed: int = 0,
-        enhancement: Enhancement | None = None,
-        lr_noise: float = 0.0,
-        lr_gain: float = 1.0,
-        lr_invert: bool = False,
         hr_shift: int = 0,
+        degradations: Sequence[Degradation] = (),
+        kernel: Kernel = "bicubic",
+        condition_of: ConditionOf | None = None,
     ) -> None:
         require_multiple(size, scale)
         if not 0 <= hr_shift <= scale:
             raise UserError(f"expected hr_shift from 0 to the scale {scale} (HR pixels), got {hr_shift}")
-        sizes = ((name, source.size(index)) for index, name in enumerate(source.names))
-        for_all(
-            [(name, known) for name, known in sizes if known is not None],
-            lambda image: require_size(*image, size, scale),
-        )
-        self.source, self.scale, self.size, self.seed = source, scale, size, seed
+        self.source, left = alter_whole(source, degradations, condition_of, seed)
+        self.scale, self.size, self.seed = scale, size, seed
         self.use_flip, self.use_rot, self.hr_shift = use_flip, use_rot, hr_shift
-        self.enhancement: Enhancement | None = enhancement
-        self.lr_noise, self.lr_gain, self.lr_invert = lr_noise, lr_gain, lr_invert
+        self.cropping = Cropping(scale, kernel, on_side("HR", left))
+        self.of_lr = on_side("LR", left)
+        self._require_sizes()
 
     def __len__(self) -> int:
         """Return the number of images, i.e. of samples per epoch."""
@@ -75,29 +87,33 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Sample i >= 0: ``gt`` (3, size, size) and ``lr`` (3, size / scale, size / scale), float32 in [0, 1]."""
-        gt, lr = self.finish(collate([self.cut(i)]), torch.device("cpu"))
+        gt, lr = self.assemble(collate([self.crop(i)]), torch.device("cpu"))
         return {"gt": gt[0], "lr": lr[0]}
 
     @property
-    def cuts(self) -> "Cuts":
+    def raw(self) -> "RawCrops":
         """These crops as loader processes are to make them."""
-        return Cuts(self)
+        return RawCrops(self)
 
-    def cut(self, i: int) -> Cut:
-        """Decode the image of sample i >= 0 and cut out what the sample is made from, see `cut_box`."""
+    def crop(self, i: int) -> RawCrop:
+        """Decode the image of sample i >= 0 and crop what the sample is made from, see `Cropping.crop_raw`."""
         if i < 0:
             raise IndexError(f"expected a sample number of at least 0, got {i}")
         generator = torch.Generator().manual_seed(derive_seed("training crop", self.seed, i))
         hr, lr, box = self._random_box(i, generator)
         flip, turns = _draw(2, generator) == 1, _draw(4, generator)
-        random = {"pose": torch.tensor([flip and self.use_flip, turns * self.use_rot])}
-        if self.lr_noise > 0:
-            random["white"] = torch.randn(3, box.height, box.width, generator=generator)
-        # Drawn last, so that all else is the same without it.
-        return {**cut_box(hr, lr, box, self.scale, self.enhancement, self._random_shift(generator)), **random}
+        pose = (flip and self.use_flip, turns * self.use_rot)
+        # Shifts are drawn last, so that all else is the same without them.
+        if not self.of_lr:
+            raw = self.cropping.crop_raw(hr, lr, box, self._random_shift(generator))
+            return {**raw, "pose": torch.tensor(pose)}
+        small = turn(to_float(self.cropping.crop_lr(hr, lr, box)), *pose)
+        small = apply(self.of_lr, small, generator)
+        large = turn(self.cropping.crop_hr(hr, box, self._random_shift(generator) or (0, 0)), *pose)
+        return {"gt": large, "lr": small, "pose": torch.tensor((False, 0))}
 
-    def finish(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Make samples from a batch of cuts, bit for bit those of ``crops[i]``.
+    def assemble(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Make samples from a batch of raw crops, bit for bit those of ``crops[i]``.
 
         Args:
             batch: From `collate`.
@@ -106,7 +122,20 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         Returns:
             ``gt`` (b, 3, size, size) and ``lr`` (b, 3, size / scale, size / scale), float32 in [0, 1].
         """
-        return Finish(self.scale, self.enhancement, self.lr_noise, self.lr_gain, self.lr_invert)(batch, device)
+        return self.cropping.assemble(batch, device)
+
+    def upright(self, size: int, seed: int) -> "TrainingCrops":
+        """Crops of another size and seed, neither flipped nor turned nor shifted."""
+        require_multiple(size, self.scale)
+        other = copy.copy(self)
+        other.size, other.seed, other.use_flip, other.use_rot, other.hr_shift = size, seed, False, False, 0
+        other._require_sizes()
+        return other
+
+    def _require_sizes(self) -> None:
+        sizes = ((name, self.source.size(index)) for index, name in enumerate(self.source.names))
+        known = [(name, size) for name, size in sizes if size is not None]
+        for_all(known, lambda image: require_size(*image, self.size, self.scale))
 
     def _image_of(self, i: int) -> int:
         epoch, position = divmod(i, len(self.source))
@@ -125,7 +154,7 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
 
     def _pair(self, epoch: int, index: int) -> tuple[Tensor | None, Tensor | None]:
         source = self.source
-        return source.pair_in(epoch, index) if isinstance(source, ConditionSource) else source.pair(index)
+        return source.pair_in(epoch, index) if isinstance(source, WholeImages) else source.pair(index)
 
     def _random_shift(self, generator: torch.Generator) -> Shift | None:
         if self.hr_shift == 0:
@@ -134,15 +163,15 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         return _draw(span, generator) - self.hr_shift, _draw(span, generator) - self.hr_shift
 
 
-class Cuts(Dataset[Cut]):
-    """Training crops as far as loader processes make them: decoded and cut, see `TrainingCrops.finish` for the rest."""
+class RawCrops(Dataset[RawCrop]):
+    """Training crops as far as loader processes make them: `TrainingCrops.assemble` makes the rest."""
 
     def __init__(self, crops: TrainingCrops) -> None:
         self._crops = crops
 
-    def __getitem__(self, i: int) -> Cut:
-        """Cut of sample i >= 0."""
-        return self._crops.cut(i)
+    def __getitem__(self, i: int) -> RawCrop:
+        """Raw crop of sample i >= 0."""
+        return self._crops.crop(i)
 
 
 def _draw(n: int, generator: torch.Generator) -> int:
