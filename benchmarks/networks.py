@@ -14,7 +14,7 @@ from benchmarks.plain import PlainFlow
 from benchmarks.setting import Setting
 from robustflow import models
 from robustflow.data.bicubic import downsample
-from robustflow.data.bundled import BundledSource
+from robustflow.data.sources.bundled import BundledSource
 from robustflow.flows import ConditionalFlow
 from robustflow.models import FlowModel
 from robustflow.options.load import load

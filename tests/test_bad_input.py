@@ -19,7 +19,8 @@ import torch
 from bad_inputs import CORPUS
 from spoiling import TEST, TRAIN, Code, make_folder, save_weights
 
-from robustflow.data import enhance, images, lrhr
+from robustflow.data import enhance, images
+from robustflow.data.sources import lists
 from robustflow.diagnostics.ood import commands
 from robustflow.interop import convert
 from robustflow.models import weights
@@ -52,7 +53,7 @@ def here(template, tmp_path, monkeypatch):
     """A working folder of its own, in which all is right."""
     shutil.copytree(template, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    lrhr._load.cache_clear()
+    lists._load.cache_clear()
     return tmp_path
 
 
@@ -245,7 +246,7 @@ def test_damaged_programs_are_not_run(here):
         "w.pkl": pickle.dumps([Code()]),
     }
     for name, data in programs.items():
-        read = lrhr.load_arrays if name.endswith("pkl") else convert.published.read
+        read = lists.load_arrays if name.endswith("pkl") else convert.published.read
         survived(read, each(name, data, 60))
     assert not Path("code_was_run").exists()
 

@@ -11,8 +11,8 @@ import readme
 import torch
 from random_networks import built
 
-from robustflow.data.bundled import BundledSource
 from robustflow.data.images import write_png
+from robustflow.data.sources.bundled import BundledSource
 from robustflow.interop import published
 from robustflow.options.load import load
 

@@ -16,9 +16,10 @@ from benchmarks.jobs import Job
 from benchmarks.networks import SCALE
 from benchmarks.setting import Row, Setting, report
 from robustflow import data
-from robustflow.data.bundled import BundledSource
 from robustflow.data.images import write_png
 from robustflow.data.prepare import prepare
+from robustflow.data.sources.bundled import BundledSource
+from robustflow.data.sources.folders import FolderOptions
 from robustflow.registry import DATASETS
 
 REPEATS = 3
@@ -93,7 +94,7 @@ def _write_images(folder: Path, amount: Amount) -> None:
 def _crops(mode: str, place: Path, amount: Amount) -> data.TrainingCrops:
     values = {"mode": mode, "dataroot_GT": str(place), "GT_size": amount.crop, "use_flip": True, "use_rot": True}
     options = DATASETS.parse(values)
-    assert isinstance(options, data.FolderOptions), "both modes are of folders"
+    assert isinstance(options, FolderOptions), "both modes are of folders"
     return data.build_training(options, SCALE, seed=0)
 
 

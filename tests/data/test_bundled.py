@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from robustflow.data import bundled
-from robustflow.data.bundled import SPLITS, BundledSource
+from robustflow.data.sources import bundled
+from robustflow.data.sources.bundled import SPLITS, BundledSource
 from robustflow.registry import DATASETS
 
 

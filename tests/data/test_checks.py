@@ -6,9 +6,11 @@ import shutil
 import pytest
 import torch
 
-from robustflow.data import FolderOptions, PickleOptions, checks, prepare
+from robustflow.data import checks, prepare
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import write_png
+from robustflow.data.sources.folders import FolderOptions
+from robustflow.data.sources.lists import PickleOptions
 from robustflow.registry import DATASETS
 
 

@@ -12,7 +12,7 @@ from robustflow.data.bicubic import downsample, mirror_pad
 from robustflow.data.crops import Box, Cropping, collate, lr_size, turn
 from robustflow.data.degradations import Degradation, Enhance, Gain, Invert, Noise, apply
 from robustflow.data.images import to_float
-from robustflow.data.source import Source
+from robustflow.data.sources.base import Source
 from robustflow.data.training_crops import _draw
 from robustflow.utils.seeds import derive_seed
 

@@ -11,6 +11,7 @@ from robustflow import data
 from robustflow.data.degradations import Enhance
 from robustflow.data.enhance import enhance_folder, main
 from robustflow.data.images import read_image
+from robustflow.data.sources.folders import FolderOptions
 from robustflow.utils.errors import UserError
 
 
@@ -35,8 +36,8 @@ def test_writes_what_the_option_would_make(source, tmp_path, kernel):
     names = sorted(file.relative_to(target).as_posix() for file in target.rglob("*") if file.is_file())
     assert names == ["a.png", "sub/b.v2.png"]
     assert torch.equal(read_image(target / "a.png"), Enhance(kernel)(read_image(source / "a.png")))
-    options = data.FolderOptions(mode="folder", dataroot_GT=str(source), enhance=kernel)
-    written = data.FolderOptions(mode="folder", dataroot_GT=str(target))
+    options = FolderOptions(mode="folder", dataroot_GT=str(source), enhance=kernel)
+    written = FolderOptions(mode="folder", dataroot_GT=str(target))
     for live, file in zip(data.build_evaluation(options, 4), data.build_evaluation(written, 4), strict=True):
         assert live.name == file.name
         assert torch.equal(live.gt, file.gt)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from robustflow.data import build_evaluation, build_training, enhance, prepare
-from robustflow.data.folders import open_folders
 from robustflow.data.images import list_images, read_image, write_png
+from robustflow.data.sources.folders import open_folders
 from robustflow.latent.model import inputs
 from robustflow.registry import DATASETS
 from robustflow.utils import errors

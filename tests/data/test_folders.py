@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from robustflow.data import build_evaluation, evaluation_of_folder
-from robustflow.data.folders import FolderOptions, open_folders, pair_files, unique_names
 from robustflow.data.images import read_image, write_png
+from robustflow.data.sources.folders import FolderOptions, open_folders, pair_files, unique_names
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError
 

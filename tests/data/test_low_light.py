@@ -3,7 +3,7 @@ import torch
 
 from robustflow.data import checks
 from robustflow.data.images import write_png
-from robustflow.data.low_light import BundledLowLightSource, LoLv2Options, darkened, open_lol, open_lol_v2
+from robustflow.data.sources.low_light import BundledLowLightSource, LoLv2Options, darkened, open_lol, open_lol_v2
 from robustflow.utils.errors import UserError
 
 

@@ -4,9 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from robustflow.data.folders import FolderOptions, open_folders, pair_files
 from robustflow.data.images import write_png
-from robustflow.data.lrhr import PatchFolderOptions
+from robustflow.data.sources.folders import FolderOptions, PatchFolderOptions, open_folders, pair_files
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError
 

@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from robustflow.data import build_evaluation, build_training, collate, prepare, prepared
+from robustflow.data import build_evaluation, build_training, collate, prepare
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, write_png
-from robustflow.data.prepared import INDEX, open_prepared
+from robustflow.data.sources import prepared
+from robustflow.data.sources.prepared import INDEX, open_prepared
 from robustflow.registry import DATASETS
 from robustflow.utils import files
 from robustflow.utils.errors import UserError

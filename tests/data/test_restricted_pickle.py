@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustflow.data import restricted_pickle
-from robustflow.data.restricted_pickle import load_arrays
+from robustflow.data.sources import restricted_pickle
+from robustflow.data.sources.restricted_pickle import load_arrays
 from robustflow.utils.errors import UserError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

@@ -10,7 +10,7 @@ from robustflow.data import TrainingCrops, collate
 from robustflow.data.bicubic import mirror_pad
 from robustflow.data.crops import Box, Cropping, Shift, crop_shifted
 from robustflow.data.degradations import Degradation, Enhance, Gain, Noise
-from robustflow.data.source import Source
+from robustflow.data.sources.base import Source
 from robustflow.options.load import load
 from robustflow.utils.errors import UserError
 

@@ -11,7 +11,7 @@ from robustflow.data.bicubic import downsample
 from robustflow.data.crops import Box, Cropping, turn
 from robustflow.data.degradations import Degradation, Enhance, Gain, Invert, Noise
 from robustflow.data.images import to_float
-from robustflow.data.source import Source
+from robustflow.data.sources.base import Source
 from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
 

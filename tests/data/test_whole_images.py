@@ -3,8 +3,8 @@ import torch
 
 from robustflow import data
 from robustflow.data.degradations import Gain, Noise, apply
-from robustflow.data.folders import FolderOptions
 from robustflow.data.images import write_png
+from robustflow.data.sources.folders import FolderOptions
 from robustflow.data.whole_images import WholeImages
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed

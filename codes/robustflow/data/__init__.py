@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from robustflow.data.bundled import BundledOptions, BundledSource
 from robustflow.data.crops import RawCrop, collate
 from robustflow.data.degradations import Degradation
 from robustflow.data.degradations import build_all as build_degradations
 from robustflow.data.evaluation_set import EvaluationItem, EvaluationSet
-from robustflow.data.folders import FileSource, FolderOptions, open_folders, open_inputs
-from robustflow.data.low_light import BundledLowLightOptions, BundledLowLightSource, LoLOptions, LoLv2Options
-from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions, PickleOptions, PickleSource, open_patches
-from robustflow.data.prepared import PreparedOptions, PreparedSource, open_prepared
-from robustflow.data.source import Source, register_source
+from robustflow.data.sources.base import Source, register_source
+from robustflow.data.sources.bundled import BundledSource
+from robustflow.data.sources.folders import open_folders, open_inputs
 from robustflow.data.training_crops import TrainingCrops
 from robustflow.data.whole_images import ConditionOf
 from robustflow.options.schema import DatasetOptions
@@ -19,23 +16,10 @@ from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError
 
 __all__ = [
-    "BundledLowLightOptions",
-    "BundledLowLightSource",
-    "BundledOptions",
     "BundledSource",
     "Degradation",
     "EvaluationItem",
     "EvaluationSet",
-    "FileSource",
-    "FolderOptions",
-    "ImageFolderOptions",
-    "LoLOptions",
-    "LoLv2Options",
-    "PatchFolderOptions",
-    "PickleOptions",
-    "PickleSource",
-    "PreparedOptions",
-    "PreparedSource",
     "RawCrop",
     "Source",
     "TrainingCrops",
@@ -44,8 +28,6 @@ __all__ = [
     "collate",
     "evaluation_of_folder",
     "open_folders",
-    "open_patches",
-    "open_prepared",
     "register_source",
 ]
 

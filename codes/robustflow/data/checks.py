@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ import torch
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.data.folders import FolderOptions, covered, pair_files, require_sizes
 from robustflow.data.images import image_size, list_images, read_image, to_uint8
-from robustflow.data.lrhr import ImageFolderOptions, PatchFolderOptions
-from robustflow.data.prepared import Index, PreparedOptions, is_current, read_index
-from robustflow.data.source import Source
+from robustflow.data.sources.base import Joined, Pairs, Picture, Source
+from robustflow.data.sources.folders import FolderOptions, ImageFolderOptions, PatchFolderOptions, pair_files
+from robustflow.data.sources.prepared import Index, PreparedOptions, is_current, read_index
 from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError
@@ -79,32 +79,29 @@ def _warn_of_other_lr(key: str, dataset: DatasetOptions, scale: int) -> None:
 
 def _first_pairs(dataset: DatasetOptions, scale: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, HR and LR image of the first pairs of files; none where LR images are made."""
-    gt, lq = (getattr(dataset, name, None) for name in ("dataroot_GT", "dataroot_LQ"))
-    if gt is None or lq is None:
+    if getattr(dataset, "dataroot_GT", None) is None or getattr(dataset, "dataroot_LQ", None) is None:
         return
-    if type(dataset) in _OF_FILES:
-        # The source itself would read the headers of all files.
-        for large, small in _first_files(dataset, Path(gt), Path(lq), scale):
-            hr, lr = covered(read_image(large), read_image(small), scale)
-            if hr is not None and lr is not None:
-                yield f"{small} beside {large}", hr, lr
-        return
-    source: Source = DATASETS.build(dataset, scale=scale)
+    # The source itself would read the headers of all files.
+    source = _first_files(dataset, scale) if type(dataset) in _OF_FILES else DATASETS.build(dataset, scale=scale)
     for index in range(min(_PAIRS, len(source))):
         hr, lr = source.pair(index)
         if hr is not None and lr is not None:
             yield source.names[index], hr, lr
 
 
-def _first_files(dataset: Any, gt: Path, lq: Path, scale: int) -> list[tuple[Path, Path]]:
+def _first_files(dataset: Any, scale: int) -> Source:
     """The first pairs of files; none of a set with faults: whoever opens it names all of them."""
     try:
+        gt, lq = Path(dataset.dataroot_GT), Path(dataset.dataroot_LQ)
         files = pair_files(gt, lq, scale, dataset.pair_by, dataset.filename_tmpl)[:_PAIRS]
-        for large, small in files:
-            require_sizes(large, image_size(large), small, image_size(small), scale)
+        pairs = [(_picture(large), _picture(small)) for large, small in files]
+        return Pairs(pairs, [f"{small} beside {large}" for large, small in files], scale)
     except UserError:
-        return []
-    return files
+        return Joined({})
+
+
+def _picture(file: Path) -> Picture:
+    return Picture(file, image_size(file), partial(read_image, file))
 
 
 def _root(dataset: DatasetOptions) -> str | Sequence[str] | None:

@@ -13,7 +13,7 @@ from robustflow.data.bicubic import Kernel
 from robustflow.data.crops import Box, Cropping, lr_size, require_multiple, require_size
 from robustflow.data.degradations import Degradation, apply, on_side
 from robustflow.data.images import to_float
-from robustflow.data.source import Source, require_file_name
+from robustflow.data.sources.base import Source, require_file_name
 from robustflow.data.whole_images import ConditionOf, alter_whole
 from robustflow.options.amount import USUAL_SIDE
 from robustflow.utils.errors import UserError, for_all

@@ -16,9 +16,9 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from robustflow.data.folders import unique_names
 from robustflow.data.images import Header, list_images, read_headers, read_image
-from robustflow.data.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
+from robustflow.data.sources.folders import unique_names
+from robustflow.data.sources.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
 from robustflow.options.arguments import Parser
 from robustflow.utils import cpus, exit_status, paths
 from robustflow.utils.errors import UserError, raise_all

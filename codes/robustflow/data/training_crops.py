@@ -23,7 +23,7 @@ from robustflow.data.crops import (
 )
 from robustflow.data.degradations import Degradation, apply, on_side
 from robustflow.data.images import to_float
-from robustflow.data.source import Source
+from robustflow.data.sources.base import Source
 from robustflow.data.whole_images import ConditionOf, WholeImages, alter_whole
 from robustflow.utils.errors import UserError, for_all
 from robustflow.utils.seeds import derive_seed

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustflow.data.degradations import Degradation, apply, degrade_hr, on_side
 from robustflow.data.images import to_float
-from robustflow.data.source import Source
+from robustflow.data.sources.base import Source
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
 

@@ -11,7 +11,7 @@ import torch
 
 from robustflow import __version__, data
 from robustflow.data import checks
-from robustflow.data.folders import PAIRING
+from robustflow.data.sources.folders import PAIRING
 from robustflow.diagnostics.ood import mahalanobis
 from robustflow.diagnostics.trace import report
 from robustflow.evaluation import enhancement

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from robustflow.data.bundled import SPLITS
+from robustflow.data.sources.bundled import SPLITS
 from robustflow.latent import commands, edit, page, restore_study
 from robustflow.latent.likeness import METRICS
 from robustflow.latent.model import opened, require_mask, require_there

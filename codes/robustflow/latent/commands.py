@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robustflow.data.folders import pair_files
 from robustflow.data.images import read_image, write_png
+from robustflow.data.sources.folders import pair_files
 from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.metrics.robustness import pixel_errors
 from robustflow.evaluation.sampling import latent_generator

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.data.folders import unique_names
 from robustflow.data.images import list_images, read_headers, read_image, to_float, to_uint8
-from robustflow.data.source import require_file_name
+from robustflow.data.sources.base import require_file_name
+from robustflow.data.sources.folders import unique_names
 from robustflow.evaluation.metrics import fidelity
 from robustflow.latent.space import LatentSpace
 from robustflow.models import FlowModel, SuperResolution

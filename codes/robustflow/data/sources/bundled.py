@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustflow.data.images import read_image
-from robustflow.data.source import Source, register_source
+from robustflow.data.sources.base import Source, register_source
 from robustflow.options.schema import DatasetOptions
 from robustflow.utils.errors import UserError
 

@@ -6,7 +6,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal, TypeVar
 
@@ -15,9 +16,9 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from robustflow.data.folders import FolderOptions, covered, require_sizes, unique_names
-from robustflow.data.pairs import PairBy, pair_by_stem
-from robustflow.data.source import Source, register_source
+from robustflow.data.sources.base import Pairs, Picture, register_source
+from robustflow.data.sources.folders import FolderOptions, find_pairs
+from robustflow.data.sources.pairs import PairBy
 from robustflow.registry import Options
 from robustflow.utils.errors import UserError, for_all
 
@@ -74,46 +75,6 @@ class PreparedOptions(FolderOptions):
     mode: Literal["prepared"]  # type: ignore[assignment]
 
 
-Pair = tuple[tuple[Path, Entry] | None, tuple[Path, Entry] | None]
-
-
-class PreparedSource(Source):
-    """Images from NumPy files, of which only the pixels that are used are read.
-
-    Args:
-        pairs: HR and LR image, one of them possibly None: the NumPy file and its entry.
-        names: One per image, unique.
-        scale: Super-resolution factor.
-
-    Raises:
-        UserError: naming both images, if the sizes of a pair do not fit.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], names: Sequence[str], scale: int) -> None:
-        self._pairs, self._scale = list(pairs), scale
-        self.names = list(names)
-        for_all(self._pairs, self._require_fit)
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width of the HR image, or of the LR one times scale."""
-        gt, lq = self._pairs[index]
-        if gt is not None:
-            return _size(gt[1])
-        assert lq is not None, "an image has at least one file"
-        height, width = _size(lq[1])
-        return height * self._scale, width * self._scale
-
-    def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
-        """HR (3, H, W) and LR (3, H // scale, W // scale), or None: uint8 or float32 in [0, 1], not yet in memory."""
-        gt, lq = self._pairs[index]
-        return covered(None if gt is None else _mapped(*gt), None if lq is None else _mapped(*lq), self._scale)
-
-    def _require_fit(self, pair: Pair) -> None:
-        gt, lq = pair
-        if gt is not None and lq is not None:
-            require_sizes(gt[0], _size(gt[1]), lq[0], _size(lq[1]), self._scale)
-
-
 @register_source("prepared", PreparedOptions)
 def open_prepared(
     dataroot_GT: str | None,
@@ -121,7 +82,7 @@ def open_prepared(
     scale: int,
     pair_by: PairBy = "stem",
     filename_tmpl: str | None = None,
-) -> PreparedSource:
+) -> Pairs:
     """Open prepared HR images, LR images or pairs of them, paired and named as mode `folder` does.
 
     Args:
@@ -134,23 +95,16 @@ def open_prepared(
     Raises:
         UserError: naming folders and files, if one cannot be used or has no partner.
     """
-    gt, lq = (None if root is None else _opened(Path(root)) for root in (dataroot_GT, dataroot_LQ))
-    if gt is not None and lq is not None:
-        hr_root, lr_root = Path(str(dataroot_GT)), Path(str(dataroot_LQ))
-        stems = _by_stem(hr_root, gt), _by_stem(lr_root, lq)
-        files = pair_by_stem(hr_root, stems[0], lr_root, stems[1], scale, pair_by, filename_tmpl)
-        named = [(hr.relative_to(hr_root), lr.relative_to(lr_root)) for hr, lr in files]
-        pairs: list[Pair] = [(gt[hr.as_posix()], lq[lr.as_posix()]) for hr, lr in named]
-        return PreparedSource(pairs, unique_names([hr for hr, _ in named]), scale)
-    if gt is not None:
-        return PreparedSource(
-            [(image, None) for image in gt.values()], unique_names([Path(name) for name in gt]), scale
-        )
-    if lq is not None:
-        return PreparedSource(
-            [(None, image) for image in lq.values()], unique_names([Path(name) for name in lq]), scale
-        )
-    raise UserError("expected dataroot_GT, dataroot_LQ or both, got neither")
+    found: dict[Path | None, Picture | None] = {None: None}
+
+    def find(folder: Path) -> list[Path]:
+        images = _open(folder)
+        for file, picture in images.items():
+            found[file] = picture
+        return list(images)
+
+    names, files = find_pairs(find, dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
+    return Pairs([(found[hr], found[lr]) for hr, lr in files], names, scale)
 
 
 def read_index(folder: Path) -> Index:
@@ -201,8 +155,8 @@ def is_current(entry: Entry, origin: Path) -> bool:
     return (found.st_size, found.st_mtime_ns) == (entry.image_bytes, entry.image_modified)
 
 
-def _opened(folder: Path) -> dict[str, tuple[Path, Entry]]:
-    """NumPy file and entry by the path of the image; all of them are there."""
+def _open(folder: Path) -> dict[Path, Picture]:
+    """Prepared images by the path of the image below the folder; all of them are there."""
     index = read_index(folder)
     again = f"run {COMMAND} {index.origin} {folder} again"
     if not index.complete:
@@ -216,7 +170,7 @@ def _opened(folder: Path) -> dict[str, tuple[Path, Entry]]:
 
     for_all(index.images, require_whole)
     _warn_of_changes(index, again)
-    return {entry.image: (folder / entry.file, entry) for entry in index.images}
+    return {folder / entry.image: _picture(folder / entry.file, entry) for entry in index.images}
 
 
 def _warn_of_changes(index: Index, again: str) -> None:
@@ -230,11 +184,11 @@ def _warn_of_changes(index: Index, again: str) -> None:
         )
 
 
-def _by_stem(folder: Path, images: Iterable[str]) -> dict[str, Path]:
-    return {Path(image).with_suffix("").as_posix(): folder / image for image in images}
+def _picture(file: Path, entry: Entry) -> Picture:
+    return Picture(file, (entry.height, entry.width), partial(_map, file, entry))
 
 
-def _mapped(file: Path, entry: Entry) -> Tensor:
+def _map(file: Path, entry: Entry) -> Tensor:
     """Image (3, height, width) in a NumPy file, its pixels read when used; the index says what is in the file."""
     try:
         # Copy on write: torch warns of arrays that cannot be written to.
@@ -253,7 +207,3 @@ def _check(index: Path, entry: Entry) -> None:
             f"{index}: expected images below the folder, in files that hold them, got {entry.image!r} of "
             f"{entry.width} x {entry.height} pixels in {entry.file_bytes} bytes; prepare the images again"
         )
-
-
-def _size(entry: Entry) -> tuple[int, int]:
-    return entry.height, entry.width

@@ -9,9 +9,9 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from robustflow.data.bundled import BundledSource
-from robustflow.data.folders import FileSource, pair_files, unique_names
-from robustflow.data.source import Joined, Source, register_source
+from robustflow.data.sources.base import Joined, Pairs, Source, register_source
+from robustflow.data.sources.bundled import BundledSource
+from robustflow.data.sources.folders import open_files, pair_files, unique_names
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import Finite, PathText
 from robustflow.utils.errors import UserError
@@ -39,7 +39,7 @@ class LoLOptions(DatasetOptions):
 
 
 @register_source("LoL", LoLOptions)
-def open_lol(root: str, split: str, scale: int) -> FileSource:
+def open_lol(root: str, split: str, scale: int) -> Pairs:
     """Open the pairs of LOL. UserError naming the folders and files, if one is missing or does not pair."""
     low, normal = _LOL[split]
     return _pairs(Path(root), low, normal, scale)
@@ -72,7 +72,7 @@ def _parts_v2(subset: str | None, split: str) -> dict[str, str]:
     return {name: f"{name}/{_SPLITS_V2[split]}" for name in (_SUBSETS_V2 if subset is None else (subset,))}
 
 
-def _pairs(root: Path, low: str, normal: str, scale: int) -> FileSource:
+def _pairs(root: Path, low: str, normal: str, scale: int) -> Pairs:
     """Pairs by name; ``low00690`` and ``normal00690`` are one."""
     for folder in (root / low, root / normal):
         if not folder.is_dir():
@@ -82,7 +82,7 @@ def _pairs(root: Path, low: str, normal: str, scale: int) -> FileSource:
             )
     files = pair_files(root / normal, root / low, scale)
     stems = [file.relative_to(root / normal).with_suffix("").as_posix() for file, _ in files]
-    return FileSource(files, unique_names([Path(f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]), scale)
+    return open_files(files, unique_names([Path(f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]), scale)
 
 
 def _exposures(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -1,0 +1,254 @@
+"""Images from folders: HR alone, HR and LR in pairs, LR alone, or patches that were cut beforehand."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from robustflow.data.images import list_images, read_headers, read_image
+from robustflow.data.sources.base import Pairs, Picture, register_source
+from robustflow.data.sources.pairs import PairBy, pair_by_stem
+from robustflow.options.schema import DatasetOptions
+from robustflow.options.values import PathText
+from robustflow.registry import DATASETS
+from robustflow.utils.errors import UserError, for_all
+
+Files = tuple[Path | None, Path | None]
+PAIRING = ("pair_by", "filename_tmpl")  # options that find files and do not alter them
+
+
+def _template(value: str) -> str:
+    if value.count("{}") != 1:
+        raise ValueError("expected one {} in it, for the name of the HR file without its suffix")
+    return value
+
+
+class PairedOptions(DatasetOptions):
+    """How LR files are found for HR files."""
+
+    dataroot_LQ: PathText | None = Field(None, description="Folder of LR images.")
+    pair_by: PairBy = Field(
+        "stem",
+        description="How LR files belong to HR files: stem: by name, marks of published sets (x4, _LR, ...) aside; "
+        "number: by the last number in the name; order: the n-th with the n-th.",
+    )
+    filename_tmpl: Annotated[str, AfterValidator(_template)] | None = Field(
+        None,
+        description="Name of an LR file, {} standing for that of its HR file, as in BasicSR: '{}x4'; null: any.",
+    )
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) if what is said of pairs has nothing to pair, or differs."""
+        path = f"datasets.{key_of(self, root)}"
+        if self.filename_tmpl is not None and self.pair_by != "stem":
+            yield f"{path}.filename_tmpl", f"expected none beside pair_by: {self.pair_by}"
+        for key, usual in zip(PAIRING, ("stem", None), strict=True):
+            if getattr(self, key) != usual and self.dataroot_LQ is None:
+                yield f"{path}.{key}", "expected dataroot_LQ beside it: it says how LR files are found"
+
+
+def key_of(options: DatasetOptions, root: Any) -> str:
+    """Key of a data set among those of a run."""
+    return next((key for key, dataset in root.datasets.items() if dataset is options), "*")
+
+
+class FolderOptions(PairedOptions):
+    """Image files, sub-folders included."""
+
+    mode: Literal["folder"]
+    dataroot_GT: PathText | None = Field(
+        None, description="Folder of HR images; alone: LR images are made from them, see downsampling."
+    )
+    dataroot_LQ: PathText | None = Field(
+        None, description="Folder of LR images, paired with the HR ones by name; alone: test without ground truth."
+    )
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) if the folders given cannot serve."""
+        yield from super().contradictions(root)
+        key = key_of(self, root)
+        if self.dataroot_GT is not None:
+            if self.dataroot_LQ is not None and self.altering_hr is not None:
+                yield (
+                    f"datasets.{key}.dataroot_LQ",
+                    f"expected none beside {self.altering_hr} of HR images: LR images are made from what it makes",
+                )
+            return
+        if self.dataroot_LQ is None:
+            yield f"datasets.{key}.dataroot_GT", "expected dataroot_GT, dataroot_LQ or both"
+        elif key == "train":
+            yield f"datasets.{key}.dataroot_GT", "expected a folder of HR images: training needs them"
+        elif self.altering_hr is not None:
+            yield f"datasets.{key}.{self.altering_hr}", "expected dataroot_GT beside it: HR images are what it alters"
+
+
+class ImageFolderOptions(FolderOptions):
+    """Image files, sub-folders included: mode `folder` by its published name."""
+
+    mode: Literal["LRHR_IMG"]  # type: ignore[assignment]
+
+
+class PatchFolderOptions(PairedOptions):
+    """Folders of patches that were cut beforehand, all of one size and used whole; GT_size is that size."""
+
+    mode: Literal["LRHR_IMG_nocrop"]
+    dataroot_GT: PathText = Field(description="Folder of HR patches, all GT_size x GT_size pixels.")
+    dataroot_LQ: PathText | None = Field(
+        None, description="Folder of LR patches, paired with the HR ones by name; null: made, see downsampling."
+    )
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) for crops and shifts of what is used whole."""
+        yield from super().contradictions(root)
+        key = key_of(self, root)
+        if self.n_crops is not None:
+            yield f"datasets.{key}.n_crops", "expected none: patches are used whole"
+        if key == "train" and self.hr_shift != 0:
+            yield (
+                "datasets.train.hr_shift",
+                "expected 0: patches are used whole, and have no pixels beside them to shift to; take random crops of "
+                "larger images with mode LRHR_IMG",
+            )
+
+
+@register_source("LRHR_IMG", ImageFolderOptions)
+@register_source("folder", FolderOptions)
+def open_folders(
+    dataroot_GT: str | None,
+    dataroot_LQ: str | None,
+    scale: int,
+    pair_by: PairBy = "stem",
+    filename_tmpl: str | None = None,
+) -> Pairs:
+    """Open HR images, LR images or pairs of them, and check all names and, from their headers, sizes.
+
+    Args:
+        dataroot_GT: Folder of HR images, or None.
+        dataroot_LQ: Folder of LR images, or None; one of the two is needed.
+        scale: Super-resolution factor.
+        pair_by: See `pairs.pair_by_stem`; likewise ``filename_tmpl``.
+        filename_tmpl: See above.
+
+    Raises:
+        UserError: naming the folders and files, if one cannot be used or has no partner.
+    """
+    names, files = find_pairs(list_images, dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
+    return open_files(files, names, scale)
+
+
+@DATASETS.register("LRHR_IMG_nocrop", PatchFolderOptions)
+def open_patches(
+    dataroot_GT: str,
+    dataroot_LQ: str | None,
+    scale: int,
+    GT_size: int | None = None,
+    pair_by: PairBy = "stem",
+    filename_tmpl: str | None = None,
+    **_shared: Any,
+) -> Pairs:
+    """Open patches that were cut beforehand, as `open_folders`, and check that they are of one size.
+
+    Args:
+        dataroot_GT: Folder of HR patches; for the others see `open_folders`.
+        dataroot_LQ: Folder of LR patches, or None: they are to be made.
+        scale: Super-resolution factor.
+        GT_size: Side of the HR patches, pixels; None: the size of the first, square or not.
+        pair_by: See `open_folders`; likewise ``filename_tmpl``.
+        filename_tmpl: See above.
+        **_shared: Options that those who use the source deal with.
+
+    Raises:
+        UserError: naming the files, if patches are of another size; or as `open_folders`.
+    """
+    source = open_folders(dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
+    patches = [hr for hr, _ in source.pairs if hr is not None]
+    size = patches[0].size if GT_size is None else (GT_size, GT_size)
+
+    def require_size(patch: Picture) -> None:
+        if patch.size != size:
+            raise UserError(
+                f"{patch.place}: expected a patch of {size[1]} x {size[0]} pixels (width x height; "
+                f"{'as the first' if GT_size is None else 'GT_size'}), got {patch.size[1]} x {patch.size[0]}; cut the "
+                "patches to one size, or take random crops with mode LRHR_IMG"
+            )
+
+    for_all(patches, require_size)
+    return source
+
+
+def open_inputs(path: str | Path, scale: int) -> Pairs:
+    """Open LR images without ground truth: a folder of them or a single file."""
+    path = Path(path)
+    if path.is_file():
+        return open_files([(None, path)], [path.stem], scale)
+    return open_folders(None, str(path), scale)
+
+
+def open_files(files: Sequence[Files], names: Sequence[str], scale: int) -> Pairs:
+    """Open HR and LR files by name. UserError naming those that cannot be used or do not fit; only headers are read."""
+    headers = read_headers([file for pair in files for file in pair if file is not None])
+
+    def picture(file: Path | None) -> Picture | None:
+        if file is None:
+            return None
+        return Picture(file, headers[file].size, partial(read_image, file), headers[file].converted)
+
+    return Pairs([(picture(gt), picture(lq)) for gt, lq in files], names, scale)
+
+
+def find_pairs(
+    find: Callable[[Path], Sequence[Path]],
+    dataroot_GT: str | None,
+    dataroot_LQ: str | None,
+    scale: int,
+    pair_by: PairBy,
+    filename_tmpl: str | None,
+) -> tuple[list[str], list[Files]]:
+    """Names of images, and their HR and LR files, of what ``find`` finds below each folder; see `open_folders`."""
+    gt, lq = (None if root is None else Path(root) for root in (dataroot_GT, dataroot_LQ))
+    files: list[Files]
+    if gt is not None and lq is not None:
+        stems = _by_stem(gt, find(gt)), _by_stem(lq, find(lq))
+        files = [*pair_by_stem(gt, stems[0], lq, stems[1], scale, pair_by, filename_tmpl)]
+        return unique_names([hr.relative_to(gt) for hr, _ in files if hr is not None]), files
+    root = lq if gt is None else gt
+    if root is None:
+        raise UserError("expected dataroot_GT, dataroot_LQ or both, got neither")
+    alone = find(root)
+    files = [(None, file) if gt is None else (file, None) for file in alone]
+    return unique_names([file.relative_to(root) for file in alone]), files
+
+
+def pair_files(
+    gt: Path, lq: Path, scale: int, pair_by: PairBy = "stem", filename_tmpl: str | None = None
+) -> list[tuple[Path, Path]]:
+    """Pair the HR and LR images of two folders by their paths below them, see `pairs.pair_by_stem`."""
+    stems = _by_stem(gt, list_images(gt)), _by_stem(lq, list_images(lq))
+    return pair_by_stem(gt, stems[0], lq, stems[1], scale, pair_by, filename_tmpl)
+
+
+def unique_names(relative: Sequence[Path]) -> list[str]:
+    """Name images by their paths without suffix, `/` written `_`.
+
+    An image's name seeds its samples, so it must not depend on other files: two of one name are a UserError.
+    """
+    files: dict[str, Path] = {}
+    for path in relative:
+        name = path.with_suffix("").as_posix().replace("/", "_")
+        if name in files:
+            raise UserError(f"expected images of distinct names, got {files[name]} and {path}; rename one")
+        files[name] = path
+    return list(files)
+
+
+def _by_stem(folder: Path, images: Sequence[Path]) -> dict[str, Path]:
+    """Images by their paths below a folder, without suffix; UserError if two share one."""
+    files: dict[str, Path] = {}
+    for file in images:
+        stem = file.relative_to(folder).with_suffix("").as_posix()
+        if stem in files:
+            raise UserError(f"{file}: expected one image named '{stem}', got {files[stem]} as well")
+        files[stem] = file
+    return files
