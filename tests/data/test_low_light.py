@@ -3,7 +3,7 @@ import torch
 
 from robustflow.data import checks
 from robustflow.data.images import write_png
-from robustflow.data.sources.low_light import BundledLowLightSource, LoLv2Options, darkened, open_lol, open_lol_v2
+from robustflow.data.sources.low_light import BundledLowLightSource, LoLv2Options, darken, open_lol, open_lol_v2
 from robustflow.utils.errors import UserError
 
 
@@ -113,7 +113,7 @@ def test_darkened_follows_its_model():
     """Mean and variance of the electrons: Poisson plus Gaussian."""
     image = torch.full((3, 400, 400), 200, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
-    low = darkened(image, 0.5, 1000.0, 5.0, generator).double() / 255
+    low = darken(image, 0.5, 1000.0, 5.0, generator).double() / 255
     electrons = 1000 * low**2.2
     expected = 0.5 * 1000 * (200 / 255) ** 2.2
     assert float(electrons.mean()) == pytest.approx(expected, rel=0.005)
@@ -122,5 +122,5 @@ def test_darkened_follows_its_model():
 
 def test_without_noise_and_in_full_light_nothing_changes():
     image = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
-    same = darkened(image, 1.0, 1e9, 0.0, torch.Generator().manual_seed(0))
+    same = darken(image, 1.0, 1e9, 0.0, torch.Generator().manual_seed(0))
     assert (same.int() - image.int()).abs().max() <= 1

@@ -72,12 +72,12 @@ def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tenso
     Returns:
         (..., top + h + bottom, left + w + right).
     """
-    rows = _mirrored(x.shape[-2], top, bottom, x.device)
-    columns = _mirrored(x.shape[-1], left, right, x.device)
+    rows = _mirror(x.shape[-2], top, bottom, x.device)
+    columns = _mirror(x.shape[-1], left, right, x.device)
     return x.index_select(-2, rows).index_select(-1, columns)
 
 
-def _mirrored(n: int, before: int, after: int, device: torch.device) -> Tensor:
+def _mirror(n: int, before: int, after: int, device: torch.device) -> Tensor:
     """Source indices of a mirrored line of n pixels: period 2n, the second half backwards."""
     index = torch.arange(-before, n + after, device=device) % (2 * n)
     return torch.minimum(index, 2 * n - 1 - index)
@@ -104,7 +104,7 @@ def _resize(
     size = [-(-n // down) for n in x.shape[-2:]]
     margin = math.ceil(_WIDTHS[kernel])
     near, cut = margin * down, margin * up
-    rows, columns = (_mirrored(n, near, near + m * down - n, x.device) for n, m in zip(x.shape[-2:], size, strict=True))
+    rows, columns = (_mirror(n, near, near + m * down - n, x.device) for n, m in zip(x.shape[-2:], size, strict=True))
     images = x.reshape(-1, *x.shape[-3:])
 
     def resize(band: slice) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import image_size, list_images, read_image, to_uint8
-from robustflow.data.sources.base import Joined, Pairs, Picture, Source
+from robustflow.data.sources.base import Pairs, Picture, Source
 from robustflow.data.sources.folders import FolderOptions, ImageFolderOptions, PatchFolderOptions, pair_files
 from robustflow.data.sources.prepared import Index, PreparedOptions, is_current, read_index
 from robustflow.options.schema import DatasetOptions
@@ -97,7 +97,7 @@ def _first_files(dataset: Any, scale: int) -> Source:
         pairs = [(_picture(large), _picture(small)) for large, small in files]
         return Pairs(pairs, [f"{small} beside {large}" for large, small in files], scale)
     except UserError:
-        return Joined({})
+        return Pairs([], [], scale)
 
 
 def _picture(file: Path) -> Picture:

@@ -88,7 +88,7 @@ def read_16_bit(image: Image.Image, data: bytes) -> np.ndarray:
 
 def _png_channels(image: Image.Image, data: bytes) -> np.ndarray:
     """(h, w, 1, 3 or 4) float32 in [0, 1]; the last of four is alpha."""
-    pixels = _decoded(data)
+    pixels = _decode(data)
     key = image.info.get("transparency")
     values = _unit(pixels)
     if pixels.shape[2] == 1 and isinstance(key, int):  # of RGB, OpenCV makes alpha itself
@@ -102,10 +102,10 @@ def _tiff_channels(image: TiffImageFile, data: bytes) -> np.ndarray:
     tags = image.tag_v2
     n_samples = tags.get(_SAMPLES, 1)
     if _is_planar(image):
-        planes = [_decoded(_plane(tags, data, index, n_samples)) for index in range(n_samples)]
+        planes = [_decode(_plane(tags, data, index, n_samples)) for index in range(n_samples)]
         values = _unit(np.concatenate(planes, axis=2))
     else:
-        values = _unit(_decoded(data))
+        values = _unit(_decode(data))
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         values = 1 - values
     if values.shape[2] < 4:
@@ -161,7 +161,7 @@ def _directory(tags: dict[int, tuple[int, ...]], order: str, start: int) -> byte
     return entries + bytes(4) + values
 
 
-def _decoded(data: bytes) -> np.ndarray:
+def _decode(data: bytes) -> np.ndarray:
     """(h, w, c) uint16, RGB."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:

@@ -85,7 +85,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
         self.cropping = Cropping(scale, kernel, on_side("HR", left))
         self.of_lr = on_side("LR", left)
         self._lr_altered = len(on_side("LR", degradations)) > 0
-        self._items = _spread(len(source), n_crops)
+        self._items = _spread_crops(len(source), n_crops)
         for_all(source.names, require_file_name)
         for_all({index: None for index, _ in self._items}, lambda index: self._require(index, source.size(index)))
 
@@ -146,7 +146,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
             require_size(self.source.names[index], available, smallest, self.scale)
 
 
-def _spread(n_images: int, n_crops: int | None) -> list[tuple[int, int | None]]:
+def _spread_crops(n_images: int, n_crops: int | None) -> list[tuple[int, int | None]]:
     """(image, number of the crop in it) of each item; crops as evenly over the images as can be."""
     if n_crops is None:
         return [(index, None) for index in range(n_images)]

@@ -109,7 +109,7 @@ def read_image(path: str | Path, *, profiles: bool = True) -> Tensor:
     try:
         _check_file(path)
         data = path.read_bytes()
-        with _opened(io.BytesIO(data)) as image:
+        with _open(io.BytesIO(data)) as image:
             _check_single(image)
             deep = decoding.is_16_bit(image, data)
             decoding.require_readable(image, deep=deep)
@@ -132,7 +132,7 @@ def read_header(path: str | Path) -> Header:
     """
     try:
         n_bytes = _check_file(Path(path))
-        with _opened(path) as image:
+        with _open(path) as image:
             _check_single(image)
             head, tail = _ends_of(Path(path), n_bytes)
             deep = decoding.is_16_bit(image, head)
@@ -277,12 +277,12 @@ def _check_file(path: Path) -> int:
 
 
 @contextmanager
-def _opened(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+def _open(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
     """The image of a file, not decoded yet; ValueError for more than `MAX_PIXELS` pixels."""
     # Pillow's own limit is lower, and first warns.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with _identified(file) as image:
+        with _identify(file) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(
@@ -294,7 +294,7 @@ def _opened(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _identified(file: str | Path | io.BytesIO) -> Image.Image:
+def _identify(file: str | Path | io.BytesIO) -> Image.Image:
     try:
         return Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:

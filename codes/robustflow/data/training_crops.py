@@ -139,7 +139,7 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
 
     def _image_of(self, i: int) -> int:
         epoch, position = divmod(i, len(self.source))
-        return int(_shuffled(len(self.source), self.seed, epoch)[position])
+        return int(_shuffle(len(self.source), self.seed, epoch)[position])
 
     def _random_box(self, i: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Box]:
         index = self._image_of(i)
@@ -180,6 +180,6 @@ def _draw(n: int, generator: torch.Generator) -> int:
 
 
 @lru_cache(maxsize=4)
-def _shuffled(n: int, seed: int, epoch: int) -> Tensor:
+def _shuffle(n: int, seed: int, epoch: int) -> Tensor:
     generator = torch.Generator().manual_seed(derive_seed("image order", seed, epoch))
     return torch.randperm(n, generator=generator)

@@ -210,10 +210,10 @@ def _protocol(
     if input_path is not None:
         return {**common, "datasets": {"input": {"dataroot_LQ": input_path}}}
     chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}
-    return {**common, "datasets": {name: _described(dataset) for name, dataset in chosen.items()}}
+    return {**common, "datasets": {name: _describe(dataset) for name, dataset in chosen.items()}}
 
 
-def _described(dataset: DatasetOptions) -> dict[str, Any]:
+def _describe(dataset: DatasetOptions) -> dict[str, Any]:
     """Options of a test set; of those that earlier results lack, what is set, so that both can be compared."""
     later = {key for key in ("downsampling", "degrade") if key not in dataset.model_dump(exclude_defaults=True)}
     return dataset.model_dump(mode="json", exclude={*TRAINING_ONLY, *PAIRING, *later})

@@ -13,18 +13,17 @@ A third party adds a mode in one file, named under ``plugins:`` in the YAML file
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from robustflow.data.images import say_once
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import LONGEST_NAME
 from robustflow.registry import DATASETS
-from robustflow.utils.errors import UserError, for_all, listed
+from robustflow.utils.errors import UserError, for_all
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -55,24 +54,6 @@ class Source(Protocol):
         """
 
 
-class Joined(Source):
-    """Several sources one after the other; an image's name is that of its source, "_", and its own there."""
-
-    def __init__(self, sources: Mapping[str, Source]) -> None:
-        self._places = [(source, index) for source in sources.values() for index in range(len(source))]
-        self.names = [f"{key}_{name}" for key, source in sources.items() for name in source.names]
-
-    def size(self, index: int) -> tuple[int, int] | None:
-        """Height and width of an HR image if known without decoding it."""
-        source, own = self._places[index]
-        return source.size(own)
-
-    def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
-        """HR and LR image as the source gives them."""
-        source, own = self._places[index]
-        return source.pair(own)
-
-
 @dataclass(frozen=True)
 class Picture:
     """An image that is read when it is asked for.
@@ -81,13 +62,11 @@ class Picture:
         place: Names it in messages.
         size: Height and width, pixels.
         read: Gives (3, height, width), uint8 or float32 in [0, 1].
-        converted: Its colours become sRGB by a profile.
     """
 
     place: Path
     size: tuple[int, int]
     read: Callable[[], Tensor]
-    converted: bool = False
 
 
 class Pairs(Source):
@@ -107,7 +86,6 @@ class Pairs(Source):
     ) -> None:
         self.pairs, self.names, self._scale = list(pairs), list(names), scale
         for_all(self.pairs, lambda pair: require_fit(*pair, scale))
-        self._warn_of_colours()
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the HR image, or of the LR one times scale."""
@@ -121,16 +99,6 @@ class Pairs(Source):
         """HR (3, H, W) and LR (3, H // scale, W // scale), or None: uint8 or float32 in [0, 1]."""
         hr, lr = (None if picture is None else picture.read() for picture in self.pairs[index])
         return cover(hr, lr, self._scale)
-
-    def _warn_of_colours(self) -> None:
-        """Log a line for pairs of which one image alone has a profile: tools that make LR images often lose it."""
-        both = [(hr, lr) for hr, lr in self.pairs if hr is not None and lr is not None]
-        unequal = [hr.place for hr, lr in both if hr.converted != lr.converted]
-        if unequal:
-            say_once(
-                f"in {len(unequal)} of {len(both)} pairs one image alone has a colour profile other than sRGB, so "
-                f"that colours differ: {listed(unequal)}; convert those images to sRGB"
-            )
 
 
 def require_fit(hr: Picture | None, lr: Picture | None, scale: int) -> None:

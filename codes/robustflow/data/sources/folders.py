@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from robustflow.data.images import list_images, read_headers, read_image
+from robustflow.data.images import list_images, read_headers, read_image, say_once
 from robustflow.data.sources.base import Pairs, Picture, register_source
 from robustflow.data.sources.pairs import PairBy, pair_by_stem
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
 from robustflow.registry import DATASETS
-from robustflow.utils.errors import UserError, for_all
+from robustflow.utils.errors import UserError, for_all, listed
 
 Files = tuple[Path | None, Path | None]
 PAIRING = ("pair_by", "filename_tmpl")  # options that find files and do not alter them
@@ -148,19 +148,9 @@ def open_patches(
     filename_tmpl: str | None = None,
     **_shared: Any,
 ) -> Pairs:
-    """Open patches that were cut beforehand, as `open_folders`, and check that they are of one size.
+    """Open patches that were cut beforehand: as `open_folders`, all of one size.
 
-    Args:
-        dataroot_GT: Folder of HR patches; for the others see `open_folders`.
-        dataroot_LQ: Folder of LR patches, or None: they are to be made.
-        scale: Super-resolution factor.
-        GT_size: Side of the HR patches, pixels; None: the size of the first, square or not.
-        pair_by: See `open_folders`; likewise ``filename_tmpl``.
-        filename_tmpl: See above.
-        **_shared: Options that those who use the source deal with.
-
-    Raises:
-        UserError: naming the files, if patches are of another size; or as `open_folders`.
+    UserError, too, naming files of another size than ``GT_size``, or than the first, which need not be square.
     """
     source = open_folders(dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
     patches = [hr for hr, _ in source.pairs if hr is not None]
@@ -189,13 +179,19 @@ def open_inputs(path: str | Path, scale: int) -> Pairs:
 def open_files(files: Sequence[Files], names: Sequence[str], scale: int) -> Pairs:
     """Open HR and LR files by name. UserError naming those that cannot be used or do not fit; only headers are read."""
     headers = read_headers([file for pair in files for file in pair if file is not None])
-
-    def picture(file: Path | None) -> Picture | None:
-        if file is None:
-            return None
-        return Picture(file, headers[file].size, partial(read_image, file), headers[file].converted)
-
-    return Pairs([(picture(gt), picture(lq)) for gt, lq in files], names, scale)
+    pictures: dict[Path | None, Picture | None] = {None: None}
+    for file, header in headers.items():
+        pictures[file] = Picture(file, header.size, partial(read_image, file))
+    source = Pairs([(pictures[gt], pictures[lq]) for gt, lq in files], names, scale)
+    # Tools that make LR images often lose profiles.
+    both = [(gt, lq) for gt, lq in files if gt is not None and lq is not None]
+    unequal = [gt for gt, lq in both if headers[gt].converted != headers[lq].converted]
+    if unequal:
+        say_once(
+            f"in {len(unequal)} of {len(both)} pairs one image alone has a colour profile other than sRGB, so that "
+            f"colours differ: {listed(unequal)}; convert those images to sRGB"
+        )
+    return source
 
 
 def find_pairs(

@@ -9,7 +9,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from robustflow.data.sources.base import Joined, Pairs, Source, register_source
+from robustflow.data.sources.base import Pairs, Source, register_source
 from robustflow.data.sources.bundled import BundledSource
 from robustflow.data.sources.folders import open_files, pair_files, unique_names
 from robustflow.options.schema import DatasetOptions
@@ -60,11 +60,14 @@ class LoLv2Options(DatasetOptions):
 
 
 @register_source("LoL_v2", LoLv2Options)
-def open_lol_v2(root: str, subset: str | None, split: str, scale: int) -> Source:
+def open_lol_v2(root: str, subset: str | None, split: str, scale: int) -> Pairs:
     """Open the pairs of VE-LOL, of both subsets with their names before those of the images; errors as `open_lol`."""
     parts = _parts_v2(subset, split)
     sources = {name: _pairs(Path(root), f"{part}/Low", f"{part}/Normal", scale) for name, part in parts.items()}
-    return sources[subset] if subset is not None else Joined(sources)
+    if subset is not None:
+        return sources[subset]
+    names = [f"{key}_{name}" for key, source in sources.items() for name in source.names]
+    return Pairs([pair for source in sources.values() for pair in source.pairs], names, scale)
 
 
 def _parts_v2(subset: str | None, split: str) -> dict[str, str]:
@@ -92,7 +95,7 @@ def _exposures(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 class BundledLowLightOptions(DatasetOptions):
-    """Synthetic low light: photographs from the scikit-image package, darkened (see `darkened`)."""
+    """Synthetic low light: photographs from the scikit-image package, darkened (see `darken`)."""
 
     mode: Literal["bundled_low_light"]
     split: Literal["train", "test"] = Field("train", description="As in mode bundled.")
@@ -113,7 +116,7 @@ class BundledLowLightSource(Source):
     Args:
         split: train or test.
         exposure: Range that the share of light is drawn from, evenly in its logarithm.
-        photons: See `darkened`; likewise ``read_noise``.
+        photons: See `darken`; likewise ``read_noise``.
         read_noise: See above.
         variants: Versions of each photograph, of different exposures and noise.
         scale: Must be 1: both images have one size.
@@ -135,19 +138,19 @@ class BundledLowLightSource(Source):
         """Normal light and low light, (3, h, w) uint8."""
         normal, _ = self._photographs.pair(index // self.variants)
         seed = derive_seed("low light", self.names[index])
-        return normal, _darkened(index // self.variants, self, seed)
+        return normal, _darken(index // self.variants, self, seed)
 
 
 @lru_cache(maxsize=64)
-def _darkened(photograph: int, source: BundledLowLightSource, seed: int) -> Tensor:
+def _darken(photograph: int, source: BundledLowLightSource, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     low, high = source.exposure
     exposure = low * (high / low) ** float(torch.rand((), generator=generator))
     normal, _ = source._photographs.pair(photograph)
-    return darkened(normal, exposure, source.photons, source.read_noise, generator)
+    return darken(normal, exposure, source.photons, source.read_noise, generator)
 
 
-def darkened(image: Tensor, exposure: float, photons: float, read_noise: float, generator: torch.Generator) -> Tensor:
+def darken(image: Tensor, exposure: float, photons: float, read_noise: float, generator: torch.Generator) -> Tensor:
     """Make a synthetic low-light version: linear light (gamma 2.2), less of it, sensor noise, 8 bits.
 
     Shot noise is Poisson, the sensor's own noise Gaussian; gamma 2.2 again at the end, without any brightening.

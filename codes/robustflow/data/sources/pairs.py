@@ -55,18 +55,18 @@ def pair_by_stem(
     """
     hr_marks, lr_marks = _Marks(scale, _HR_WORDS, "mod(crop)?"), _Marks(scale, _LR_WORDS, "bic(ubic)?")
     if gt.resolve() == lq.resolve():
-        hr, lr = _divided(hr, hr_marks, lr_marks)
+        hr, lr = _divide(hr, hr_marks, lr_marks)
     lr = _of_scale(lq, lr, scale)
     if pair_by == "order":
         return _in_order(gt, hr, lq, lr)
     rounds: list[tuple[Key, Key]]
     if filename_tmpl is not None:
-        rounds = [(_after(key, lambda stem: _filled(filename_tmpl, stem)), key) for key in (_same, _plain)]
+        rounds = [(_after(key, lambda stem: _fill(filename_tmpl, stem)), key) for key in (_same, _plain)]
     elif pair_by == "number":
-        rounds = [(_after(_numbered, hr_marks.removed), _after(_numbered, lr_marks.removed))]
+        rounds = [(_after(_number, hr_marks.remove), _after(_number, lr_marks.remove))]
     else:
-        rounds = [(key, key) for key in (_same, _composed, _plain)]
-        rounds += [(_after(key, hr_marks.removed), _after(key, lr_marks.removed)) for key in (_plain, _unpadded)]
+        rounds = [(key, key) for key in (_same, _compose, _plain)]
+        rounds += [(_after(key, hr_marks.remove), _after(key, lr_marks.remove)) for key in (_plain, _unpad)]
     partners = _partners(gt, hr, lq, lr, rounds)
     return [(file, lr[partners[stem]]) for stem, file in hr.items()]
 
@@ -106,7 +106,7 @@ class _Marks:
         self._whole = re.compile(several, re.IGNORECASE)
         self._word = re.compile(rf"{_AFTER_NO_LETTER}({words})(_?{scale})?({_GAP}?x{scale})?$", re.IGNORECASE)
 
-    def removed(self, stem: str) -> str:
+    def remove(self, stem: str) -> str:
         """A stem without its marks, and without folders that are named like a mark."""
         *folders, name = stem.split("/")
         folders = [folder for folder in folders if not self._whole.fullmatch(folder)]
@@ -114,7 +114,7 @@ class _Marks:
 
     def has(self, stem: str) -> bool:
         """Whether a stem has a mark."""
-        return self.removed(stem) != stem
+        return self.remove(stem) != stem
 
     def has_word(self, stem: str) -> bool:
         """Whether a stem has a mark that no image of the other kind has."""
@@ -122,7 +122,7 @@ class _Marks:
         return bool(self._word.search(name) or self._before.match(name))
 
 
-def _divided(files: Files, hr_marks: _Marks, lr_marks: _Marks) -> tuple[Files, Files]:
+def _divide(files: Files, hr_marks: _Marks, lr_marks: _Marks) -> tuple[Files, Files]:
     """HR and LR files of one folder: those with a mark of LR images, and others; all files twice if there are none."""
     small = {stem: file for stem, file in files.items() if lr_marks.has(stem) and not hr_marks.has_word(stem)}
     large = {stem: file for stem, file in files.items() if stem not in small}
@@ -156,30 +156,30 @@ def _same(stem: str) -> str:
     return stem
 
 
-def _composed(stem: str) -> str:
+def _compose(stem: str) -> str:
     """Letters with marks as one character: file systems and archives write them in two ways."""
     return unicodedata.normalize("NFC", stem)
 
 
 def _plain(stem: str) -> str:
-    return _composed(stem).casefold()
+    return _compose(stem).casefold()
 
 
-def _unpadded(stem: str) -> str:
+def _unpad(stem: str) -> str:
     """Without zeros in front of numbers."""
     return re.sub(r"\d+", lambda found: str(int(found[0])), _plain(stem))
 
 
-def _numbered(stem: str) -> str:
+def _number(stem: str) -> str:
     """The folder, and the last number of the name."""
-    path = PurePosixPath(_unpadded(stem))
+    path = PurePosixPath(_unpad(stem))
     numbers = re.findall(r"\d+", path.name)
     if not numbers:
         raise UserError(f"{stem}: expected a number in the name (pair_by: number), got none")
     return str(path.with_name(numbers[-1]))
 
 
-def _filled(filename_tmpl: str, stem: str) -> str:
+def _fill(filename_tmpl: str, stem: str) -> str:
     path = PurePosixPath(stem)
     return (path.parent / filename_tmpl.replace("{}", path.name)).as_posix()
 

@@ -83,18 +83,7 @@ def open_prepared(
     pair_by: PairBy = "stem",
     filename_tmpl: str | None = None,
 ) -> Pairs:
-    """Open prepared HR images, LR images or pairs of them, paired and named as mode `folder` does.
-
-    Args:
-        dataroot_GT: Folder of prepared HR images, or None.
-        dataroot_LQ: Folder of prepared LR images, or None; one of the two is needed.
-        scale: Super-resolution factor.
-        pair_by: See `pairs.pair_by_stem`; likewise ``filename_tmpl``.
-        filename_tmpl: See above.
-
-    Raises:
-        UserError: naming folders and files, if one cannot be used or has no partner.
-    """
+    """Open folders of prepared HR images, LR images or both, paired and named as `open_folders` does."""
     found: dict[Path | None, Picture | None] = {None: None}
 
     def find(folder: Path) -> list[Path]:
@@ -118,7 +107,7 @@ def read_index(folder: Path) -> Index:
             f"{file}: expected the index of prepared images, got {reason}; write them with {COMMAND} SOURCE "
             "DESTINATION and give that DESTINATION, or read image files with mode: folder"
         ) from error
-    values = _parsed(file, lambda: json.loads(text))
+    values = _parse(file, lambda: json.loads(text))
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise UserError(f"{file}: expected the index that {COMMAND} writes, got another file")
     if values.get("version") != VERSION:
@@ -126,13 +115,13 @@ def read_index(folder: Path) -> Index:
             f"{file}: expected version {VERSION} of the index, got {values.get('version')!r}, written by another "
             "version of robustflow; prepare the images again, into another folder"
         )
-    index = _parsed(file, lambda: Index.model_validate_json(text))
+    index = _parse(file, lambda: Index.model_validate_json(text))
     for entry in index.images:
         _check(file, entry)
     return index
 
 
-def _parsed(file: Path, parse: Callable[[], T]) -> T:
+def _parse(file: Path, parse: Callable[[], T]) -> T:
     try:
         return parse()
     except (ValueError, RecursionError) as error:

@@ -64,12 +64,12 @@ def load_arrays(path: str | Path) -> list[np.ndarray]:
     if spare:
         raise UserError(f"{path}: expected {_EXPECTED}, got more data behind the first pickle")
     if type(content) is not list:
-        raise UserError(f"{path}: expected {_EXPECTED}, got {_described(content)}")
+        raise UserError(f"{path}: expected {_EXPECTED}, got {_describe(content)}")
     total, done = 0, dict[int, _Array]()
     # In place: what has been converted is let go.
     for index, item in enumerate(content):
         if type(item) is not _Array or item.data is None:
-            raise UserError(f"{path}: expected {_EXPECTED}, got {_described(item)} as item {index}")
+            raise UserError(f"{path}: expected {_EXPECTED}, got {_describe(item)} as item {index}")
         if id(item) not in done:
             total += item.data.nbytes
             if total > n_bytes:
@@ -101,7 +101,7 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, dtype, fortran, buffer = state
-        self.data = _shaped(buffer, dtype, shape, "F" if fortran else "C")
+        self.data = _shape_array(buffer, dtype, shape, "F" if fortran else "C")
 
 
 class _Uint8:
@@ -147,8 +147,8 @@ def _reconstruct(subtype: Any, _shape: Any, _code: Any) -> _Array:
 def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
     # Order "K": a transposed array, written as it lies in memory.
     if order == "K" and axes is not None:
-        return _Array(_shaped(buffer, dtype, shape, "C").transpose(axes))
-    return _Array(_shaped(buffer, dtype, shape, order))
+        return _Array(_shape_array(buffer, dtype, shape, "C").transpose(axes))
+    return _Array(_shape_array(buffer, dtype, shape, order))
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -158,7 +158,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
-def _shaped(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+def _shape_array(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if type(buffer) not in (bytes, bytearray) or type(dtype) is not _Uint8 or order not in ("C", "F"):
         raise _Refusal("an array whose data are not its bytes")
     if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != len(buffer):
@@ -195,7 +195,7 @@ class _Unpickler(pickle._Unpickler):
         raise _Refusal("one that refers to objects outside the file")
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     if type(value) is _Array:
         return "an array without data" if value.data is None else "an array that is in no list"
     return "a bare name" if type(value) is _StandIn else f"a value of type {type(value).__name__}"
