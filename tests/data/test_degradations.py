@@ -151,6 +151,15 @@ def test_short_forms_are_lists(short: dict[str, object], long: list[object]):
                 assert one[number].lr_altered == other[number].lr_altered == ("enhance" not in short)
 
 
+def test_a_degradation_that_changes_the_size_is_named():
+    class Half(Degradation):
+        def degrade(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+            return image[..., ::2]
+
+    with pytest.raises(UserError, match=r"degradation Half: expected \(3, 64, 64\), .*, got \(3, 64, 32\), "):
+        Half()(PHOTOGRAPH)
+
+
 ON_HR = [
     [{"type": "noise", "std": 0.1, "on": "HR"}],
     [{"type": "jpeg", "quality": 10, "on": "HR"}, {"type": "enhance", "kernel": "unit"}],

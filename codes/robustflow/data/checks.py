@@ -115,21 +115,18 @@ def _warn_of_overlaps(datasets: Mapping[str, DatasetOptions]) -> None:
     others = [key for key in datasets if key != "train"]
     learnt = _files("train", datasets["train"]) if "train" in datasets and others else []
     for key in others if learnt else []:
-        _warn_of_overlap(key, _files(key, datasets[key]), learnt)
-
-
-def _warn_of_overlap(key: str, files: list[Path], learnt: list[Path]) -> None:
-    try:
-        same = _same_files(files, learnt)
-    except OSError:
-        # Whoever opens the set says what is wrong.
-        return
-    if same:
-        shown = ", ".join(f"{file} ({of_training})" for file, of_training in same[:_SHOWN])
-        log.warning(
-            "datasets.%s: %d of %d files are training files, too: %s%s; figures on what was learnt say little",
-            *(key, len(same), len(files), shown, " ..." if len(same) > _SHOWN else ""),
-        )
+        files = _files(key, datasets[key])
+        try:
+            same = _find_same(files, learnt)
+        except OSError:
+            # Whoever opens the set says what is wrong.
+            continue
+        if same:
+            shown = ", ".join(f"{file} ({of_training})" for file, of_training in same[:_SHOWN])
+            log.warning(
+                "datasets.%s: %d of %d files are training files, too: %s%s; figures on what was learnt say little",
+                *(key, len(same), len(files), shown, " ..." if len(same) > _SHOWN else ""),
+            )
 
 
 def _files(key: str, dataset: DatasetOptions) -> list[Path]:
@@ -157,7 +154,7 @@ def _originals(key: str, index: Index) -> list[Path]:
     return [origin / entry.image for entry in kept]
 
 
-def _same_files(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]:
+def _find_same(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]:
     """Files with a file of the same content among the others, and that one; few are read: those of equal sizes."""
     sizes = {file: file.stat().st_size for file in files}
     wanted = set(sizes.values())

@@ -33,6 +33,7 @@ from robustflow.data.images import to_float, to_uint8
 from robustflow.options.schema import DatasetOptions, DegradationOptions
 from robustflow.options.values import Finite, Positive
 from robustflow.registry import DEGRADATIONS
+from robustflow.utils.errors import UserError
 
 Side = Literal["LR", "HR"]
 Enhancement = Literal["published", "unit"]
@@ -65,9 +66,12 @@ class Degradation(ABC):
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Alter an image (..., 3, h, w), uint8 or floating; uint8 ones are clipped and rounded after."""
-        if image.dtype == torch.uint8:
-            return self.degrade_levels(image, generator)
-        return self.degrade(image, generator)
+        degrade = self.degrade_levels if image.dtype == torch.uint8 else self.degrade
+        result = degrade(image, generator)
+        if result.shape != image.shape or result.dtype != image.dtype:
+            found, wanted = (f"{tuple(some.shape)}, {some.dtype}" for some in (result, image))
+            raise UserError(f"degradation {type(self).__name__}: expected {wanted}, as it was given, got {found}")
+        return result
 
     def degrade_levels(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         """Alter a uint8 image (..., 3, h, w): as `degrade` does, rounded."""

@@ -67,7 +67,7 @@ class DatasetOptions(Options):
     )
     degrade: tuple[Degradation, ...] = Field(
         (),
-        description="What images suffer, one after another; the four keys that follow are short forms, in their order.",
+        description="What images suffer, in this order, HR images first; the next four keys are short forms.",
     )
     enhance: Literal["published", "unit"] | bool = Field(
         False,
