@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import networks, plain_maps
+from benchmarks import networks
 from benchmarks.networks import SCALE, Network
 from benchmarks.setting import Setting
 from robustflow.bijections.base import Elementwise
@@ -150,14 +150,14 @@ def _elementwise_call(
     job: Job, elementwise: Elementwise, inputs: tuple[Tensor, ...]
 ) -> Callable[[], tuple[Tensor, ...]]:
     x, params, *grads = inputs
-    plain = networks.WAYS[job.way].plain
+    plain = networks.plain_map(elementwise) if networks.WAYS[job.way].plain else None
 
     def forward_and_backward() -> tuple[Tensor, ...]:
-        outputs = plain_maps.forward(elementwise, x, params) if plain else elementwise(x, params)
+        outputs = elementwise(x, params) if plain is None else plain.forward(x, params)
         return *(output.detach() for output in outputs), *torch.autograd.grad(outputs, (x, params), grads)
 
     @torch.no_grad()
     def inverse() -> tuple[Tensor, ...]:
-        return plain_maps.inverse(elementwise, x, params) if plain else elementwise.inverse(x, params)
+        return (elementwise if plain is None else plain).inverse(x, params)
 
     return inverse if job.work == "inverse" else forward_and_backward

@@ -10,12 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import plain_maps
 from benchmarks.plain import PlainFlow
 from benchmarks.setting import Setting
 from robustflow import models
+from robustflow.bijections.base import Elementwise
+from robustflow.bijections.elementwise import Affine, RationalQuadratic
 from robustflow.data.bicubic import downsample
 from robustflow.data.sources.bundled import BundledSource
+from robustflow.encoders.blocks import BlockEncoder
 from robustflow.flows import ConditionalFlow
+from robustflow.interop import published
 from robustflow.models import FlowModel
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
@@ -75,7 +80,7 @@ GPU_WAYS = ("plain", "ours fp32", "ours tf32", "ours bf16", *CAPTURED_WAYS)
 
 @dataclass(frozen=True)
 class Network:
-    """A model, the opponent that reads its flow's weights if the way is the plain one, tiles and precision."""
+    """A model, the opponent with its flow's weights if the way is the plain one, tiles and precision."""
 
     model: FlowModel
     plain: PlainFlow | None
@@ -150,7 +155,30 @@ def network(coupling: str, way: str, setting: Setting, stored: Path | None = Non
 
 def _in(way: str, model: FlowModel) -> Network:
     described = WAYS[way]
-    return Network(model, PlainFlow(model.flow) if described.plain else None, described.tile, described.precision)
+    return Network(model, plain_of(model.flow) if described.plain else None, described.tile, described.precision)
+
+
+def plain_map(elementwise: Elementwise) -> plain_maps.Affine | plain_maps.Spline:
+    """The same map in the published style."""
+    if isinstance(elementwise, Affine):
+        return plain_maps.Affine(elementwise.eps)
+    if isinstance(elementwise, RationalQuadratic):
+        return plain_maps.Spline(elementwise.bounds, elementwise.eps)
+    raise TypeError(f"expected Affine or RationalQuadratic, got {type(elementwise).__name__}")
+
+
+def plain_of(flow: ConditionalFlow) -> PlainFlow:
+    """The opponent with copies of a flow's weights, leaves of autograd of the same type and on the same device."""
+    levels = flow.typed_levels
+    split = levels[0].split_prior
+    return PlainFlow(
+        {name: tensor.requires_grad_() for name, tensor in published.write_back(flow).items()},
+        plain_map(levels[0].full_steps[0].coupling.elementwise),
+        flow.scale,
+        cast(BlockEncoder, flow.encoder).taps,
+        [sum(step.noise_coupling is not None for step in level.full_steps) for level in levels],
+        None if split is None else split.max_log_scale,
+    )
 
 
 def ways(coupling: str, names: Sequence[str], setting: Setting) -> dict[str, Network]:

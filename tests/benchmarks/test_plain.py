@@ -4,8 +4,10 @@ from benchmarks import networks, plain_maps
 from benchmarks.measure import interleaved
 from benchmarks.plain import PlainFlow
 from benchmarks.setting import Setting
+from published_fixtures import CASES, bits_per_position, difference, fixture, needs_fixtures, noise_of
 
 from robustflow.bijections.elementwise import Affine, RationalQuadratic
+from robustflow.interop import published
 
 MAPS = {
     "affine": Affine(),
@@ -25,7 +27,7 @@ class Case:
     def __init__(self, coupling):
         built = networks.network(coupling, "ours fp32", Setting(threads=1, tiny=True))
         self.flow = built.flow.double().eval()
-        self.plain = PlainFlow(self.flow)
+        self.plain = networks.plain_of(self.flow)
         gt, lr = (image.double() for image in networks.images(2, 6, 8))
         inputs = built.model.inputs(gt, lr, torch.Generator().manual_seed(0))
         self.x, self.y, self.noise = inputs.x, inputs.condition, inputs.noise
@@ -64,59 +66,39 @@ def test_samples_as_the_flow_does(case):
     close(samples[0], expected[0])
 
 
-def joined_gradients(flow):
-    """Gradients of the flow's parts of the first kernels, joined as the plain way has them: per level and step."""
-    joined = []
-    for level in flow.levels:
-        injectors, couplings = level.injector_projection, level.coupling_projection
-        kernels = (injectors.native, injectors.taps, couplings.native, couplings.taps)
-        parts = [p.grad.chunk(len(level.steps)) for p in kernels]
-        noisy = [step for step in level.steps if step.noise_coupling is not None]
-        noises = level.noise_projection.grad.chunk(len(noisy)) if noisy else ()
-        for number, step in enumerate(level.steps):
-            native, taps, coupling_native, coupling_taps = (part[number] for part in parts)
-            joined.append(torch.cat([native, taps], 1))
-            joined.append(torch.cat([step.coupling.network.conv_in.grad, coupling_native, coupling_taps], 1))
-            if step.noise_coupling is not None:
-                joined.append(torch.cat([step.noise_coupling.network.conv_in.grad, noises[noisy.index(step)]], 1))
-    return joined
-
-
 def test_gradients_are_those_of_the_flow(case):
     (-case.flow.encode(case.x, case.y, case.noise).log_prob.mean()).backward()
-    expected = {name: p.grad for name, p in case.flow.named_parameters()}
-    expected_kernels = joined_gradients(case.flow)
-    case.flow.zero_grad(set_to_none=True)
     (-case.plain.encode(case.x, case.y, case.noise)[1].mean()).backward()
-    found = {name: p.grad for name, p in case.flow.named_parameters() if p.grad is not None}
-    in_kernels = {name for name in expected if name.endswith("conv_in") or "projection" in name}
-    assert found.keys() == expected.keys() - in_kernels
-    for name, gradient in found.items():
-        close(gradient, expected[name])
-    kernels = [step for level in case.plain.kernels for step in level]
-    leaves = [leaf for step in kernels for leaf in (step.injector, step.coupling, step.noise) if leaf is not None]
-    for leaf, gradient in zip(leaves, expected_kernels, strict=True):
-        close(leaf.grad, gradient)
+    with torch.no_grad():
+        for parameter in case.flow.parameters():
+            parameter.copy_(parameter.grad)
+    unused = published.unused(case.flow, case.plain.tensors)
+    for name, expected in published.write_back(case.flow).items():
+        if name not in unused:
+            close(case.plain.tensors[name].grad, expected)
+    assert len(case.plain.tensors) - len(unused) > 200
 
 
-def test_encoder_runs_the_image_head_and_joins_all_features(case):
-    assert [tuple(weight.shape[:2]) for weight in case.plain.encoder.head] == [(16, 16), (16, 16), (3, 16)]
-    assert [tuple(f.shape) for f in case.plain.encoder.features(case.y)] == [
+def test_encoder_runs_the_image_head_and_joins_all_features(case, monkeypatch):
+    heads = []
+    monkeypatch.setattr(case.plain.encoder, "_image", heads.append)
+    assert [tuple(f.shape) for f in case.plain.contexts(case.y)[0]] == [
         (2, 48, 12, 16),
         (2, 48, 6, 8),
         (2, 48, 3, 4),
     ]
+    assert [tuple(x.shape) for x in heads] == [(2, 16, 24, 32)]
 
 
 @pytest.mark.parametrize("name", MAPS)
 def test_maps_agree_in_values_slopes_gradients_and_inverse(name):
-    elementwise = MAPS[name]
+    elementwise, plain = MAPS[name], networks.plain_map(MAPS[name])
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 20, 20, dtype=torch.float64, generator=generator).requires_grad_()
     shape = (2, elementwise.num_params, 3, 20, 20)
     params = torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
-    for ours, plain in ((elementwise, plain_maps.forward), (elementwise.inverse, plain_maps.inverse)):
-        expected, found = ours(x, params), plain(elementwise, x, params)
+    for ours, theirs in ((elementwise, plain.forward), (elementwise.inverse, plain.inverse)):
+        expected, found = ours(x, params), theirs(x, params)
         grads = [torch.randn(x.shape, dtype=torch.float64, generator=generator) for _ in range(2)]
         for a, b in zip(found, expected, strict=True):
             close(a, b)
@@ -129,13 +111,13 @@ def test_maps_agree_in_values_slopes_gradients_and_inverse(name):
 def test_measured_networks_are_not_trivial(monkeypatch):
     """Elements lie inside and outside of the spline's box, and samples are finite."""
     built = networks.network("rq", "plain", Setting(threads=1, tiny=True))
-    shares, forward = [], plain_maps.forward
+    shares, forward = [], plain_maps.Spline.forward
 
-    def recording(elementwise, x, params):
+    def recording(spline, x, params):
         shares.append((x.abs() < 0.5).double().mean().item())
-        return forward(elementwise, x, params)
+        return forward(spline, x, params)
 
-    monkeypatch.setattr(plain_maps, "forward", recording)
+    monkeypatch.setattr(plain_maps.Spline, "forward", recording)
     gt, lr = networks.images(1, 40, 40)
     inputs = built.model.inputs(gt, lr, torch.Generator().manual_seed(0))
     built.plain.encode(inputs.x, inputs.condition, inputs.noise)
@@ -149,3 +131,26 @@ def test_ways_take_turns_after_a_warm_up():
     times = interleaved(ways, 3)
     assert calls == ["a", "b"] * 4
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
+
+
+@needs_fixtures
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_plain_way_computes_what_the_published_networks_do(name):
+    """Straight from the published tensors, in float64."""
+    found = fixture(name)
+    options = found["options"]["network_G"]["flow"]
+    noisy = options.get("S", [0] * options["L"])
+    coupling = plain_maps.Spline() if "spline" in name else plain_maps.Affine()
+    tensors = {key: tensor.double() for key, tensor in found["state_dict"].items()}
+    plain = PlainFlow(tensors, coupling, found["build_args"]["scale"], options["stackRRDB"]["blocks"], noisy)
+    gt, lr = (found["inputs"][key].double() for key in ("gt", "lr"))
+    mean = plain.encoder.features(lr, plain.scale, len(plain.levels))[2]
+    shift = 0 if mean is None else torch.nn.functional.pixel_unshuffle(mean, 8)
+    latents = [z.double() for z in found["epses_rand"]]
+    latents[-1] = latents[-1] - shift
+    for mode, call in found["calls"].items():
+        noise = noise_of(found, mode, torch.float64)
+        log_prob = plain.encode(gt, lr, noise)[1]
+        assert difference(bits_per_position(log_prob, gt), call["f64"]["fwd"]["nll"]) <= 1e-12
+        assert difference(plain.decode(latents, lr, noise)[0], call["f64"]["rev_rand"]["sr"]) <= 1e-12

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from benchmarks import captured, jobs, networks
-from benchmarks.plain import PlainFlow
 from benchmarks.setting import Setting
 
 # CPUs reach 1e-6 in all. Rounding may put an element on the other side of a spline's knot.
@@ -23,7 +22,7 @@ class Case:
         self.model = copy.deepcopy(built.model).to(device).eval()
         self.flow = self.model.flow
         self.exact = built.flow.double().eval()
-        self.plain = PlainFlow(self.exact)
+        self.plain = networks.plain_of(self.exact)
         gt, self.lr = networks.images(2, 24, 32)
         self.inputs = self.model.inputs(gt, self.lr, torch.Generator().manual_seed(0))
         draws = [self.flow.draw_latents((96, 128), torch.Generator().manual_seed(n)) for n in range(2)]

@@ -6,14 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from published_fixtures import GOLDEN, assert_gradient_norms, bits_per_position, difference, fixture
+from published_fixtures import (
+    LOW_LIGHT,
+    assert_gradient_norms,
+    bits_per_position,
+    difference,
+    fixture,
+    needs_fixtures,
+)
 
 from robustflow.encoders.low_light import chromaticity
 from robustflow.interop import published
 
-NAMES = sorted(path.stem for path in GOLDEN.glob("h*.pt"))
-
-pytestmark = pytest.mark.skipif(not NAMES, reason="the large fixtures are not beside this repository")
+pytestmark = needs_fixtures
 
 
 @cache
@@ -22,7 +27,7 @@ def loaded(name):
     return case, published.load(case["options"], case["state_dict"])
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=LOW_LIGHT)
 def name(request):
     return request.param
 
@@ -55,7 +60,7 @@ def test_encoding(case, limit):
     encoding = flow.encode(gt, condition)
     assert difference(encoding.latents[0] + condition.mean, expected["fwd"]["epses"][0]) <= limit
     assert difference(encoding.log_det, expected["fwd"]["logdet"]) <= limit
-    assert difference(bits_per_position(encoding, gt), expected["fwd"]["nll"]) <= limit
+    assert difference(bits_per_position(encoding.log_prob, gt), expected["fwd"]["nll"]) <= limit
     # The color map is kept in float32.
     assert difference(F.pixel_shuffle(condition.mean, 8), found["encoder_color_map"]) <= max(limit, 1e-6)
 
@@ -65,7 +70,7 @@ def test_likelihood_under_the_mean_of_the_normal_light_image(case, limit):
     found, flow, gt, lr, _ = case
     encoding = flow.encode(gt, lr, mean=chromaticity(gt))
     # Kept in float32.
-    assert difference(bits_per_position(encoding, gt), found["calls"]["plain"]["fwd"]["nll_gtbranch"]) <= max(
+    assert difference(bits_per_position(encoding.log_prob, gt), found["calls"]["plain"]["fwd"]["nll_gtbranch"]) <= max(
         limit, 2e-6
     )
 
@@ -83,7 +88,7 @@ def test_decoding(case, limit, dtype):
 def test_gradients(case):
     found, flow, gt, lr, _ = case
     flow.zero_grad()
-    bits_per_position(flow.encode(gt, lr), gt).mean().backward()
+    bits_per_position(flow.encode(gt, lr).log_prob, gt).mean().backward()
     ours = published.gradient_norms(flow)
     assert_gradient_norms(ours, found)
     assert ours["RRDB.fine_tune_color_map.0.weight"] > 0
@@ -111,7 +116,7 @@ def test_option_file_and_checkpoint_load_as_they_are(name, tmp_path):
 
 
 def test_misfits_name_tensor_and_remedy():
-    found, _ = loaded(NAMES[0])
+    found, _ = loaded(LOW_LIGHT[0])
     tensors = dict(found["state_dict"])
     del tensors["RRDB.downconv2.weight"]
     network = {**found["options"]["network_G"], "nf": 64}

@@ -249,9 +249,9 @@ def _without_pieces(layout: Mapping[str, Published], tensors: Mapping[str, Tenso
 
 def write_back(network: nn.Module) -> dict[str, Tensor]:
     """State dict under published names and in the published layout; tensors that are never used are zero."""
-    own, result = network.state_dict(), {}
+    own, like, result = network.state_dict(), next(network.parameters()), {}
     for name, entry in layout_of(network).items():
-        result[name] = torch.zeros(entry.shape)
+        result[name] = like.detach().new_zeros(entry.shape)
         for piece in entry.pieces:
             piece.outside(result[name]).copy_(piece.inside(own[piece.name]))
     return result
