@@ -5,8 +5,12 @@ from functools import cache
 
 import pytest
 import torch
+import torch.nn.functional as F
+import yaml
 from published_fixtures import (
+    CASES,
     FLOWS,
+    LOW_LIGHT,
     assert_gradient_norms,
     bits_per_position,
     difference,
@@ -15,6 +19,7 @@ from published_fixtures import (
     noise_of,
 )
 
+from robustflow.encoders.low_light import chromaticity
 from robustflow.interop import layout, published
 
 pytestmark = needs_fixtures
@@ -49,19 +54,38 @@ def answers(case, mode, dtype):
     return call if dtype == torch.float32 else call["f64"]
 
 
-@pytest.mark.parametrize("name", FLOWS)
+def shift(condition):
+    """The prior's mean, which the published latents contain."""
+    return 0 if condition.mean is None else condition.mean
+
+
+@pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_encoding(name, dtype):
     case, flow = model(name, dtype)
     gt, lr = (case["inputs"][key].to(dtype) for key in ("gt", "lr"))
+    condition = flow.condition(lr)
     for mode in case["calls"]:
         expected = answers(case, mode, dtype)["fwd"]
-        encoding = flow.encode(gt, lr, noise_of(case, mode, dtype))
+        encoding = flow.encode(gt, condition, noise_of(case, mode, dtype))
         assert difference(bits_per_position(encoding.log_prob, gt), expected["nll"]) <= limit(name, dtype)
         last = -0.5 * (encoding.latents[-1] ** 2 + math.log(2 * math.pi)).flatten(1).sum(1)
         assert difference(encoding.log_prob - last, expected["logdet"]) <= limit(name, dtype)
-        for latent, other in zip(encoding.latents, expected["epses"] or [], strict=expected["epses"] is not None):
+        found = [*encoding.latents[:-1], encoding.latents[-1] + shift(condition)]
+        for latent, other in zip(found, expected["epses"] or [], strict=expected["epses"] is not None):
             assert difference(latent, other) <= limit(name, dtype)
+
+
+@pytest.mark.parametrize("name", LOW_LIGHT)
+@torch.no_grad()
+def test_prior_means(name, dtype):
+    """That of the encoder, and that of the normal-light image. Both are kept in float32."""
+    case, flow = model(name, dtype)
+    gt, lr = (case["inputs"][key].to(dtype) for key in ("gt", "lr"))
+    condition = flow.condition(lr)
+    assert difference(F.pixel_shuffle(condition.mean, 8), case["encoder_color_map"]) <= max(limit(name, dtype), 1e-6)
+    bits = bits_per_position(flow.encode(gt, lr, mean=chromaticity(gt)).log_prob, gt)
+    assert difference(bits, case["calls"]["plain"]["fwd"]["nll_gtbranch"]) <= max(limit(name, dtype), 2e-6)
 
 
 @torch.no_grad()
@@ -75,16 +99,18 @@ def test_noise_may_be_one_value_per_image():
     )
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_decoding(name, dtype):
     case, flow = model(name, dtype)
-    lr, latents = case["inputs"]["lr"].to(dtype), [z.to(dtype) for z in case["epses_rand"]]
+    condition = flow.condition(case["inputs"]["lr"].to(dtype))
+    *first, last = (z.to(dtype) for z in case["epses_rand"])
+    latents = [*first, last - shift(condition)]
     for mode in case["calls"]:
         expected, noise = answers(case, mode, dtype), noise_of(case, mode, dtype)
-        assert difference(flow.decode(latents, lr, noise)[0], expected["rev_rand"]["sr"]) <= limit(name, dtype)
+        assert difference(flow.decode(latents, condition, noise)[0], expected["rev_rand"]["sr"]) <= limit(name, dtype)
         if expected.get("rev_heat0") and expected["rev_heat0"]["sr"] is not None:
-            mean = flow.decode([torch.zeros_like(z) for z in latents], lr, noise)[0]
+            mean = flow.decode([torch.zeros_like(z) for z in latents], condition, noise)[0]
             assert difference(mean, expected["rev_heat0"]["sr"]) <= limit(name, dtype)
 
 
@@ -101,15 +127,14 @@ def test_bf16_changes_bits_per_dimension_by_less_than_half_a_percent(name):
     assert rough.decode(latents, lr, noise)[0].isfinite().all() == exact.decode(latents, lr, noise)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", CASES)
 def test_gradients(name, dtype):
     case, flow = model(name, dtype)
     flow.zero_grad()
     gt, lr = (case["inputs"][key].to(dtype) for key in ("gt", "lr"))
-    encoding = flow.encode(gt, lr, noise_of(case, case["grad"]["std"], dtype))
+    encoding = flow.encode(gt, lr, noise_of(case, case["grad"].get("std", "plain"), dtype))
     bits_per_position(encoding.log_prob, gt).mean().backward()
-    ours = published.gradient_norms(flow)
-    assert_gradient_norms(ours, case)
+    assert_gradient_norms(published.gradient_norms(flow), case)
 
 
 def test_encoder_alone():
@@ -150,18 +175,28 @@ def check_initialisation(flow, expected):
         torch.testing.assert_close(theirs[name], expected[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", CASES)
 def test_writing_back_is_exact(name):
     case, flow = model(name, torch.float32)
-    written = published.write_back(flow)
-    unused = published.unused(flow, case["state_dict"])
+    written, unused = published.write_back(flow), published.unused(flow, case["state_dict"])
     assert written.keys() == case["state_dict"].keys()
-    assert "flowUpsamplerNet.f.0.weight" in unused
-    assert "RRDB.conv_last.weight" in unused
+    ends = ("conv_last", "HRconv", "downconv3", "awb_para", "f.0") if name in LOW_LIGHT else ()
+    assert not ends or sorted(unused) == sorted(key for key in written if key.rsplit(".", 1)[0].endswith(ends))
+    assert {"flowUpsamplerNet.f.0.weight", "RRDB.conv_last.weight"} <= set(unused)
     for theirs, tensor in case["state_dict"].items():
-        assert written[theirs].shape == tensor.shape
-        if theirs not in unused:
-            assert torch.equal(written[theirs], tensor.float()), theirs
+        assert written[theirs].shape == tensor.shape, theirs
+        assert theirs in unused or torch.equal(written[theirs], tensor.float()), theirs
+
+
+@pytest.mark.parametrize("name", LOW_LIGHT)
+def test_option_file_and_checkpoint_load_as_they_are(name, tmp_path):
+    case, flow = model(name, torch.float32)
+    (tmp_path / "x.yml").write_text(yaml.safe_dump(case["options"]))
+    # The fixture holds unused tensors as one value, expanded.
+    torch.save({key: tensor.clone() for key, tensor in case["state_dict"].items()}, tmp_path / "x.pth")
+    again = published.load_file(tmp_path / "x.yml", tmp_path / "x.pth")
+    for ours, tensor in again.state_dict().items():
+        assert torch.equal(tensor, flow.state_dict()[ours])
 
 
 def test_missing_extra_and_wrong_tensors_are_all_named():
@@ -209,3 +244,14 @@ def test_sizes_that_the_options_lack_come_from_the_tensors():
     flow = published.load({**case["options"], "network_G": network}, case["state_dict"])
     assert len(flow.encoder.blocks) == case["build_args"]["nb"]
     assert layout.of_flow(flow, layout.AFFINE).keys() == case["state_dict"].keys()
+
+
+def test_misfits_of_low_light_name_tensor_and_remedy():
+    case, _ = loaded(LOW_LIGHT[0])
+    tensors = dict(case["state_dict"])
+    del tensors["RRDB.downconv2.weight"]
+    network = {**case["options"]["network_G"], "nf": 64}
+    with pytest.raises(
+        published.PublishedError, match=r"(?s)missing: RRDB\.downconv2\.weight.*network_G\.nf: \d+ would"
+    ):
+        published.load({**case["options"], "network_G": network}, tensors)
