@@ -152,7 +152,9 @@ check() {
     mypy
     lint-imports
     # Processes of one thread each; one more than cores, as some wait for others; up to eight, for memory.
-    python -m pytest -n "$(python -c 'from robustflow.utils import cpus; print(min(cpus.available() + 1, 8))')" --dist loadfile "$@"
+    # Files in the order of tests/conftest.py: those that take long first.
+    python -m pytest -n "$(python -c 'from robustflow.utils import cpus; print(min(cpus.available() + 1, 8))')" \
+        --dist loadfile --no-loadscope-reorder "$@"
 }
 
 # Run a part of the GPU checks for so many of 300 seconds (or of GPU_SECONDS); note it if it fails.

@@ -13,8 +13,11 @@ from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, MODELS
 
 
 def pytest_collection_modifyitems(items):
-    """Run tests that fork first: what other tests do with autograd may leave threads, which forbid it in a fork."""
-    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+    """Run tests that fork first: what other tests do with autograd may leave threads, which forbid it in a fork.
+
+    Then those of files that take long: begun last, all other processes would wait for them.
+    """
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("forks", "long")])
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from robustflow.data.sources.bundled import BundledSource
 from robustflow.interop import published
 from robustflow.options.load import load
 
+pytestmark = pytest.mark.long
+
 SMALL = """
 name: {name}
 device: cpu

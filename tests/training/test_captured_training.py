@@ -13,6 +13,8 @@ from robustflow.training.failures import guard
 from robustflow.training.gradients import Gradients, Step, fastest_convolutions
 from robustflow.training.loop import train
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def gpu_like(monkeypatch):
@@ -29,13 +31,7 @@ def gpu_like(monkeypatch):
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"ema": 0.9},
-        {"micro_batch": 1},
-        {"checkpointing": "step"},
-        {"checkpointing": "level"},
-    ],
+    [{}, {"ema": 0.9, "micro_batch": 1}, {"checkpointing": "step"}, {"checkpointing": "level"}],
     ids=str,
 )
 @pytest.mark.parametrize("coupling", ["affine", "rq_spline"])
