@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from several import forked, in_group, torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,7 +19,6 @@ from robustflow.data.images import write_png
 from robustflow.evaluation import engine as evaluation
 from robustflow.models import FlowModel, weights
 from robustflow.options.load import load, save
-from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, engine
 from robustflow.training.failures import dump, guard
 from robustflow.training.loop import crop_numbers, train
@@ -35,26 +35,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make_options(folder):
-    """Make the options of a tiny run; keywords replace values of their sections."""
+    """Make the options of a tiny run."""
+    # Adam's first steps are as long where a gradient is nothing but rounding, as that of ActNorm's bias once it is
+    # initialised: short ones keep runs comparable.
+    settings = {"niter": 10, "val_freq": 5, "lr_G": 1e-5, "max_grad_norm": 0.5, "ood_patches": 10}
+    defaults = {"train": settings, "logger": {"save_checkpoint_freq": 5}, "batch_size": 4, "n_crops": 3}
 
-    def make(name, model="FS-NCSR", *, batch_size=4, n_workers=0, hr_shift=0, **sections):
-        crops = {"mode": "bundled", "GT_size": 16}
-        flow = {"K": 1, "L": 2, "S": (0,) if model == "SRFlow" else (0, 1), "hidden_channels": 8}
-        # Adam's first steps are as long where a gradient is nothing but rounding, as that of ActNorm's bias once it
-        # is initialised: short ones keep runs comparable.
-        settings = {"niter": 10, "val_freq": 5, "lr_G": 1e-5, "max_grad_norm": 0.5, "ood_patches": 10}
-        defaults = {
-            "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
-            "path": {"experiments": str(folder / "experiments"), "results": str(folder / "results")},
-            "train": settings,
-            "val": {"n_sample": 2},
-            "logger": {"print_freq": 1, "save_checkpoint_freq": 5},
-        }
-        values = {key: {**value, **sections.get(key, {})} for key, value in defaults.items()}
-        training = {**crops, "split": "train", "batch_size": batch_size, "n_workers": n_workers, "use_flip": True}
-        training["hr_shift"] = hr_shift
-        both = {"train": training, "val": {**crops, "split": "test", "n_crops": 3}}
-        return RunOptions.model_validate({"name": name, "model": model, "device": "cpu", "datasets": both, **values})
+    def make(name, model="FS-NCSR", **changes):
+        return tiny.training_options(folder, name, model, **tiny.merged(defaults, changes))
 
     return make
 
@@ -178,19 +166,7 @@ def test_three_processes_train_a_model_that_draws_no_level(make_options):
 
 def test_low_light_trains_as_one_with_a_prior_mean_per_batch(make_options, folder):
     def low_light(name):
-        crops = {"mode": "bundled_low_light", "GT_size": 16}
-        flow = {"K": 1, "L": 3, "hidden_channels": 8, "split": {"enable": False}}
-        values = make_options(name).model_dump() | {
-            "model": {"type": "LLFlow", "train_gt_ratio": 0.5},
-            "scale": 1,
-            "datasets": {
-                "train": {**crops, "batch_size": 4, "n_workers": 0},
-                "val": {**crops, "split": "test", "n_crops": 3},
-            },
-            "network_G": {"encoder": "low_light", "nf": 8, "nb": 1, "gc": 4, "flow": flow},
-            "val": {"n_sample": 2, "protocol": "llflow"},
-        }
-        return RunOptions.model_validate(values)
+        return make_options(name, {"type": "LLFlow", "train_gt_ratio": 0.5}, L=3)
 
     one, two = low_light("low_1"), low_light("low_2")
     assert train(one)
@@ -314,10 +290,8 @@ def tested(make_options, folder):
     options = make_options("evaluated")
     sets = {"test_all": {"mode": "folder", "dataroot_GT": str(folder / "HR"), "name": "seven"}}
     torch.manual_seed(0)
-    model = models.build(options)
-    weights.save(checkpoint.weights_file(folder_of(options), 1), model, options, 1)
-    values = {**options.model_dump(), "datasets": sets, "val": {"n_sample": 2, "heats": (0.0, 0.9)}}
-    return RunOptions.model_validate(values)
+    weights.save(checkpoint.weights_file(folder_of(options), 1), models.build(options), options, 1)
+    return make_options("evaluated", datasets=sets, val={"heats": (0.0, 0.9)})
 
 
 def contents(place):

@@ -2,23 +2,20 @@
 
 from pathlib import Path
 
+import tiny
 import torch
-from random_networks import built
 
 from robustflow.data import BundledSource
 from robustflow.data.images import write_png
 from robustflow.models import weights
-from robustflow.options.schema import RunOptions
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_library_as_shown(tmp_path, monkeypatch):
-    flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8, "split": {"correct_splits": True}}
-    network = {"nf": 8, "nb": 1, "gc": 4, "flow": flow}
-    options = RunOptions.model_validate({"name": "demo", "model": "FS-NCSR", "device": "cpu", "network_G": network})
+    options = tiny.options(name="demo", split={"correct_splits": True})
     monkeypatch.chdir(tmp_path)
-    weights.save(Path("experiments/demo/models/00000001_G.safetensors"), built(options, 0.01), options, 1)
+    weights.save(Path("experiments/demo/models/00000001_G.safetensors"), tiny.built(options, 0.01), options, 1)
     photograph, _ = BundledSource("test", 4).pair(0)
     write_png("noisy.png", photograph[:, 100:145, 100:138])
     shown = {}

@@ -1,29 +1,24 @@
 import pytest
+import tiny
 import torch
 from photographs import piece
-from random_networks import built
 
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import write_png
 from robustflow.latent.command_line import main
 from robustflow.models import weights
 from robustflow.options.load import dump
-from robustflow.options.schema import RunOptions
 
 
-def tiny(name, model, *, coupling="affine", scale=4, L=2, splits=True):
-    """Options of a tiny flow."""
-    noisy = (0, *[1] * (L - 1)) if model in ("NCSR", "FS-NCSR") else (0,)
-    flow = {"K": 1, "L": L, "S": noisy, "hidden_channels": 8, "coupling": coupling}
-    flow["split"] = {"enable": splits, "correct_splits": True}
-    network = {"encoder": "low_light" if model == "LLFlow" else "RRDB", "nf": 8, "nb": 1, "gc": 4, "flow": flow}
-    values = {"name": name, "model": model, "scale": scale, "device": "cpu", "network_G": network}
-    return RunOptions.model_validate({**values, "val": {"protocol": "llflow"}} if scale == 1 else values)
+def options(model="FS-NCSR", *, splits=True, **changes):
+    """Options of a tiny model; with splits it makes as many as it can."""
+    split = {"enable": splits and model != "LLFlow", "correct_splits": True}
+    return tiny.options(model, split=split, **changes)
 
 
 def built_calm(options, std):
     """As `built`, with samples near what they are conditioned on, as those of trained models are."""
-    model = built(options, std)
+    model = tiny.built(options, std)
     with torch.no_grad():
         model.network.levels[0].transitions[0].actnorm.logs += 3
     return model
@@ -33,8 +28,8 @@ def built_calm(options, std):
 def make_model():
     """Make a tiny model whose weights are random, float32."""
 
-    def make(model="FS-NCSR", **options):
-        return built(tiny("tiny", model, **options), 0.03)
+    def make(model="FS-NCSR", **changes):
+        return tiny.built(options(model, **changes), 0.03)
 
     return make
 
@@ -43,11 +38,9 @@ def make_model():
 def folder(tmp_path_factory):
     """A folder with options and weights of tiny models, and images for them."""
     place = tmp_path_factory.mktemp("model")
-    low_light = tiny("low", "LLFlow", scale=1, L=3, splits=False)
-    for options in (tiny("tiny", "FS-NCSR"), low_light):
-        model = built_calm(options, 0.01)
-        weights.save(place / f"{options.name}_G.safetensors", model, options, 1)
-        (place / f"{options.name}.yml").write_text(dump(options))
+    for run in (options(), options("LLFlow", name="low", L=3)):
+        weights.save(place / f"{run.name}_G.safetensors", built_calm(run, 0.01), run, 1)
+        (place / f"{run.name}.yml").write_text(dump(run))
     mask = torch.zeros(3, 45, 38)
     mask[:, 5:20, 5:20] = 1
     images = {

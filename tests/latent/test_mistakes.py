@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
 
 from robustflow import models
@@ -14,7 +15,6 @@ from robustflow.latent import edit
 from robustflow.latent.command_line import main
 from robustflow.models import weights
 from robustflow.options.load import dump
-from robustflow.options.schema import RunOptions
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,7 @@ def test_missing_arguments(kind, folder, capsys):
 
 
 def test_models_without_latents_are_refused(folder, tmp_path, capsys, caplog):
-    options = RunOptions.model_validate(
-        {"name": "rrdb", "model": "RRDB", "device": "cpu", "network_G": {"nf": 8, "nb": 1, "gc": 4}}
-    )
+    options = tiny.options("RRDB", name="rrdb")
     weights.save(tmp_path / "rrdb_G.safetensors", models.build(options), options, 1)
     (tmp_path / "rrdb.yml").write_text(dump(options))
     model = ("-opt", str(tmp_path / "rrdb.yml"), "--weights", str(tmp_path / "rrdb_G.safetensors"))

@@ -157,7 +157,7 @@ def test_masks_of_everything_cover_mirrored_parts(make_model):
 
 
 def test_low_light_is_encoded_as_in_training(make_model):
-    model = make_model("LLFlow", scale=1, L=3, splits=False)
+    model = make_model("LLFlow", L=3)
     low, image = 0.2 * photograph(16, 24), photograph(16, 24, 1)
     space = LatentSpace(model, low)
     expected = model.likelihood(image, model.condition_of(low), generator())

@@ -2,22 +2,17 @@
 
 import pytest
 import recorded_graphs
+import tiny
 import torch
 
 from robustflow import models
-from robustflow.options.schema import RunOptions
-
-FLOW = {"K": 2, "L": 2, "S": (0, 1), "hidden_channels": 8}
 
 
 @pytest.fixture
 def make(perturb):
     def build(kind="FS-NCSR", coupling="rq_spline", graphs="auto", memory=1024):
-        flow = {**FLOW, "coupling": coupling, "projection_memory": memory}
-        if kind == "SRFlow":
-            flow["S"] = (0,)
-        network = {"nf": 8, "nb": 1, "gc": 4, "flow": flow}
-        options = RunOptions.model_validate({"name": "x", "model": kind, "network_G": network, "cuda_graphs": graphs})
+        changes = {"coupling": coupling, "projection_memory": memory, "cuda_graphs": graphs}
+        options = tiny.options(kind, K=2, **changes)
         torch.manual_seed(0)
         return perturb(models.build(options), std=0.05).float().eval()
 

@@ -1,30 +1,27 @@
 import math
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
-from random_networks import built
 
 from robustflow import models
 from robustflow.data.bicubic import mirror_pad
 from robustflow.data.equalize import equalized
-from robustflow.options.schema import RunOptions
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def options(model="LLFlow", *, scale=1, encoder="low_light", coupling="affine", protocol=None, **flow):
-    flow = {"K": 1, "L": 3, "hidden_channels": 8, "coupling": coupling, "split": {"enable": False}, **flow}
-    network = {"encoder": encoder, "nf": 8, "nb": 1, "gc": 4, "flow": flow}
+def options(model="LLFlow", *, scale=1, encoder="low_light", protocol=None, **flow):
     val = {"protocol": protocol or ("llflow" if scale == 1 else "robustness")}
-    return RunOptions.model_validate({"name": "tiny", "model": model, "scale": scale, "network_G": network, "val": val})
+    flow = {"L": 3, "split": {"enable": False}, **flow}
+    return tiny.options(model, scale=scale, encoder=encoder, val=val, **flow)
 
 
 def make(kind="LLFlow", **changed):
-    run = options(kind, **changed)
-    return built(run, 0.05)
+    return tiny.built(options(kind, **changed), 0.05)
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """One object per model: built in Python or from options, saved, loaded."""
 
 import pytest
+import tiny
 import torch
-from random_networks import built
 
 import robustflow as rf
 from robustflow import models
 from robustflow.interop import published
 from robustflow.models import weights
 from robustflow.models.weights import WeightsError
-from robustflow.options.schema import RunOptions
 from robustflow.utils.errors import UserError
 
 SIZES = {"nf": 8, "nb": 2, "gc": 4}
@@ -77,9 +76,9 @@ def test_encoding_and_decoding_are_inverse(name):
 
 
 def test_experiment_folders_are_loaded(tmp_path):
-    options = RunOptions.model_validate({"name": "x", "model": "SRFlow", "network_G": {**SIZES, "flow": {"K": 1}}})
-    for iteration in (1, 2):
-        weights.save(tmp_path / f"models/0000000{iteration}_G.safetensors", built(options, 0.01), options, iteration)
+    options = tiny.options("SRFlow")
+    for number in (1, 2):
+        weights.save(tmp_path / f"models/0000000{number}_G.safetensors", tiny.built(options, 0.01), options, number)
     assert rf.load(str(tmp_path), device="cpu").file.name == "00000002_G.safetensors"
 
 

@@ -25,8 +25,7 @@ def saved(tmp_path, make_model, make_options):
     """Save a tiny model and return the file."""
 
     def save(model="FS-NCSR", name="1_G.safetensors", **options):
-        model = make_model(model, **options)
-        weights.save(tmp_path / name, model, make_options(model, **options), 7)
+        weights.save(tmp_path / name, make_model(model, **options), make_options(model, **options), 7)
         return tmp_path / name
 
     return save

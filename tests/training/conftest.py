@@ -1,12 +1,13 @@
 import logging
 import signal
+from functools import partial
 
 import pytest
+import tiny
 import torch
 
 from robustflow import data, models
 from robustflow.models import weights
-from robustflow.options.schema import RunOptions
 from robustflow.training.logbook import Logbook
 
 
@@ -18,34 +19,8 @@ def _log(caplog):
 
 @pytest.fixture
 def make_options(tmp_path):
-    """Make the options of a tiny training run in tmp_path; keywords replace values of their sections."""
-
-    def make(name="tiny", model="FS-NCSR", *, cuda_graphs="auto", n_workers=0, hr_shift=0, datasets=None, **sections):
-        crops = {"mode": "bundled", "GT_size": 16}
-        flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8}
-        train = {"split": "train", "batch_size": 2, "n_workers": n_workers, "use_flip": True, "use_rot": True}
-        train["hr_shift"] = hr_shift
-        defaults = {
-            "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
-            "path": {"experiments": str(tmp_path / "experiments")},
-            "train": {"niter": 6, "val_freq": 3, "lr_G": 1e-3, "max_grad_norm": 10.0, "ood_patches": 0},
-            "val": {"n_sample": 2},
-            "logger": {"print_freq": 1, "save_checkpoint_freq": 3},
-        }
-        values = {key: {**value, **sections.get(key, {})} for key, value in defaults.items()}
-        both = {"train": {**crops, **train}, "val": {**crops, "split": "test", "n_crops": 2}}
-        return RunOptions.model_validate(
-            {
-                "name": name,
-                "model": model,
-                "device": "cpu",
-                "cuda_graphs": cuda_graphs,
-                "datasets": both if datasets is None else datasets,
-                **values,
-            }
-        )
-
-    return make
+    """Make the options of a tiny training run in tmp_path, see `tiny.training_options`."""
+    return partial(tiny.training_options, tmp_path)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import recorded_graphs
+import tiny
 import torch
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, weights_at
 
@@ -133,19 +134,11 @@ def test_what_weights_alone_add_is_added_after_each_replay(make_options, make_mo
 
 
 def test_two_prior_means_are_two_graphs_and_each_has_its_gradients(make_options, make_model, gpu_like):
-    flow = {"K": 1, "L": 2, "S": (0,), "hidden_channels": 8, "split": {"enable": False}}
-    values = make_options().model_dump() | {
-        "model": {"type": "LLFlow", "train_gt_ratio": 0.5},
-        "scale": 1,
-        "datasets": {
-            "train": {"mode": "bundled_low_light", "GT_size": 16, "batch_size": 2, "n_workers": 0},
-        },
-        "network_G": {"encoder": "low_light", "nf": 8, "nb": 1, "gc": 4, "flow": flow},
-    }
-    values["train"]["niter"] = 8
+    # Without validations, after which it is captured anew.
+    datasets = {"train": tiny.crops("LLFlow", batch_size=2, n_workers=0)}
 
     def options(name):
-        return type(make_options()).model_validate({**values, "name": name})
+        return make_options(name, {"type": "LLFlow", "train_gt_ratio": 0.5}, datasets=datasets, train={"niter": 8})
 
     assert train(options("uncaptured"))
     recording = gpu_like()

@@ -9,7 +9,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
 from robustflow.models import FlowModel
-from robustflow.options.schema import RunOptions
 from robustflow.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -27,10 +26,8 @@ def on_gpu(make_options):
     """Make the options of a tiny run on the GPU."""
 
     def make(name, *, precision="fp32", coupling="affine", **sections):
-        network = {"flow": {"K": 2, "L": 2, "S": (0, 2), "hidden_channels": 8, "coupling": coupling}}
-        sections["network_G"] = {**network, **sections.get("network_G", {})}
-        values = make_options(name, **sections).model_dump()
-        return RunOptions.model_validate({**values, "device": "cuda", "precision": precision})
+        flow = {"K": 2, "S": (0, 2), "coupling": coupling}
+        return make_options(name, device="cuda", precision=precision, **flow, **sections)
 
     return make
 

@@ -4,18 +4,15 @@ import csv
 import json
 
 import pytest
+import tiny
 import torch
 
 from robustflow.data.images import read_image, write_png
 from robustflow.diagnostics.ood import commands
 from robustflow.evaluation import engine as testing
 from robustflow.options import load as options_load
-from robustflow.options.schema import RunOptions
 from robustflow.report import compare, pages
 from robustflow.training import engine as training
-
-FLOW = {"K": 1, "L": 2, "hidden_channels": 8, "split": {"enable": False}}
-NETWORK = {"encoder": "low_light", "nf": 8, "nb": 1, "gc": 4, "flow": FLOW}
 
 
 def pairs(root, low="low", normal="high", names=("1", "22"), size=(24, 36)):
@@ -26,19 +23,8 @@ def pairs(root, low="low", normal="high", names=("1", "22"), size=(24, 36)):
 
 
 def run_options(root, datasets, **changes):
-    values = {
-        "name": "low",
-        "model": "LLFlow",
-        "scale": 1,
-        "device": "cpu",
-        "datasets": datasets,
-        "network_G": NETWORK,
-        "path": {"experiments": str(root / "experiments"), "results": str(root / "results")},
-        "train": {"niter": 2, "val_freq": 2, "ood_patches": 10, "micro_batch": 1},
-        "val": {"protocol": "llflow", "heats": (0.0, 0.9), "n_sample": 2},
-        **changes,
-    }
-    options = RunOptions.model_validate(values)
+    sections = {"train": {"niter": 2, "ood_patches": 10, "micro_batch": 1}, "val": {"heats": (0.0, 0.9)}}
+    options = tiny.training_options(root, "low", "LLFlow", datasets=datasets, **tiny.merged(sections, changes))
     assert not list(options.contradictions(options))
     return options
 

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
-from random_networks import built
 
 from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.images import to_uint8, write_png
@@ -14,7 +14,6 @@ from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.metrics.robustness import failures
 from robustflow.models import weights
 from robustflow.options import load as options_load
-from robustflow.options.schema import RunOptions
 from robustflow.utils import memory
 
 # 37 × 21 pixels, some of them outside the range, one not finite.
@@ -90,18 +89,9 @@ print(memory.peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux measures it")
 def test_tiles_take_a_few_copies_of_the_image(tmp_path):
     """Two samples, of one of them the latents and x, and the upsampled input: five copies, and what tiles take."""
-    flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 8}
-    values = {
-        "name": "tiny",
-        "model": "FS-NCSR",
-        "scale": 4,
-        "device": "cpu",
-        "network_G": {"nf": 8, "nb": 1, "gc": 4, "flow": flow},
-        "path": {"model_path": str(tmp_path / "G.safetensors")},
-        "val": {"heats": (0.9,), "n_sample": 2, "sample_batch": 1, "tile": 64, "tile_overlap": 2},
-    }
-    options = RunOptions.model_validate(values)
-    weights.save(tmp_path / "G.safetensors", built(options, 0.01)[1], options, 1)
+    val = {"heats": (0.9,), "n_sample": 2, "sample_batch": 1, "tile": 64, "tile_overlap": 2}
+    options = tiny.options(path={"model_path": str(tmp_path / "G.safetensors")}, val=val)
+    weights.save(tmp_path / "G.safetensors", tiny.built(options, 0.01), options, 1)
     options_load.save(options, tmp_path / "options.yml")
     for name, size in {"small": (16, 16), "large": (300, 400)}.items():
         write_png(tmp_path / f"{name}.png", torch.rand(3, *size, generator=torch.Generator().manual_seed(0)))
