@@ -21,9 +21,9 @@ def main() -> int:
         if arguments.trace:
             launcher.require_one_process("--trace")
     # Imported after the options are read: a typing error is answered before the libraries are loaded.
-    from robustflow.evaluation import engine
+    from robustflow.commands import evaluate
 
-    return engine.run(options, arguments.input, arguments.output, arguments.trace)
+    return evaluate.run(options, arguments.input, arguments.output, arguments.trace)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from bad_inputs import CORPUS
 from spoiling import TEST, TRAIN, Code, make_folder, save_weights
 
+from robustflow.commands import compare, report, study
 from robustflow.data import enhance, images
 from robustflow.data.sources import lists
 from robustflow.diagnostics.ood import commands
@@ -26,7 +27,6 @@ from robustflow.interop import convert
 from robustflow.models import weights
 from robustflow.options import __main__ as options_command
 from robustflow.options import load as options_load
-from robustflow.report import compare, pages, study
 from robustflow.utils import devices, exit_status
 from robustflow.utils.errors import RunFailed, UserError
 
@@ -36,7 +36,7 @@ MODULES = {
     "convert": convert,
     "enhance": enhance,
     "ood": commands,
-    "report": pages,
+    "report": report,
     "study": study,
 }
 

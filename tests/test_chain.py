@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch
 
+from robustflow.commands import evaluate as testing
 from robustflow.data.images import write_png
-from robustflow.evaluation import engine as testing
 from robustflow.options.load import load
 from robustflow.training import engine as training
 from robustflow.training import loop

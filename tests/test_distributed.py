@@ -14,9 +14,9 @@ from several import forked, in_group, torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robustflow import models
+from robustflow.commands import evaluate as evaluation
 from robustflow.data import TrainingCrops
 from robustflow.data.images import write_png
-from robustflow.evaluation import engine as evaluation
 from robustflow.models import FlowModel, weights
 from robustflow.options.load import load, save
 from robustflow.training import checkpoint, engine

@@ -47,7 +47,7 @@ class Registry:
         self._builtins = builtins
         self._entries: dict[str, tuple[Callable[..., Any], type[Options]]] = {}
 
-    def register(self, name: str, options: type[Options]) -> Callable[[T], T]:
+    def register(self, name: str, options: type[Options] = Options) -> Callable[[T], T]:
         """Return a decorator that files a class (or factory) under ``name``. ValueError if the name is taken."""
         if name in self._entries:
             raise ValueError(f"{self.kind} '{name}' is registered twice")
@@ -62,6 +62,11 @@ class Registry:
         """Names of all entries, sorted."""
         importlib.import_module(self._builtins)
         return sorted(self._entries)
+
+    def entries(self) -> dict[str, Any]:
+        """All entries by name, in the order of their registration, built-in ones first."""
+        importlib.import_module(self._builtins)
+        return {name: entry for name, (entry, _) in self._entries.items()}
 
     def options_class(self, name: Any) -> type[Options]:
         """Options class of an entry. ValueError with the known names and the nearest one if there is none."""
@@ -116,6 +121,7 @@ ENCODERS = Registry("encoder", "robustflow.encoders")
 MODELS = Registry("model", "robustflow.models")
 DEGRADATIONS = Registry("degradation", "robustflow.data.degradations")
 DATASETS = Registry("dataset mode", "robustflow.data", key="mode")
+METRICS = Registry("metric", "robustflow.evaluation.metrics")
 
 
 def plugins_of(*options: Options) -> tuple[str, ...]:

@@ -166,8 +166,8 @@ def _checked_outputs(direction: Map, x: Tensor, name: str) -> tuple[Tensor, Tens
     is_pair = isinstance(outputs, tuple) and len(outputs) == 2 and all(isinstance(o, Tensor) for o in outputs)
     _require(is_pair, f"{name} must return (tensor, log_det), got {type(outputs).__name__}")
     y, log_det = outputs
-    same_size = y.shape[:1] == x.shape[:1] and y.numel() == x.numel()
-    _require(same_size, f"{name} must keep the number of values per item: {tuple(x.shape)} became {tuple(y.shape)}")
+    keeps_size = y.shape[:1] == x.shape[:1] and y.numel() == x.numel()
+    _require(keeps_size, f"{name} must keep the number of values per item: {tuple(x.shape)} became {tuple(y.shape)}")
     _require(
         log_det.shape == x.shape[:1],
         f"{name}: log_det must have shape ({len(x)},), one value per item, got {tuple(log_det.shape)}",

@@ -11,7 +11,7 @@ import torch
 from robustflow.data import EvaluationSet, open_folders
 from robustflow.data.images import write_png
 from robustflow.diagnostics.ood import commands, mahalanobis, patches, plot
-from robustflow.evaluation.metrics.robustness import failures
+from robustflow.evaluation.metrics.failures import measure_failures
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import weights
 from robustflow.options import load as options_load
@@ -134,7 +134,7 @@ def test_patches_of_a_folder(model, images, tmp_path):
     assert patch["score"] == pytest.approx(expected, rel=1e-4)
     ((_, samples),) = draw_samples(model, lr, name="large_16_16", heats=(0.9,), n=2, seed=0, batch=10)
     upsampled = torch.zeros(3, 16, 16)
-    assert patch["pixel_error"] == any(failures(sample, upsampled).pixel_errors > 0 for sample in samples)
+    assert patch["pixel_error"] == any(measure_failures(sample, upsampled)["pixel_errors"] > 0 for sample in samples)
 
     with (place / "ood.csv").open() as file:
         rows = list(csv.DictReader(file))

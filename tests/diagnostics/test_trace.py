@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from robustflow import models
+from robustflow.commands import evaluate as engine
 from robustflow.diagnostics.trace import trace
 from robustflow.diagnostics.trace.probe import Seen
 from robustflow.diagnostics.trace.trace import LayerTrace
-from robustflow.evaluation import engine
 from robustflow.models import weights
 from robustflow.options.load import load
 

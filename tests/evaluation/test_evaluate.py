@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustflow.commands import evaluate as engine
 from robustflow.data import evaluation_of_folder
 from robustflow.data.images import read_image, to_uint8, write_png
-from robustflow.evaluation import engine, records
-from robustflow.evaluation.evaluate import Evaluator, write_results
+from robustflow.evaluation import records
+from robustflow.evaluation.evaluator import Evaluator
+from robustflow.evaluation.frames import write_results
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.flows import builder
 from robustflow.models import SuperResolution, weights
 from robustflow.models.base import Likelihood
 from robustflow.report import tables
+from robustflow.report.columns import cell
 from robustflow.utils.errors import UserError
 
 OF_DATA_SET = {"n_images", "bits_per_dim", "heats"}
@@ -28,6 +31,7 @@ OF_ROW = {
     *("dataset", "image", "heat", "sample", "lr_psnr", "lr_psnr_gt", "lr_psnr_lr"),
     *("psnr", "ssim", "psnr_y", "ssim_y", "lpips"),
     *("has_inf", "has_nan", "pixel_errors", "n_pixels", "max_abs", "max_residual"),
+    *("diversity_sigma", "diversity_score", "bits_per_dim", "ood"),
 }
 
 
@@ -239,7 +243,7 @@ def counted(monkeypatch):
         drawn.append(settings["name"])
         return draw_samples(*arguments, **settings)
 
-    monkeypatch.setattr("robustflow.evaluation.evaluate.draw_samples", draw)
+    monkeypatch.setattr("robustflow.evaluation.evaluator.draw_samples", draw)
     return drawn
 
 
@@ -313,10 +317,10 @@ def test_records_read_back(run, tmp_path):
     values = json.loads(file.read_text())
     record = records.read(tmp_path / "out", "test_clean", file.stem, values["fingerprint"])
     assert record.size == (16, 16)
-    assert sum(record.latents.counts) == 3 * 16 * 16
-    assert [row.sample for row in record.rows] == [0, 1, 0, 1]
-    assert record.heats["0"].diversity_sigma == pytest.approx(0, abs=1e-3)
-    assert record.heats["0.9"].diversity_sigma > 0.1
+    assert sum(record.latents["counts"]) == 3 * 16 * 16
+    assert [row["sample"] for row in record.rows] == [0, 1, 0, 1]
+    assert record.heats["0"]["diversity_sigma"] == pytest.approx(0, abs=1e-3)
+    assert record.heats["0.9"]["diversity_sigma"] > 0.1
     records.write(tmp_path / "again", record)
     assert (tmp_path / "again" / "records" / "test_clean" / file.name).read_bytes() == file.read_bytes()
     assert records.read(tmp_path / "out", "test_clean", file.stem, "other") is None
@@ -386,4 +390,4 @@ def test_table_has_one_line_per_data_set_and_temperature(run):
     [(None, "–"), (0.0, "0"), (1.23456, "1.235"), (123456.0, "1.2e+05"), (1e-4, "1.0e-04"), (math.inf, "inf")],
 )
 def test_cell(value, text):
-    assert tables.cell(value) == text
+    assert cell(value) == text

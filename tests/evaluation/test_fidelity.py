@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skimage.color import rgb2ycbcr
@@ -9,13 +10,29 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import to_uint8
-from robustflow.evaluation.metrics import fidelity
-from robustflow.evaluation.metrics.fidelity import lr_psnr, luma, psnr, psnr_y, ssim, ssim_y
-from robustflow.evaluation.metrics.robustness import Failures
-from robustflow.evaluation.records import OfHeat, Row
-from robustflow.evaluation.summary import summarize
+from robustflow.evaluation.metrics import Sample, Target, choose
+from robustflow.evaluation.metrics.images import grey, luma, psnr, scale_to_mean_of
+from robustflow.evaluation.metrics.lr_psnr import lr_psnr
+from robustflow.evaluation.metrics.ssim import ssim
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "l_lrpsnr_metrics.pt"
+
+
+METRICS = {metric.name: metric for metric in choose()}
+
+
+def measure(name, image, other, crop=0):
+    """A metric of an image in 0..255 that is a sample."""
+    target = Target(lr=other, upsampled=other, gt=other, crop=crop)
+    return METRICS[name].of_sample(Sample(image / 255, target), target)
+
+
+def psnr_y(image, other, crop=0):
+    return measure("psnr_y", image, other, crop)
+
+
+def ssim_y(image, other, crop=0):
+    return measure("ssim_y", image, other, crop)
 
 
 def noisy_pair(height=24, width=20):
@@ -126,9 +143,8 @@ def test_published_lr_psnr(published):
     assert torch.equal(reference, case["gt_lr"].permute(2, 0, 1))
     values = [lr_psnr(sample, reference, case["scale"]) for sample in samples]
     assert values == pytest.approx(case["lrpsnr"], rel=1e-12)
-    good = Failures(False, False, 0, 1, 1.0, 1.0)
-    rows = [Row("set", "image", 0.9, k, good, lr_psnr=value) for k, value in enumerate(values)]
-    summary = summarize([rows], [OfHeat(None, None)])
+    rows = [{"image": "image", "lr_psnr": v, "lr_psnr_gt": v, "lr_psnr_lr": v} for v in values]
+    summary = METRICS["lr_psnr"].summarize(pd.DataFrame(rows))
     for key in ("lr_psnr_min", "lr_psnr_mean", "lr_psnr_std"):
         assert summary[key] == pytest.approx(case[key.replace("lr_psnr", "lrpsnr")], rel=1e-12)
 
@@ -150,20 +166,20 @@ def test_brightness_of_the_reference():
     generator = torch.Generator().manual_seed(0)
     reference = torch.rand(3, 20, 20, generator=generator)
     dark = 0.3 * reference
-    torch.testing.assert_close(fidelity.with_mean_of(dark, reference), reference)
+    torch.testing.assert_close(scale_to_mean_of(dark, reference), reference)
     # Against OpenCV's grey values, not the plain mean over channels.
     red = torch.zeros(3, 4, 4)
     red[0] = 0.2
-    found = fidelity.with_mean_of(red, torch.full((3, 4, 4), 0.1))
+    found = scale_to_mean_of(red, torch.full((3, 4, 4), 0.1))
     assert float(found[0, 0, 0]) == pytest.approx(0.1 / 0.299, rel=1e-5)
-    assert torch.equal(fidelity.with_mean_of(torch.zeros(3, 4, 4), reference[:, :4, :4]), torch.zeros(3, 4, 4))
+    assert torch.equal(scale_to_mean_of(torch.zeros(3, 4, 4), reference[:, :4, :4]), torch.zeros(3, 4, 4))
 
 
 def test_grey_ssim_equals_that_of_grey_images():
     generator = torch.Generator().manual_seed(0)
     image, other = (torch.randint(0, 256, (3, 16, 18), generator=generator).to(torch.uint8) for _ in range(2))
-    grey, other_grey = (fidelity.grey(one)[0].numpy() for one in (image, other))
+    first, second = (grey(one)[0].numpy() for one in (image, other))
     expected = structural_similarity(
-        grey, other_grey, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        first, second, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
-    assert fidelity.ssim_grey(image, other) == pytest.approx(expected, abs=1e-6)
+    assert measure("ssim_grey", image, other) == pytest.approx(expected, abs=1e-6)

@@ -2,34 +2,57 @@ import math
 
 import pytest
 
-from robustflow.evaluation.metrics.robustness import Failures
-from robustflow.evaluation.records import OfHeat, Record, Row
-from robustflow.evaluation.summary import mean, of_data_set, summarize
+from robustflow.evaluation import frames
+from robustflow.evaluation.metrics import choose
+from robustflow.evaluation.metrics.base import mean
+from robustflow.evaluation.records import Record
+from robustflow.models.protocol import SUPER_RESOLUTION
+
+METRICS = choose(SUPER_RESOLUTION)
+KEYS = ("lr_psnr", "lr_psnr_gt", "lr_psnr_lr", "psnr", "ssim", "psnr_y", "ssim_y", "lpips")
 
 
-def row(image, sample, failed, lr_psnr=None, psnr=None, ssim=None, lpips=None):
-    return Row("set", image, 0.9, sample, failed, lr_psnr, psnr=psnr, ssim=ssim, lpips=lpips)
+def row(number, failed, **values):
+    return {"heat": 0.9, "sample": number, **dict.fromkeys(KEYS), **values, **failed}
 
 
-def fine(max_abs=1.0, max_residual=0.5, pixel_errors=0):
-    return Failures(False, False, pixel_errors, 100, max_abs, max_residual)
+def failures(has_inf=False, has_nan=False, pixel_errors=0, max_abs=1.0, max_residual=0.5):
+    return {
+        "has_inf": has_inf,
+        "has_nan": has_nan,
+        "pixel_errors": pixel_errors,
+        "n_pixels": 100,
+        "max_abs": max_abs,
+        "max_residual": max_residual,
+    }
 
 
-def summary_of(*images):
-    return summarize(images, [OfHeat(10.0 * k, None) for k in range(len(images))])
+def figures(lr_psnr, psnr, ssim, lpips):
+    return {"lr_psnr": lr_psnr, "psnr": psnr, "ssim": ssim, "lpips": lpips}
 
 
-NAN = Failures(False, True, 30, 100, math.inf, math.inf)
-INF = Failures(True, False, 100, 100, math.inf, math.inf)
+def record(name, rows, sigma=None, bits=None, ood=None):
+    heats = {"0.9": {"diversity_sigma": sigma, "diversity_score": None}}
+    return Record("", "set", name, (8, 8), bits, ood, None, list(rows), heats)
+
+
+def summarize(*images):
+    records = [record(str(k), rows, 10.0 * k) for k, rows in enumerate(images)]
+    return frames.summarize_data_set(records, METRICS)["heats"]["0.9"]
+
+
+NAN = failures(has_nan=True, pixel_errors=30, max_abs=math.inf, max_residual=math.inf)
+INF = failures(has_inf=True, pixel_errors=100, max_abs=math.inf, max_residual=math.inf)
+FINE = failures()
 
 
 def test_two_images_with_two_samples():
-    summary = summary_of(
+    summary = summarize(
         [
-            row("a", 0, fine(1.2, 0.7), 50.0, 30.0, 0.9, 0.2),
-            row("a", 1, fine(1.6, 0.4, pixel_errors=10), 46.0, 20.0, 0.5, 0.1),
+            row(0, failures(max_abs=1.2, max_residual=0.7), **figures(50.0, 30.0, 0.9, 0.2)),
+            row(1, failures(max_abs=1.6, max_residual=0.4, pixel_errors=10), **figures(46.0, 20.0, 0.5, 0.1)),
         ],
-        [row("b", 0, NAN), row("b", 1, fine(), 40.0, 25.0, 0.4, 0.3)],
+        [row(0, NAN), row(1, FINE, **figures(40.0, 25.0, 0.4, 0.3))],
     )
     expected = {
         "inf_pct": 50.0,
@@ -59,8 +82,13 @@ def test_two_images_with_two_samples():
     assert summary["best_of_n"]["lpips"] == [0.2, pytest.approx(0.2)]
 
 
+def test_the_best_stays_where_a_later_sample_has_no_value():
+    images = [row(0, FINE, psnr=20.0), row(1, FINE, psnr=22.0), row(2, INF)], [row(0, FINE, psnr=24.0)]
+    assert summarize(*images)["best_of_n"]["psnr"] == [22.0, 23.0, 23.0]
+
+
 def test_rates_have_wilson_intervals():
-    summary = summary_of(*([row(str(k), 0, INF if k < 5 else fine())] for k in range(20)))
+    summary = summarize(*([row(0, INF if k < 5 else FINE)] for k in range(20)))
     assert summary["inf_pct"] == 25.0
     low, high = summary["inf_ci"]
     assert (low, high) == (pytest.approx(11.19, abs=0.01), pytest.approx(46.87, abs=0.01))
@@ -68,40 +96,40 @@ def test_rates_have_wilson_intervals():
 
 
 def test_infinity_is_no_nan():
-    summary = summary_of([row("a", 0, INF)], [row("b", 0, fine())], [row("c", 0, NAN)], [row("d", 0, fine())])
+    summary = summarize([row(0, INF)], [row(0, FINE)], [row(0, NAN)], [row(0, FINE)])
     assert (summary["inf_pct"], summary["nan_pct"]) == (50.0, 25.0)
 
 
 def test_largest_values_of_finite_samples():
-    summary = summary_of([row("a", 0, fine(1.2, 0.1))], [row("b", 0, fine(0.9, 0.3))])
+    summary = summarize(
+        [row(0, failures(max_abs=1.2, max_residual=0.1))], [row(0, failures(max_abs=0.9, max_residual=0.3))]
+    )
     assert (summary["max_abs"], summary["max_residual"]) == (1.2, 0.3)
 
 
 def test_no_finite_sample():
-    summary = summary_of([row("a", 0, INF), row("a", 1, NAN)])
+    summary = summarize([row(0, INF), row(1, NAN)])
     assert summary["n_finite"] == 0
     assert {summary[key] for key in ("lr_psnr_min", "lr_psnr_std", "lr_psnr_mean", "psnr", "ssim")} == {None}
     assert summary["best_of_n"]["psnr"] == [None, None]
 
 
 def test_equal_images_have_an_infinite_psnr_and_no_deviation():
-    summary = summary_of([row("a", 0, fine(), math.inf), row("a", 1, fine(), 50.0)])
+    summary = summarize([row(0, FINE, lr_psnr=math.inf), row(1, FINE, lr_psnr=50.0)])
     assert (summary["lr_psnr_min"], summary["lr_psnr_mean"], summary["lr_psnr_std"]) == (50.0, math.inf, None)
 
 
 def test_data_set():
-    heats = {"0.9": OfHeat(None, None)}
     records = [
-        Record("", "set", name, (8, 8), bits, ood, None, [row(name, 0, fine())], heats)
-        for name, bits, ood in (("a", 1.0, None), ("b", 2.0, 300.0))
+        record(name, [row(0, FINE)], None, bits, ood) for name, bits, ood in (("a", 1.0, None), ("b", 2.0, 300.0))
     ]
-    summary = of_data_set(records, [0.9])
+    summary = frames.summarize_data_set(records, METRICS)
     assert (summary["n_images"], summary["bits_per_dim"], summary["nll_published"]) == (2, 1.5, 4.5)
     assert summary["ood_mean"] == 300.0
     assert list(summary["heats"]) == ["0.9"]
 
 
 def test_mean_of_what_exists():
-    assert mean([1.0, None, 2.0]) == 1.5
+    assert mean([1.0, None, 2.0, math.nan]) == 1.5
     assert mean([None]) is None
     assert mean([0.0]) == 0.0

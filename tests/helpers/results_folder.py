@@ -6,7 +6,7 @@ import math
 import torch
 
 from robustflow.data.images import write_png
-from robustflow.evaluation.metrics.intervals import wilson
+from robustflow.evaluation.metrics.failures import wilson
 
 PROTOCOL = {
     "failures": "on float samples",

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from robustflow import models
+from robustflow.commands import evaluate as testing
 from robustflow.data.images import read_image, write_png
-from robustflow.evaluation import engine as testing
 from robustflow.interop import convert, published
 from robustflow.models import weights
 from robustflow.options.load import load

@@ -14,7 +14,7 @@ from scipy import stats
 
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, to_float, to_uint8
-from robustflow.evaluation.metrics import fidelity
+from robustflow.evaluation.metrics.images import psnr
 from robustflow.latent import edit
 from robustflow.latent.command_line import main
 from robustflow.latent.model import opened
@@ -91,7 +91,7 @@ def test_restore_study(call, folder, degradation):
     clean, given = read_image(folder / "all" / "one.png"), read_image(out / f"{stem}_degraded.png")
     for row in result["mean"]:
         written = read_image(out / f"{stem}_{row.replace(' ', '_')}.png")
-        assert result["images"]["one"][row]["psnr"] == fidelity.psnr(written, clean)
+        assert result["images"]["one"][row]["psnr"] == psnr(written, clean)
     # The clean image is nowhere used.
     model = opened(
         load(str(folder / "tiny.yml"), None, Assignment("path.model_path", str(folder / "tiny_G.safetensors"), ""))
@@ -211,7 +211,7 @@ def test_transfer_content(call, folder):
     small = downsample(read_image(folder / "photo.png"), 4)
     for row, name in (("content transferred", "content"), ("pasted", "pasted")):
         written = read_image(out / f"photo_{name}.png")
-        assert found[row]["lr_psnr"] == fidelity.psnr(downsample(written, 4), small)
+        assert found[row]["lr_psnr"] == psnr(downsample(written, 4), small)
     assert "for comparison, a sample at 0.9" in found
     pasted = read_image(out / "photo_pasted.png")
     assert torch.equal(pasted[:, 5:20, 5:20], read_image(folder / "other.png")[:, 5:20, 5:20])

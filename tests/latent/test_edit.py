@@ -5,7 +5,8 @@ from photographs import piece
 from robustflow.data.bicubic import downsample
 from robustflow.data.degradations import Noise
 from robustflow.data.images import to_float, to_uint8, write_png
-from robustflow.evaluation.metrics import fidelity
+from robustflow.evaluation.metrics.images import psnr
+from robustflow.evaluation.metrics.lr_psnr import lr_psnr
 from robustflow.latent import edit
 from robustflow.latent.back_projection import back_projected
 from robustflow.latent.model import Model, read_mask
@@ -109,7 +110,7 @@ def test_back_projection_of_what_explodes_counts_in_the_written_image(size):
     image[:, 10:20, 10:20] = 1e6
     found = back_projected(image, to_float(lr), 4, 30)
     assert found.shape == image.shape and found.min() >= 0 and found.max() <= 1
-    assert fidelity.lr_psnr(to_uint8(found), lr, 4) > 45 > 20 > fidelity.lr_psnr(to_uint8(image), lr, 4)
+    assert lr_psnr(to_uint8(found), lr, 4) > 45 > 20 > lr_psnr(to_uint8(image), lr, 4)
 
 
 def test_back_projection_approaches_the_lr_image():
@@ -126,7 +127,7 @@ def test_degradations_degrade_reproducibly(text):
     one, same = (parse_degradation(text)[1](piece(), generator(3)) for _ in range(2))
     assert one.dtype == torch.uint8
     assert torch.equal(one, same)
-    assert 15 < fidelity.psnr(one, piece()) < 35
+    assert 15 < psnr(one, piece()) < 35
 
 
 def test_noise_has_the_strength_asked_for():

@@ -81,7 +81,7 @@ def test_mistakes_are_answered(call, arguments, told):
             ("sample", "--input", "@dark.png", "--back-projection", "2"),
             "--back-projection: expected a super-",
         ),
-        (("encode", "--input", "@hr.png"), "--lr: expected the low-light image of --input"),
+        (("encode", "--input", "@hr.png"), "--lr: expected the input that --input is the output of"),
         (
             ("sample", "--input", "@dark.png", "--reference", "@photo.png"),
             "expected 40 x 48 .* got 38",

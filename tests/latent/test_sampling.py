@@ -13,7 +13,8 @@ from PIL import Image
 from robustflow import models
 from robustflow.data.images import read_image, to_uint8, write_png
 from robustflow.evaluation import sampling
-from robustflow.evaluation.metrics import fidelity, perceptual
+from robustflow.evaluation.metrics import perceptual
+from robustflow.evaluation.metrics.images import psnr
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import weights
 from robustflow.options.load import load
@@ -58,7 +59,7 @@ def test_sample_without_reference_writes_samples_alone(call):
 
 
 def test_the_best_by_ssim(call, monkeypatch):
-    monkeypatch.setattr(fidelity, "ssim", lambda image, clean: -fidelity.psnr(image, clean))
+    monkeypatch.setattr("robustflow.latent.likeness.ssim", lambda image, clean: -psnr(image, clean))
     for metric, choose in (("psnr", max), ("ssim", min)):
         arguments = ("--reference", "@hr.png", "--n", "3", "--best-of", metric)
         _, _, _, out = call("sample", "--input", "@lr.png", *arguments)
@@ -86,7 +87,7 @@ def test_references_of_sizes_that_are_no_multiples(call, tmp_path, folder):
         row = json.loads((out / "lr_sample.json").read_text())["samples"][0]
         assert row["psnr"] == pytest.approx(exact["psnr"], abs=0.5)
         sample = read_image(out / "lr_sample_00.png")[:, :height, :width]
-        assert row["psnr"] == fidelity.psnr(sample, piece(0, *sample.shape[1:]))
+        assert row["psnr"] == psnr(sample, piece(0, *sample.shape[1:]))
 
 
 def test_pictures_of_an_earlier_call_do_not_stay(call):

@@ -1,10 +1,10 @@
 import pytest
 
-from robustflow.evaluation import engine as testing
+from robustflow.commands import evaluate as testing
+from robustflow.commands import study
 from robustflow.latent import command_line as applications
 from robustflow.options import memory_advice
 from robustflow.options.load import load
-from robustflow.report import study
 from robustflow.training import engine as training
 
 TEXT = """name: x

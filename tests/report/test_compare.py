@@ -2,12 +2,14 @@ import csv
 import json
 import math
 
+import pandas as pd
 import pytest
 import results_folder
 from PIL import Image
 from scipy import stats
 
-from robustflow.report import compare, gallery, paired
+from robustflow.commands import compare as command
+from robustflow.report import compare, gallery, paired, tables
 from robustflow.report.results import read
 from robustflow.utils.errors import UserError
 
@@ -29,7 +31,7 @@ def runs(folders):
 
 
 def call(folders, *more):
-    return compare.main([*map(str, folders), *map(str, more)])
+    return command.main([*map(str, folders), *map(str, more)])
 
 
 def test_one_table_has_every_model_and_data_set(folders, tmp_path, capsys):
@@ -69,7 +71,7 @@ def test_latex_is_escaped(runs):
     assert r"$\tau$" in text
     assert r"$\infty$" in text
     assert r"\textbf{" in text
-    assert compare.latex("a_b\\ {x}") == r"a\_b\textbackslash{} \{x\}"
+    assert tables.latex("a_b\\ {x}") == r"a\_b\textbackslash{} \{x\}"
 
 
 def test_csv_has_every_digit_and_the_intervals(runs):
@@ -96,39 +98,42 @@ def test_folder_without_results(tmp_path):
 
 
 def test_differences_are_per_image(runs):
-    inside, outside = paired.compare(*runs, "y")
-    assert (inside.dataset, inside.run) == ("inside", "y")
-    assert inside.differences["psnr"].mean == pytest.approx(1.0)
+    headers, (inside, outside) = paired.compare_runs(runs)
+    inside, outside = (dict(zip(headers, row, strict=True)) for row in (inside, outside))
+    assert (inside["data set"], inside["model"]) == ("inside", "y")
     # Equal differences: an interval of no length.
-    assert inside.differences["psnr"][1:3] == (pytest.approx(1.0), pytest.approx(1.0))
-    assert inside.differences["lpips"].mean == pytest.approx(0.0)
+    assert inside["Δ PSNR"] == "+1 [+1, +1] (n = 3)"
+    assert inside["Δ LPIPS"] == "0 [0, 0] (n = 3)"
     # Sample 1 of one image is infinite in the first run: the mean is over the other samples.
-    assert outside.differences["max_residual"].n == 2
-    assert outside.counts == (0, 1, 0, 1)
+    assert outside["Δ max residual"].endswith("(n = 2)")
+    assert outside["pixel errors"].startswith("0 / 1 / 0 / 1 ")
 
 
-def test_interval_is_that_of_a_paired_t_test(runs):
-    ours, theirs = [3.0, 4.0, 6.0, 5.0], [4.0, 4.5, 9.0, 5.5]
-    pairs = [tuple(one_image(value) for value in pair) for pair in zip(ours, theirs, strict=True)]
-    found = paired._difference(pairs, "psnr", "0.9")
-    expected = stats.ttest_rel(theirs, ours).confidence_interval(0.95)
-    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
-    assert paired._difference(pairs[:1], "psnr", "0.9").low is None
-    assert paired._difference(pairs, "ssim", "0.9") is None
+def test_interval_is_that_of_a_paired_t_test():
+    ours, theirs = pd.Series([3.0, 4.0, 6.0, 5.0, math.nan]), pd.Series([4.0, 4.5, 9.0, 5.5, 1.0])
+    expected = stats.ttest_rel(theirs[:4], ours[:4]).confidence_interval(0.95)
+    low, high = (paired.cell(end).replace("-", "−") for end in (expected.low, expected.high))
+    assert paired.interval(theirs - ours) == f"+1.25 [{low}, +{high}] (n = 4)"
+    assert paired.interval((theirs - ours)[:1]) == "+1 (n = 1)"
 
 
-def one_image(psnr):
-    return paired.ImageResult("set", "a", ({"heat": 0.9, "psnr": psnr, "ssim": math.inf},))
+def test_a_figure_without_finite_values_is_left_out(runs):
+    runs[0].frame["ssim"] = math.inf
+    assert not any("SSIM" in header for header in paired.compare_runs(runs)[0])
 
 
 @pytest.mark.parametrize(("first", "other"), [(0, 0), (5, 0), (3, 9), (4, 4)])
-def test_mcnemar(first, other):
-    expected = stats.binomtest(first, first + other, 0.5).pvalue if first + other else 1.0
-    assert paired.Counts(7, first, other, 2).p_value == pytest.approx(expected)
+def test_failures_of_two_runs(first, other):
+    kinds = [(True, True)] * 7 + [(True, False)] * first + [(False, True)] * other + [(False, False)] * 2
+    least, n = min(first, other), first + other
+    # McNemar: how likely so uneven a split of the discordant ones is.
+    p_value = min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / 2**n)
+    found = paired.count_failures(pd.DataFrame(kinds, columns=["first", "other"]))
+    assert found == f"7 / {first} / {other} / 2 (p = {p_value:.2g})"
 
 
-def test_gallery_shows_the_worst_sample_of_the_worst_image(folders):
-    shown = gallery.choose(folders, "inside", n=2)
+def test_gallery_shows_the_worst_sample_of_the_worst_image(runs):
+    shown = gallery.choose(runs, n=2)
     assert [(row.dataset, row.image) for row in shown] == [("inside", "a"), ("inside", "b"), (OUTSIDE, "sub/b")]
     assert [file.name for file in shown[-1].samples] == ["b_t0.9_01.png", "b_t0.9_02.png"]
     assert shown[-1].texts[0] == "max residual infinite"

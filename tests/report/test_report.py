@@ -3,8 +3,9 @@ import math
 import pytest
 import results_folder
 
+from robustflow.models.protocol import DENSITY
 from robustflow.report import tables
-from robustflow.report.columns import DENSITY, cell, protocol_of
+from robustflow.report.columns import cell, protocol_of
 from robustflow.report.results import read_metrics
 
 

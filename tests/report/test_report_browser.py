@@ -4,7 +4,8 @@ import browser
 import pytest
 import results_folder
 
-from robustflow.report import compare, pages
+from robustflow.commands import compare
+from robustflow.report import pages
 
 pytestmark = pytest.mark.skipif(browser.executable() is None, reason="chromium is not installed")
 EXPLODING = [("out <b>side</b>", "sub/b")]

@@ -1,12 +1,16 @@
 import json
+import math
 import re
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import results_folder
 from html_page import Page
 
+from robustflow.commands import report
 from robustflow.report import pages, pictures
-from robustflow.report.results import ImageResult, read
+from robustflow.report.results import Results, read
 from robustflow.utils.errors import UserError
 
 EXPLODING = [("out <b>side</b>", "sub/b")]
@@ -89,7 +93,7 @@ def test_folder_without_results(tmp_path, name, capsys):
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name}.*run test.py first"):
         pages.write(folder)
-    assert pages.main([str(folder)]) == 2
+    assert report.main([str(folder)]) == 2
 
 
 def test_damaged_results(tmp_path):
@@ -102,33 +106,33 @@ def test_damaged_results(tmp_path):
         pages.write(folder)
 
 
-def image(name, residual, **more):
-    row = {"heat": 0.9, "sample": 0, "pixel_errors": 0, "n_pixels": 4, "max_residual": residual, **more}
-    return ImageResult("set", name, (row,))
+def choose(residuals, limit=pictures.MAX_IMAGES, **more):
+    """What is chosen of images "00", "01", … of these residuals; ``more``: other columns."""
+    columns = {"image": [f"{k:02d}" for k in range(len(residuals))], "max_residual": residuals, "pixel_errors": 0}
+    frame = pd.DataFrame({**columns, "ood": math.nan, **more})
+    return pictures.choose(frame, Results(Path(), {"protocol": {}}, frame), limit)
 
 
 def test_the_worst_come_first_then_evenly_spread_ones():
-    images = [image(f"{k:02d}", 0.1, psnr=30.0) for k in range(20)]
-    images[13] = image("13", 0.5, psnr=30.0)
-    images[7] = image("07", 0.2, psnr=20.0, pixel_errors=3)
-    chosen = pictures.choose(images, limit=5)
-    assert [one.result.image for one in chosen] == ["13", "07", "00", "06", "14"]
-    assert chosen[0].reasons == ("largest residual",)
-    assert chosen[1].reasons == ("most pixel errors", "lowest PSNR")
+    residuals, psnr, errors = [0.1] * 20, [30.0] * 20, [0] * 20
+    residuals[13], residuals[7], psnr[7], errors[7] = 0.5, 0.2, 20.0, 3
+    chosen = choose(residuals, 5, psnr=psnr, pixel_errors=errors)
+    assert list(chosen) == ["13", "07", "00", "06", "14"]
+    assert chosen["13"] == ("largest residual",)
+    assert chosen["07"] == ("most pixel errors", "lowest PSNR")
 
 
 def test_fewer_images_than_wanted():
-    assert [one.result.image for one in pictures.choose([image("a", 1.0), image("b", 0.5)])] == ["a", "b"]
-    assert pictures.choose([]) == []
+    assert list(choose([1.0, 0.5])) == ["00", "01"]
+    assert choose([]) == {}
 
 
 def test_large_pictures_are_shown_smaller_with_a_crop_around_the_failure(tmp_path):
     folder = results_folder.make(tmp_path, size=768, exploding=EXPLODING)
     results = read(folder)
-    result = results.images["out <b>side</b>"][1]
-    parts = pictures.parts_of(folder, result, ["0.9"])
+    parts = pictures.list_parts(results, "out <b>side</b>", "sub/b")
     assert [part.label for part in parts][:4] == ["input", "ground truth", "pixel errors", "std of samples"]
-    shown = [part.opened() for part in parts]
+    shown = [part.open() for part in parts]
     budget = pictures.Budget()
     made = pictures.entry("large", shown, budget)
     sizes = {shot.label: (shot.width, shot.height) for shot in made.shots}

@@ -1,32 +1,29 @@
 import math
 from statistics import fmean, pstdev
 
+import pandas as pd
 import pytest
 import results_folder
 
+from robustflow.evaluation.metrics import Column
 from robustflow.report import plots, sections
 from robustflow.report.plots import Series
-from robustflow.report.results import ImageResult, read
-
-
-def image(*psnr, latents=None):
-    rows = tuple({"heat": 0.9, "sample": k, "psnr": value, "pixel_errors": 0} for k, value in enumerate(psnr))
-    return ImageResult("set", "a", rows, latents=latents)
+from robustflow.report.results import read
 
 
 def test_best_of_n_is_the_mean_over_images_of_the_best_so_far():
-    images = [image(20.0, 22.0, 21.0), image(None, 24.0, 26.0)]
-    assert sections._best(images, "0.9", "psnr", max, 3) == Series([1, 2, 3], [20.0, 23.0, 24.0])
-    assert sections._best([image(None, math.inf)], "0.9", "psnr", max, 2) is None
+    values = {"a": (20.0, 22.0, 21.0), "b": (None, 24.0, 26.0)}
+    rows = [(image, k, value) for image, found in values.items() for k, value in enumerate(found)]
+    frame, psnr = pd.DataFrame(rows, columns=["image", "sample", "psnr"]), Column("psnr", "PSNR", "high")
+    assert sections._best(frame, psnr) == Series((1, 2, 3), (20.0, 23.0, 24.0))
+    assert sections._best(frame.assign(psnr=[math.nan, math.inf] * 3), psnr) is None
 
 
 def test_latents_of_several_images_are_pooled():
     values = [[-1.0, 0.0, 1.0, 1.0], [2.0, 3.0]]
-    images = [
-        image(latents={"edges": [-4, 1.5, 4], "counts": [len(z), 0], "mean": fmean(z), "std": pstdev(z)})
-        for z in values
-    ]
-    pooled = sections._pooled([*images, image()])
+    pooled = sections._pool(
+        [{"edges": [-4, 1.5, 4], "counts": [len(z), 0], "mean": fmean(z), "std": pstdev(z)} for z in values]
+    )
     together = [value for one in values for value in one]
     assert pooled.mean == pytest.approx(fmean(together))
     assert pooled.std == pytest.approx(pstdev(together))

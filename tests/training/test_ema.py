@@ -3,7 +3,7 @@ import torch
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
 from robustflow import data
-from robustflow.evaluation.evaluate import Evaluator
+from robustflow.evaluation.evaluator import Evaluator
 from robustflow.models import weights
 from robustflow.options.load import OptionsError, load
 from robustflow.training import checkpoint

@@ -8,7 +8,7 @@ import torch
 from several import holding
 from training_runs import assert_same_end, folder_of
 
-from robustflow.evaluation import engine as testing
+from robustflow.commands import evaluate as testing
 from robustflow.models import weights
 from robustflow.training import checkpoint, engine
 from robustflow.training.loop import train

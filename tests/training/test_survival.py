@@ -16,7 +16,7 @@ import pytest
 import torch
 from training_runs import assert_same_end, average_at, folder_of, saved_at, weights_at
 
-from robustflow.evaluation.evaluate import Evaluator
+from robustflow.evaluation.evaluator import Evaluator
 from robustflow.models import weights
 from robustflow.models.weights import WeightsError
 from robustflow.options.load import OptionsError, load

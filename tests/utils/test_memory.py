@@ -9,9 +9,9 @@ import torch
 
 from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.images import to_uint8, write_png
-from robustflow.evaluation.enhancement import mean_of
 from robustflow.evaluation.metrics import diversity
-from robustflow.evaluation.metrics.robustness import failures
+from robustflow.evaluation.metrics.failures import measure_failures
+from robustflow.evaluation.sampling import average
 from robustflow.models import weights
 from robustflow.options import load as options_load
 from robustflow.utils import memory
@@ -33,11 +33,11 @@ def spread(samples):
 WORK = {
     "levels": lambda: to_uint8(BROKEN),
     "levels, truncating": lambda: to_uint8(SAMPLES, truncate=True),
-    "failures": lambda: failures(SAMPLES[0], SAMPLES[1]),
-    "failures, not finite": lambda: failures(BROKEN, SAMPLES[1]),
+    "failures": lambda: measure_failures(SAMPLES[0], SAMPLES[1]),
+    "failures, not finite": lambda: measure_failures(BROKEN, SAMPLES[1]),
     "spread": lambda: spread(SAMPLES),
     "picture": lambda: diversity.picture(SAMPLES),
-    "mean": lambda: mean_of(SAMPLES),
+    "mean": lambda: average(SAMPLES),
     **{f"{scale}x smaller, uint8": lambda scale=scale: downsample(PIXELS, scale) for scale in (2, 3, 4, 8)},
     **{f"{scale}x larger, uint8": lambda scale=scale: upsample(PIXELS, scale) for scale in (2, 3, 4, 8)},
     **{f"{scale}x smaller": lambda scale=scale: downsample(SAMPLES, scale) for scale in (2, 4, 8)},
@@ -76,12 +76,12 @@ def test_bands_cover_all_rows(monkeypatch):
 EVALUATED = """
 from pathlib import Path
 from robustflow.utils import memory
-from robustflow.evaluation import engine
+from robustflow.commands import evaluate
 from robustflow.options.load import load
 options = load("options.yml")
-engine.evaluate(options, "small.png", Path("small"))
+evaluate.evaluate(options, "small.png", Path("small"))
 before = memory.peak()
-engine.evaluate(options, "large.png", Path("large"))
+evaluate.evaluate(options, "large.png", Path("large"))
 print(memory.peak() - before)
 """
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import results_folder
 
+from robustflow.commands import compare
 from robustflow.options import command_line
-from robustflow.report import compare
 from robustflow.report.results import read
 from robustflow.training.logbook import Logbook
 from robustflow.utils import terminal

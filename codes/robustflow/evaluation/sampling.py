@@ -8,6 +8,7 @@ from torch import Tensor
 from robustflow.data import EvaluationItem
 from robustflow.models import Draw, Model
 from robustflow.options.schema import ValOptions
+from robustflow.utils import memory
 from robustflow.utils.seeds import derive_seed
 
 
@@ -69,6 +70,13 @@ def batches(draw: Draw, heat: float, n: int, *, name: str, seed: int, batch: int
     """Yield n samples at one temperature, (at most batch, 3, H, W) at a time; see `draw_samples`."""
     for first in range(0, n, batch):
         yield draw(heat, [latent_generator(seed, name, k) for k in range(first, min(first + batch, n))])
+
+
+def average(samples: Tensor) -> Tensor:
+    """Mean of samples (n, 3, H, W), not clamped: (3, H, W), not finite where one of them is not."""
+    # In double precision, finite samples have a finite mean.
+    means = [samples[..., rows, :].mean(0, dtype=torch.float64).to(samples) for rows in memory.bands_of(samples)]
+    return torch.cat(means, dim=-2)
 
 
 def strip(model: Model, item: EvaluationItem, options: ValOptions) -> dict[str, Tensor]:

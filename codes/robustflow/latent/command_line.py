@@ -89,7 +89,7 @@ def _encoding(command: argparse.ArgumentParser) -> None:
         type=of_flag,
         metavar="FILE_OR_DIR",
         help="LR image of --input, or a folder of them with the same names; default: --input, downsampled. For models "
-        "of low light: the low-light image",
+        "whose input has the size of the output: that input",
     )
 
 
@@ -141,7 +141,7 @@ def _studying(command: argparse.ArgumentParser) -> None:
 
 
 def _sampling(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=of_flag, required=True, metavar="FILE", help="LR image, or low-light image")
+    command.add_argument("--input", type=of_flag, required=True, metavar="FILE", help="input image of the model")
     command.add_argument("--reference", type=of_flag, metavar="FILE", help="HR image that samples are compared with")
     command.add_argument("--n", type=int, default=10, help="samples; default %(default)s")
     command.add_argument("--best-of", choices=METRICS, help="what chooses the best; default psnr")
@@ -159,7 +159,7 @@ def _projecting(command: argparse.ArgumentParser, what: str) -> None:
 
 
 def _interpolating(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", type=of_flag, required=True, metavar="FILE", help="LR image, or low-light image")
+    command.add_argument("--input", type=of_flag, required=True, metavar="FILE", help="input image of the model")
     command.add_argument("--frames", type=int, default=9, metavar="N", help="both ends included; default %(default)s")
 
 

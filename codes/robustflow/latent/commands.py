@@ -12,14 +12,14 @@ from tqdm import tqdm
 from robustflow.data.images import read_image, write_png
 from robustflow.data.sources.folders import pair_files
 from robustflow.evaluation.metrics import diversity
-from robustflow.evaluation.metrics.robustness import pixel_errors
+from robustflow.evaluation.metrics.failures import pixel_errors
 from robustflow.evaluation.sampling import latent_generator
 from robustflow.latent import edit, restore_study, sampling, sheet, statistics
 from robustflow.latent.back_projection import back_projected
 from robustflow.latent.model import Model, inputs, read_mask, read_one, require_size, size_of
 from robustflow.latent.page import Gallery, Outcome, table_of
 from robustflow.latent.space import LatentSpace
-from robustflow.report.columns import DENSITY
+from robustflow.models.protocol import DENSITY
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
 
@@ -142,7 +142,7 @@ def _conditions(call: Call, files: Mapping[str, Path]) -> dict[str, Path]:
     given: Path | None = call.chosen.lr
     if given is None:
         if not call.model.makes_lr:
-            raise UserError(f"--lr: expected the low-light image of --input, which {call.model.file} needs, got none")
+            raise UserError(f"--lr: expected the input that --input is the output of, for {call.model.file}, got none")
         return {}
     if call.chosen.input.is_file() != given.is_file():
         raise UserError(f"--lr {given}: expected a file if --input is one, and a folder if --input is one")
@@ -277,7 +277,7 @@ def _transferred(
 
 
 def _condition(model: Model) -> str:
-    return "LR image" if model.makes_lr else "low-light image"
+    return "LR image" if model.makes_lr else "input"
 
 
 def _columns(model: Model) -> dict[str, str]:

@@ -5,13 +5,15 @@ import logging
 import torch
 from torch import Tensor
 
-from robustflow.evaluation.metrics import fidelity, perceptual
+from robustflow.evaluation.metrics import perceptual
+from robustflow.evaluation.metrics.images import psnr
+from robustflow.evaluation.metrics.ssim import SSIM_WINDOW, ssim
 
 log = logging.getLogger(__name__)
 
 METRICS = ("psnr", "ssim", "lpips")
 # Shorter side of the smallest image that a metric can be computed of.
-SMALLEST = {"psnr": 1, "ssim": fidelity.SSIM_WINDOW, "lpips": perceptual.SMALLEST}
+SMALLEST = {"psnr": 1, "ssim": SSIM_WINDOW, "lpips": perceptual.SMALLEST}
 
 
 class Likeness:
@@ -30,7 +32,7 @@ class Likeness:
         """`METRICS` of two uint8 images (3, H, W) on the CPU; None for one that cannot be computed."""
         lpips = self.lpips
         return {
-            "psnr": fidelity.psnr(image, clean),
-            "ssim": fidelity.ssim(image, clean),
+            "psnr": psnr(image, clean),
+            "ssim": ssim(image, clean),
             "lpips": None if isinstance(lpips, perceptual.NotComputed) else lpips.distance(image, clean),
         }

@@ -12,7 +12,7 @@ from robustflow.data.bicubic import downsample
 from robustflow.data.images import list_images, read_headers, read_image, to_float, to_uint8
 from robustflow.data.sources.base import require_file_name
 from robustflow.data.sources.folders import unique_names
-from robustflow.evaluation.metrics import fidelity
+from robustflow.evaluation.metrics.lr_psnr import lr_psnr
 from robustflow.latent.space import LatentSpace
 from robustflow.models import FlowModel, SuperResolution
 from robustflow.models.loading import load_model
@@ -89,7 +89,7 @@ class Model:
         """
         if not image.isfinite().all():
             return None
-        return fidelity.lr_psnr(to_uint8(image).cpu(), to_uint8(lr).cpu(), self.scale)
+        return lr_psnr(to_uint8(image).cpu(), to_uint8(lr).cpu(), self.scale)
 
     def batch(self, image: Tensor) -> Tensor:
         """An image (3, H, W) as read: (1, 3, H, W), in [0, 1], on the device."""
@@ -109,7 +109,7 @@ def opened(options: RunOptions) -> Model:
     flow = load_model(options)
     if not isinstance(flow, FlowModel):
         raise UserError(
-            f"{flow.file}: expected a flow (model: SRFlow, NCSR, FS-NCSR or LLFlow), got another model; choose other "
+            f"{flow.file}: expected a flow (model: SRFlow, NCSR, FS-NCSR …), got another model; choose other "
             "options or weights"
         )
     log.info("%s: %s", flow.options.name, flow.file)

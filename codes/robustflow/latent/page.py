@@ -8,8 +8,8 @@ from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
-from robustflow.evaluation.engine import versions
-from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, outside, pixel_errors
+from robustflow.evaluation.description import versions
+from robustflow.evaluation.metrics.failures import PIXEL_RANGE, outside, pixel_errors
 from robustflow.evaluation.records import to_json
 from robustflow.latent import sheet
 from robustflow.latent.model import Model

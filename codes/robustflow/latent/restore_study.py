@@ -13,7 +13,7 @@ from tqdm import tqdm
 from robustflow.data import BundledSource
 from robustflow.data.degradations import JPEG, Blur, Degradation, Noise
 from robustflow.data.images import read_image, to_float, to_uint8, write_png
-from robustflow.evaluation.metrics.robustness import pixel_errors
+from robustflow.evaluation.metrics.failures import pixel_errors
 from robustflow.latent import edit, sheet
 from robustflow.latent.likeness import Likeness
 from robustflow.latent.model import Model, inputs, size_of

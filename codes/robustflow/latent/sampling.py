@@ -11,7 +11,7 @@ from tqdm import tqdm
 from robustflow.data.images import to_uint8, write_png
 from robustflow.evaluation import sampling
 from robustflow.evaluation.metrics import diversity, perceptual
-from robustflow.evaluation.metrics.robustness import pixel_errors
+from robustflow.evaluation.metrics.failures import pixel_errors
 from robustflow.latent import sheet
 from robustflow.latent.back_projection import back_projected
 from robustflow.latent.likeness import METRICS, SMALLEST, Likeness

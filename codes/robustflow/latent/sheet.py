@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from robustflow.data.images import to_uint8, write_png
-from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, pixel_errors
+from robustflow.evaluation.metrics.failures import PIXEL_RANGE, pixel_errors
 from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)

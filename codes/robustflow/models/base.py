@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustflow.models.protocol import SUPER_RESOLUTION, Protocol
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.registry import MODELS, plugins_of
 
@@ -38,11 +39,13 @@ class Model(nn.Module, ABC):
     Attributes:
         loss_name: What ``loss`` measures; the name in logs.
         condition_channels: Channels of what ``condition_of`` makes.
+        protocol: How it is evaluated.
         file: The weights file it was loaded from.
     """
 
     loss_name: str = "bits_per_dim"
     condition_channels: ClassVar[int] = 3
+    protocol: ClassVar[Protocol] = SUPER_RESOLUTION
 
     def __init__(self, network: nn.Module, scale: int, options: NetworkOptions, cuda_graphs: bool = True) -> None:
         super().__init__()

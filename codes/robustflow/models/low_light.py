@@ -11,6 +11,7 @@ from robustflow.data.equalize import equalized
 from robustflow.encoders.low_light import chromaticity
 from robustflow.models.architecture import Architecture
 from robustflow.models.flow_model import FlowInputs, FlowModel
+from robustflow.models.protocol import ENHANCEMENT
 from robustflow.registry import MODELS, Options
 from robustflow.utils.seeds import derive_seed
 
@@ -60,6 +61,7 @@ class LLFlow(FlowModel):
     """
 
     condition_channels = 6
+    protocol = ENHANCEMENT
     published: ClassVar[Architecture] = {
         "encoder": "low_light",
         "nb": 24,

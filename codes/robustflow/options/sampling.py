@@ -25,10 +25,10 @@ class ValOptions(Options):
         "(hundreds in full-size networks), so that tiling changes nothing but the last digits.",
     )
     seed: NonNegative = Field(0, description="Seed of the latents, with image name and sample index.")
-    protocol: Literal["robustness", "ntire", "srflow", "llflow"] = Field(
+    protocol: str = Field(
         "robustness",
         description="What `quantize` and `lr_psnr_reference` are where they are null: round and ground_truth "
-        "(robustness), round and input (ntire), floor and input (srflow). llflow, at scale 1 alone: round; no LR-PSNR; "
+        "(robustness), round and input (ntire), floor and input (srflow). At scale 1 the model's own: no LR-PSNR; "
         "figures at the ground truth's brightness, too, and of the mean of the samples; one sample at temperature 0.",
     )
     quantize: Literal["round", "floor"] | None = Field(
@@ -41,15 +41,6 @@ class ValOptions(Options):
     )
     crop_border: NonNegative = Field(0, description="HR pixels left out along the border in PSNR and SSIM.")
     save_images: bool = Field(True, description="Write samples, inputs and ground truth as PNG.")
-
-    @property
-    def same_size(self) -> bool:
-        """Whether input and output are of one size, and figures those of the protocol llflow."""
-        return self.protocol == "llflow"
-
-    def samples_at(self, heat: float) -> int:
-        """Samples per image at a temperature: at 0 all are equal."""
-        return 1 if self.same_size and heat == 0 else self.n_sample
 
     @property
     def rounding(self) -> Literal["round", "floor"]:

@@ -250,10 +250,8 @@ class RunOptions(Options):
     """All options of one run."""
 
     name: RunName = Field(description="Names the folders in experiments/ and results/.")
-    model: Model = Field(
-        description="Task and model: SRFlow, NCSR, FS-NCSR, LLFlow, or RRDB (pretrain the encoder alone)."
-    )
-    scale: Literal[1, 2, 4, 8] = Field(4, description="Super-resolution factor; 1: of one size (LLFlow).")
+    model: Model = Field(description="Problem and model; RRDB pretrains the encoder alone.")
+    scale: Literal[1, 2, 4, 8] = Field(4, description="Super-resolution factor; 1: input and output are of one size.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto",
         description="auto (CUDA if there is one), cpu, cuda or cuda:N; of several processes each takes its own GPU.",
@@ -312,6 +310,7 @@ class RunOptions(Options):
         yield from self._checkpoint_contradictions()
         yield from self.network_G.encoder.contradictions(self)
         yield from self.model.contradictions(self)
+        yield from MODELS.entries()[getattr(self.model, MODELS.key)].protocol.contradictions(self)
 
     def _checkpoint_contradictions(self) -> Iterator[tuple[str, str]]:
         logger, budget = self.logger, self.train.non_finite_budget
@@ -338,14 +337,6 @@ class RunOptions(Options):
             )
         if 0 < self.train.ood_patches < 10:
             yield "train.ood_patches", f"expected 0 or at least 10, got {self.train.ood_patches}"
-        yield from self._protocol_contradictions()
-
-    def _protocol_contradictions(self) -> Iterator[tuple[str, str]]:
-        if self.val.same_size != (self.scale == 1):
-            expected = "llflow" if self.scale == 1 else "another"
-            yield "val.protocol", f"expected {expected} with scale {self.scale}, got {self.val.protocol}"
-        elif self.val.same_size and self.val.lr_psnr_reference is not None:
-            yield "val.lr_psnr_reference", "expected none with protocol llflow: there is no LR-PSNR, remove it"
         if self.val.tile is None and self.val.tile_overlap is not None:
             yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
 

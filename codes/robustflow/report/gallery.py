@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from robustflow.evaluation.records import heat_key
-from robustflow.report.results import Results, extent_key, names_of, read_rows, sample_file
+from robustflow.report.results import Results, names_of, sample_file, worst_row
 from robustflow.utils.files import write_atomically
 
 TILE, GAP, HEADER, LABEL = 192, 6, 26, 22
@@ -17,7 +17,7 @@ INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
 class Shown(NamedTuple):
-    """One row of the gallery: a data set, an image of it, files of the models' samples, and what is told of each."""
+    """One row of the gallery: a data set, an image of it, files of the models' samples, and what is said of each."""
 
     dataset: str
     image: str
@@ -25,69 +25,60 @@ class Shown(NamedTuple):
     texts: tuple[str, ...]
 
 
-def choose(folders: Sequence[Path], in_distribution: str, n: int) -> list[Shown]:
+def choose(runs: Sequence[Results], n: int) -> list[Shown]:
     """Choose what to show, the same images for all models.
 
-    Of the data set named ``in_distribution`` n images, evenly spread; of every other the image on which any model
-    strays furthest from its input. Of each image and model the sample that strays furthest: the worst, not the best.
+    Of the first data set n images, evenly spread; of every other the image on which any model strays furthest. Of each
+    image and model the sample that strays furthest: the worst, not the best; or both schemes, where the protocol has
+    them.
     """
-    worst = [_worst_samples(folder) for folder in folders]
-    shown = []
-    for dataset in dict.fromkeys(key[0] for key in worst[0]):
-        images = [image for name, image in worst[0] if name == dataset and all((name, image) in w for w in worst)]
+    extent, shown = runs[0].protocol.extent, []
+    for number, dataset in enumerate(runs[0].metrics["datasets"]):
+        worst = [run.of_set(dataset).groupby("image", sort=False)[extent].max() for run in runs]
+        images = [image for image in worst[0].index if all(image in one for one in worst)]
         if not images:
             continue
-        if dataset == in_distribution:
+        if number == 0:
             images = images[:: max(1, len(images) // n)][:n]
         else:
-            images = [max(images, key=lambda image: max(w[dataset, image][0] for w in worst))]
-        for image in images:
-            found = [w[dataset, image] for w in worst]
-            texts = tuple(f"max residual {_text(residual)}" for residual, _ in found)
-            shown.append(Shown(dataset, image, tuple(file for _, file in found), texts))
+            images = [max(images, key=lambda image: max(one[image] for one in worst))]
+        shown += [_show(runs, dataset, image) for image in images]
     return shown
 
 
-def schemes(runs: Sequence[Results], chosen: Sequence[Shown]) -> tuple[list[Shown], list[str]]:
-    """The same rows with the results of both schemes of each run, where input and output are of one size.
-
-    Returns:
-        The rows, and headings of their columns.
-    """
-    shown, labels = [], [name for run in names_of(runs) for name in (f"{run}, scheme 1", f"{run}, scheme 2")]
-    for row in chosen:
-        files: list[Path] = []
-        texts: list[str] = []
-        for run in runs:
-            image = next(one for one in run.images[row.dataset] if one.image == row.image)
-            heat, mean = max(image.means.items(), key=lambda pair: float(pair[0]), default=("", {}))
-            place = run.folder / row.dataset
-            files += [sample_file(run.folder, row.dataset, row.image, "0", 0), place / f"{row.image}_t{heat}_mean.png"]
-            texts += [_psnr(next(iter(image.at("0")), {})), _psnr(mean)]
-        shown.append(row._replace(samples=tuple(files), texts=tuple(texts)))
-    return shown, labels
+def _show(runs: Sequence[Results], dataset: str, image: str) -> Shown:
+    found: list[tuple[Path, str]] = []
+    for run in runs:
+        rows, extent = run.of_image(dataset, image), run.protocol.extent
+        samples, means = rows[rows.averaged.isna()], rows[rows.averaged.notna()]
+        if run.protocol.averages:
+            schemes = samples[samples.heat == 0][:1], means.sort_values("heat")[-1:]
+            found += [_show_scheme(run.folder, scheme) for scheme in schemes]
+        else:
+            row = worst_row(samples, extent)
+            found.append((sample_file(run.folder, row), f"max residual {_text(row[extent])}"))
+    files, texts = zip(*found, strict=True)
+    return Shown(dataset, image, files, texts)
 
 
-def _psnr(figures: Mapping[str, Any]) -> str:
-    if not math.isfinite(figures.get("max_abs", 0)):
+def _show_scheme(folder: Path, scheme: pd.DataFrame) -> tuple[Path, str]:
+    """File and text of a scheme's row; no file without one."""
+    rows = scheme.to_dict("records")
+    return (sample_file(folder, rows[0]), _psnr(rows[0])) if rows else (Path(), "")
+
+
+def _psnr(row: Mapping[str, Any]) -> str:
+    if not math.isfinite(row["max_abs"]):
         return "not finite"
-    return "" if figures.get("psnr") is None else f"PSNR {figures['psnr']:.1f} dB"
+    value = row.get("psnr", math.nan)
+    return "" if math.isnan(value) else f"PSNR {value:.1f} dB"
 
 
-def _worst_samples(folder: Path) -> dict[tuple[str, str], tuple[float, Path]]:
-    """For each (data set, image), the largest residual and the PNG of its sample."""
-    worst: dict[tuple[str, str], tuple[float, Path]] = {}
-    for row in read_rows(folder):
-        dataset, image = row["dataset"], row["image"]
-        residual = row[extent_key(row)]
-        if (dataset, image) not in worst or residual > worst[dataset, image][0]:
-            file = sample_file(folder, dataset, image, heat_key(row["heat"]), row["sample"])
-            worst[dataset, image] = (residual, file)
-    return worst
-
-
-def draw(folders: Sequence[Path], names: Sequence[str], shown: Sequence[Shown], path: Path) -> None:
+def draw(runs: Sequence[Results], shown: Sequence[Shown], path: Path) -> None:
     """Draw the gallery and write it as PNG, atomically."""
+    names = names_of(runs)
+    if runs[0].protocol.averages:
+        names = [f"{name}, scheme {k}" for name in names for k in (1, 2)]
     columns = ["input", *names, "ground truth"]
     width = len(columns) * (TILE + GAP) + GAP
     sheet = Image.new("RGB", (width, HEADER + len(shown) * (TILE + LABEL + GAP) + GAP), PAPER)
@@ -96,7 +87,7 @@ def draw(folders: Sequence[Path], names: Sequence[str], shown: Sequence[Shown], 
         pen.text((GAP + column * (TILE + GAP), 5), name, INK, font)
     for number, row in enumerate(shown):
         top = HEADER + number * (TILE + LABEL + GAP)
-        place = folders[0] / row.dataset
+        place = runs[0].folder / row.dataset
         files = [place / f"{row.image}_lr.png", *row.samples, place / f"{row.image}_gt.png"]
         texts = [row.dataset, *row.texts, row.image]
         for column, (file, text) in enumerate(zip(files, texts, strict=True)):

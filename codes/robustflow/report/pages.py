@@ -1,7 +1,6 @@
-"""A results folder as one page: `python -m robustflow.evaluation.report_html RESULTS` makes report.html again."""
+"""A results folder as one page."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +8,11 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from robustflow.options.arguments import Parser
+from robustflow.evaluation.metrics import Column
 from robustflow.options.yaml_tree import show
-from robustflow.report import pictures, sections
-from robustflow.report.columns import cell, column, fidelity, lines, protocol_of, same_size, shown
-from robustflow.report.columns import overview as overview_of
+from robustflow.report import pictures, sections, tables
+from robustflow.report.columns import cell, column, columns_of, lines, protocol_of
 from robustflow.report.results import Results, read
-from robustflow.utils import exit_status, paths
 from robustflow.utils.files import write_atomically
 
 # Sub-folder of a results folder with pages of what else was done with the model; the report names them.
@@ -29,16 +26,6 @@ class Figure(NamedTuple):
 
     text: str
     interval: str = ""
-
-
-class Measured(NamedTuple):
-    """One figure of a data set: name, direction, value per temperature, and how it was measured."""
-
-    label: str
-    arrow: str
-    direction: str
-    values: tuple[Figure, ...]
-    protocol: str
 
 
 def write(folder: Path) -> Path:
@@ -71,9 +58,10 @@ def content(results: Results) -> dict[str, Any]:
     """What the template shows of one run."""
     metrics = results.metrics
     budget = pictures.Budget()
-    parts_of = pictures.parts_of_enhanced if same_size(metrics) else pictures.parts_of
-    parts = partial(parts_of, results.folder, heats=results.heats)
-    found = pictures.galleries(results.images, parts, budget)
+    sets = {name: results.of_set(name) for name in metrics["datasets"]}
+    found = pictures.galleries(
+        sets, results, lambda dataset, image: pictures.list_parts(results, dataset, image), budget
+    )
     return {
         "title": metrics["name"],
         "facts": _facts(results),
@@ -84,7 +72,7 @@ def content(results: Results) -> dict[str, Any]:
                 "about": about(metrics["protocol"], name),
                 "n_images": dataset["n_images"],
                 "heats": list(lines(dataset)),
-                "measured": measured(dataset, metrics["protocol"]),
+                "figures": list_figures(dataset, metrics),
                 "over": over_how_many(dataset),
                 "gallery": found[name],
             }
@@ -113,54 +101,39 @@ def _facts(results: Results) -> list[str]:
     return facts
 
 
-class Overview(NamedTuple):
-    """The table of all data sets: heading and direction of each column, and rows."""
-
-    headers: list[tuple[str, str, str]]
-    rows: list[tuple[str, str, list[Figure]]]
-
-
-def overview(metrics: Mapping[str, Any]) -> Overview:
-    """Figures of the data sets of a metrics.json, one row per data set and temperature, or mean of samples."""
-    keys = shown([metrics], (*overview_of(metrics), *fidelity(metrics), "ood_mean"))
-    headers = [heading(key) for key in keys]
+def overview(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Headings and rows of the table of all data sets, one row per temperature, or mean of samples."""
+    columns, frame = tables.choose_columns(metrics), tables.to_frame([metrics])
     rows = [
-        (name, heat, [figure(values, key) for key in keys])
-        for name, dataset in metrics["datasets"].items()
-        for heat, values in lines(dataset).items()
+        (row["dataset"], row["heat"], [figure(row, one.key) for one in columns]) for row in frame.to_dict("records")
     ]
-    return Overview(headers, rows)
+    return {"headers": [heading(one) for one in columns], "rows": rows}
 
 
-def heading(key: str) -> tuple[str, str, str]:
+def heading(one: Column) -> tuple[str, str, str]:
     """Label of a column, an arrow for its better direction, and the same in words."""
-    found = column(key)
-    return found.label, _ARROWS[found.better], _WORDS[found.better]
+    return one.label, _ARROWS[one.better], _WORDS[one.better]
 
 
 def figure(values: Mapping[str, Any], key: str) -> Figure:
     """A figure with its interval, where the summary has one."""
     interval = values.get(f"{key.removesuffix('_pct')}_ci", values.get(f"{key}_ci"))
-    text = "" if interval is None else f"{cell(interval[0])} to {cell(interval[1])}"
+    text = f"{cell(interval[0])} to {cell(interval[1])}" if isinstance(interval, list) else ""
     return Figure(cell(values.get(key)), text)
 
 
-def measured(dataset: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[Measured]:
-    """All figures of a data set, with how they were measured."""
-    by_heat = list(lines(dataset).values())
+def list_figures(dataset: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All figures of a data set of metrics.json, with how they were measured."""
+    by_heat, columns = list(lines(dataset).values()), columns_of(metrics)
     keys = [key for key in {key: None for values in by_heat for key in values} if not _is_count(key)]
     keys = [key for key in keys if all(not isinstance(values.get(key), list | dict) for values in by_heat)]
-    found = [Measured(*heading(key), *_values(key, by_heat, protocol_of(key, protocol))) for key in keys]
-    if not same_size({"protocol": protocol}):
-        return found
-    # What the protocol does not have stands in metrics.json as null, all the same.
-    return [one for one in found if any(value.text != cell(None) for value in one.values)]
-
-
-def _values(key: str, by_heat: Sequence[Mapping[str, Any]], how: str) -> tuple[tuple[Figure, ...], str]:
-    if how.startswith("not computed"):
-        return tuple(Figure("not computed") for _ in by_heat), how
-    return tuple(figure(values, key) for values in by_heat), how
+    found = []
+    for key in keys:
+        label, arrow, direction = heading(column(columns, key))
+        how = protocol_of(key, metrics["protocol"])
+        values = [Figure("not computed") if how.startswith("not computed") else figure(one, key) for one in by_heat]
+        found.append({"label": label, "arrow": arrow, "direction": direction, "figures": values, "protocol": how})
+    return found
 
 
 def _is_count(key: str) -> bool:
@@ -209,11 +182,3 @@ def limits(budget: pictures.Budget) -> str:
         f"at most {pictures.BUDGET / 1e6:.0f} MB of pictures in the page ({used:.1f} MB used). "
         "All pictures are in the results folder."
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a results folder's report.html again; return the exit status."""
-    parser = Parser(prog="python -m robustflow.evaluation.report_html", description=__doc__)
-    parser.add_argument("results", type=paths.of_flag, help="results folder, written by test.py")
-    chosen = parser.parse_args(arguments)
-    return exit_status.answered(lambda: print(write(chosen.results)))  # noqa: T201

@@ -4,88 +4,59 @@ import base64
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from robustflow.evaluation.records import heat_key
 from robustflow.report.columns import cell, column
-from robustflow.report.results import ImageResult, Row, extent_key, sample_file
+from robustflow.report.results import Results, sample_file, worst_row
 from robustflow.utils.errors import UserError
 
 MAX_IMAGES = 40  # per data set
 BUDGET = 25_000_000  # characters of data: URIs in one page
 OVERVIEW = 512  # longest side, pixels; larger pictures are shown smaller, and a crop of this many / 2 in full
 CROP = OVERVIEW // 2
-Box = tuple[int, int, int, int]
+# What is said of a sample that goes furthest, by the protocol's extent.
+FURTHEST = {"max_residual": "the furthest from the input", "max_abs": "with the largest value"}
+_LARGEST = {"max_residual": "largest residual", "max_abs": "largest |value|"}
 
 
-class Criterion(NamedTuple):
-    """What an image can be worst in; a larger value is worse, None takes no part."""
+def rank(rows: pd.DataFrame, results: Results) -> Iterator[tuple[str, pd.Series]]:
+    """What an image can be worst in, and how bad each image is; larger is worse, NaN takes no part.
 
-    label: str
-    badness: Callable[[ImageResult], float | None]
-
-
-def _most(key: str) -> Callable[[ImageResult], float | None]:
-    return lambda image: max(image.values(key), default=None)
-
-
-def _least(key: str) -> Callable[[ImageResult], float | None]:
-    return lambda image: max((-value for value in image.values(key)), default=None)
-
-
-def _pixel_errors(image: ImageResult) -> float | None:
+    Args:
+        rows: Of the samples of a data set.
+        results: Knows columns and protocol.
+    """
+    images, extent = rows.groupby("image", sort=False), results.protocol.extent
+    yield _LARGEST[extent], images[extent].max()
+    errors = images.pixel_errors.sum()
     # An image without any is not the worst of anything.
-    return sum(image.values("pixel_errors")) or None
+    yield "most pixel errors", errors.where(errors > 0)
+    for one in results.columns.values():
+        if "worst" in one.places and one.key in rows:
+            least = one.better == "high"
+            badness = -images[one.key].min() if least else images[one.key].max()
+            yield f"{'lowest' if least else 'highest'} {one.label}", badness
+    yield "highest OOD score", images.ood.first()
 
 
-def _residual(image: ImageResult) -> float | None:
-    return None if image.same_size else _most("max_residual")(image)
-
-
-def _value(image: ImageResult) -> float | None:
-    return _most("max_abs")(image) if image.same_size else None
-
-
-CRITERIA = (
-    Criterion("largest residual", _residual),
-    Criterion("largest |value|", _value),
-    Criterion("most pixel errors", _pixel_errors),
-    Criterion("lowest LR-PSNR", _least("lr_psnr")),
-    Criterion("lowest PSNR", _least("psnr")),
-    Criterion("highest LPIPS", _most("lpips")),
-    Criterion("highest OOD score", lambda image: image.ood),
-)
-
-
-class Chosen(NamedTuple):
-    """An image of the gallery and what it is the worst of."""
-
-    result: ImageResult
-    reasons: tuple[str, ...]
-
-
-def choose(images: Sequence[ImageResult], limit: int = MAX_IMAGES) -> list[Chosen]:
-    """The worst image by each criterion, then others, evenly spread; at most ``limit``."""
+def choose(rows: pd.DataFrame, results: Results, limit: int = MAX_IMAGES) -> dict[str, tuple[str, ...]]:
+    """The worst image by each criterion, and what it is the worst of; then others, evenly spread; at most ``limit``."""
     reasons: dict[str, list[str]] = {}
-    by_name = {image.image: image for image in images}
-    for criterion in CRITERIA:
-        known = [(value, image.image) for image in images if (value := criterion.badness(image)) is not None]
-        if known:
+    for label, badness in rank(rows, results) if len(rows) else ():
+        if badness.notna().any():
             # The first of equals.
-            worst = max(known, key=lambda pair: pair[0])[1]
-            reasons.setdefault(worst, []).append(criterion.label)
-    others = [name for name in by_name if name not in reasons]
+            reasons.setdefault(badness.idxmax(), []).append(label)
+    others = [name for name in rows.image.unique() if name not in reasons]
     names = [*reasons, *_spread(others, limit - len(reasons))][:limit]
-    return [Chosen(by_name[name], tuple(reasons.get(name, ()))) for name in names]
+    return {name: tuple(reasons.get(name, ())) for name in names}
 
 
 def _spread(names: Sequence[str], n: int) -> list[str]:
-    if n <= 0 or not names:
-        return []
     n = min(n, len(names))
     return [names[k * len(names) // n] for k in range(n)]
 
@@ -98,7 +69,7 @@ class Part(NamedTuple):
     caption: str
     failed: bool = False
 
-    def opened(self) -> "Picture":
+    def open(self) -> "Picture":
         """The picture itself. UserError if the file is damaged."""
         return Picture(_open(self.file), self.label, self.caption, self.failed)
 
@@ -176,76 +147,66 @@ class Gallery:
         return [entry for entry in self.entries if not entry.reasons]
 
 
-def parts_of(folder: Path, result: ImageResult, heats: Sequence[str]) -> list[Part]:
-    """Files of an image: input, ground truth, maps, all samples at one temperature, the first at the others.
+def list_parts(results: Results, dataset: str, image: str) -> list[Part]:
+    """Files of an image: input, schemes, ground truth, maps, all samples at one temperature, the first at the others.
 
-    Files that do not exist are left out. The temperature is the one of the largest residual.
+    Files that do not exist are left out. The temperature is that of the sample that goes furthest; where schemes are
+    shown, that of scheme 1 has no other sample.
     """
-    place, image = folder / result.dataset, result.image
-    main = worst_row(result)
-    heat = heat_key(main["heat"])
-    rows = result.at(heat)
+    protocol, rows, place = results.protocol, results.of_image(dataset, image), results.folder / dataset
+    samples = rows[rows.averaged.isna()]
+    if protocol.averages and (samples.heat > 0).any():
+        samples = samples[samples.heat > 0]
+    heat = worst_row(samples, protocol.extent)["tau"]
+    of_heat = samples[samples.tau == heat]
     parts = [
-        Part(place / f"{image}_lr.png", "input", "low-resolution input"),
+        Part(place / f"{image}_lr.png", "input", protocol.input),
+        *(list_schemes(results, dataset, image) if protocol.averages else []),
         Part(place / f"{image}_gt.png", "ground truth", "ground truth"),
     ]
-    if any(row["pixel_errors"] > 0 for row in rows):
-        text = f"white: a pixel error in at least one of {len(rows)} samples, τ = {heat}"
+    if (of_heat.pixel_errors > 0).any():
+        text = f"white: a pixel error in at least one of {len(of_heat)} samples, τ = {heat}"
         parts.append(Part(place / f"{image}_t{heat}_mask.png", "pixel errors", text, failed=True))
     text = f"standard deviation over the finite samples, white: a quarter of the range, τ = {heat}"
     parts.append(Part(place / f"{image}_t{heat}_std.png", "std of samples", text))
-    parts += [_sample(folder, result, row, f"sample {row['sample']}") for row in rows]
-    for other in heats:
-        first = result.at(other)[:1] if other != heat else []
-        parts += [_sample(folder, result, row, f"sample {row['sample']}, τ = {other}") for row in first]
+    parts += [_sample(results, row, f"sample {row['sample']}") for row in of_heat.to_dict("records")]
+    for other in results.heats:
+        first = samples[samples.tau == other][:1] if other != heat else samples[:0]
+        parts += [_sample(results, row, f"sample {row['sample']}, τ = {other}") for row in first.to_dict("records")]
     return [part for part in parts if part.file.is_file()]
 
 
-def parts_of_enhanced(folder: Path, result: ImageResult, heats: Sequence[str]) -> list[Part]:
-    """As `parts_of`, where input and output are of one size: scheme 1 (temperature 0) and 2 (mean) after the input."""
-    warm = replace(result, rows=tuple(row for row in result.rows if row["heat"] > 0) or result.rows)
-    parts = parts_of(folder, warm, [heat for heat in heats if float(heat) > 0])
-    schemes = []
-    if "0" in heats:
-        schemes += [_sample(folder, result, row, "scheme 1, τ = 0") for row in result.at("0")[:1]]
-    for heat, row in result.means.items():
-        file = folder / result.dataset / f"{result.image}_t{heat}_mean.png"
-        label = f"scheme 2, mean of {row['sample']}, τ = {heat}"
-        schemes.append(Part(file, label, facts_of(row, label), failed=row["pixel_errors"] > 0))
-    schemes = [part for part in schemes if part.file.is_file()]
-    drawn = [part for part in parts if part.file not in {scheme.file for scheme in schemes}]
-    first = sum(part.label == "input" for part in drawn)
-    return [*(part._replace(caption=part.label) for part in drawn[:first]), *schemes, *drawn[first:]]
+def list_schemes(results: Results, dataset: str, image: str) -> list[Part]:
+    """Scheme 1, the sample at temperature 0, and scheme 2, the mean of the samples of each other temperature."""
+    rows = results.of_image(dataset, image)
+    first = rows[rows.averaged.isna() & (rows.tau == "0")][:1]
+    parts = [_sample(results, row, "scheme 1, τ = 0") for row in first.to_dict("records")]
+    for row in rows[rows.averaged.notna()].to_dict("records"):
+        label = f"scheme 2, mean of {row['sample']}, τ = {row['tau']}"
+        parts.append(_sample(results, row, label, label))
+    return [part for part in parts if part.file.is_file()]
 
 
-def worst_row(result: ImageResult) -> Row:
-    """The sample furthest from its input; of equals, such as infinite ones, the first at the highest temperature.
-
-    Where samples are meant to be far from the input, the one with the largest value.
-    """
-    return max(result.rows, key=lambda row: (row[extent_key(row)], row["heat"]))
+def _sample(results: Results, row: Mapping[str, Any], label: str, name: str | None = None) -> Part:
+    text = describe_row(row, results, name)
+    return Part(sample_file(results.folder, row), label, text, failed=row["pixel_errors"] > 0)
 
 
-def _sample(folder: Path, result: ImageResult, row: Row, label: str) -> Part:
-    file = sample_file(folder, result.dataset, result.image, heat_key(row["heat"]), row["sample"])
-    return Part(file, label, facts_of(row), failed=row["pixel_errors"] > 0)
-
-
-def facts_of(row: Row, name: str | None = None) -> str:
+def describe_row(row: Mapping[str, Any], results: Results, name: str | None = None) -> str:
     """The figures of a sample, or of what has another name, in one line."""
-    units: tuple[tuple[str, str, str], ...] = (("psnr", "PSNR", " dB"), ("psnr_gtmean", "PSNR GT-mean", " dB"))
-    units += (("ssim", "SSIM", ""), ("lpips", "LPIPS", ""), ("lr_psnr", "LR-PSNR", " dB"))
-    facts = [f"{label} {cell(row[key])}{unit}" for key, label, unit in units if row.get(key) is not None]
+    facts = [f"sample {row['sample']}, τ = {row['tau']}" if name is None else name, _extent(row, results)]
+    for one in results.columns.values():
+        if "captions" in one.places and not math.isnan(row.get(one.key, math.nan)):
+            facts.append(f"{one.label} {cell(row[one.key])}{one.unit and ' ' + one.unit}")
     if row["pixel_errors"] > 0:
         facts.append(f"{row['pixel_errors']} of {row['n_pixels']} pixels in error")
-    sample = f"sample {row['sample']}, τ = {heat_key(row['heat'])}" if name is None else name
-    return ", ".join([sample, _extent([row]), *facts])
+    return ", ".join(facts)
 
 
-def _extent(rows: Sequence[Row]) -> str:
-    """How far samples go at most."""
-    key = extent_key(rows[0])
-    return f"{column(key).label} {cell(max(row[key] for row in rows))}"
+def _extent(row: Mapping[str, Any], results: Results) -> str:
+    """How far a sample goes."""
+    key = results.protocol.extent
+    return f"{column(results.columns, key).label} {cell(row[key])}"
 
 
 def entry(
@@ -276,40 +237,52 @@ def entry(
 
 
 def galleries(
-    sets: Mapping[str, Sequence[ImageResult]], parts_of_image: Callable[[ImageResult], Sequence[Part]], budget: Budget
+    sets: Mapping[str, pd.DataFrame],
+    results: Results,
+    parts_of: Callable[[str, str], Sequence[Part]],
+    budget: Budget,
 ) -> dict[str, Gallery]:
-    """Galleries of several data sets that share a budget; the worst images of all of them come first."""
-    found = {name: Gallery(len(images)) for name, images in sets.items()}
-    for name, chosen in _in_turn({name: choose(images) for name, images in sets.items()}):
-        parts = parts_of_image(chosen.result)
+    """Galleries of several data sets that share a budget; the worst images of all of them come first.
+
+    Args:
+        sets: Rows of the samples of each data set.
+        results: Knows columns and protocol.
+        parts_of: Pictures of (data set, image).
+        budget: Of the page.
+    """
+    found = {name: Gallery(rows.image.nunique()) for name, rows in sets.items()}
+    for name, image, reasons in _take_turns({name: choose(rows, results) for name, rows in sets.items()}):
+        parts = parts_of(name, image)
         if not parts:
             continue
         found[name].no_pictures = False
-        shown, facts = [part.opened() for part in parts], _facts_of_image(chosen.result)
-        made = entry(chosen.result.image, shown, budget, None, chosen.reasons, facts)
+        rows = sets[name][sets[name].image == image]
+        shown, facts = [part.open() for part in parts], _describe_image(rows, results)
+        made = entry(image, shown, budget, None, reasons, facts)
         if made is None:
             break
         found[name].entries.append(made)
     return found
 
 
-def _in_turn(chosen: Mapping[str, Sequence[Chosen]]) -> Iterator[tuple[str, Chosen]]:
+def _take_turns(chosen: Mapping[str, Mapping[str, tuple[str, ...]]]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     for k in range(max((len(images) for images in chosen.values()), default=0)):
         for name, images in chosen.items():
             if k < len(images):
-                yield name, images[k]
+                image = list(images)[k]
+                yield name, image, images[image]
 
 
-def _facts_of_image(result: ImageResult) -> str:
-    facts = [_extent(result.rows)]
-    for key, label in (("lr_psnr", "LR-PSNR min"), ("psnr", "PSNR min")):
-        if values := result.values(key):
-            facts.append(f"{label} {cell(min(values))} dB")
-    failed = sum(row["pixel_errors"] > 0 for row in result.rows)
+def _describe_image(rows: pd.DataFrame, results: Results) -> str:
+    facts = [_extent(worst_row(rows, results.protocol.extent), results)]
+    for one in results.columns.values():
+        if "worst" in one.places and one.better == "high" and one.key in rows and rows[one.key].notna().any():
+            facts.append(f"{one.label} min {cell(rows[one.key].min())}{one.unit and ' ' + one.unit}")
+    failed = int((rows.pixel_errors > 0).sum())
     if failed > 0:
-        facts.append(f"pixel errors in {failed} of {len(result.rows)} samples")
-    if result.ood is not None:
-        facts.append(f"OOD score {cell(result.ood)}")
+        facts.append(f"pixel errors in {failed} of {len(rows)} samples")
+    if rows.ood.notna().any():
+        facts.append(f"OOD score {cell(rows.ood.iloc[0])}")
     return ", ".join(facts)
 
 
@@ -329,7 +302,7 @@ def _shot(picture: Picture) -> Shot:
     return Shot(data_uri(image, lossless=small), picture.label, picture.caption, picture.failed, *image.size)
 
 
-def _box(pictures: Sequence[Picture], guide: Image.Image | None) -> Box:
+def _box(pictures: Sequence[Picture], guide: Image.Image | None) -> tuple[int, int, int, int]:
     """The crop of the largest picture: around the pixel errors, else where samples differ most, else the middle."""
     width, height = max((picture.image.size for picture in pictures), key=max)
     guides = {picture.label: picture.image for picture in pictures}
@@ -358,7 +331,7 @@ def _brightest(picture: Image.Image) -> tuple[float, float]:
     return (best % columns + 0.5) / columns, (best // columns + 0.5) / rows
 
 
-def _crop(picture: Image.Image, box: Box, full: tuple[int, int]) -> Image.Image:
+def _crop(picture: Image.Image, box: tuple[int, int, int, int], full: tuple[int, int]) -> Image.Image:
     """The part of a picture that shows what ``box`` shows of one of size ``full``."""
     x, y = picture.width / full[0], picture.height / full[1]
     left, top = math.floor(box[0] * x), math.floor(box[1] * y)

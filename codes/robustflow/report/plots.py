@@ -104,7 +104,7 @@ def rank(rate: Series, low: Sequence[float], high: Sequence[float], average: flo
         )
 
 
-class Key(NamedTuple):
+class LegendEntry(NamedTuple):
     """An entry of the page's legend: marker, number of the colour (from 1), SVG dash array, name."""
 
     glyph: str
@@ -113,9 +113,12 @@ class Key(NamedTuple):
     name: str
 
 
-def legend(names: Sequence[str]) -> list[Key]:
+def legend(names: Sequence[str]) -> list[LegendEntry]:
     """Keys of the series of those names, in the order they are drawn."""
-    return [Key(GLYPHS[k % len(GLYPHS)], k % len(_SERIES) + 1, _DASHES[_dash(k)], name) for k, name in enumerate(names)]
+    return [
+        LegendEntry(GLYPHS[k % len(GLYPHS)], k % len(_SERIES) + 1, _DASHES[_dash(k)], name)
+        for k, name in enumerate(names)
+    ]
 
 
 def save_png(figure: Figure, path: Path) -> None:

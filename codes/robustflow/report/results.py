@@ -3,78 +3,43 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from robustflow.evaluation.metrics.robustness import Failures
-from robustflow.evaluation.records import heat_key
+import pandas as pd
+
+from robustflow.evaluation import frames
+from robustflow.evaluation.metrics import Column
+from robustflow.evaluation.metrics.failures import KEYS
+from robustflow.evaluation.records import heat_key, path_of
+from robustflow.models import protocol
+from robustflow.report.columns import columns_of
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
-Row = dict[str, Any]
-_INTEGERS = frozenset({"sample", "pixel_errors", "n_pixels"})
-_FLAGS = frozenset({"has_inf", "has_nan"})
-_TEXTS = frozenset({"dataset", "image"})
-_COLUMNS = ("dataset", "image", "heat", "sample", *(field.name for field in fields(Failures)))
-
-
-def extent_key(row: Row) -> str:
-    """How far a sample goes: from its input, or, where it is meant to be far from an input of its size, at all."""
-    return "max_abs" if "psnr_gtmean" in row else "max_residual"
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """All that was measured on one image.
-
-    Attributes:
-        rows: One per temperature and sample; keys as the columns of metrics.csv, None where there is no value.
-        size: Height and width of the samples, pixels.
-        ood: OOD score.
-        latents: Histogram of the latents: edges, counts, mean, std.
-        heats: Figures over all samples of a temperature, by temperature.
-        means: Row of the mean of the samples, by temperature, where the protocol has it.
-    """
-
-    dataset: str
-    image: str
-    rows: tuple[Row, ...]
-    size: tuple[int, int] | None = None
-    ood: float | None = None
-    latents: Mapping[str, Any] | None = None
-    heats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    means: Mapping[str, Row] = field(default_factory=dict)
-
-    def at(self, heat: str) -> list[Row]:
-        """Rows of one temperature, by sample."""
-        return [row for row in self.rows if heat_key(row["heat"]) == heat]
-
-    def values(self, key: str, heat: str | None = None) -> list[float]:
-        """The values of a column that exist, of one temperature or of all."""
-        rows = self.rows if heat is None else self.at(heat)
-        return [row[key] for row in rows if row.get(key) is not None]
-
-    @property
-    def same_size(self) -> bool:
-        """Whether input and output are of one size, so that samples are meant to be far from the input."""
-        return extent_key(self.rows[0]) == "max_abs"
-
-    @property
-    def failed(self) -> bool:
-        """Whether any sample has a pixel error."""
-        return any(row["pixel_errors"] > 0 for row in self.rows)
+_COLUMNS = (*frames.NAMES, "heat", "sample", *KEYS)
 
 
 @dataclass(frozen=True)
 class Results:
-    """A results folder: metrics.json, the images by data set, and what else lies there."""
+    """A results folder.
+
+    Attributes:
+        metrics: Content of metrics.json.
+        frame: See `frames.to_frame`; besides its columns ``tau``, the temperature as text.
+        latents: Histograms of the latents by data set and image: edges, counts, mean, std.
+        options: Content of options.yml, or None.
+        ood: Content of ood.json, or None.
+    """
 
     folder: Path
     metrics: dict[str, Any]
-    images: dict[str, tuple[ImageResult, ...]]
-    options: str | None
-    ood: Any
+    frame: pd.DataFrame
+    latents: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    options: str | None = None
+    ood: Any = None
 
     @property
     def label(self) -> str:
@@ -87,10 +52,41 @@ class Results:
         found = {heat for dataset in self.metrics["datasets"].values() for heat in dataset["heats"]}
         return sorted(found, key=float)
 
+    @property
+    def protocol(self) -> protocol.Protocol:
+        """The model's protocol."""
+        return protocol.read(self.metrics)
 
-def sample_file(folder: Path, dataset: str, image: str, heat: str, sample: int) -> Path:
-    """The PNG of a sample."""
-    return folder / dataset / f"{image}_t{heat}_{sample:02d}.png"
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """Columns by key."""
+        return columns_of(self.metrics)
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """Rows of the frame that are samples, not means of them."""
+        return self.frame[self.frame.averaged.isna()]
+
+    def of_set(self, dataset: str, heat: str | None = None) -> pd.DataFrame:
+        """Rows of the samples of a data set, at one temperature or at all."""
+        rows = self.samples[self.samples.dataset == dataset]
+        return rows if heat is None else rows[rows.tau == heat]
+
+    def of_image(self, dataset: str, image: str) -> pd.DataFrame:
+        """Rows of an image, means included."""
+        return self.frame[(self.frame.dataset == dataset) & (self.frame.image == image)]
+
+
+def sample_file(folder: Path, row: Mapping[str, Any]) -> Path:
+    """The PNG of a row of a frame: of a sample, or of the mean of samples."""
+    number = f"{int(row['sample']):02d}" if pd.isna(row["averaged"]) else "mean"
+    return folder / row["dataset"] / f"{row['image']}_t{row['tau']}_{number}.png"
+
+
+def worst_row(rows: pd.DataFrame, extent: str) -> dict[str, Any]:
+    """The row that goes furthest; of equals, such as infinite ones, the first at the highest temperature."""
+    furthest = rows[rows[extent] == rows[extent].max()]
+    return furthest.loc[furthest.heat.idxmax()].to_dict()
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -115,16 +111,18 @@ def _has_heats(dataset: Any) -> bool:
     return isinstance(heats, dict) and all(isinstance(of_heat, dict) for of_heat in heats.values())
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """Rows of a results folder's metrics.csv, typed."""
+def read_samples(folder: Path) -> pd.DataFrame:
+    """The frame of a results folder's metrics.csv."""
     path = folder / "metrics.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [key for key in _COLUMNS if key not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(f"{', '.join(missing)}: missing")
-            return [{key: _typed(key, text) for key, text in row.items()} for row in reader]
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        missing = [key for key in _COLUMNS if key not in frame]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: missing")
+        values = frame.columns.difference([*frames.NAMES, *frames.FLAGS])
+        frame[values] = frame[values].replace({"": "nan", "None": "nan"})
+        frame[list(frames.FLAGS)] = frame[list(frames.FLAGS)] == "True"
+        return frames.type_columns(frame)
     except FileNotFoundError as error:
         raise UserError(
             f"{folder}: expected a results folder with metrics.csv, found none; run test.py first"
@@ -139,61 +137,43 @@ def read(folder: Path) -> Results:
     Raises:
         UserError: for a folder without metrics.json or metrics.csv, or one where they are damaged.
     """
-    metrics = read_metrics(folder)
-    by_image: dict[tuple[str, str], list[Row]] = {}
-    for row in read_rows(folder):
-        by_image.setdefault((row["dataset"], row["image"]), []).append(row)
-    images: dict[str, list[ImageResult]] = {name: [] for name in metrics["datasets"]}
-    for (dataset, image), rows in by_image.items():
+    metrics, samples = read_metrics(folder), read_samples(folder)
+    parts, latents = [samples], {}
+    scores: dict[tuple[str, str], Any] = {}
+    for (dataset, image), rows in samples.groupby(list(frames.NAMES), sort=False):
         # Names that lead elsewhere would have other files read and shown.
         require_inside(folder, dataset, f"{image}_lr.png")
         require_inside(folder, "records", dataset, f"{image}.json")
-        images.setdefault(dataset, []).append(_with_record(folder, dataset, image, rows))
+        record = _record_of(folder, dataset, image, rows)
+        scores[dataset, image] = record.get("ood")
+        if record.get("latents") is not None:
+            latents[dataset, image] = record["latents"]
+        means = frames.rows_of_means(dataset, image, record.get("means") or {})
+        parts += [frames.type_columns(pd.DataFrame(means))] if means else []
+    frame = pd.concat(parts, ignore_index=True)
+    keys = zip(frame.dataset, frame.image, strict=True)
+    frame["ood"] = pd.Series([scores[key] for key in keys], index=frame.index, dtype="float64")
+    frame["tau"] = frame.heat.map(heat_key)
     options, ood = folder / "options.yml", folder / "ood.json"
     return Results(
         folder,
         metrics,
-        {name: tuple(found) for name, found in images.items()},
+        frame,
+        latents,
         options.read_text(encoding="utf-8") if options.is_file() else None,
         _json(ood) if ood.is_file() else None,
     )
 
 
-def _with_record(folder: Path, dataset: str, image: str, rows: list[Row]) -> ImageResult:
-    file = folder / "records" / dataset / f"{image}.json"
-    if not file.is_file():
-        return ImageResult(dataset, image, tuple(rows))
-    record = _json(file)
-    if not _match(rows, record.get("rows", [])):
-        return ImageResult(dataset, image, tuple(rows))
-    size = record.get("size")
-    return ImageResult(
-        dataset,
-        image,
-        tuple(rows),
-        None if size is None else (int(size[0]), int(size[1])),
-        record.get("ood"),
-        record.get("latents"),
-        record.get("heats") or {},
-        record.get("means") or {},
-    )
-
-
-def _match(rows: list[Row], recorded: list[Row]) -> bool:
-    """Whether a record is of the same samples; that of another, interrupted evaluation may lie there."""
-    return len(rows) == len(recorded) and all(
-        {**row, **of_record} == row for row, of_record in zip(rows, recorded, strict=True)
-    )
-
-
-def _typed(key: str, text: str) -> Any:
-    if key in _TEXTS:
-        return text
-    if text in ("", "None", "nan"):
-        return None
-    if key in _FLAGS:
-        return text == "True"
-    return int(text) if key in _INTEGERS else float(text)
+def _record_of(folder: Path, dataset: str, image: str, rows: pd.DataFrame) -> dict[str, Any]:
+    """The record of an image; empty if none is of these samples: that of an interrupted evaluation may be there."""
+    file = path_of(folder, dataset, image)
+    record = _json(file) if file.is_file() else {}
+    recorded = pd.DataFrame(record.get("rows", []))
+    if len(recorded) != len(rows) or not set(recorded) <= set(rows):
+        return {}
+    ours, theirs = rows[list(recorded)].reset_index(drop=True), frames.type_columns(recorded)[list(recorded)]
+    return record if ours.equals(theirs) else {}
 
 
 def _json(path: Path) -> Any:

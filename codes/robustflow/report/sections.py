@@ -2,23 +2,20 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from robustflow.evaluation.metrics.intervals import wilson
-from robustflow.report import plots
-from robustflow.report.columns import cell, column
-from robustflow.report.plots import Series
-from robustflow.report.results import ImageResult, Results
+import pandas as pd
 
-AGAINST_TEMPERATURE = ("psnr", "psnr_gtmean", "ssim", "lpips", "lr_psnr_mean", "diversity_sigma", "pixel_error_pct")
-BEST_OF_N: dict[str, Callable[..., float]] = {"psnr": max, "ssim": max, "lpips": min, "lr_psnr": max}
-_LABELS = {
-    "psnr": "PSNR, dB",
-    "psnr_gtmean": "PSNR GT-mean, dB",
-    "lr_psnr": "LR-PSNR, dB",
-    "lr_psnr_mean": "LR-PSNR mean, dB",
-}
+from robustflow.evaluation import frames
+from robustflow.evaluation.metrics import Column
+from robustflow.evaluation.metrics.base import Place
+from robustflow.evaluation.metrics.failures import wilson
+from robustflow.report import plots
+from robustflow.report.columns import cell
+from robustflow.report.plots import Series
+from robustflow.report.results import Results
+
 N_BINS = 10
 
 
@@ -39,7 +36,7 @@ class Section(NamedTuple):
     id: str
     title: str
     note: str
-    keys: list[plots.Key]
+    keys: list[plots.LegendEntry]
     plots: list[Plot]
     table: Sequence[Sequence[str]] = ()
 
@@ -56,10 +53,10 @@ def temperature(results: Results) -> Section | None:
     if len(results.heats) < 2:
         return None
     drawn = []
-    for key in AGAINST_TEMPERATURE:
-        series = {name: _points(dataset, None, key) for name, dataset in datasets.items()}
-        if any(one is not None for one in series.values()):
-            label = _LABELS.get(key, column(key).label)
+    for one in _columns_at(results, "curves"):
+        series = {name: _points(dataset, None, one.key) for name, dataset in datasets.items()}
+        if any(points is not None for points in series.values()):
+            label = _label(one)
             drawn.append(Plot(plots.curves(series, "temperature τ", label, f"{label} against τ")))
     trade = {name: _points(dataset, "psnr", "lpips") for name, dataset in datasets.items()}
     if any(one is not None for one in trade.values()):
@@ -80,48 +77,51 @@ def _points(dataset: Mapping[str, Any], x_key: str | None, y_key: str) -> Series
     return Series(*zip(*points, strict=True)) if points else None
 
 
+def _columns_at(results: Results, place: Place) -> list[Column]:
+    return [one for one in results.columns.values() if place in one.places]
+
+
+def _label(one: Column) -> str:
+    return f"{one.label}, {one.unit}" if one.unit else one.label
+
+
 def best_of_n(results: Results) -> Section | None:
     """Mean over images of the best of the first n samples, at the highest temperature; None for one sample."""
-    heat = results.heats[-1]
-    n = max((len(image.at(heat)) for images in results.images.values() for image in images), default=0)
-    if n < 2:
+    heat, names = results.heats[-1], list(results.metrics["datasets"])
+    sets = {name: results.of_set(name, heat) for name in names}
+    if all(rows["sample"].nunique() < 2 for rows in sets.values()):
         return None
     drawn = []
-    for key, best in BEST_OF_N.items():
-        series = {name: _best(images, heat, key, best, n) for name, images in results.images.items()}
-        if any(one is not None for one in series.values()):
-            label = _LABELS.get(key, column(key).label)
-            svg = plots.curves(series, "number of samples n", label, f"Best {label} of n samples", steps=True)
-            drawn.append(Plot(svg))
+    for one in _columns_at(results, "best"):
+        if one.key not in results.samples:
+            continue
+        series = {name: _best(rows, one) for name, rows in sets.items()}
+        if any(points is not None for points in series.values()):
+            title = f"Best {_label(one)} of n samples"
+            drawn.append(Plot(plots.curves(series, "number of samples n", _label(one), title, steps=True)))
     note = f"Mean over inputs of the best of the first n samples, τ = {heat}; over the inputs with a finite sample."
-    return Section("best", "Best of n samples", note, plots.legend(list(results.images)), drawn) if drawn else None
+    return Section("best", "Best of n samples", note, plots.legend(names), drawn) if drawn else None
 
 
-def _best(
-    images: Sequence[ImageResult], heat: str, key: str, best: Callable[..., float], n_samples: int
-) -> Series | None:
-    x, y = [], []
-    for n in range(1, n_samples + 1):
-        found = [
-            best(known)
-            for image in images
-            if (known := [v for r in image.at(heat)[:n] if (v := r.get(key)) is not None])
-        ]
-        mean = sum(found) / len(found) if found else math.inf
-        if math.isfinite(mean):
-            x.append(n)
-            y.append(mean)
-    return Series(x, y) if x else None
+def _best(rows: pd.DataFrame, one: Column) -> Series | None:
+    """The best of n against n; None without any finite point."""
+    values = enumerate(frames.best_of_n(rows, one.key, one.better), start=1)
+    points = [(n, value) for n, value in values if value is not None and math.isfinite(value)]
+    return Series(*zip(*points, strict=True)) if points else None
 
 
 def latents(results: Results) -> Section | None:
     """Histograms of the latents, a plot per data set; None if there are none."""
-    found = {name: pooled for name, images in results.images.items() if (pooled := _pooled(images)) is not None}
+    pools = {
+        name: _pool([one for (dataset, _), one in results.latents.items() if dataset == name])
+        for name in results.metrics["datasets"]
+    }
+    found = {name: pooled for name, pooled in pools.items() if pooled is not None}
     if not found:
         return None
     top = 1.05 * max(0.4, *(max(pooled.density) for pooled in found.values()))
     drawn = [
-        Plot(plots.histogram(pooled.edges, pooled.density, top, f"Latents, {name}"), f"{name}: {pooled.told()}")
+        Plot(plots.histogram(pooled.edges, pooled.density, top, f"Latents, {name}"), f"{name}: {pooled.describe()}")
         for name, pooled in found.items()
     ]
     note = (
@@ -140,13 +140,12 @@ class Pooled(NamedTuple):
     std: float
     n: int
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Mean and standard deviation, in words."""
         return f"mean {cell(self.mean)}, std {cell(self.std)}, {self.n} inputs"
 
 
-def _pooled(images: Sequence[ImageResult]) -> Pooled | None:
-    known = [image.latents for image in images if image.latents is not None]
+def _pool(known: Sequence[Mapping[str, Any]]) -> Pooled | None:
     known = [one for one in known if one["edges"] == known[0]["edges"] and one["mean"] is not None]
     if not known:
         return None
@@ -162,10 +161,7 @@ def _pooled(images: Sequence[ImageResult]) -> Pooled | None:
 
 def ood(results: Results) -> Section | None:
     """Rate of pixel errors against the rank of the out-of-distribution score; None without scores."""
-    images = {
-        name: [(image.ood, image.failed) for image in images if image.ood is not None]
-        for name, images in results.images.items()
-    }
+    images = {name: _scores_of(results.of_set(name)) for name in results.metrics["datasets"]}
     patches: dict[str, list[tuple[float, bool]]] = {}
     for patch in (results.ood or {}).get("patches", []):
         patches.setdefault(patch["dataset"], []).append((patch["score"], patch["pixel_error"]))
@@ -180,6 +176,12 @@ def ood(results: Results) -> Section | None:
     note = "Groups of equal size by the rank of the score; bars: 95 % Wilson intervals; dashed: average."
     sentences = [*([note] if drawn else []), *_unlike(results.metrics.get("unlike_training") or {})]
     return Section("ood", "Out of distribution", " ".join(sentences), [], drawn, [header, *rows]) if sentences else None
+
+
+def _scores_of(rows: pd.DataFrame) -> list[tuple[float, bool]]:
+    """OOD score of each image, where there is one, and whether any sample has a pixel error."""
+    images = rows.dropna(subset="ood").groupby("image", sort=False)
+    return list(zip(images.ood.first(), images.pixel_errors.max() > 0, strict=True))
 
 
 def _unlike(found: Mapping[str, Mapping[str, float | None]]) -> list[str]:

@@ -1,145 +1,53 @@
-"""Studies of one model: `python -m robustflow.evaluation.study temperature|best-of-n|seeds -opt confs/x.yml`."""
+"""Studies of one model as tables: against the temperature, the best of n samples, over seeds."""
 
-import argparse
 import logging
-import statistics
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+import pandas as pd
 
-from robustflow.evaluation import engine
-from robustflow.options import amount, memory_advice
-from robustflow.options.arguments import Parser, add_override
-from robustflow.options.load import Assignment, load
-from robustflow.options.schema import RunOptions
 from robustflow.report import tables
-from robustflow.report.columns import lines
-from robustflow.utils import exit_status, paths
-from robustflow.utils.errors import UserError
-from robustflow.utils.files import write_atomically
+from robustflow.report.columns import cell, column, columns_of
 
 log = logging.getLogger(__name__)
 
-FURTHER = {"lpips": "LPIPS", "diversity_sigma": "σ"}
+
+def by_temperature(result: Mapping[str, Any]) -> str:
+    """Table of a result: a row per data set and temperature."""
+    log.info("%s", tables.footnotes([result]))
+    return tables.table(result, "markdown")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m robustflow.evaluation.study", description=__doc__)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    temperature = kinds.add_parser("temperature", help="all metrics against the temperature; perception-distortion")
-    temperature.add_argument(
-        "--heats",
-        nargs="+",
-        action="extend",
-        type=float,
-        default=[k / 10 for k in range(11)],
-        help="temperatures; default 0, 0.1, … 1",
-    )
-    best = kinds.add_parser("best-of-n", help="the best of the first 1, 2, … n samples")
-    best.add_argument("--n", type=int, default=50, help="samples per image; default 50")
-    seeds = kinds.add_parser("seeds", help="mean and standard deviation over seeds of the latents")
-    seeds.add_argument(
-        "--seeds", nargs="+", action="extend", type=int, default=list(range(5)), help="default 0 1 2 3 4"
-    )
-    for kind in (temperature, best, seeds):
-        kind.add_argument("-opt", "--opt", required=True, metavar="FILE", help="YAML file with the options of the run")
-        add_override(kind)
-        kind.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as in test.py")
-        kind.add_argument(
-            "--output",
-            type=paths.text_of_flag,
-            metavar="DIR",
-            help="default: <path.results>/<name>/study_<kind>",
-        )
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a study; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
-    chosen = _parser().parse_args(arguments)
-    study = {"temperature": _temperature, "best-of-n": _best_of_n, "seeds": _seeds}[chosen.kind]
-    return exit_status.answered(
-        lambda: print(study(chosen)),  # noqa: T201
-        memory=lambda: memory_advice.of_sampling(_options(chosen), getattr(chosen, "n", None)),
-        interrupted="interrupted; the same command goes on where it was",
-    )
-
-
-def _options(chosen: argparse.Namespace, *assignments: Assignment) -> RunOptions:
-    if chosen.weights is not None:
-        assignments = (*assignments, Assignment("path.model_path", chosen.weights, "--weights"))
-    options = load(chosen.opt, chosen.override, *assignments)
-    amount.settle_threads(options, testing=True)
-    return options
-
-
-def _folder(chosen: argparse.Namespace, options: RunOptions) -> Path:
-    if chosen.output is not None:
-        return Path(chosen.output)
-    return Path(options.path.results) / options.name / f"study_{chosen.kind.replace('-', '_')}"
-
-
-def _temperature(chosen: argparse.Namespace) -> str:
-    options = _options(chosen, Assignment("val.heats", chosen.heats, "--heats"))
-    return _table(engine.evaluate(options, None, _folder(chosen, options)))
-
-
-def _best_of_n(chosen: argparse.Namespace) -> str:
-    options = _options(chosen, Assignment("val.n_sample", chosen.n, "--n"))
-    result = engine.evaluate(options, None, _folder(chosen, options))
-    metrics = ("psnr", "ssim", "lpips")
-    rows = [
-        [name, heat, str(n + 1), *(tables.cell(of_heat["best_of_n"][metric][n]) for metric in metrics)]
+def best_of_n(result: Mapping[str, Any]) -> str:
+    """Table of the best of the first 1, 2, … n samples, per data set and temperature."""
+    parts = {
+        (name, heat): pd.DataFrame(of_heat["best_of_n"])
         for name, dataset in result["datasets"].items()
         for heat, of_heat in dataset["heats"].items()
-        for n in range(len(of_heat["best_of_n"]["psnr"]))
+    }
+    frame = pd.concat(parts, names=["data set", "τ", "best of"]).dropna(axis=1, how="all")
+    columns = columns_of(result)
+    shown = [one for one in (column(columns, key) for key in frame) if "best" in one.places]
+    rows = [
+        [name, heat, str(number + 1), *(cell(values[one.key]) for one in shown)]
+        for (name, heat, number), values in frame.iterrows()
     ]
-    return tabulate(rows, ["data set", "τ", "best of", "PSNR", "SSIM", "LPIPS"], "github", disable_numparse=True)
-
-
-def _table(result: Mapping[str, Any]) -> str:
-    log.info("%s", tables.footnotes([result]))
-    columns = {**tables.columns_of(result), **FURTHER}
-    rows = tables.rows_of(result, list(columns))
-    return tabulate(rows, ["data set", "τ", *columns.values()], "github", disable_numparse=True)
-
-
-def _seeds(chosen: argparse.Namespace) -> str:
-    seeds: list[int] = chosen.seeds
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds: expected seeds that differ, got {' '.join(map(str, seeds))}; leave out the repeated")
-    # All are checked before the first is computed.
-    of_seeds = {seed: _options(chosen, Assignment("val.seed", seed, "--seeds")) for seed in seeds}
-    folder = _folder(chosen, of_seeds[seeds[0]])
-    results = [engine.evaluate(options, None, folder / f"seed_{seed}") for seed, options in of_seeds.items()]
-    text = over_seeds(results)
-    write_atomically(folder / "summary.md", f"Seeds {seeds}: mean ± std.\n\n{text}\n".encode())
-    return text
+    return tables.align(rows, ["data set", "τ", "best of", *(one.label for one in shown)], 3, "markdown")
 
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
     """Table of the mean ± standard deviation (of a sample, n − 1) over results that differ in the seed alone."""
     log.info("%s", tables.footnotes(results))
-    columns = {**tables.columns_of(results[0]), **FURTHER}
-    rows = [
-        [
-            name,
-            heat,
-            *(_spread([lines(result["datasets"][name])[heat].get(key) for result in results]) for key in columns),
-        ]
-        for name, dataset in results[0]["datasets"].items()
-        for heat in lines(dataset)
-    ]
-    return tabulate(rows, ["data set", "τ", *columns.values()], "github", disable_numparse=True)
+    columns = tables.choose_columns(results[0])
+    frame = pd.concat([tables.to_frame([result]) for result in results])
+    groups = frame.groupby(["dataset", "heat"], sort=False)
+    rows = [[*names, *(_spread(of_line[one.key]) for one in columns)] for names, of_line in groups]
+    return tables.align(rows, ["data set", "τ", *(one.label for one in columns)], 2, "markdown")
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+def _spread(values: pd.Series) -> str:
+    if values.isna().any():
         return "–"
-    mean = statistics.fmean(known)
-    if len(known) < 2 or mean in (float("inf"), float("-inf")):
-        return tables.cell(mean)
-    return f"{tables.cell(mean)} ± {tables.cell(statistics.stdev(known))}"
+    mean = values.mean()
+    return cell(mean) if len(values) < 2 or math.isinf(mean) else f"{cell(mean)} ± {cell(values.std())}"

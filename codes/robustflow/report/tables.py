@@ -1,45 +1,120 @@
-"""Tables of one evaluated model for the screen."""
+"""Tables of evaluated models: on the screen, in Markdown, LaTeX and CSV, all of one data frame."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from tabulate import tabulate
 
-from robustflow.report.columns import DENSITY, cell, column, fidelity, lines, overview, shown
+from robustflow.evaluation.metrics import Column
+from robustflow.models.protocol import DENSITY
+from robustflow.report.columns import cell, column, columns_of, keys_with_values, lines, overview
 
-__all__ = ["aligned", "cell", "columns_of", "footnotes", "rows_of", "table"]
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "_%&#${}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "−": "$-$",
+    "τ": r"$\tau$",
+    "σ": r"$\sigma$",
+    "Δ": r"$\Delta$",
+    "|": r"\textbar{}",
+}
+_STYLES = {"markdown": "github", "latex": "latex_raw"}
+_BOLD: dict[str, Callable[[str], str]] = {"markdown": "**{}**".format, "latex": r"\textbf{{{}}}".format}
 
-# Shown where they were computed.
-OPTIONAL = ("lpips", "lpips_gtmean", "diversity_score", "ood_mean")
 
+def to_frame(reports: Sequence[Mapping[str, Any]], models: Sequence[str] = ("",)) -> pd.DataFrame:
+    """One row per data set, temperature or mean, and model, in this order: ``dataset``, ``heat``, ``model``, figures.
 
-def rows_of(report: Mapping[str, Any], columns: Sequence[str]) -> list[list[str]]:
-    """One row per data set and temperature of a metrics.json: data set, tau, then the columns; likewise of means."""
-    return [
-        [name, heat, *(cell(values.get(key)) for key in columns)]
-        for name, dataset in report["datasets"].items()
-        for heat, values in lines(dataset).items()
+    Args:
+        reports: Contents of metrics.json; the data sets and temperatures are those of the first.
+        models: Their names.
+    """
+    rows = [
+        {"dataset": name, "heat": heat, "model": model, **lines(report["datasets"][name]).get(heat, {})}
+        for name, dataset in reports[0]["datasets"].items()
+        for heat in lines(dataset)
+        for model, report in zip(models, reports, strict=True)
     ]
+    return pd.DataFrame(rows)
 
 
-def columns_of(report: Mapping[str, Any]) -> dict[str, str]:
-    """Headings of the columns that tables of a metrics.json have, whether computed or not, by key."""
-    wanted = (key for key in fidelity(report) if key not in (*OPTIONAL, "diversity_sigma"))
-    return {key: column(key).label for key in (*overview(report), *wanted)}
+def mark_best(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Where a figure is the best of its data set and temperature, as printed; nowhere if all are equal, or alone."""
+    groups = frame.groupby(["dataset", "heat"], sort=False)
+    return pd.DataFrame(
+        {one.key: groups[one.key].transform(_is_best, one.better) for one in columns}, index=frame.index
+    )
 
 
-def aligned(rows: Sequence[Sequence[str]], headers: Sequence[str], n_texts: int, style: str) -> str:
+def _is_best(values: pd.Series, better: str | None) -> pd.Series:
+    known = values.dropna()
+    if better is None or known.map(cell).nunique() < 2:
+        return pd.Series(False, index=values.index)
+    return values.map(cell) == cell(known.min() if better == "low" else known.max())
+
+
+def write_table(frame: pd.DataFrame, columns: Sequence[Column], style: str) -> str:
+    """A frame of `to_frame` as text: "simple", "markdown" or "latex", the best figures bold, or "csv" with every digit.
+
+    Without a column ``model`` there is one model.
+    """
+    if style == "csv":
+        return _csv(frame, columns)
+    titles = {"dataset": "data set", "heat": "τ", "model": "model"}
+    names = [name for name in titles if name in frame]
+    escape, bold = latex if style == "latex" else str, _BOLD.get(style, str)
+    best = mark_best(frame, columns)
+    cells = (
+        frame[names]
+        .map(escape)
+        .join(pd.DataFrame({one.key: frame[one.key].map(cell).map(escape) for one in columns}, index=frame.index))
+    )
+    for one in columns:
+        cells[one.key] = cells[one.key].where(~best[one.key], cells[one.key].map(bold))
+    headers = [escape(title) for title in (*(titles[name] for name in names), *(one.label for one in columns))]
+    return align(cells.to_numpy().tolist(), headers, len(names), style)
+
+
+def _csv(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
+    """Every digit; intervals beside their figures."""
+    found = frame[["dataset", "heat", "model"]].copy()
+    for one in columns:
+        found[one.key] = frame[one.key]
+        interval = f"{one.key.removesuffix('_pct')}_ci"
+        if one.key.endswith("_pct") and interval in frame:
+            ends = [ci if isinstance(ci, list) else [None, None] for ci in frame[interval]]
+            found[[f"{one.key}_low", f"{one.key}_high"]] = pd.DataFrame(ends, index=frame.index, dtype="float64")
+    return found.to_csv(index=False)
+
+
+def latex(text: str) -> str:
+    """Text as LaTeX source."""
+    return r"$\infty$" if text == "inf" else "".join(_LATEX.get(character, character) for character in text)
+
+
+def align(rows: Sequence[Sequence[str]], headers: Sequence[str], n_texts: int, style: str) -> str:
     """Table whose first columns are texts and whose others are numbers, aligned right."""
     alignment = ["left"] * n_texts + ["right"] * (len(headers) - n_texts)
-    return tabulate(rows, headers, style, disable_numparse=True, colalign=alignment)
+    return tabulate(rows, headers, _STYLES.get(style, style), disable_numparse=True, colalign=alignment)
 
 
 def footnotes(reports: Sequence[Mapping[str, Any]]) -> str:
     """What a reader of the table of these metrics.json may not expect."""
-    return f"bits/dim: {DENSITY}" if shown(reports, ["bits_per_dim"]) else "bits/dim: not known without ground truth"
+    known = "bits_per_dim" in keys_with_values(reports)
+    return f"bits/dim: {DENSITY}" if known else "bits/dim: not known without ground truth"
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """Table of one model for the screen."""
-    columns = {**columns_of(report), **{key: column(key).label for key in shown([report], OPTIONAL)}}
-    return aligned(rows_of(report, list(columns)), ["data set", "τ", *columns.values()], 1, "simple")
+def choose_columns(report: Mapping[str, Any]) -> list[Column]:
+    """Columns of the table of one model: the overview, and the OOD score where there is one."""
+    known = keys_with_values([report])
+    return [*overview([report]), *(column(columns_of(report), key) for key in ("ood_mean",) if key in known)]
+
+
+def table(report: Mapping[str, Any], style: str = "simple") -> str:
+    """Table of one model."""
+    frame = to_frame([report]).drop(columns="model")
+    return write_table(frame, choose_columns(report), style)

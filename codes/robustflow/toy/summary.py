@@ -7,7 +7,7 @@ from typing import Any
 
 from robustflow.options.toy import ToyOptions
 from robustflow.report.columns import cell
-from robustflow.report.tables import aligned
+from robustflow.report.tables import align
 from robustflow.toy.measure import Inputs
 from robustflow.toy.points import AREA, WINDOW, M
 from robustflow.toy.run import Finished, Given
@@ -91,7 +91,7 @@ def _section(options: ToyOptions, given: Inputs, finished: Sequence[Finished], l
         ]
         median = {key: statistics.median(f[key] for f in figures) for key in COLUMNS}
         rows.append([f"**{coupling}**", "**median**", *(f"**{text}**" for text in _cells(median)), ""])
-    table = aligned(rows, ["coupling", "seed", *COLUMNS.values(), "jump at"], 2, "github")
+    table = align(rows, ["coupling", "seed", *COLUMNS.values(), "jump at"], 2, "github")
     truth = math.sqrt(float(given.var.mean()))
     exact = f"Exact: {given.bits_per_dim:.3f} bits/dim, spread {truth:.3f}."
     return f"## {name_of(level)}\n\n{exact}\n\n{table}\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from robustflow import models
-from robustflow.evaluation.evaluate import Evaluator
+from robustflow.evaluation.evaluator import Evaluator
 from robustflow.models import data_sets
 from robustflow.models.loading import load_model
 from robustflow.nn import fused

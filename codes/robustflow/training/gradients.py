@@ -13,7 +13,7 @@ from robustflow.nn.graphs import Graphed
 from robustflow.options.schema import RunOptions
 from robustflow.utils import distributed, precision
 
-# Low light takes its prior mean from either of two places, each a graph of its own.
+# A model may take its prior mean from either of two places, each a graph of its own.
 _GRAPHS = 2
 
 

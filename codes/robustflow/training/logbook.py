@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from robustflow.report.columns import DENSITY
+from robustflow.models.protocol import DENSITY
 from robustflow.utils import distributed
 from robustflow.utils.files import answering
 

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from robustflow.evaluation.evaluate import Evaluator
+from robustflow.evaluation.evaluator import Evaluator
 from robustflow.evaluation.sampling import strip
 from robustflow.training import checkpoint
 from robustflow.training.failures.guard import NonFiniteGuard

@@ -128,6 +128,10 @@ class OODScore:
         chunks = [torch.stack(pieces[k : k + batch]) for k in range(0, len(pieces), batch)]
         return torch.cat([self.score(features_of(encoder, chunk, read)) for chunk in chunks])
 
+    def bind(self, encoder: nn.Module, read: Callable[[Tensor], Tensor]) -> Callable[[Tensor], float]:
+        """The score of an image (c', h, w) by this encoder, a number; ``read``: see `features_of`."""
+        return lambda lr: float(self.of_image(encoder, lr, read=read).mean())
+
 
 def _starts(length: int, side: int) -> list[int]:
     """Where intervals of ``side`` begin that cover ``length``."""

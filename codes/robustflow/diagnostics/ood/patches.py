@@ -19,7 +19,7 @@ from robustflow import data
 from robustflow.data.bicubic import upsample
 from robustflow.data.degradations import Enhance, Enhancement
 from robustflow.diagnostics.ood import mahalanobis
-from robustflow.evaluation.metrics.robustness import PIXEL_RANGE, failures
+from robustflow.evaluation.metrics.failures import PIXEL_RANGE, measure_failures
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import Model, data_sets
@@ -139,7 +139,7 @@ class Ranker:
     def _failures(self, lr: Tensor, name: str) -> tuple[bool, bool, float]:
         """Whether any sample has a pixel error, whether all are finite, the largest residual."""
         lr, val = lr.to(self.device), self.val
-        upsampled = lr[:3] if val.same_size else upsample(lr.double(), self.score.scale).to(lr)
+        upsampled = lr[:3] if self.score.scale == 1 else upsample(lr.double(), self.score.scale).to(lr)
         drawn = draw_samples(
             self.model,
             lr,
@@ -149,11 +149,11 @@ class Ranker:
             seed=val.seed,
             batch=val.sample_batch,
         )
-        found = [failures(sample, upsampled) for _, samples in drawn for sample in samples]
+        found = [measure_failures(sample, upsampled) for _, samples in drawn for sample in samples]
         return (
-            any(each.pixel_errors > 0 for each in found),
-            all(each.finite for each in found),
-            max(each.max_residual for each in found),
+            any(each["pixel_errors"] > 0 for each in found),
+            not any(each["has_inf"] or each["has_nan"] for each in found),
+            max(each["max_residual"] for each in found),
         )
 
 
@@ -222,7 +222,7 @@ def _checked_side(patch: int | None, score: mahalanobis.OODScore) -> int:
 def _sets(options: RunOptions, folder: Path | None, enhance: Enhancement | None) -> dict[str, data.EvaluationSet]:
     """Whole images: patches are cut from all of each image, not from the fixed crops of a set."""
     if folder is not None:
-        if options.val.same_size:
+        if options.scale == 1:
             return _inputs(options, folder, enhance)
         # Folders of HR images are often all named HR.
         name = "/".join(folder.resolve().parts[-2:]) + ("" if enhance is None else f", enhanced ({enhance})")
@@ -258,7 +258,7 @@ def _protocol(
         "seed": options.val.seed,
         "pixel_error": f"any pixel of any float sample outside {list(PIXEL_RANGE)}, before clamping",
         "lr": "cut from the whole input"
-        if options.val.same_size
+        if options.scale == 1
         else "cut from the LR image of the whole image; MATLAB bicubic where none is given",
         "enhance": enhance,
         "fitted": score.described(),

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from robustflow.evaluation.metrics.base import SetMetric, Target, stack
+from robustflow.registry import METRICS
 from robustflow.utils import memory
 
 # White in pictures of standard deviations, of the image's range.
@@ -94,3 +96,29 @@ def score(maps: Tensor) -> float | None:
     global_best = maps.mean(dim=(1, 2)).min().item()
     local_best = maps.amin(dim=0).mean().item()
     return None if global_best == 0 else 100 * (global_best - local_best) / global_best
+
+
+@METRICS.register("diversity_sigma")
+class DiversitySigma(SetMetric):
+    """Standard deviation over samples."""
+
+    label, places = "diversity σ", ("fidelity", "curves")
+    protocol = "standard deviation over finite samples, mean over pixels, 0-255"
+
+    def of_samples(self, samples: Tensor, target: Target) -> float | None:
+        """See `sigma`."""
+        return sigma(samples)
+
+
+@METRICS.register("diversity_score")
+class DiversityScore(SetMetric):
+    """Diversity score of the NTIRE challenge."""
+
+    label, better, places, needs = "diversity score", "high", ("fidelity",), ("ground truth", "backbone")
+    protocol = "NTIRE: 100 (global best - local best) / global best, LPIPS maps"
+
+    def of_samples(self, samples: Tensor, target: Target) -> float | None:
+        """See `score`; None for images that are too small."""
+        assert target.perceptual is not None and target.gt is not None
+        maps = target.perceptual.maps(stack(samples, target), target.gt)
+        return None if maps is None else score(maps)

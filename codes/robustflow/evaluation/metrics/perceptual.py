@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustflow.evaluation.metrics.base import Places, SetMetric, Target, stack
+from robustflow.registry import METRICS
+
 # torchvision's weights of AlexNet; its file names end in the first digits of the file's SHA-256.
 BACKBONE = "alexnet-owt-7be5be79.pth"
 _DIGITS = "7be5be79"
@@ -123,3 +126,26 @@ def _network(backbone: Mapping[str, Tensor]) -> nn.Module:
     names = list(network.net.state_dict())
     network.net.load_state_dict({name: backbone[f"features.{name.split('.', 1)[1]}"] for name in names})
     return network.eval().requires_grad_(False)
+
+
+@METRICS.register("lpips")
+class LPIPS(SetMetric):
+    """Learned perceptual distance of each sample to the ground truth."""
+
+    label, better, needs, each = "LPIPS", "low", ("ground truth", "backbone"), True
+    places: Places = ("fidelity", "curves", "best", "differences", "captions", "worst")
+    brightened = False
+
+    def of_samples(self, samples: Tensor, target: Target) -> list[float] | None:
+        """A distance of each, or None for images that are too small."""
+        assert target.perceptual is not None and target.gt is not None
+        distances = target.perceptual.distances(stack(samples, target, brighten=self.brightened), target.gt)
+        return None if distances is None else distances.tolist()
+
+
+@METRICS.register("lpips_gtmean")
+class BrightenedLPIPS(LPIPS):
+    """LPIPS at the ground truth's brightness."""
+
+    label, usual, brightened, places = "LPIPS GT-mean", False, True, ("fidelity",)
+    protocol = "as lpips, at the ground truth's brightness, see psnr_gtmean"

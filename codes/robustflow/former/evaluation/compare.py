@@ -2,7 +2,7 @@
 
 import sys
 
-from robustflow.report.compare import main
+from robustflow.commands.compare import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from robustflow.report.pages import main
+from robustflow.commands.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from robustflow.report.study import main
+from robustflow.commands.study import main
 
 if __name__ == "__main__":
     sys.exit(main())

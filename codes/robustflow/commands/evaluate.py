@@ -1,30 +1,26 @@
-"""From options to evaluated data sets, for the command line."""
+"""Evaluate a model on the test sets of its options, or on images of the user's."""
 
 import contextlib
 import logging
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from robustflow import __version__, data
+from robustflow import data
 from robustflow.data import checks
-from robustflow.data.sources.folders import PAIRING
 from robustflow.diagnostics.ood import mahalanobis
-from robustflow.diagnostics.trace import report
-from robustflow.evaluation import enhancement
-from robustflow.evaluation.evaluate import LR_REFERENCES, PROTOCOL, Evaluator, write_results
+from robustflow.diagnostics.trace import report as trace_report
+from robustflow.evaluation import description, frames, metrics
+from robustflow.evaluation.evaluator import Evaluator
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
-from robustflow.models import Model, data_sets, weights
+from robustflow.models import data_sets, weights
 from robustflow.models.loading import load_model
 from robustflow.options import load as options_load
 from robustflow.options import memory_advice
-from robustflow.options.schema import TRAINING_ONLY, DatasetOptions, RunOptions
+from robustflow.options.schema import RunOptions
 from robustflow.report import pages, tables
-from robustflow.utils import distributed, exit_status, locks, precision
+from robustflow.utils import distributed, exit_status, locks
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -32,8 +28,6 @@ log = logging.getLogger(__name__)
 
 # Sub-folders of a results folder that are of no data set.
 _OTHERS = ("records", "input", "trace", pages.APPLICATIONS)
-# Without the reason, which may name files of this machine: protocols are compared.
-NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
 
 
 def run(options: RunOptions, input_path: str | None, output: str | None, trace: bool = False) -> int:
@@ -53,7 +47,7 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
         if trace:
             data_sets.require_apart(options, input_path, folder, folder / "trace")
             with locks.held(locks.within(folder / "trace"), folder / "trace"):
-                return report.write(options, _data_sets(options, input_path), folder / "trace")
+                return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
         result = evaluate(options, input_path, folder)
         if distributed.is_main():
             log.info("%s", tables.footnotes([result]))
@@ -103,18 +97,21 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict
     if isinstance(lpips, perceptual.NotComputed):
         log.info("lpips, diversity_score: not computed; %s", lpips.reason)
     score = mahalanobis.load_beside(file, model.encoder)
-    protocol = _protocol(options, input_path, lpips, score, device)
+    measured, versions = metrics.choose(model.protocol), description.versions(model)
+    protocol = description.describe_protocol(
+        options, model.protocol, measured, lpips, device, ood_fitted=score is not None, input_path=input_path
+    )
     evaluator = Evaluator(
         model,
         options.val,
         folder,
         perceptual=None if isinstance(lpips, perceptual.NotComputed) else lpips,
-        score=score,
+        score=None if score is None else score.bind(model.encoder, model.encoder_input),
         common={
             "protocol": {key: value for key, value in protocol.items() if key != "datasets"},
             "weights": mahalanobis.digest(model.network),
             "ood": None if score is None else score.described(),
-            "versions": versions(model),
+            "versions": versions,
         },
     )
     summaries: dict[str, Any] = {}
@@ -123,8 +120,10 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict
     result = {
         "name": options.name,
         "weights": str(file),
-        "versions": versions(model),
+        "versions": versions,
         "protocol": protocol,
+        "evaluation": model.protocol.describe(),
+        "columns": description.describe_columns(measured),
         "datasets": summaries,
         "unlike_training": unlike,
     }
@@ -134,7 +133,7 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict
         found += of_set
         unlike[name] = _unlike(score, of_set)
         # After each set, so that a fault in a later one loses nothing.
-        distributed.on_main(write_results, folder, result, found)
+        distributed.on_main(frames.write_results, folder, result, found)
     _warn_of_unlike(unlike, sets, getattr(options.network_G.flow.coupling, "type", ""))
     log.info("report: %s", distributed.on_main(pages.write, folder))
     return result
@@ -147,17 +146,6 @@ def _require_places(sets: Iterable[str], folder: Path, *, named: bool) -> None:
             raise UserError(f"datasets: expected a name other than '{name}', a folder of other results; set its name")
         require_inside(folder, name)
         require_inside(folder, "records", name)
-
-
-def versions(model: Model) -> dict[str, str]:
-    """What makes results, for their record: versions of the software, and the kind of device."""
-    return {
-        "robustflow": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        # Without its number, so that the results of several are those of one.
-        "device": model.device.type,
-    }
 
 
 def _unlike(score: mahalanobis.OODScore | None, found: list[Record]) -> dict[str, float]:
@@ -177,43 +165,3 @@ def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.Ev
     if input_path is not None:
         return {"input": data_sets.evaluation_of_folder(options, input_path)}
     return {name: data_sets.evaluation_set(options, dataset) for name, dataset in data_sets.tested(options).items()}
-
-
-def _protocol(
-    options: RunOptions,
-    input_path: str | None,
-    lpips: perceptual.Perceptual | perceptual.NotComputed,
-    score: mahalanobis.OODScore | None,
-    device: torch.device,
-) -> dict[str, Any]:
-    val = options.val.model_dump(mode="json")
-    for key in ("save_images", "sample_batch", *(["lr_psnr_reference"] if options.val.same_size else [])):
-        val.pop(key)
-    lr_psnr = {
-        "lr_psnr_reference": options.val.lr_reference,
-        "lr_psnr": LR_REFERENCES[options.val.lr_reference],
-    }
-    common = {
-        **PROTOCOL,
-        **(enhancement.TEXTS if options.val.same_size else {}),
-        "precision": precision.resolve(options.precision, training=False, device=device),
-        **val,
-        "quantize": options.val.rounding,
-        **({} if options.val.same_size else lr_psnr),
-        **(
-            {"lpips": NO_LPIPS, "diversity_score": NO_LPIPS}
-            if isinstance(lpips, perceptual.NotComputed)
-            else {"lpips": lpips.version}
-        ),
-        "ood_fitted": score is not None,
-    }
-    if input_path is not None:
-        return {**common, "datasets": {"input": {"dataroot_LQ": input_path}}}
-    chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}
-    return {**common, "datasets": {name: _describe(dataset) for name, dataset in chosen.items()}}
-
-
-def _describe(dataset: DatasetOptions) -> dict[str, Any]:
-    """Options of a test set; of those that earlier results lack, what is set, so that both can be compared."""
-    later = {key for key in ("downsampling", "degrade") if key not in dataset.model_dump(exclude_defaults=True)}
-    return dataset.model_dump(mode="json", exclude={*TRAINING_ONLY, *PAIRING, *later})

@@ -1,0 +1,117 @@
+"""What a metrics.json says of how it was made: protocol, columns, versions."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from robustflow import __version__
+from robustflow.data.sources.folders import PAIRING
+from robustflow.evaluation.metrics import Column, Metric, lr_psnr
+from robustflow.evaluation.metrics.perceptual import NotComputed, Perceptual
+from robustflow.models import Model
+from robustflow.models.protocol import Protocol
+from robustflow.options.schema import TRAINING_ONLY, DatasetOptions, RunOptions
+from robustflow.utils import precision
+
+# Without the reason, which may name files of this machine: protocols are compared.
+NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
+_TEXTS = {
+    "best_of_n": "mean over images of the best of the first n samples",
+    "bits_per_dim": "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1], largest crop the flow takes",
+    "nll_published": "the same per pixel position, 3 times bits_per_dim",
+    "latents": "of HR + training noise; standard normal under the model",
+    "ood": "squared Mahalanobis distance of the input's mean encoder features to those of training patches; mean over "
+    "patches of their size",
+}
+# Figures that are no metric of samples: of the model, of the input, counts.
+BEFORE = (
+    Column("bits_per_dim", "bits/dim", "low", places=("robustness",)),
+    Column("nll_published", "NLL, published unit", "low"),
+)
+AFTER = (
+    Column("ood_mean", "OOD score"),
+    Column("ood", "OOD score"),
+    Column("n_samples", "samples"),
+    Column("n_finite", "finite samples"),
+)
+
+
+def describe_protocol(
+    options: RunOptions,
+    protocol: Protocol,
+    metrics: Sequence[Metric],
+    perceptual: Perceptual | NotComputed,
+    device: torch.device,
+    *,
+    ood_fitted: bool,
+    input_path: str | None,
+) -> dict[str, Any]:
+    """How a run's results are measured, for metrics.json; results of equal protocols can be compared."""
+    has_lr_psnr = any(metric.name == "lr_psnr" for metric in metrics)
+    val = options.val.model_dump(mode="json")
+    for key in ("save_images", "sample_batch", *([] if has_lr_psnr else ["lr_psnr_reference"])):
+        val.pop(key)
+    reference = options.val.lr_reference
+    return {
+        **{key: text for metric in metrics for key, text in metric.describe().items()},
+        **_TEXTS,
+        **protocol.texts,
+        "precision": precision.resolve(options.precision, training=False, device=device),
+        **val,
+        "quantize": options.val.rounding,
+        **({"lr_psnr_reference": reference, "lr_psnr": lr_psnr.REFERENCES[reference]} if has_lr_psnr else {}),
+        **_describe_backbone(metrics, perceptual),
+        "ood_fitted": ood_fitted,
+        "datasets": _describe_data_sets(options, input_path),
+    }
+
+
+def _describe_backbone(metrics: Sequence[Metric], perceptual: Perceptual | NotComputed) -> dict[str, str]:
+    if isinstance(perceptual, NotComputed):
+        return {metric.name: NO_LPIPS for metric in metrics if "backbone" in metric.needs}
+    return {"lpips": perceptual.version}
+
+
+def _describe_data_sets(options: RunOptions, input_path: str | None) -> dict[str, Any]:
+    if input_path is not None:
+        return {"input": {"dataroot_LQ": input_path}}
+    chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}
+    return {name: _describe_data_set(dataset) for name, dataset in chosen.items()}
+
+
+def _describe_data_set(dataset: DatasetOptions) -> dict[str, Any]:
+    """Options of a test set; of those that earlier results lack, what is set, so that both can be compared."""
+    later = {key for key in ("downsampling", "degrade") if key not in dataset.model_dump(exclude_defaults=True)}
+    return dataset.model_dump(mode="json", exclude={*TRAINING_ONLY, *PAIRING, *later})
+
+
+def list_columns(metrics: Sequence[Metric]) -> list[Column]:
+    """All figures of an evaluation, in the order of tables."""
+    return [*BEFORE, *(column for metric in metrics for column in metric.columns), *AFTER]
+
+
+def describe_columns(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """The same for metrics.json, which is read where third parties' metrics are not there."""
+    return [column._asdict() for column in list_columns(metrics)]
+
+
+def read_columns(report: Mapping[str, Any], known: Sequence[Metric]) -> dict[str, Column]:
+    """Columns of a metrics.json by key; of older ones those that are known here."""
+    described = report.get("columns")
+    if not isinstance(described, list):
+        return {column.key: column for column in list_columns(known)}
+    found = [Column(**{**values, "places": tuple(values["places"])}) for values in described]
+    return {column.key: column for column in found}
+
+
+def versions(model: Model) -> dict[str, str]:
+    """What makes results, for their record: versions of the software, and the kind of device."""
+    return {
+        "robustflow": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        # Without its number, so that the results of several are those of one.
+        "device": model.device.type,
+    }

@@ -1,0 +1,270 @@
+"""What a metric is: one class, registered in a file of its own, which every table, plot and page then shows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustflow.data.bicubic import downsample
+from robustflow.data.images import to_uint8
+from robustflow.evaluation.metrics.images import scale_to_mean_of
+from robustflow.models.protocol import Protocol
+from robustflow.registry import METRICS
+from robustflow.utils import memory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from robustflow.evaluation.metrics.perceptual import Perceptual
+
+Better = Literal["low", "high"] | None
+# Tables of robustness and fidelity; plots against the temperature, and of the best of n samples; differences between
+# runs; captions of pictures; and whether the image that is worst in it is shown first.
+Place = Literal["robustness", "fidelity", "curves", "best", "differences", "captions", "worst"]
+Places = tuple[Place, ...]
+Need = Literal["ground truth", "backbone"]
+Values = Mapping[str, float | int | bool | None]
+
+
+class Column(NamedTuple):
+    """How a figure is shown.
+
+    Attributes:
+        key: Its name in metrics.json, or of samples in metrics.csv.
+        label: Its heading.
+        better: Which direction is better; None where neither is.
+        unit: "dB", or "" for none.
+        places: Where it is shown, besides the list of all figures.
+    """
+
+    key: str
+    label: str
+    better: Better = None
+    unit: str = ""
+    places: Places = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the samples of an image are measured against.
+
+    Attributes:
+        lr: Input, uint8 (3, h, w).
+        upsampled: Input at the size of the samples, (3, H, W), on the device of the samples.
+        gt: Ground truth, uint8 (3, H, W), or None.
+        scale: H / h.
+        crop: HR pixels left out along each border.
+        truncate: Samples are rounded down to 8 bits.
+        against_input: LR-PSNR is against the input even if there is a ground truth.
+        perceptual: The backbone, or None.
+    """
+
+    lr: Tensor
+    upsampled: Tensor
+    gt: Tensor | None
+    scale: int = 4
+    crop: int = 0
+    truncate: bool = False
+    against_input: bool = False
+    perceptual: "Perceptual | None" = None
+
+    @cached_property
+    def lr_of_gt(self) -> Tensor | None:
+        """Ground truth, downsampled: uint8 (3, h, w)."""
+        return None if self.gt is None else downsample(self.gt, self.scale)
+
+    def meets(self, needs: Iterable[Need]) -> bool:
+        """Whether what a metric needs is there."""
+        present = {"ground truth": self.gt is not None, "backbone": self.perceptual is not None}
+        return all(present[need] for need in needs)
+
+    def quantize(self, sample: Tensor) -> Tensor:
+        """A finite sample (3, H, W) as an 8-bit image, on the CPU."""
+        return to_uint8(sample.cpu(), truncate=self.truncate)
+
+    def brighten(self, sample: Tensor) -> Tensor:
+        """The same, at the brightness of the ground truth: clamped to [0, 1] first, rounded once, at the end."""
+        assert self.gt is not None
+        image = scale_to_mean_of(sample.cpu().clamp(0, 1), self.gt.to(sample.dtype) / 255)
+        return to_uint8(image, truncate=self.truncate)
+
+
+class Sample:
+    """One sample in the forms that metrics take; each is made once.
+
+    Attributes:
+        raw: (3, H, W), floating, not clamped.
+    """
+
+    def __init__(self, raw: Tensor, target: Target) -> None:
+        self.raw, self._target = raw, target
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether every value is finite."""
+        return all(bool(self.raw[..., rows, :].isfinite().all()) for rows in memory.bands_of(self.raw))
+
+    @cached_property
+    def image(self) -> Tensor:
+        """8-bit image, (3, H, W)."""
+        return self._target.quantize(self.raw)
+
+    @cached_property
+    def small(self) -> Tensor:
+        """8-bit image, downsampled: (3, h, w)."""
+        return downsample(self.image, self._target.scale)
+
+    @cached_property
+    def brightened(self) -> Tensor:
+        """8-bit image at the brightness of the ground truth, (3, H, W)."""
+        return self._target.brighten(self.raw)
+
+
+class Metric(ABC):
+    """A figure, or a few, of samples. A subclass registers under its name with METRICS and takes no options.
+
+    Attributes:
+        name: That it is registered under; the key of its values unless ``keys`` says otherwise.
+        label: Heading.
+        better: Which direction is better.
+        unit: "dB", or "".
+        protocol: How it is measured, one line.
+        places: Where it is shown.
+        needs: Without these its values are None.
+        usual: Measured for every model; if not, for those whose `Protocol.adds` names it.
+    """
+
+    name: str
+    label: str
+    better: Better = None
+    unit: str = ""
+    protocol: str = ""
+    places: Places
+    needs: tuple[Need, ...] = ()
+    usual: bool = True
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """How its figures are shown; those of a sample and those of a data set may be the same."""
+        return (Column(self.name, self.label, self.better, self.unit, self.places),)
+
+    def describe(self) -> dict[str, Any]:
+        """How it is measured, by the keys of its figures, for protocols."""
+        return {self.name: self.protocol} if self.protocol else {}
+
+    @abstractmethod
+    def summarize(self, frame: "pd.DataFrame") -> dict[str, Any]:
+        """Figures of a data set at one temperature, of its frame, see `frames`."""
+
+
+class SampleMetric(Metric):
+    """A metric of each sample.
+
+    Attributes:
+        of_finite: Measured on finite samples alone; others have the value None.
+    """
+
+    places: Places = ("fidelity", "curves", "best", "differences", "captions")
+    of_finite: bool = True
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of a sample's values."""
+        return (self.name,)
+
+    @abstractmethod
+    def of_sample(self, sample: Sample, target: Target) -> float | Values | None:
+        """The value of a sample, or the values by name; None where it has none, such as in too small an image."""
+
+    def measure(self, sample: Sample, target: Target) -> Values:
+        """Values of a sample by name; None without what the metric needs."""
+        if not target.meets(self.needs) or (self.of_finite and not sample.finite):
+            return dict.fromkeys(self.keys)
+        found = self.of_sample(sample, target)
+        return found if isinstance(found, Mapping) else {self.name: found}
+
+    def summarize(self, frame: "pd.DataFrame") -> dict[str, Any]:
+        """Means over the samples that have the value."""
+        return {key: mean(frame[key]) for key in self.keys}
+
+
+class FullReference(SampleMetric):
+    """A metric of an 8-bit sample and the ground truth.
+
+    Attributes:
+        brightened: Of the sample at the ground truth's brightness.
+    """
+
+    needs = ("ground truth",)
+    brightened: bool = False
+
+    @staticmethod
+    @abstractmethod
+    def compare(image: Tensor, reference: Tensor, crop: int) -> float | None:
+        """Likeness of two images (c, H, W) in 0..255, less ``crop`` pixels along each border."""
+
+    @staticmethod
+    def view(image: Tensor) -> Tensor:
+        """What is compared of a uint8 image (3, H, W)."""
+        return image
+
+    def of_sample(self, sample: Sample, target: Target) -> float | None:
+        """The likeness."""
+        assert target.gt is not None
+        image = sample.brightened if self.brightened else sample.image
+        return self.compare(self.view(image), self.view(target.gt), target.crop)
+
+
+class SetMetric(Metric):
+    """A metric of all finite samples of an image at one temperature.
+
+    Attributes:
+        each: ``of_samples`` gives a value for each sample, which it computes together.
+    """
+
+    places: Places = ("fidelity", "curves", "differences")
+    each: bool = False
+
+    @abstractmethod
+    def of_samples(self, samples: Tensor, target: Target) -> float | Sequence[float] | None:
+        """The value of samples (n, 3, H, W), floating, finite, not clamped; a sequence of n if ``each`` is set."""
+
+    def measure(self, samples: Tensor, target: Target) -> float | Sequence[float] | None:
+        """The same; None without what the metric needs."""
+        return self.of_samples(samples, target) if target.meets(self.needs) else None
+
+    def summarize(self, frame: "pd.DataFrame") -> dict[str, Any]:
+        """Mean over samples, or over images if the samples of an image have one value."""
+        return {self.name: mean(frame[self.name] if self.each else first_of_image(frame, self.name))}
+
+
+def stack(samples: Tensor, target: Target, *, brighten: bool = False) -> Tensor:
+    """8-bit images of samples (n, 3, H, W), at the ground truth's brightness if asked to, on the CPU."""
+    return torch.stack([target.brighten(one) if brighten else target.quantize(one) for one in samples])
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that exist, NaN and None being none; None if no value does."""
+    known = [value for value in values if value is not None and value == value]
+    return float(sum(known) / len(known)) if known else None
+
+
+def first_of_image(frame: "pd.DataFrame", key: str) -> "pd.Series":
+    """What all rows of an image have in common, by image, in the order of the frame."""
+    return frame.drop_duplicates("image").set_index("image")[key]
+
+
+def choose(protocol: Protocol | None = None) -> list[Metric]:
+    """The metrics of a protocol, in the order of tables; of all protocols if None."""
+    found: list[Metric] = []
+    for name, cls in METRICS.entries().items():
+        metric: Metric = cls()
+        metric.name = name
+        wanted = metric.usual or name in protocol.adds if protocol is not None else True
+        if wanted and (protocol is None or name not in protocol.omits):
+            found.append(metric)
+    return found
