@@ -111,7 +111,8 @@ class FlowModel(Model):
 
     def data_loss(self, inputs: LossInputs) -> Tensor:
         """Mean negative log-likelihood, bits per dimension, less ``weight_loss``."""
-        return self._likelihood(FlowInputs(*inputs), mixing=False).bits_per_dim.mean()  # type: ignore[arg-type]
+        given = FlowInputs(*inputs)  # type: ignore[arg-type]
+        return self.network.encode(*given, mixing=False).bits_per_dim(given.x[0].numel()).mean()
 
     def weight_loss(self) -> Tensor:
         """Bits per dimension that ActNorms and 1×1 convolutions give: their log-determinant is no matter of data."""
@@ -124,10 +125,8 @@ class FlowModel(Model):
 
     def likelihood(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood:
         """Likelihood of the noisy x that ``inputs`` makes."""
-        return self._likelihood(self.inputs(hr, lr, generator))
-
-    def _likelihood(self, inputs: FlowInputs, mixing: bool = True) -> Likelihood:
-        encoding = self.network.encode(inputs.x, inputs.condition, inputs.noise, inputs.mean, mixing)
+        inputs = self.inputs(hr, lr, generator)
+        encoding = self.network.encode(*inputs)
         return Likelihood(encoding.bits_per_dim(inputs.x[0].numel()), encoding.latents)
 
     @torch.no_grad()
