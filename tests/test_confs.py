@@ -84,7 +84,7 @@ def test_readme_command_is_valid(words):
 
 
 def test_readme_coupling_keeps_the_contract(tmp_path, monkeypatch):
-    code = next(block for block in readme.README.split("```python\n")[1:] if block.startswith("# my_maps.py")).split(
+    code = next(block for block in readme.EXTENDING.split("```python\n")[1:] if block.startswith("# my_maps.py")).split(
         "```"
     )[0]
     (tmp_path / "my_maps.py").write_text(code)

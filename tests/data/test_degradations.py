@@ -219,7 +219,7 @@ def test_kernels_of_lr_images(kernel: str, degrade: tuple[object, ...]):
 
 
 def test_a_degradation_of_ones_own(tmp_path, monkeypatch):
-    code = next(block for block in readme.README.split("```python\n") if block.startswith("# my_fog.py"))
+    code = next(block for block in readme.EXTENDING.split("```python\n") if block.startswith("# my_fog.py"))
     (tmp_path / "my_fog.py").write_text(code.split("```")[0])
     (tmp_path / "run.yml").write_text(
         "name: run\nmodel: SRFlow\nplugins: [my_fog]\ndatasets:\n"

@@ -5,9 +5,9 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import readme
 import torch
 
 from robustflow.commands import evaluate
@@ -18,9 +18,10 @@ from robustflow.registry import METRICS
 from robustflow.report import compare, tables
 from robustflow.report.results import read
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-# The README's own, and one of sets of samples.
-SOURCE = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "@METRICS.register" in block)
+# The documentation's own, and one of sets of samples.
+SOURCE = next(
+    block for block in re.findall(r"```python\n(.*?)```", readme.EXTENDING, re.DOTALL) if "@METRICS.register" in block
+)
 MORE = """
 from robustflow.evaluation.metrics import SetMetric
 
