@@ -318,14 +318,14 @@ def _saved(options, folder):
 
 
 def test_an_error_in_one_process_ends_the_evaluation_of_all(tested, folder, monkeypatch, capfd):
-    evaluated = evaluation.Evaluator._evaluated
+    evaluated = evaluation.Evaluator._evaluate_image
 
     def failing(*arguments):
         if launcher.rank() == 1:
             raise UserError("the second process gives up")
         return evaluated(*arguments)
 
-    monkeypatch.setattr(evaluation.Evaluator, "_evaluated", failing)
+    monkeypatch.setattr(evaluation.Evaluator, "_evaluate_image", failing)
     arguments = (tested, None, str(folder / "failed"))
     statuses = forked(lambda: evaluation.run(*arguments))
     assert len(set(statuses)) == 1
@@ -336,13 +336,13 @@ def test_an_error_in_one_process_ends_the_evaluation_of_all(tested, folder, monk
 
 
 def test_an_interruption_of_one_process_ends_the_evaluation_of_all(tested, folder, monkeypatch):
-    evaluated = evaluation.Evaluator._evaluated
+    evaluated = evaluation.Evaluator._evaluate_image
 
     def interrupting(*arguments):
         if launcher.rank() == 1:
             raise KeyboardInterrupt
         return evaluated(*arguments)
 
-    monkeypatch.setattr(evaluation.Evaluator, "_evaluated", interrupting)
+    monkeypatch.setattr(evaluation.Evaluator, "_evaluate_image", interrupting)
     statuses = forked(lambda: evaluation.run(tested, None, str(folder / "interrupted")))
     assert statuses == [1, 130]
