@@ -42,16 +42,16 @@ demo_run() {
 
 demo() {
     side_by_side "demo_run affine" "demo_run affine_bounded" "demo_run rq_spline"
-    python -m robustflow.evaluation.compare results/demo_runs/{affine,affine_bounded,rq_spline} --output results/demo
+    robustflow compare results/demo_runs/{affine,affine_bounded,rq_spline} --output results/demo
     echo "results/demo/summary.md, results/demo/gallery.png, results/demo/report.html"
 }
 
 lowlight_run() {
     local override="name=lowlight_runs/$1|network_G.flow.coupling=$1"
     python train.py -opt confs/lowlight_demo.yml --override "$override"
-    python -m robustflow.evaluation.ood fit -opt confs/lowlight_demo.yml --override "$override" \
+    robustflow ood fit -opt confs/lowlight_demo.yml --override "$override" \
         --patch 100 --n-patches 300
-    python -m robustflow.evaluation.ood rank -opt confs/lowlight_demo.yml --override "$override" > /dev/null
+    robustflow ood rank -opt confs/lowlight_demo.yml --override "$override" > /dev/null
     python test.py -opt confs/lowlight_demo.yml --override "$override" > /dev/null
 }
 
@@ -75,8 +75,8 @@ side_by_side() {
 lowlight() {
     side_by_side "lowlight_run affine" "lowlight_run rq_spline"
     local runs=(results/lowlight_runs/{affine,rq_spline})
-    python -m robustflow.evaluation.ood plot "${runs[@]}" --pooled --output results/lowlight/ood.png
-    python -m robustflow.evaluation.compare "${runs[@]}" --output results/lowlight
+    robustflow ood plot "${runs[@]}" --pooled --output results/lowlight/ood.png
+    robustflow compare "${runs[@]}" --output results/lowlight
     echo "results/lowlight/summary.md, results/lowlight/gallery.png, results/lowlight/ood.png, results/lowlight/report.html"
 }
 
@@ -96,14 +96,14 @@ latent_train() {
 apply() {
     local model=$1 kind=$2
     shift 2
-    python -m robustflow.apply "$kind" -opt confs/demo.yml --output "results/latent/$model" \
+    robustflow apply "$kind" -opt confs/demo.yml --output "results/latent/$model" \
         --override "name=latent_runs/$model|network_G.flow.coupling=${model/shift/affine}" "$@"
 }
 
 latent() {
     side_by_side "latent_train affine rq_spline" "latent_train shift"
     local coupling model images=results/latent/images
-    python -m robustflow.applications.example images $images
+    robustflow example images $images
     for coupling in affine rq_spline; do
         apply $coupling restore-study --degrade noise=20 jpeg=10 blur=1.5
         apply $coupling transfer-style --input $images/cat.png --reference $images/cup.png
@@ -117,7 +117,7 @@ latent() {
     apply affine restore --input $images/noisy.png
     apply affine sample --input $images/cat_lr.png --reference $images/cat.png --n 4 --back-projection 10
     apply affine interpolate --input $images/cat_lr.png
-    python -m robustflow.applications.example picture results/latent
+    robustflow example picture results/latent
 }
 
 remedies() {
@@ -142,7 +142,7 @@ rq_no_split $flow.coupling=rq_spline|$flow.split.enable=false
 robust+ $flow.coupling=rq_spline|$flow.split.max_log_scale=2
 robust+_orthogonal $flow.coupling=rq_spline|$flow.split.max_log_scale=2|$flow.permutation_train=false
 END
-    python -m robustflow.evaluation.compare "${results[@]}" --output results/remedies
+    robustflow compare "${results[@]}" --output results/remedies
     echo "results/remedies/summary.md, results/remedies/report.html"
 }
 
@@ -207,7 +207,7 @@ study() {
         exit 2
     fi
     shift 2
-    python -m robustflow.evaluation.study "$kind" -opt "confs/$name.yml" "$@"
+    robustflow study "$kind" -opt "confs/$name.yml" "$@"
 }
 
 reproduce() {

@@ -9,31 +9,7 @@ from pathlib import Path
 # The package beside this file, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "codes"))
 
-from robustflow.options import amount, command_line
-from robustflow.options.toy import ToyOptions
-from robustflow.utils import launcher
-
-
-def main() -> int:
-    """Run the command line; return the exit status."""
-    with launcher.one_voice():
-        arguments = command_line.parse(None, testing=False)
-        options = command_line.load_any_or_exit(arguments)
-        if isinstance(options, ToyOptions):
-            launcher.require_one_process(options.name)
-            if arguments.check:
-                sys.stderr.write(f"--check: expected a model of images, got {options.name}: it takes minutes, run it\n")
-                return 2
-    amount.settle_threads(options, testing=False)
-    # Imported after the options are read: a typing error is answered before the libraries are loaded.
-    if isinstance(options, ToyOptions):
-        from robustflow.toy import engine as toy
-
-        return toy.run(options)
-    from robustflow.training import engine
-
-    return engine.run(options, check=arguments.check)
-
+from robustflow.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

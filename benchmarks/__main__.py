@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.cases import CASES, DEFAULT
 from benchmarks.setting import Setting
-from robustflow.utils import terminal
+from robustflow.utils.answer import accept_all_characters
 
 
 def _arguments() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Run the cases one after another. Who is told to end prints what it has."""
-    terminal.accept_all_characters()
+    accept_all_characters()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     arguments = _arguments()
     setting = Setting(arguments.device, arguments.threads, arguments.repeats, arguments.tiny, arguments.before)

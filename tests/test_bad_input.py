@@ -19,26 +19,17 @@ import torch
 from bad_inputs import CORPUS
 from spoiling import TEST, TRAIN, Code, make_folder, save_weights
 
-from robustflow.commands import compare, report, study
-from robustflow.data import enhance, images
+from robustflow import cli, models
+from robustflow.data import images
 from robustflow.data.sources import lists
-from robustflow.diagnostics.ood import commands
-from robustflow.interop import convert
+from robustflow.interop import published
 from robustflow.models import weights
-from robustflow.options import __main__ as options_command
 from robustflow.options import load as options_load
-from robustflow.utils import devices, exit_status
+from robustflow.utils import devices
+from robustflow.utils.answer import answer
 from robustflow.utils.errors import RunFailed, UserError
 
 ROOT = Path(__file__).parents[1]
-MODULES = {
-    "compare": compare,
-    "convert": convert,
-    "enhance": enhance,
-    "ood": commands,
-    "report": report,
-    "study": study,
-}
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +69,8 @@ def call(monkeypatch, command: str, *arguments: str) -> tuple[int, str]:
     monkeypatch.setattr(sys, "argv", [command, *arguments])
     with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
         try:
-            if command in MODULES:
-                status = MODULES[command].main(list(arguments))
-            elif command == "options":
-                status = options_command.main()
+            if command in cli.COMMANDS:
+                status = cli.main([command, *arguments])
             else:
                 status = runpy.run_path(str(ROOT / command), run_name="__main__")
         except SystemExit as leaving:
@@ -231,7 +220,7 @@ def test_damaged_weights(here, layout):
         weights.load(Path(file), network, completed, encoder_suffices=False)
 
     def build(options):
-        return convert.models.build(options)
+        return models.build(options)
 
     weights_network = build(options)
     assert survived(read, each(name, Path(name).read_bytes(), 70, reach=4000)) > 35
@@ -246,7 +235,7 @@ def test_damaged_programs_are_not_run(here):
         "w.pkl": pickle.dumps([Code()]),
     }
     for name, data in programs.items():
-        read = lists.load_arrays if name.endswith("pkl") else convert.published.read
+        read = lists.load_arrays if name.endswith("pkl") else published.read
         survived(read, each(name, data, 60))
     assert not Path("code_was_run").exists()
 
@@ -282,16 +271,14 @@ def test_errors_and_exit_statuses(error, status, message, caplog):
     def work():
         raise error
 
-    assert exit_status.answered(work, memory=lambda: "lower the batch") == status
+    assert answer(work, memory=lambda: "lower the batch") == status
     assert message in caplog.text
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_finds_no_room(unbuffered):
-    code = (
-        "import sys; from robustflow.utils import exit_status; sys.exit(exit_status.answered(lambda: print('a table')))"
-    )
+    code = "import sys; from robustflow.utils.answer import answer; sys.exit(answer(lambda: print('a table')))"
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", code]
@@ -302,7 +289,7 @@ def test_output_that_finds_no_room(unbuffered):
 
 
 def test_output_that_nobody_reads():
-    code = "from robustflow.utils import exit_status; raise SystemExit(exit_status.answered(lambda: print('a table')))"
+    code = "from robustflow.utils.answer import answer; raise SystemExit(answer(lambda: print('a table')))"
     command = f"(sleep 0.2; '{sys.executable}' -c \"{code}\"; echo $? >&2) | true"
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}
     process = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
@@ -315,7 +302,7 @@ def test_faults_of_ours_are_raised(error):
         raise error
 
     with pytest.raises(type(error)):
-        exit_status.answered(work)
+        answer(work)
 
 
 def test_devices_that_are_not_there(monkeypatch):

@@ -2,7 +2,7 @@ import pytest
 import readme
 import torch
 
-from robustflow import models
+from robustflow import cli, models
 from robustflow.options.load import dump, load, load_any
 from robustflow.registry import ELEMENTWISE
 from robustflow.testing import check_elementwise
@@ -77,7 +77,7 @@ def test_readme_command_is_valid(words):
             rest[0] == "study" and rest[2] in names
         )
         return
-    assert program == "-m" or (ROOT / program).is_file()
+    assert program in cli.COMMANDS if words[0] == "robustflow" else program == "-m" or (ROOT / program).is_file()
     if "-opt" in rest and "published.yml" not in rest:
         override = rest[rest.index("--override") + 1] if "--override" in rest else None
         load_any(ROOT / rest[rest.index("-opt") + 1], override)

@@ -11,6 +11,7 @@ import readme
 import tiny
 import torch
 
+from robustflow import cli
 from robustflow.data.images import write_png
 from robustflow.data.sources.bundled import BundledSource
 from robustflow.interop import published
@@ -76,7 +77,7 @@ train.py -opt confs/llflow_lol.yml
 -m robustflow.evaluation.ood fit -opt confs/llflow_lol.yml --patch 100 --n-patches 20
 -m robustflow.evaluation.ood rank -opt confs/llflow_lol.yml
 """
-# Lists given by flags, at once and one by one; and what is documented elsewhere.
+# Lists given by flags, at once and one by one; what is documented elsewhere; and commands as they were spelt.
 FURTHER = """
 -m robustflow.evaluation.study temperature -opt confs/demo.yml --heats 0 0.5
 -m robustflow.evaluation.study temperature -opt confs/demo.yml --heats 0 --heats 0.5
@@ -86,6 +87,15 @@ FURTHER = """
 -m robustflow.apply restore-study -opt confs/demo.yml --degrade noise=20 --degrade jpeg=10 --normalise global
 -m robustflow.evaluation.ood plot results/llflow_lol --output one.svg
 -m robustflow.evaluation.report_html results/demo
+robustflow report results/demo
+robustflow trace -opt confs/demo.yml
+-m robustflow.options confs/demo.yml
+-m robustflow.data.prepare datasets/DF2K/train_HR datasets/DF2K/again
+-m robustflow.data.enhance datasets/Urban100/HR datasets/Enhanced
+-m robustflow.interop.convert -opt published.yml --weights published_G.pth --output again.safetensors
+-m robustflow.evaluation.compare results/demo_runs/affine results/demo_runs/rq_spline --output results/again
+-m robustflow.training.replay experiments/demo/non_finite/00000123.safetensors
+-m robustflow.applications.example images images
 """
 # Flags that make a command take less time, or leave what others go on with where it is.
 SHORTER = {
@@ -94,8 +104,9 @@ SHORTER = {
     "restore-study": ["--input", "photos"],
 }
 DUMP = "experiments/demo/non_finite/00000123.safetensors"
-LINES = [words[1:] for words in readme.commands() if words[0] == "python" and words[2] != "benchmarks"]
-COMMANDS = [*LINES, *map(str.split, FURTHER.strip().splitlines())]
+LINES = [words for words in readme.commands() if words[0] != "bash" and "benchmarks" not in words]
+COMMANDS = [words[words[0] == "python" :] for words in LINES]
+COMMANDS += map(str.split, FURTHER.strip().splitlines())
 WITH_OPTIONS = {tuple(words[: words.index("-opt")]): words for words in COMMANDS if "-opt" in words}
 
 
@@ -103,6 +114,8 @@ def run(words, monkeypatch):
     """Exit status of a command."""
     monkeypatch.setattr(sys, "argv", words if words[0] != "-m" else words[1:])
     try:
+        if words[0] == "robustflow":
+            return cli.main(words[1:])
         if words[0] == "-m":
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:

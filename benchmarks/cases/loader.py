@@ -17,7 +17,7 @@ from benchmarks.networks import SCALE
 from benchmarks.setting import Row, Setting, report
 from robustflow import data
 from robustflow.data.images import write_png
-from robustflow.data.prepare import prepare
+from robustflow.data.preparation import prepare
 from robustflow.data.sources.bundled import BundledSource
 from robustflow.data.sources.folders import FolderOptions
 from robustflow.registry import DATASETS

@@ -3,13 +3,13 @@ import pytest
 import readme
 import torch
 from PIL import Image
+from robustflow.options.__main__ import reference
 from torch import Tensor
 
 from robustflow.data import BundledSource, EvaluationSet, Source, TrainingCrops, build_evaluation, build_training
 from robustflow.data.bicubic import downsample, mirror_pad
 from robustflow.data.degradations import JPEG, Blur, Degradation, Enhance, Gain, Invert, Noise, apply
 from robustflow.data.images import to_float, to_uint8
-from robustflow.options.__main__ import reference
 from robustflow.options.load import load, save
 from robustflow.registry import DATASETS, DEGRADATIONS
 from robustflow.utils.errors import UserError

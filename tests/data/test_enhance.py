@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from robustflow import data
+from robustflow.commands.enhance import enhance_folder, main
 from robustflow.data.degradations import Enhance
-from robustflow.data.enhance import enhance_folder, main
 from robustflow.data.images import read_image
 from robustflow.data.sources.folders import FolderOptions
 from robustflow.utils.errors import UserError

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from robustflow.data import build_evaluation, build_training, enhance, prepare
+from robustflow.commands.enhance import enhance_folder
+from robustflow.data import build_evaluation, build_training, preparation
 from robustflow.data.images import list_images, read_image, write_png
 from robustflow.data.sources.folders import open_folders
 from robustflow.latent.model import inputs
@@ -51,8 +52,8 @@ def test_one_alone_is_said_as_before(tmp_path: Path):
 def test_commands_name_all_before_they_begin(tmp_path: Path, command: str):
     hr = folder(tmp_path / "hr", 1, EACH_KIND)
     commands = {
-        "enhance": lambda: enhance.enhance_folder(hr, tmp_path / "out", "unit"),
-        "prepare": lambda: prepare.prepare(hr, tmp_path / "out"),
+        "enhance": lambda: enhance_folder(hr, tmp_path / "out", "unit"),
+        "prepare": lambda: preparation.prepare(hr, tmp_path / "out"),
         "apply": lambda: inputs(hr),
     }
     with pytest.raises(UserError, match="5 of 6 images cannot be used"):
@@ -66,7 +67,7 @@ def test_damage_that_decoding_finds_is_named_at_once_too(tmp_path: Path):
         data = (hr / f"good{k}.png").read_bytes()
         (hr / f"good{k}.png").write_bytes(data[:100] + data[-16:])
     with pytest.raises(UserError, match=r"2 of 3 images cannot be used:(.|\n)*good0\.png(.|\n)*good1\.png"):
-        prepare.prepare(hr, tmp_path / "out")
+        preparation.prepare(hr, tmp_path / "out")
 
 
 def test_sizes_are_named_at_once(tmp_path: Path):

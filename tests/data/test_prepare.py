@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from robustflow.data import build_evaluation, build_training, collate, prepare
+from robustflow.commands import prepare
+from robustflow.data import build_evaluation, build_training, collate, preparation
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, write_png
 from robustflow.data.sources import prepared
@@ -46,7 +47,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def made(source: Path, name: str = "made", workers: int = 0) -> Path:
-    prepare.prepare(source, source.parent / name, workers)
+    preparation.prepare(source, source.parent / name, workers)
     return source.parent / name
 
 
@@ -172,7 +173,7 @@ def test_changed_images_are_noticed(source: Path, caplog: pytest.LogCaptureFixtu
     write_png(source / "9.png", picture(22, 50, 70))
     (source / "deep.png").unlink()
     open_prepared(str(folder), None, 4)
-    assert "2 of 5 images are not those that were prepared, the first 9.png; run python -m" in caplog.text
+    assert "2 of 5 images are not those that were prepared, the first 9.png; run robustflow prepare" in caplog.text
     caplog.clear()
     source.rename(source.parent / "elsewhere")
     open_prepared(str(folder), None, 4)
@@ -188,12 +189,12 @@ def test_interrupted_and_run_again(source: Path, monkeypatch: pytest.MonkeyPatch
         decoded.append(file.name)
         return read_image(file)
 
-    monkeypatch.setattr(prepare, "read_image", read_three)
+    monkeypatch.setattr(preparation, "read_image", read_three)
     assert prepare.main([str(source), str(target), "--workers", "0"]) == 130
-    with pytest.raises(UserError, match=r"interrupted; run python -m robustflow\.data\.prepare .*hr .*made again"):
+    with pytest.raises(UserError, match=r"interrupted; run robustflow prepare .*hr .*made again"):
         open_prepared(str(target), None, 4)
     before = found_in(target)
-    monkeypatch.setattr(prepare, "read_image", read_image)
+    monkeypatch.setattr(preparation, "read_image", read_image)
     made(source)
     assert [found_in(target)[name] for name in before if name != INDEX] == [before[n] for n in before if n != INDEX]
     assert len(open_prepared(str(target), None, 4)) == 5
@@ -205,7 +206,7 @@ def test_interrupted_at_an_index_removes_what_is_stale(source: Path, monkeypatch
     (source / "9.png").unlink()
     (source / "sub" / "b.v2.png").unlink()
     write_png(source / "8.png", picture(22, 50, 70))
-    write = prepare._write_index
+    write = preparation._write_index
 
     def interrupted_after(*values) -> None:
         if not left:
@@ -213,7 +214,7 @@ def test_interrupted_at_an_index_removes_what_is_stale(source: Path, monkeypatch
         left.pop()
         write(*values)
 
-    monkeypatch.setattr(prepare, "_write_index", interrupted_after)
+    monkeypatch.setattr(preparation, "_write_index", interrupted_after)
     prepare.main([str(source), str(folder), "--workers", "0"])
     monkeypatch.undo()
     made(source)
@@ -234,8 +235,9 @@ def test_files_of_others_stay(source: Path):
 def test_killed_and_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for number in range(12):
         write_png(tmp_path / "hr" / f"{number:02d}.png", picture(16, 16, number))
-    slow = "import time; from robustflow.data import prepare as p; p._PERIOD = 0; read = p.read_image; "
-    slow += "p.read_image = lambda f: (time.sleep(0.2), read(f))[1]; p.main(['hr', 'made', '--workers', '1'])"
+    slow = "import time; from robustflow.commands import prepare; from robustflow.data import preparation as p; "
+    slow += "p._PERIOD = 0; read = p.read_image; "
+    slow += "p.read_image = lambda f: (time.sleep(0.2), read(f))[1]; prepare.main(['hr', 'made', '--workers', '1'])"
     process = subprocess.Popen([sys.executable, "-c", slow], cwd=tmp_path, start_new_session=True)
     while len(list((tmp_path / "made").glob("*.npy"))) < 4:
         assert process.poll() is None
@@ -270,14 +272,17 @@ def damaged(folder: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("no index", r"index\.json: expected the index of prepared images, got nothing there; write them with python"),
+        (
+            "no index",
+            r"index\.json: expected the index of prepared images, got nothing there; write them with robustflow",
+        ),
         ("no JSON", r"index\.json: damaged .* delete its folder and prepare"),
-        ("another file", r"index\.json: expected the index that python .* writes, got another file"),
+        ("another file", r"index\.json: expected the index that robustflow prepare writes, got another file"),
         ("another version", "expected version 1 of the index, got 2"),
         ("a number missing", r"index\.json: damaged"),
         ("more pixels than bytes", "'8.png' of 36 x 400000000000000 pixels in 4448 bytes"),
         ("a path that leads out", r"expected images below the folder, .* got '\.\./8\.png'"),
-        ("no image file", r"8\.npy: expected a file of 4448 bytes, found none; run python .* again"),
+        ("no image file", r"8\.npy: expected a file of 4448 bytes, found none; run robustflow prepare .* again"),
         ("truncated", r"8\.npy: expected a file of 4448 bytes"),
         ("no images", "expected prepared images, found none"),
     ],
@@ -329,10 +334,10 @@ def test_mistakes_are_answered(source: Path, monkeypatch: pytest.MonkeyPatch, ca
     (source / "sub" / "b.v2.png").unlink()
     assert "sub_b.v2.png: expected a complete" in answer(source.parent / "made")
     assert len(prepared.read_index(source.parent / "made").images) == 4
-    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda place: SimpleNamespace(free=2**20))
-    read = prepare.read_headers
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda place: SimpleNamespace(free=2**20))
+    read = preparation.read_headers
     monkeypatch.setattr(
-        prepare, "read_headers", lambda files: {f: replace(h, size=(40960, 32768)) for f, h in read(files).items()}
+        preparation, "read_headers", lambda files: {f: replace(h, size=(40960, 32768)) for f, h in read(files).items()}
     )
     assert "expected 30 GiB of free space for 5 decoded images, got 0.000977" in answer(source.parent / "other")
     assert not (source.parent / "other").exists()
@@ -347,7 +352,7 @@ def test_full_disk_is_answered(source: Path, monkeypatch: pytest.MonkeyPatch, ca
         files.write_atomically(file, data)
         written.extend([file] if file.suffix == ".npy" else [])
 
-    monkeypatch.setattr(prepare, "write_atomically", write_three)
+    monkeypatch.setattr(preparation, "write_atomically", write_three)
     target = source.parent / "made"
     assert prepare.main([str(source), str(target), "--workers", "0"]) == 2
     assert "cannot be used: No space left on device; make room" in caplog.text

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from robustflow.commands import ood
 from robustflow.data import EvaluationSet, open_folders
 from robustflow.data.images import write_png
-from robustflow.diagnostics.ood import commands, mahalanobis, patches, plot
+from robustflow.diagnostics.ood import mahalanobis, patches, plot
 from robustflow.evaluation.metrics.failures import measure_failures
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import weights
@@ -193,7 +194,7 @@ def test_two_data_sets_of_one_name(model):
 
 def command(options, tmp_path, kind, *arguments):
     options_load.save(options, tmp_path / "options.yml")
-    return commands.main([kind, "-opt", str(tmp_path / "options.yml"), *map(str, arguments)])
+    return ood.main([kind, "-opt", str(tmp_path / "options.yml"), *map(str, arguments)])
 
 
 def test_commands(model, images, tmp_path, capsys, caplog):
@@ -210,7 +211,7 @@ def test_commands(model, images, tmp_path, capsys, caplog):
     assert command(options, tmp_path, "rank", *ranking) == 0
     assert "mean OOD score" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "ood.json").read_text())["protocol"]["n_sample"] == 1
-    assert commands.main(["plot", str(tmp_path / "out"), "--output", str(tmp_path / "both.svg")]) == 0
+    assert ood.main(["plot", str(tmp_path / "out"), "--output", str(tmp_path / "both.svg")]) == 0
     assert f"tiny: {tmp_path.name}/in (8 patches)" in (tmp_path / "both.svg").read_text()
 
 
@@ -228,7 +229,7 @@ def test_mistakes_on_the_command_line(model, tmp_path, caplog, kind, arguments, 
 
 
 def test_results_that_are_not_there(tmp_path, caplog):
-    assert commands.main(["plot", str(tmp_path), "--output", str(tmp_path / "x.svg")]) == 2
+    assert ood.main(["plot", str(tmp_path), "--output", str(tmp_path / "x.svg")]) == 2
     assert "expected a results folder with ood.json" in caplog.text
 
 

@@ -5,7 +5,7 @@ import torch
 
 from robustflow.flows.prior import SplitPrior
 from robustflow.options.load import load
-from robustflow.options.yaml_tree import OptionsError
+from robustflow.utils.yaml_tree import OptionsError
 
 
 def prior(log_std, **options):

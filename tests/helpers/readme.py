@@ -12,4 +12,5 @@ def commands() -> list[list[str]]:
     """Words of every command, in order."""
     lines = README.replace("\\\n", " ").splitlines()
     indented = [line.strip() for line in lines if line.startswith("    ")]
-    return [shlex.split(command, comments=True) for command in indented if command.startswith(("python ", "bash "))]
+    documented = [command for command in indented if command.startswith(("robustflow ", "python ", "bash "))]
+    return [shlex.split(command, comments=True) for command in documented]

@@ -7,9 +7,10 @@ import torch
 import yaml
 
 from robustflow import models
+from robustflow.commands import convert
 from robustflow.commands import evaluate as testing
 from robustflow.data.images import read_image, write_png
-from robustflow.interop import convert, published
+from robustflow.interop import published
 from robustflow.models import weights
 from robustflow.options.load import load
 from robustflow.training import engine as training

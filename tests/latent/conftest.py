@@ -3,9 +3,9 @@ import tiny
 import torch
 from photographs import piece
 
+from robustflow.commands.apply import main
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import write_png
-from robustflow.latent.command_line import main
 from robustflow.models import weights
 from robustflow.options.load import dump
 

@@ -12,11 +12,11 @@ import torch
 from photographs import piece
 from scipy import stats
 
+from robustflow.commands.apply import main
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, to_float, to_uint8
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.latent import edit
-from robustflow.latent.command_line import main
 from robustflow.latent.model import opened
 from robustflow.latent.space import LatentSpace
 from robustflow.options.load import Assignment, load

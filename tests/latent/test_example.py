@@ -3,9 +3,9 @@
 import torch
 from PIL import Image
 
+from robustflow.commands import example
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, write_png
-from robustflow.latent import example
 
 
 def test_images(tmp_path):

@@ -11,8 +11,8 @@ import tiny
 import torch
 
 from robustflow import models
+from robustflow.commands.apply import main
 from robustflow.latent import edit
-from robustflow.latent.command_line import main
 from robustflow.models import weights
 from robustflow.options.load import dump
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from robustflow.options.arguments import Parser, add_override
-from robustflow.options.command_line import load_or_exit, parse
+from robustflow.commands.arguments import Parser, add_override, read_options
+from robustflow.commands.test import make_parser
 from robustflow.options.load import Assignment, OptionsError, load
 
 
@@ -19,7 +19,7 @@ def parser():
 
 def test_overrides_add_up_and_later_ones_win(write):
     flags = ["--override", "val.n_sample=1|val.seed=5", "--override", "val.heats=[0.3]", "--override", "val.seed=7"]
-    options = load_or_exit(parse(["-opt", write(""), *flags], testing=True))
+    options = read_options(make_parser().parse_args(["-opt", write(""), *flags]))
     assert (options.val.n_sample, options.val.heats, options.val.seed) == (1, (0.3,), 7)
 
 

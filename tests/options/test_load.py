@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
-from robustflow.options.__main__ import main, reference
+from robustflow.commands.options import main, reference
+from robustflow.options.keys import keys
 from robustflow.options.load import OptionsError, dump, load, save
-from robustflow.options.schema import keys
 from robustflow.utils.errors import UserError
 
 
@@ -346,10 +346,9 @@ def test_reference_lists_every_key():
     assert "| `datasets.*.GT_size` | integer ≥ 1 or null | null |" in text
 
 
-def test_module_prints_resolved_options(write, monkeypatch, capsys):
+def test_the_command_prints_resolved_options(write, capsys):
     path = write("train: {niter: 3}")
-    monkeypatch.setattr(sys, "argv", ["robustflow.options", path, "--override", "val.n_sample=4"])
-    main()
+    assert main([path, "--override", "val.n_sample=4"]) == 0
     options = load_text(write, capsys.readouterr().out)
     assert (options.train.niter, options.val.n_sample) == (3, 4)
 

@@ -1,8 +1,7 @@
 import pytest
 
+from robustflow.commands import apply, study
 from robustflow.commands import evaluate as testing
-from robustflow.commands import study
-from robustflow.latent import command_line as applications
 from robustflow.options import memory_advice
 from robustflow.options.load import load
 from robustflow.training import engine as training
@@ -91,15 +90,15 @@ def test_commands_say_what_fits_their_options(make, monkeypatch, caplog):
     overrides = "val.tile=64|val.tile_overlap=8|train.micro_batch=4|train.checkpointing=level"
     monkeypatch.setattr(training, "train", fail)
     monkeypatch.setattr(testing, "evaluate", fail)
-    monkeypatch.setattr(applications, "_require_apart", fail)
+    monkeypatch.setattr(apply, "_require_apart", fail)
     image = ["-opt", "x.yml", "--override", overrides, "--input", "x.yml"]
     of_tiles = "val.tile (now 64), val.tile_overlap (now 8)"
     for call, said in (
         (lambda: training.run(make(overrides)), "train.micro_batch (now 4)"),
         (lambda: testing.run(make(overrides), None, None), of_tiles),
         (lambda: study.main(["best-of-n", "-opt", "x.yml", "--override", overrides]), of_tiles),
-        (lambda: applications.main(["sample", *image, "--n", "4"]), "val.sample_batch (now 4)"),
-        (lambda: applications.main(["encode", *image]), "Lower network_G.flow.projection_memory (now 1024); or use"),
+        (lambda: apply.main(["sample", *image, "--n", "4"]), "val.sample_batch (now 4)"),
+        (lambda: apply.main(["encode", *image]), "Lower network_G.flow.projection_memory (now 1024); or use"),
     ):
         caplog.clear()
         assert call() == 1

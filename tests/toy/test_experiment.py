@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustflow.options import command_line
+from robustflow.commands import test, train
 from robustflow.options.load import dump, load, load_any
 from robustflow.options.toy import ToyOptions
-from robustflow.options.yaml_tree import OptionsError
 from robustflow.toy import engine
 from robustflow.toy.measure import measure
 from robustflow.toy.run import Job, build, held_out, perform
+from robustflow.utils.yaml_tree import OptionsError
 
 CONF = Path(__file__).parents[2] / "confs" / "toy2d.yml"
 TINY = {
@@ -57,7 +57,7 @@ def tiny(folder, **more):
 
 
 def test_experiment_writes_figures_and_every_seed(tmp_path, capsys):
-    assert engine.run(tiny(tmp_path)) == 0
+    assert train.run_toy(tiny(tmp_path)) == 0
     folder = tmp_path / "toy2d"
     written = {"figure.png", "layers.png", "summary.md", "summary.json", "options.yml"}
     assert {file.name for file in folder.iterdir()} == written
@@ -148,11 +148,11 @@ def test_contradictions(key, value, message, tmp_path):
         tiny(tmp_path, **{key: value})
 
 
-def test_other_commands_say_that_train_does_it_all(capsys):
+def test_other_commands_say_that_train_does_it_all(caplog):
     with pytest.raises(SystemExit) as caught:
-        command_line.load_or_exit(command_line.parse(["-opt", str(CONF)], testing=True))
+        test.main(["-opt", str(CONF)])
     assert caught.value.code == 2
-    assert "model: expected an image model, got 'toy2d'" in capsys.readouterr().err
+    assert "model: expected an image model, got 'toy2d'" in caplog.text
     with pytest.raises(OptionsError):
         load(CONF)
 
@@ -173,5 +173,5 @@ def test_own_map_takes_part(tmp_path, monkeypatch):
 
 
 def test_loss_that_is_not_finite_is_reported(tmp_path, caplog):
-    assert engine.run(tiny(tmp_path, **{"train.lr_G": 1e30})) == 1
+    assert train.run_toy(tiny(tmp_path, **{"train.lr_G": 1e30})) == 1
     assert "lower train.lr_G" in caplog.text

@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import assert_equal, assert_same_end, folder_of, saved_at, state_at, weights_at
 
 from robustflow import models
+from robustflow.commands.replay import main
 from robustflow.models import SuperResolution, weights
 from robustflow.options.load import OptionsError, load
 from robustflow.training import engine
@@ -237,7 +238,7 @@ def test_replay_reproduces_the_step(make_options, spoil, capsys, micro_batch):
     options = make_options(train={"non_finite": "skip", "niter": 2, "micro_batch": micro_batch})
     assert train(options)
     file = dump.file_for(folder_of(options), 2)
-    assert replay.main([str(file)]) == 0
+    assert main([str(file)]) == 0
     first, batch, recorded, now, verdict = capsys.readouterr().out.splitlines()
     assert (first, batch, verdict) == ("iteration 2", "the batch itself is not finite", "reproduced")
     assert recorded.removeprefix("recorded: ") == now.removeprefix("now:      ")
@@ -252,7 +253,7 @@ def test_replay_computes_the_very_same_numbers(step, tmp_path, capsys):
     network.load_state_dict(before)
     dump.write(tmp_path / "dump.safetensors", network, options, given, found)
     assert replay.replay(dump.read(tmp_path / "dump.safetensors")) == found
-    assert replay.main([str(tmp_path / "dump.safetensors")]) == 1
+    assert main([str(tmp_path / "dump.safetensors")]) == 1
     assert "not reproduced: the step is finite here" in capsys.readouterr().out
 
 
@@ -261,7 +262,7 @@ def test_replay_of_something_else(step, tmp_path, caplog):
     weights.save(tmp_path / "1_G.safetensors", models.build(options), options, 1)
     (tmp_path / "damaged.safetensors").write_bytes(b"not one")
     for name, text in (("none", "no such file"), ("1_G", "got another file"), ("damaged", "damaged")):
-        assert replay.main([str(tmp_path / f"{name}.safetensors")]) == 2
+        assert main([str(tmp_path / f"{name}.safetensors")]) == 2
         assert text in caplog.text
 
 

@@ -8,9 +8,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
+from robustflow.commands import replay
 from robustflow.data import TrainingCrops
 from robustflow.training import engine, optimizer
-from robustflow.training.failures import dump, guard, replay
+from robustflow.training.failures import dump, guard
 from robustflow.training.failures.guard import TrainingStopped
 from robustflow.training.loop import train
 from robustflow.utils.errors import UserError

@@ -7,10 +7,9 @@ import pytest
 import tiny
 import torch
 
-from robustflow.commands import compare
+from robustflow.commands import compare, ood
 from robustflow.commands import evaluate as testing
 from robustflow.data.images import read_image, write_png
-from robustflow.diagnostics.ood import commands
 from robustflow.options import load as options_load
 from robustflow.report import pages
 from robustflow.training import engine as training
@@ -118,15 +117,15 @@ def test_comparison_has_rows_of_the_mean(results, place, capsys):
 
 def test_patches_are_ranked(options, results, place, capsys):
     (place / "run.yml").write_text(options_load.dump(options))
-    assert commands.main(["rank", "-opt", str(place / "run.yml"), "--patch", "10"]) == 0
+    assert ood.main(["rank", "-opt", str(place / "run.yml"), "--patch", "10"]) == 0
     found = json.loads((results / "ood.json").read_text())
     assert found["datasets"]["test"]["n_patches"] == 2 * 2 * 3
     assert "LR" not in found["protocol"]["lr"]
-    assert commands.main(["rank", "-opt", str(place / "run.yml"), "--input", str(place / "low")]) == 0
+    assert ood.main(["rank", "-opt", str(place / "run.yml"), "--input", str(place / "low")]) == 0
     assert json.loads((results / "input" / "ood.json").read_text())["patches"]
-    assert commands.main(["rank", "-opt", str(place / "run.yml"), "--input", str(place), "--enhance", "unit"]) == 2
+    assert ood.main(["rank", "-opt", str(place / "run.yml"), "--input", str(place), "--enhance", "unit"]) == 2
     both = [str(results), str(results / "input")]
-    assert commands.main(["plot", *both, "--pooled", "--output", str(place / "ood.png")]) == 0
+    assert ood.main(["plot", *both, "--pooled", "--output", str(place / "ood.png")]) == 0
     assert (place / "ood.png").is_file()
 
 

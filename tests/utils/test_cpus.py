@@ -5,31 +5,31 @@ import sys
 import pytest
 import torch
 
-from robustflow.options import amount
 from robustflow.options.load import load
 from robustflow.utils import cpus, precision
 
-SHOWN = "print(os.environ['OMP_NUM_THREADS'], os.environ.get('GOMP_SPINCOUNT'))"
+SHOWN = "print(os.environ.get('OMP_NUM_THREADS'), os.environ.get('GOMP_SPINCOUNT'))"
 
 
-def settled(threads, shown=SHOWN, **environment):
-    """Threads, and the spins of those that wait, in a fresh process that settles on a number before torch is loaded."""
+def settled(call, shown=SHOWN, **environment):
+    """Threads, and the spins of those that wait, in a fresh process after a call, before torch is loaded."""
     unset = ("OMP_", "MKL_", "GOMP_")
     own = {key: value for key, value in os.environ.items() if not key.startswith(unset)} | environment
-    command = [sys.executable, "-c", f"import os; from robustflow.utils import cpus; cpus.settle({threads}); {shown}"]
+    command = [sys.executable, "-c", f"import os; from robustflow.utils import cpus; cpus.{call}; {shown}"]
     return subprocess.run(command, env=own, check=True, capture_output=True, text=True).stdout.split()
 
 
 def test_settles_before_torch_is_loaded():
-    assert settled(1) == ["1", "None"]
-    assert settled(2) == ["2", "1000"]
-    assert settled(2, "import torch; print(torch.get_num_threads())") == ["2"]
+    assert settled("settle(1)") == ["1", "None"]
+    assert settled("settle(2)", "import torch; print(torch.get_num_threads())") == ["2"]
+    assert settled("shorten_waits()") == ["None", "1000"]
 
 
 def test_leaves_what_the_user_has_set():
-    assert settled(1, OMP_NUM_THREADS="2") == ["2", "None"]
-    assert settled(2, GOMP_SPINCOUNT="7") == ["2", "7"]
-    assert settled(2, OMP_WAIT_POLICY="passive") == ["2", "None"]
+    assert settled("settle(1)", OMP_NUM_THREADS="2") == ["2", "None"]
+    assert settled("shorten_waits()", OMP_NUM_THREADS="2") == ["2", "None"]
+    assert settled("shorten_waits()", GOMP_SPINCOUNT="7") == ["None", "7"]
+    assert settled("shorten_waits()", OMP_WAIT_POLICY="passive") == ["None", "None"]
 
 
 def test_reaches_torch_that_is_loaded(monkeypatch):
@@ -80,11 +80,11 @@ def test_a_quota_counts_in_whole_cpus(monkeypatch):
 def test_threads_follow_the_size_of_the_network(monkeypatch):
     monkeypatch.setattr(cpus, "available", lambda: 8)
     demo, full = load("confs/demo.yml"), load("confs/fsncsr_4x_rq.yml")
-    assert cpus.threads_for(amount.layer_elements(demo, testing=False)) == 1
-    assert cpus.threads_for(amount.layer_elements(full, testing=False)) == 8
-    assert cpus.threads_for(amount.layer_elements(full, testing=True)) == 8
+    assert cpus.threads_for(demo.layer_elements(testing=False)) == 1
+    assert cpus.threads_for(full.layer_elements(testing=False)) == 8
+    assert cpus.threads_for(full.layer_elements(testing=True)) == 8
     monkeypatch.setattr(cpus, "available", lambda: 2)
-    assert cpus.threads_for(amount.layer_elements(full, testing=False)) == 2
+    assert cpus.threads_for(full.layer_elements(testing=False)) == 2
 
 
 @pytest.mark.parametrize(("flags", "warned"), [("avx2 fma", True), ("avx2 avx512_bf16", False), (None, False)])

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from robustflow.commands import arguments, test
 from robustflow.options import load
-from robustflow.options.command_line import parse
 from robustflow.utils import paths
 from robustflow.utils.errors import UserError
 
@@ -34,21 +34,21 @@ def home(tmp_path, monkeypatch):
     ],
 )
 def test_paths_are_expanded(text, path, home):
-    assert paths.expanded(text) == path.format(home)
+    assert paths.expand(text) == path.format(home)
 
 
 @pytest.mark.parametrize("text", ["", "$EMPTY", "${EMPTY}", "a\0b", "$NOT_SET", "a/${NOT_SET}/b", "~no_such_user/x"])
 def test_paths_that_lead_nowhere(text):
     with pytest.raises(ValueError, match=r"^expected a .*, got"):
-        paths.expanded(text)
+        paths.expand(text)
     with pytest.raises(argparse.ArgumentTypeError, match=r"^expected a"):
-        paths.of_flag(text)
+        arguments.path(text)
 
 
 def test_files_of_just_that_name_are_found(home):
     for name in ("$NOT_SET.png", "~no_such_user"):
         Path(name).touch()
-        assert paths.expanded(name) == name
+        assert paths.expand(name) == name
 
 
 def test_paths_of_options_flags_and_bases(home):
@@ -65,8 +65,8 @@ def test_paths_of_options_flags_and_bases(home):
     assert (dataset.dataroot_GT, dataset.dataroot_LQ) == (f"{home}/home/a", f"{home}/data/b")
     Path("run.yml").rename(home / "home" / "run.yml")
     assert load.load("~/run.yml").path.results == f"{home}/data/out"
-    arguments = parse(["-opt", "x.yml", "--input", "~/in", "--output", "$DATA/out"], testing=True)
-    assert (arguments.input, arguments.output) == (f"{home}/home/in", f"{home}/data/out")
+    chosen = test.make_parser().parse_args(["-opt", "x.yml", "--input", "~/in", "--output", "$DATA/out"])
+    assert (chosen.input, chosen.output) == (f"{home}/home/in", f"{home}/data/out")
 
 
 def test_results_lie_apart_from_what_is_read(home):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from several import forked, in_group
 
-from robustflow.utils import devices, distributed, launcher
+from robustflow.utils import answer, devices, distributed, launcher
 from robustflow.utils.errors import UserError
 
 pytestmark = pytest.mark.forks
@@ -138,23 +138,23 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     assert (launcher.size(), launcher.rank(), launcher.local_rank()) == (1, 0, 0)
     with distributed.joined():
         assert (distributed.size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
-    launcher.require_one_process("toy")
+    launcher.require_one_process()
 
 
-def test_only_the_first_process_of_a_machine_complains(as_second, monkeypatch, capsys):
+def test_only_the_first_process_of_a_machine_complains(as_second, monkeypatch, capsys, caplog):
     assert (launcher.size(), launcher.rank(), launcher.local_rank()) == (4, 3, 1)
     waited = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    with pytest.raises(SystemExit), launcher.one_voice():
-        launcher.require_one_process("toy")
-    assert capsys.readouterr().err == ""
+    with pytest.raises(SystemExit), answer.exit_on_mistake():
+        launcher.require_one_process()
+    assert capsys.readouterr().err == caplog.text == ""
     # torchrun ends all processes once one has ended: the first must have spoken.
-    assert waited == [launcher.PATIENCE]
+    assert waited == [answer.PATIENCE]
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(SystemExit) as exit_, launcher.one_voice():
-        launcher.require_one_process("toy")
+    with pytest.raises(SystemExit) as exit_, answer.exit_on_mistake():
+        launcher.require_one_process()
     assert exit_.value.code == 2
-    assert capsys.readouterr().err == "toy: expected one process, got 4; start it without torchrun\n"
+    assert caplog.messages == ["error: expected one process, got 4; start it without torchrun"]
 
 
 def test_each_process_has_a_gpu_of_its_own(as_second, monkeypatch):

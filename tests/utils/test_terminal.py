@@ -1,6 +1,5 @@
 """Terminals whose encoding lacks characters: question marks in their place, and what was to be done is done."""
 
-import importlib
 import io
 import logging
 import os
@@ -12,26 +11,14 @@ from pathlib import Path
 import pytest
 import results_folder
 
+from robustflow import cli
 from robustflow.commands import compare
-from robustflow.options import command_line
+from robustflow.commands.test import make_parser
 from robustflow.report.results import read
 from robustflow.training.logbook import Logbook
-from robustflow.utils import terminal
+from robustflow.utils.answer import accept_all_characters
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = [
-    "latent.command_line",
-    "applications.example",
-    "data.enhance",
-    "data.prepare",
-    "evaluation.compare",
-    "diagnostics.ood.commands",
-    "evaluation.report_html",
-    "evaluation.study",
-    "interop.convert",
-    "options.__main__",
-    "training.replay",
-]
 
 
 @pytest.fixture(params=["ascii", "cp1252"])
@@ -52,13 +39,11 @@ def printed_by(request, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_prints_whatever_it_has_to(command, printed_by, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["command", "--help"])
-
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_prints_whatever_it_has_to(command, printed_by):
     def tell():
         with pytest.raises(SystemExit) as leaving:
-            importlib.import_module(f"robustflow.{command}").main()
+            cli.main([command, "--help"])
         assert leaving.value.code == 0
 
     assert printed_by(tell).splitlines()[-1] in ("? ? ? ?", "? ? – ?")
@@ -78,7 +63,7 @@ def test_scripts_print_whatever_they_have_to(script, printed_by, monkeypatch):
 def test_what_has_no_encoding_is_left_alone(monkeypatch):
     for stream in (None, io.StringIO()):
         monkeypatch.setattr(sys, "stdout", stream)
-        assert command_line.parse(["-opt", "x.yml"], testing=True).opt == "x.yml"
+        assert make_parser().parse_args(["-opt", "x.yml"]).opt == "x.yml"
 
 
 def test_a_table_with_characters_that_are_not_there(printed_by, tmp_path):
@@ -91,7 +76,7 @@ def test_a_table_with_characters_that_are_not_there(printed_by, tmp_path):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_in_a_process(encoding):
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT / "codes")}
-    command = [sys.executable, "-m", "robustflow.options"]
+    command = [sys.executable, "-m", "robustflow", "options"]
     done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"integer ? 1" in done.stdout
@@ -109,7 +94,7 @@ def test_files_do_not_depend_on_the_terminal(tmp_path):
 
 
 def test_the_log_file_is_in_utf_8(tmp_path, capsys, monkeypatch):
-    terminal.accept_all_characters()
+    accept_all_characters()
     # pytest keeps what is logged, and its processes send it to each other as UTF-8.
     monkeypatch.setattr(logging.getLogger("robustflow"), "propagate", False)
     book = Logbook(tmp_path, 1, 1, "nll")

@@ -20,7 +20,8 @@ from robustflow.options import load as options_load
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.report import pages, tables
-from robustflow.utils import distributed, exit_status, locks
+from robustflow.utils import distributed, locks
+from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -60,7 +61,7 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
             print(text)  # noqa: T201
 
     with distributed.joined():
-        return exit_status.answered(
+        return answer(
             work,
             memory=lambda: memory_advice.of_sampling(options),
             interrupted="interrupted; the same command goes on where it was",

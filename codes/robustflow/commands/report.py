@@ -1,15 +1,15 @@
-"""A results folder as one page: `python -m robustflow.evaluation.report_html RESULTS` makes report.html again."""
+"""Write the page of a results folder again: robustflow report RESULTS makes report.html."""
 
 from collections.abc import Sequence
 
-from robustflow.options.arguments import Parser
+from robustflow.commands.arguments import Parser, path
 from robustflow.report import pages
-from robustflow.utils import exit_status, paths
+from robustflow.utils.answer import answer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a results folder's report.html again; return the exit status."""
-    parser = Parser(prog="python -m robustflow.evaluation.report_html", description=__doc__)
-    parser.add_argument("results", type=paths.of_flag, help="results folder, written by test.py")
+    """Run the command line; return the exit status: 0 done, 2 mistake (see stderr)."""
+    parser = Parser(prog="robustflow report", description=__doc__)
+    parser.add_argument("results", type=path, help="results folder, written by test.py")
     chosen = parser.parse_args(arguments)
-    return exit_status.answered(lambda: print(pages.write(chosen.results)))  # noqa: T201
+    return answer(lambda: print(pages.write(chosen.results)))  # noqa: T201

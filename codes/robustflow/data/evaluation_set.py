@@ -15,7 +15,7 @@ from robustflow.data.degradations import Degradation, apply, on_side
 from robustflow.data.images import to_float
 from robustflow.data.sources.base import Source, require_file_name
 from robustflow.data.whole_images import ConditionOf, alter_whole
-from robustflow.options.amount import USUAL_SIDE
+from robustflow.options.schema import USUAL_SIDE
 from robustflow.utils.errors import UserError, for_all
 from robustflow.utils.seeds import derive_seed
 

@@ -1,6 +1,6 @@
 """Sampling and metrics."""
 
-from pathlib import Path
+from pkgutil import extend_path
 
 # ``python -m robustflow.evaluation...``, as commands were spelt.
-__path__.append(str(Path(__file__).parents[1] / "former" / "evaluation"))
+__path__ = extend_path(__path__, __name__)

@@ -1,8 +1,8 @@
-"""``python -m robustflow.apply``, as this command was spelt."""
+"""`robustflow apply`, as it was spelt."""
 
 import sys
 
-from robustflow.latent.command_line import main
+from robustflow.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["apply", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""Keys of published option files, and what becomes of each; see ``legacy``."""
+"""Keys of published option files, and what becomes of each; see `option_files`."""
 
 from typing import Any
 
-from robustflow.options.yaml_tree import KeyPath
+from robustflow.utils.yaml_tree import KeyPath
 
 FLOW = ("network_G", "flow")
 # Keys that keep their meaning under another name.

@@ -23,8 +23,8 @@ from robustflow.interop import option_files, state_dicts
 from robustflow.interop.layout import Published
 from robustflow.interop.state_dicts import Found
 from robustflow.options.schema import NetworkOptions
-from robustflow.options.yaml_tree import Mistake, Reader
 from robustflow.utils.errors import UserError
+from robustflow.utils.yaml_tree import Mistake, Reader, plain
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def load_file(yaml_path: str | Path, weights_path: str | Path) -> ConditionalFlo
     tree = Reader(str(path), mistakes).read(path.read_text(encoding="utf-8-sig"))
     if mistakes or not isinstance(tree.value, dict):
         raise PublishedError(f"{path}: expected a mapping of options; {'; '.join(map(str, mistakes)) or 'found none'}")
-    return load(option_files.plain(tree), read(weights_path))
+    return load(plain(tree), read(weights_path))
 
 
 def read(path: str | Path) -> dict[str, Tensor]:

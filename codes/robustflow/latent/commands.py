@@ -1,4 +1,4 @@
-"""The commands of ``python -m robustflow.apply``: what each reads, does, writes and finds."""
+"""The commands of `robustflow apply`: what each reads, does, writes and finds."""
 
 import argparse
 from collections.abc import Mapping

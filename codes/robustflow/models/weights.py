@@ -11,15 +11,15 @@ import safetensors.torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from robustflow.interop import option_files, published, state_dicts
+from robustflow.interop import published, state_dicts
 from robustflow.interop.state_dicts import Found
 from robustflow.models.base import Model
 from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
-from robustflow.options.yaml_tree import Mistake, Reader, show
 from robustflow.utils import checksums
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
+from robustflow.utils.yaml_tree import Mistake, Reader, plain, show
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def _sizes(saved: Any, keys: Sequence[str]) -> dict[str, Any]:
 def _saved_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The options that weights were trained with, as they were written; none where there are none."""
     mistakes: list[Mistake] = []
-    values = option_files.plain(Reader(str(path), mistakes).read(metadata.get("options", "{}")))
+    values = plain(Reader(str(path), mistakes).read(metadata.get("options", "{}")))
     if mistakes or not isinstance(values, dict):
         raise WeightsError(f"{path}: its metadata are damaged: expected options as YAML; use another checkpoint")
     return values

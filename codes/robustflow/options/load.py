@@ -9,7 +9,7 @@ Mappings merge key by key, every other value replaces the one before it, except 
    ``type`` after the name ``affine`` (also a default one) means ``{type: affine, ...}``;
 2. ``key: null`` removes what came before: back to the default.
 
-``as_published: true`` sets, over the file and under the command line, what published numbers need (``legacy``).
+``as_published: true`` sets, over the file and under the command line, what published numbers need (`option_files`).
 Option files of the published code are recognised and translated.
 
 Numbers and booleans follow YAML 1.2: ``2e-4`` and ``1e5`` are numbers, ``no`` and ``on`` are text.
@@ -29,9 +29,13 @@ from pydantic import ValidationError
 from tabulate import tabulate
 
 from robustflow.interop import option_files
-from robustflow.options.schema import RunOptions, keys, named_defaults, options_class_at
+from robustflow.options.keys import keys, named_defaults, options_class_at
+from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
-from robustflow.options.yaml_tree import (
+from robustflow.registry import Options
+from robustflow.utils import paths
+from robustflow.utils.files import write_atomically
+from robustflow.utils.yaml_tree import (
     LONGEST,
     Dumper,
     KeyPath,
@@ -41,11 +45,9 @@ from robustflow.options.yaml_tree import (
     Reader,
     commented,
     node_of,
+    plain,
     show,
 )
-from robustflow.registry import Options
-from robustflow.utils import paths
-from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +171,8 @@ def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], ask
         raise OptionsError(str(chain[0]), Mistake(asked, ("base",), message))
     tree = Reader(str(path), mistakes).read(_text(path, asked))
     if not isinstance(tree.value, dict):
-        came = "an empty file" if tree.value is None else show(_plain(tree))
-        message = f"expected keys such as 'name: my_run' (`python -m robustflow.options` lists them), got {came}"
+        came = "an empty file" if tree.value is None else show(plain(tree))
+        message = f"expected keys such as 'name: my_run' (`robustflow options` lists them), got {came}"
         raise OptionsError(str(path), Mistake(str(path), (), message))
     merged, base = Node({}, str(path)), tree.value.pop("base", Node((), str(path)))
     for node in base.value if isinstance(base.value, tuple) else (base,):
@@ -179,14 +181,14 @@ def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], ask
             below = _read_file(file, mistakes, (*chain, path), node.source)
             merged = _merge(merged, below)
         elif node.value is not None:
-            message = f"expected a file name or a list of them, got {show(_plain(node))}"
+            message = f"expected a file name or a list of them, got {show(plain(node))}"
             mistakes.append(Mistake(node.source, ("base",), message))
     return _merge(merged, tree)
 
 
 def _place(text: str, asked: str, key: KeyPath = ()) -> Path:
     try:
-        return Path(paths.expanded(text))
+        return Path(paths.expand(text))
     except ValueError as error:
         raise OptionsError(text, Mistake(asked, key, str(error))) from error
 
@@ -264,14 +266,6 @@ def _branch(assignment: Assignment) -> Node:
     return node
 
 
-def _plain(node: Node, nulls: bool = True) -> Any:
-    """The values alone; with ``nulls=False`` less the keys that are null."""
-    if isinstance(node.value, dict):
-        kept = {key: value for key, value in node.value.items() if nulls or value.value is not None}
-        return {key: _plain(value, nulls) for key, value in kept.items()}
-    return tuple(_plain(item, nulls) for item in node.value) if isinstance(node.value, tuple) else node.value
-
-
 def _find(tree: Node, path: KeyPath) -> tuple[KeyPath, Node]:
     """The part of ``path`` that was written, and the node there."""
     for depth, key in enumerate(path):
@@ -295,9 +289,9 @@ def _import_plugins(tree: Node) -> Iterator[Mistake]:
 
 
 def _validate(tree: Node, schema: type[S]) -> tuple[S | None, list[Mistake]]:
-    options, found = _attempt(tree, _plain(tree, nulls=False), schema)
+    options, found = _attempt(tree, plain(tree, nulls=False), schema)
     # A null removes its key before the check, but under an unknown name it is a mistake all the same.
-    for path, details in _attempt(tree, _plain(tree), schema)[1].items():
+    for path, details in _attempt(tree, plain(tree), schema)[1].items():
         if details[0]["type"] == "extra_forbidden":
             found.setdefault(path, details)
     for path in [path for path, details in found.items() if details[0]["type"] == "too_short"]:
@@ -346,7 +340,7 @@ def _message(tree: Node, path: KeyPath, details: list[Any], schema: type[Options
 
 
 def _unknown(tree: Node, path: KeyPath, schema: type[Options]) -> str:
-    key, cls = str(path[-1]), options_class_at(_plain(tree), path[:-1], schema)
+    key, cls = str(path[-1]), options_class_at(plain(tree), path[:-1], schema)
     known = {name.lower(): name for name in cls.model_fields} if cls is not None else {}
     parts = [entry.path.split(".") for entry in keys(schema)]
     elsewhere = list(dict.fromkeys(".".join(part[: part.index(key) + 1]) for part in parts if key in part))

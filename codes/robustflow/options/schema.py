@@ -1,10 +1,9 @@
 """Every option: key name (that of the SRFlow and BasicSR families), type, unit, default and meaning."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
-from pydantic.fields import FieldInfo
 
 from robustflow.options.sampling import ValOptions as ValOptions
 from robustflow.options.schedule import ScheduleOptions
@@ -19,7 +18,7 @@ from robustflow.options.values import (
     RunName,
     Width,
 )
-from robustflow.registry import DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, MODELS, Options, Registry
+from robustflow.registry import DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, MODELS, Options
 
 Coupling = Annotated[SerializeAsAny[Options], BeforeValidator(ELEMENTWISE.parse)]
 Encoder = Annotated[SerializeAsAny[Options], BeforeValidator(ENCODERS.parse)]
@@ -88,6 +87,8 @@ class DatasetOptions(Options):
         return "degrade" if any(entry.on == "HR" for entry in self.degrade) else None
 
 
+# Side of HR images whose size the options do not tell, pixels.
+USUAL_SIDE = 256
 TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot", "hr_shift")
 EVALUATION_ONLY = ("n_crops", "seed")
 _SHORT_FORMS = ("enhance", "lr_gain", "lr_invert", "lr_noise")
@@ -279,6 +280,22 @@ class RunOptions(Options):
     val: ValOptions = ValOptions()
     logger: LoggerOptions = LoggerOptions()
 
+    @property
+    def training_pixels(self) -> int:
+        """HR pixels of all iterations of a training."""
+        training = self.datasets["train"]
+        return self.train.niter * training.batch_size * (training.GT_size or USUAL_SIDE) ** 2
+
+    def layer_elements(self, *, testing: bool) -> int:
+        """Elements of a hidden layer's activations in the finest level, of all images that are computed at once."""
+        training, val = self.datasets.get("train"), self.val
+        if testing or training is None:
+            sides = [dataset.GT_size or USUAL_SIDE for key, dataset in self.datasets.items() if key.startswith("test")]
+            images, side = min(val.n_sample, val.sample_batch), max(sides, default=USUAL_SIDE)
+        else:
+            images, side = self.train.micro_batch or training.batch_size, training.GT_size or USUAL_SIDE
+        return images * (side // 2) ** 2 * self.network_G.flow.hidden_channels
+
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Yield (key path, message) for values that are each well-typed but cannot go together."""
         multiple = max(2**self.network_G.flow.L, self.scale)
@@ -352,76 +369,3 @@ def _degradation_contradictions(path: str, dataset: DatasetOptions) -> Iterator[
         )
     if dataset.downsampling != "bicubic" and getattr(dataset, "dataroot_LQ", None) is not None:
         yield f"{path}.downsampling", "expected none beside dataroot_LQ: LR images are read, not made; remove one"
-
-
-class Key(NamedTuple):
-    """One option: dotted path, field, and the registry entry it belongs to ("coupling affine") or ""."""
-
-    path: str
-    field: FieldInfo
-    entry: str
-
-
-def keys(cls: type[Options] = RunOptions, prefix: str = "", entry: str = "") -> Iterator[Key]:
-    """Every option there is, with those of all registered entries; ``*`` is the name of a dataset, ``[]`` an item."""
-    for name, field in cls.model_fields.items():
-        path, hint = prefix + name, field_hint(field)
-        if get_origin(hint) is dict:
-            path, hint = f"{path}.*", get_args(hint)[1]
-        if get_origin(hint) is tuple and registry_of(get_args(hint)[0]) is not None:
-            yield Key(path, field, entry)
-            path, hint = f"{path}[]", get_args(hint)[0]
-        registry = registry_of(hint)
-        if registry is not None:
-            if not path.endswith("[]"):
-                yield Key(path, field, entry)
-            for known in registry.names():
-                yield from keys(registry.options_class(known), f"{path}.", f"{registry.kind} {known}")
-        elif _is_options(hint):
-            yield from keys(hint, f"{path}.", entry)
-        else:
-            yield Key(path, field, entry)
-
-
-def _is_options(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Options)
-
-
-def field_hint(field: FieldInfo) -> Any:
-    """The type of a field as it was written, with its annotations."""
-    parts = (field.annotation, *field.metadata)
-    return Annotated[parts] if field.metadata else field.annotation
-
-
-def registry_of(hint: Any) -> Registry | None:
-    """The registry whose entries a type such as ``Coupling`` stands for."""
-    functions = (getattr(item, "func", None) for item in getattr(hint, "__metadata__", ()))
-    owners = (getattr(function, "__self__", None) for function in functions)
-    return next((owner for owner in owners if isinstance(owner, Registry)), None)
-
-
-def named_defaults(cls: type[Options] = RunOptions) -> dict[str, Any]:
-    """The entries named by default, nested as the options: what a mapping without ``type`` configures."""
-    found: dict[str, Any] = {}
-    for name, field in cls.model_fields.items():
-        hint = field_hint(field)
-        if _is_options(hint):
-            found[name] = named_defaults(hint)
-        elif isinstance(field.default, str) and registry_of(hint) is not None:
-            found[name] = field.default
-    return {name: value for name, value in found.items() if value}
-
-
-def options_class_at(values: Any, path: tuple[Any, ...], hint: Any = RunOptions) -> type[Options] | None:
-    """Options class whose keys stand at ``path`` of nested ``values``; None if no class is known there."""
-    registry = registry_of(hint)
-    if registry is not None:
-        hint = registry.options_class(values[registry.key] if isinstance(values, Mapping) else values)
-    if not path:
-        return hint if _is_options(hint) else None
-    if get_origin(hint) is dict:
-        return options_class_at(values[path[0]], path[1:], get_args(hint)[1])
-    if get_origin(hint) is tuple:
-        return options_class_at(values[path[0]], path[1:], get_args(hint)[0])
-    field = hint.model_fields.get(path[0]) if _is_options(hint) else None
-    return None if field is None else options_class_at(values[path[0]], path[1:], field_hint(field))

@@ -26,12 +26,6 @@ def _seed(value: int) -> int:
     return value
 
 
-def _path(value: str) -> str:
-    if value == "" or "\0" in value:
-        raise ValueError("expected a file or folder (null: none)")
-    return paths.expanded(value)
-
-
 def _name(value: str) -> str:
     if re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", value) is None or {".", ".."} & set(value.split("/")):
         raise ValueError("expected letters, digits, '_', '-', '+', '.', with '/' between folders")
@@ -84,7 +78,7 @@ RunName = Annotated[str, AfterValidator(_name)]
 Int = Annotated[int, BeforeValidator(_integral)]
 Positive = Annotated[Int, Field(ge=1), AfterValidator(_count)]
 NonNegative = Annotated[Int, Field(ge=0), AfterValidator(_seed)]
-PathText = Annotated[str, AfterValidator(_path)]
+PathText = Annotated[str, AfterValidator(paths.expand)]
 Width = Annotated[Positive, Field(le=4096)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[Finite, Field(ge=0)]

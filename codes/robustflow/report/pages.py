@@ -9,11 +9,11 @@ import jinja2
 from markupsafe import Markup
 
 from robustflow.evaluation.metrics import Column
-from robustflow.options.yaml_tree import show
 from robustflow.report import pictures, sections, tables
 from robustflow.report.columns import cell, column, columns_of, lines, protocol_of
 from robustflow.report.results import Results, read
 from robustflow.utils.files import write_atomically
+from robustflow.utils.yaml_tree import show
 
 # Sub-folder of a results folder with pages of what else was done with the model; the report names them.
 APPLICATIONS = "apply"

@@ -1,4 +1,4 @@
-"""From options to the toy's figures and tables, for the command line."""
+"""From options to the toy's figures and tables."""
 
 import contextlib
 import itertools
@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import pickle
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -20,25 +19,12 @@ from robustflow.options.toy import ToyOptions
 from robustflow.report import plots
 from robustflow.toy import figures, summary
 from robustflow.toy.run import Finished, Given, Job, held_out, jobs, perform
-from robustflow.utils import cpus, exit_status, locks
+from robustflow.utils import cpus, locks
 from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 Arguments = tuple[ToyOptions, Given, Job]
-
-
-def run(options: ToyOptions) -> int:
-    """Train, sample, measure, draw; return the exit status: 0 done, 1 failed, 2 mistake, 130 interrupted."""
-
-    def work() -> None:
-        sys.stdout.write(experiment(options))
-
-    return exit_status.answered(
-        work,
-        memory=lambda: "Lower train.batch_size, val.n_held_out, val.n_conditions, val.n_sample or n_workers.",
-        interrupted="interrupted; nothing was written",
-    )
 
 
 def experiment(options: ToyOptions) -> str:

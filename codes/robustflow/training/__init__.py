@@ -1,6 +1,6 @@
 """Training: the loop, checkpoints, logs."""
 
-from pathlib import Path
+from pkgutil import extend_path
 
 # ``python -m robustflow.training...``, as commands were spelt.
-__path__.append(str(Path(__file__).parents[1] / "former" / "training"))
+__path__ = extend_path(__path__, __name__)

@@ -16,7 +16,6 @@ from robustflow.evaluation.evaluator import Evaluator
 from robustflow.models import data_sets
 from robustflow.models.loading import load_model
 from robustflow.nn import fused
-from robustflow.options import amount
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint
 from robustflow.training.loop import fit_ood_score, iterate
@@ -87,7 +86,7 @@ def _mapped_elements(options: RunOptions) -> int:
     """Elements that the whole run will map."""
     with torch.device("meta"):
         model = models.build(options)
-    return model.mapped_elements(amount.training_pixels(options))
+    return model.mapped_elements(options.training_pixels)
 
 
 def _count(options: RunOptions) -> dict[str, int]:

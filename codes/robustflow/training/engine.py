@@ -7,7 +7,8 @@ from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.training import check as trial
 from robustflow.training.loop import train
-from robustflow.utils import distributed, exit_status
+from robustflow.utils import distributed
+from robustflow.utils.answer import DONE, INTERRUPTED, answer
 from robustflow.utils.files import require_inside
 
 
@@ -25,11 +26,11 @@ def run(options: RunOptions, *, check: bool = False) -> int:
             checks.warn(options.datasets, options.scale, used="train")
         if check:
             print(trial.check(options))  # noqa: T201
-            return exit_status.DONE
-        return exit_status.DONE if train(options) else exit_status.INTERRUPTED
+            return DONE
+        return DONE if train(options) else INTERRUPTED
 
     with distributed.joined():
-        return exit_status.answered(
+        return answer(
             work,
             memory=lambda: memory_advice.of_training(options),
             interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",

@@ -13,9 +13,9 @@ from robustflow.training.checkpoint import CheckpointError
 from robustflow.training.failures.guard import NonFiniteGuard
 from robustflow.training.run import Run
 from robustflow.utils import distributed
+from robustflow.utils.answer import message_of
 from robustflow.utils.distributed import FailedElsewhere
 from robustflow.utils.errors import UserError
-from robustflow.utils.exit_status import own_words
 from robustflow.utils.files import CannotWrite
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def save_on_failure(run: Run, guard: NonFiniteGuard, interruption: Interruption)
             raise
         saved = _save_what_is_settled(run, guard)
         if isinstance(error, UserError):
-            raise UserError("\n  ".join([own_words(error), *(f"{each.capitalize()}." for each in saved)])) from error
+            raise UserError("\n  ".join([message_of(error), *(f"{each.capitalize()}." for each in saved)])) from error
         for each in saved:
             log.info("interrupted: %s" if interrupted else "%s", each)
         if not interrupted:

@@ -11,7 +11,6 @@ import torch
 from robustflow import models
 from robustflow.models import Model, data_sets, weights
 from robustflow.nn import fused
-from robustflow.options import amount
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, optimizer
@@ -44,7 +43,7 @@ def prepare(options: RunOptions) -> Iterator[Run]:
         distributed.on_main(_archive, run, state)
         run.logbook.open()
         stack.callback(run.logbook.close)
-        elements = run.model.mapped_elements(amount.training_pixels(run.options))
+        elements = run.model.mapped_elements(run.options.training_pixels)
         stack.enter_context(fused.expecting(elements))
         distributed.on_main(_start, run, state, changes)
         distributed.share(*run.stateful)

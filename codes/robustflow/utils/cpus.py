@@ -1,4 +1,4 @@
-"""How many CPU threads a command computes with, settled before torch is loaded, which reads it then.
+"""How many CPU threads a command computes with, and how they wait, which torch reads when it is loaded.
 
 A second thread pays only if what it shares of a layer takes longer than waking it. Threads that wait for each other
 spin, which is fastest on cores of their own; beside a single other busy program it makes them slower than one thread:
@@ -30,20 +30,21 @@ def threads_for(elements: int) -> int:
     return max(1, min(available(), elements // ELEMENTS_PER_THREAD))
 
 
-def settle(threads: int) -> None:
-    """Compute with so many threads from here on, in processes started from here on as well.
+def shorten_waits() -> None:
+    """Have threads that wait sleep soon; to be called before torch is loaded. Unless the user has set threads."""
+    if not any(os.environ.get(name) for name in (*_CHOSEN_BY_USER, "OMP_WAIT_POLICY")):
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
-    Unless the user has set a number in the environment; how threads wait can be set only before torch is loaded.
-    """
+
+def settle(threads: int) -> None:
+    """Compute with so many threads from here on, unless the user has set a number in the environment."""
     if any(os.environ.get(name) for name in _CHOSEN_BY_USER):
         return
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
-        return
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    if threads > 1 and "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def bf16_units() -> list[str] | None:

@@ -1,6 +1,5 @@
 """Paths as users give them: home folder and variables filled in, and results kept apart from the images read."""
 
-import argparse
 import os
 import re
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from robustflow.utils.errors import UserError
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})")
 
 
-def expanded(text: str) -> str:
+def expand(text: str) -> str:
     """A path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` filled in, as a shell does.
 
     Raises:
@@ -26,19 +25,6 @@ def expanded(text: str) -> str:
         what = "user" if unknown[0].startswith("~") else "variable"
         raise ValueError(f"expected a path, got {text!r}: there is no {what} {unknown[0]}; set it, or write it out")
     return path
-
-
-def text_of_flag(text: str) -> str:
-    """The value of a command's flag as a path, for argparse; see `expanded`."""
-    try:
-        return expanded(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def of_flag(text: str) -> Path:
-    """As `text_of_flag`, a Path."""
-    return Path(text_of_flag(text))
 
 
 def require_apart(places: Iterable[Path], read: Iterable[str | Path | None]) -> None:

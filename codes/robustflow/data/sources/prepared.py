@@ -29,7 +29,7 @@ T = TypeVar("T")
 INDEX = "index.json"
 FORMAT: Final = "robustflow prepared images"
 VERSION: Final = 1
-COMMAND = "python -m robustflow.data.prepare"
+COMMAND = "robustflow prepare"
 
 
 def file_of(image: str) -> str:
@@ -70,7 +70,7 @@ class Index(Options):
 
 
 class PreparedOptions(FolderOptions):
-    """Folders that ``python -m robustflow.data.prepare`` wrote, for fast crops of large images; as mode `folder`."""
+    """Folders that ``robustflow prepare`` wrote, for fast crops of large images; as mode `folder`."""
 
     mode: Literal["prepared"]  # type: ignore[assignment]
 

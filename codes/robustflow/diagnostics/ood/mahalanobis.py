@@ -5,7 +5,7 @@ kept beside the weights. Most directions of the features hardly vary, so the cov
 little they do, rounding errors included, would otherwise decide the score. Shrunk, the mean in training is below the
 number of features; the published one (237 of 256) is near it, as without shrinkage.
 
-Command line: ``python -m robustflow.evaluation.ood fit|rank|plot``.
+Command line: ``robustflow ood fit|rank|plot``.
 """
 
 import hashlib
@@ -227,7 +227,7 @@ def load_beside(weights_file: Path, encoder: nn.Module) -> OODScore | None:
     if found.encoder != digest(encoder):
         log.warning(
             "%s: OOD score not used: it was fitted with another encoder than that of %s; fit it again with "
-            "python -m robustflow.evaluation.ood fit",
+            "robustflow ood fit",
             path,
             weights_file.name,
         )

@@ -185,7 +185,7 @@ def rank(
     if score is None:
         raise UserError(
             f"{mahalanobis.file_beside(file)}: expected the OOD score of {file.name}, found none that fits; "
-            "fit it with python -m robustflow.evaluation.ood fit and the same options"
+            "fit it with robustflow ood fit and the same options"
         )
     side = _checked_side(patch, score)
     ranker = Ranker(model, score, options.val, side)
@@ -316,6 +316,6 @@ def read(folder: Path) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((folder / "ood.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
-            f"{folder}: expected a results folder with ood.json ({error}); run python -m robustflow.evaluation.ood rank"
+            f"{folder}: expected a results folder with ood.json ({error}); run robustflow ood rank"
         ) from error
     return report

@@ -1,1 +1,1 @@
-"""Commands of the latent space under the names they had."""
+"""Commands under the names they had."""

@@ -1,8 +1,8 @@
-"""``python -m robustflow.applications.example``, as this command was spelt."""
+"""`robustflow example`, as it was spelt."""
 
 import sys
 
-from robustflow.latent.example import main
+from robustflow.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["example", *sys.argv[1:]]))

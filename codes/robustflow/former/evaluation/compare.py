@@ -1,8 +1,8 @@
-"""``python -m robustflow.evaluation.compare``, as this command was spelt."""
+"""`robustflow compare`, as it was spelt."""
 
 import sys
 
-from robustflow.commands.compare import main
+from robustflow.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["compare", *sys.argv[1:]]))

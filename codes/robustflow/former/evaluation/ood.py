@@ -1,8 +1,8 @@
-"""``python -m robustflow.evaluation.ood``, as this command was spelt."""
+"""`robustflow ood`, as it was spelt."""
 
 import sys
 
-from robustflow.diagnostics.ood.commands import main
+from robustflow.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["ood", *sys.argv[1:]]))

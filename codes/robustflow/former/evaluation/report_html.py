@@ -1,8 +1,8 @@
-"""``python -m robustflow.evaluation.report_html``, as this command was spelt."""
+"""`robustflow report`, as it was spelt."""
 
 import sys
 
-from robustflow.commands.report import main
+from robustflow.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""``python -m robustflow.evaluation.study``, as this command was spelt."""
+"""`robustflow study`, as it was spelt."""
 
 import sys
 
-from robustflow.commands.study import main
+from robustflow.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["study", *sys.argv[1:]]))

@@ -1,1 +1,1 @@
-"""Commands under the names they had: folders of this one are searched after the packages of their names."""
+"""Commands under the names they had: what `robustflow.training` is searched for after its own."""

@@ -1,8 +1,8 @@
-"""``python -m robustflow.training.replay``, as this command was spelt."""
+"""`robustflow replay`, as it was spelt."""
 
 import sys
 
-from robustflow.training.failures.replay import main
+from robustflow.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["replay", *sys.argv[1:]]))

@@ -19,8 +19,8 @@ from robustflow.training.failures.diagnosis import diagnose, is_finite
 from robustflow.training.gradients import Gradients, Step
 from robustflow.training.run import Run
 from robustflow.utils import distributed
+from robustflow.utils.answer import is_of_memory
 from robustflow.utils.errors import RunFailed, UserError
-from robustflow.utils.exit_status import is_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class NonFiniteGuard:
             dump.write(file, run.model.network, run.options, step, found)
         except UserError as error:
             return f"{text}\n  {error}"
-        return f"{text}\n  To run it again: python -m robustflow.training.replay {file}"
+        return f"{text}\n  To run it again: robustflow replay {file}"
 
     @property
     def _ends(self) -> bool:

@@ -1,22 +1,22 @@
 """The example of the README: images for the commands, and one picture of what they made.
 
-python -m robustflow.applications.example images results/latent/images
-python -m robustflow.applications.example picture results/latent
+robustflow example images results/latent/images
+robustflow example picture results/latent
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from robustflow.commands.arguments import Parser, path
 from robustflow.data import BundledSource
 from robustflow.data.bicubic import downsample
 from robustflow.data.degradations import Noise
 from robustflow.data.images import read_image, write_png
 from robustflow.latent import sheet
-from robustflow.utils import exit_status, paths, terminal
+from robustflow.utils.answer import answer
 
 SCALE = 4
 # Top and left corner in the photograph, height and width.
@@ -63,9 +63,9 @@ def write_images(folder: Path) -> None:
 def write_picture(results: Path) -> Path:
     """Write applications.jpg from what the commands made; UserError if they did not."""
     shown = {label: _part(read_image(results / file), cut) for label, file, cut in _SHOWN}
-    path = results / "applications.jpg"
-    sheet.write(path, shown, columns=4)
-    return path
+    picture = results / "applications.jpg"
+    sheet.write(picture, shown, columns=4)
+    return picture
 
 
 def _part(image: Tensor, cut: bool) -> Tensor:
@@ -82,15 +82,10 @@ def _named(source: BundledSource, name: str) -> Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (see stderr)."""
-    terminal.accept_all_characters()
-    parser = argparse.ArgumentParser(
-        prog="python -m robustflow.applications.example",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="robustflow example", description=__doc__)
     parser.add_argument("what", choices=("images", "picture"))
-    parser.add_argument("folder", type=paths.of_flag, help="for the images; or results of the commands")
+    parser.add_argument("folder", type=path, help="for the images; or results of the commands")
     chosen = parser.parse_args(arguments)
-    return exit_status.answered(
+    return answer(
         lambda: write_images(chosen.folder) if chosen.what == "images" else print(write_picture(chosen.folder))  # noqa: T201
     )

@@ -1,4 +1,4 @@
-"""Decode a folder of images once, for fast training crops: `python -m robustflow.data.prepare SOURCE DESTINATION`."""
+"""Folders of images decoded once, for fast training crops; ``prepared`` reads them."""
 
 import io
 import logging
@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,6 @@ from tqdm import tqdm
 from robustflow.data.images import Header, list_images, read_headers, read_image
 from robustflow.data.sources.folders import unique_names
 from robustflow.data.sources.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
-from robustflow.options.arguments import Parser
-from robustflow.utils import cpus, exit_status, paths
 from robustflow.utils.errors import UserError, raise_all
 from robustflow.utils.files import remove_leftovers, require_inside, write_atomically
 
@@ -29,22 +26,6 @@ log = logging.getLogger(__name__)
 # Seconds between two writings of the index: what a killed process loses at most.
 _PERIOD = 5.0
 _GIB = 2**30
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr), 130 interrupted."""
-    parser = Parser(prog="python -m robustflow.data.prepare", description=__doc__)
-    parser.add_argument("source", metavar="SOURCE", type=paths.of_flag, help="folder of images, sub-folders included")
-    parser.add_argument("destination", metavar="DESTINATION", type=paths.of_flag, help="folder for the decoded images")
-    workers = cpus.available()
-    parser.add_argument("--workers", type=int, default=workers, help=f"processes that decode (default {workers})")
-    chosen = parser.parse_args(arguments)
-    if chosen.workers < 0:
-        parser.error(f"--workers: expected 0 or more, got {chosen.workers}")
-    return exit_status.answered(
-        lambda: prepare(chosen.source, chosen.destination, chosen.workers),
-        interrupted="interrupted; run it again to go on",
-    )
 
 
 def prepare(source: Path, destination: Path, workers: int = 0) -> None:
@@ -204,7 +185,3 @@ def _write_index(source: Path, destination: Path, images: Sequence[str], done: d
     entries = [done[image] for image in images if image in done]
     index = Index(origin=str(source.resolve()), complete=len(entries) == len(images), images=entries)
     write_atomically(destination / INDEX, index.model_dump_json(indent=1).encode())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,18 +1,17 @@
 """Out-of-distribution score on the command line.
 
-python -m robustflow.evaluation.ood fit -opt confs/x.yml
-python -m robustflow.evaluation.ood rank -opt confs/x.yml [--input DIR --enhance published]
-python -m robustflow.evaluation.ood plot results/a results/b --output both.svg
+robustflow ood fit -opt confs/x.yml
+robustflow ood rank -opt confs/x.yml [--input DIR --enhance published]
+robustflow ood plot results/a results/b --output both.svg
 """
 
 import argparse
 from collections.abc import Sequence
 
+from robustflow.commands.arguments import Parser, add_options, path, read_options
 from robustflow.diagnostics.ood import mahalanobis, patches
 from robustflow.models.loading import load_model
-from robustflow.options import command_line
-from robustflow.options.arguments import Parser, add_override
-from robustflow.utils import exit_status, paths
+from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
 
 _LOWERED = {
@@ -22,12 +21,8 @@ _LOWERED = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m robustflow.evaluation.ood",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="robustflow ood", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     fitting = kinds.add_parser("fit", help="fit the score on the training set and keep it beside the weights")
     fitting.add_argument(
@@ -38,20 +33,16 @@ def _parser() -> argparse.ArgumentParser:
     fitting.add_argument("--seed", type=int, default=0, help="seed of the patches; default %(default)s")
     fitting.add_argument("--shrinkage", type=float, help="of the covariance, in [0, 1]; default: Ledoit and Wolf's")
     ranking = kinds.add_parser("rank", help="rank the patches of the test sets, or of a folder, by score; sample each")
-    ranking.add_argument(
-        "--input", type=paths.of_flag, metavar="DIR", help="folder of HR images, in place of the test sets"
-    )
+    ranking.add_argument("--input", type=path, metavar="DIR", help="folder of HR images, in place of the test sets")
     ranking.add_argument("--enhance", choices=("published", "unit"), help="filter the images of --input first")
     ranking.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default: as the score was fitted, 160")
     ranking.add_argument("--n-sample", type=int, metavar="N", help="samples per patch; default: val.n_sample")
-    ranking.add_argument("--output", type=paths.of_flag, metavar="DIR", help="default: <path.results>/<name>[/input]")
+    ranking.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>[/input]")
     for kind in (fitting, ranking):
-        kind.add_argument("-opt", "--opt", metavar="FILE", required=True, help="YAML file with the options of the run")
-        add_override(kind)
-        kind.add_argument("--weights", metavar="FILE", help="weights file or experiment folder, as for test.py")
+        add_options(kind)
     plotting = kinds.add_parser("plot", help="draw the curves of several results in one picture")
-    plotting.add_argument("results", nargs="+", type=paths.of_flag, help="folders with ood.json")
-    plotting.add_argument("--output", type=paths.of_flag, required=True, metavar="FILE", help=".png, .svg or .pdf")
+    plotting.add_argument("results", nargs="+", type=path, help="folders with ood.json")
+    plotting.add_argument("--output", type=path, required=True, metavar="FILE", help=".png, .svg or .pdf")
     plotting.add_argument("--pooled", action="store_true", help="one curve per folder: patches of all its data sets")
     return parser
 
@@ -60,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
     chosen = _parser().parse_args(arguments)
     work = {"fit": _fit, "rank": _rank, "plot": _plot}[chosen.kind]
-    return exit_status.answered(lambda: work(chosen), memory=lambda: _LOWERED[chosen.kind])
+    return answer(lambda: work(chosen), memory=lambda: _LOWERED[chosen.kind])
 
 
 def _fit(chosen: argparse.Namespace) -> None:
@@ -68,7 +59,7 @@ def _fit(chosen: argparse.Namespace) -> None:
         raise UserError(f"--shrinkage: expected a number from 0 to 1, got {chosen.shrinkage}")
     if chosen.batch < 1:
         raise UserError(f"--batch: expected at least 1, got {chosen.batch}")
-    model = load_model(command_line.load_or_exit(chosen))
+    model = load_model(read_options(chosen))
     mahalanobis.fit_and_save(
         *(model.options, model.file, model),
         n_patches=chosen.n_patches,
@@ -80,7 +71,7 @@ def _fit(chosen: argparse.Namespace) -> None:
 
 
 def _rank(chosen: argparse.Namespace) -> None:
-    options = command_line.load_or_exit(chosen)
+    options = read_options(chosen)
     if chosen.n_sample is not None:
         if chosen.n_sample < 1:
             raise UserError(f"--n-sample: expected at least 1, got {chosen.n_sample}")

@@ -1,11 +1,14 @@
 """What commands return to the shell, and the one place where an error becomes a message."""
 
+import contextlib
 import errno
+import io
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from robustflow.utils import launcher
 from robustflow.utils.errors import RunFailed, UserError
@@ -18,23 +21,23 @@ MISTAKE = 2
 # What a shell reports for a process ended by Ctrl-C.
 INTERRUPTED = 130
 
+# Seconds that a silent process leaves the first one to speak: torchrun ends all of them once one has ended.
+PATIENCE = 10
 # What files and folders can be at fault for; any other failed system call is a fault of ours.
-_OF_FILES = frozenset(
-    {
-        errno.EACCES,
-        errno.EDQUOT,
-        errno.EEXIST,
-        errno.EFBIG,
-        errno.EIO,
-        errno.EISDIR,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-        errno.ENOSPC,
-        errno.ENOTDIR,
-        errno.EPERM,
-        errno.EROFS,
-    }
-)
+_FAULTS_OF_FILES = [
+    "EACCES",
+    "EDQUOT",
+    "EEXIST",
+    "EFBIG",
+    "EIO",
+    "EISDIR",
+    "ELOOP",
+    "ENAMETOOLONG",
+    "ENOSPC",
+    "ENOTDIR",
+    "EPERM",
+    "EROFS",
+]
 # As torch words it: on GPUs, on CPUs, and for loader processes that the system ended.
 _OF_MEMORY = (
     "out of memory",
@@ -49,7 +52,7 @@ _OF_MEMORY = (
 log = logging.getLogger(__name__)
 
 
-def answered(
+def answer(
     work: Callable[[], int | None],
     *,
     memory: Callable[[], str] = str,
@@ -67,21 +70,21 @@ def answered(
     Raises:
         Exception: whatever is neither: a fault of ours, whose traceback is wanted.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if alone and launcher.size() > 1:
-        return _answer(MISTAKE, f"expected one process, got {launcher.size()}; start it without torchrun")
+    print_messages()
     try:
+        if alone:
+            launcher.require_one_process()
         status = work()
         _flush_output()
         return DONE if status is None else status
     except UserError as error:
-        return _answer(MISTAKE, own_words(error))
+        return _tell(MISTAKE, message_of(error))
     except RunFailed as error:
-        return _answer(FAILED, str(error))
+        return _tell(FAILED, str(error))
     except OSError as error:
-        if error.errno not in _OF_FILES:
+        if errno.errorcode.get(error.errno or 0) not in _FAULTS_OF_FILES:
             raise
-        return _answer(
+        return _tell(
             # What has no name is what the command prints to: its standard output, led to a file.
             MISTAKE,
             f"{error.filename or 'output'}: cannot be used: {error.strerror}; choose another place or make room",
@@ -89,10 +92,45 @@ def answered(
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
-        return _answer(FAILED, "\n  ".join(filter(None, [f"too little memory: {_first_line(error)}", memory()])))
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return _tell(FAILED, "\n  ".join(filter(None, [f"too little memory: {reason}", memory()])))
     except KeyboardInterrupt:
         log.error(interrupted)
         return INTERRUPTED
+
+
+@contextlib.contextmanager
+def exit_on_mistake() -> Iterator[None]:
+    """Answer a mistake in a command line or its options, where several processes read them, with exit status 2.
+
+    The first process of each machine says what it is: they would all say the same.
+    """
+    first = launcher.local_rank() == 0
+    try:
+        with contextlib.nullcontext() if first else contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except (UserError, SystemExit) as error:
+        status = error.code if isinstance(error, SystemExit) else MISTAKE
+        if isinstance(error, UserError) and first:
+            print_messages()
+            _tell(MISTAKE, str(error))
+        if not first and status != DONE:
+            time.sleep(PATIENCE)
+        raise SystemExit(status) from None
+
+
+def accept_all_characters() -> None:
+    """Have standard output and error print ``?`` for what their encoding lacks (cp1252, ASCII): no error at the end."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not in a notebook, say, whose streams take everything.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def print_messages(*, quiet: bool = False) -> None:
+    """Print what is done, or with ``quiet`` warnings and errors alone, to stderr; the first call says which."""
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
 
 
 def _flush_output() -> None:
@@ -113,12 +151,12 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _answer(status: int, message: str) -> int:
+def _tell(status: int, message: str) -> int:
     log.error("error: %s", message)
     return status
 
 
-def own_words(error: UserError) -> str:
+def message_of(error: UserError) -> str:
     """The message alone: a loader process sends its whole traceback with it."""
     text = str(error).strip()
     return re.split(r"^[\w.]*Error: ", text, flags=re.MULTILINE)[-1].strip() if "Original Traceback" in text else text
@@ -127,7 +165,3 @@ def own_words(error: UserError) -> str:
 def is_of_memory(error: Exception) -> bool:
     """Whether memory did not suffice."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _OF_MEMORY)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -56,6 +56,14 @@ def node_of(value: Any, source: str) -> Node:
     return Node(tuple(node_of(item, source) for item in value) if isinstance(value, list | tuple) else value, source)
 
 
+def plain(node: Node, *, nulls: bool = True) -> Any:
+    """The values alone, lists as tuples; with ``nulls=False`` less the keys that are null."""
+    if isinstance(node.value, dict):
+        kept = {key: child for key, child in node.value.items() if nulls or child.value is not None}
+        return {key: plain(child, nulls=nulls) for key, child in kept.items()}
+    return tuple(plain(item, nulls=nulls) for item in node.value) if isinstance(node.value, tuple) else node.value
+
+
 def key_text(path: KeyPath) -> str:
     """``("val", "heats", 1)`` as ``val.heats[1]``."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")

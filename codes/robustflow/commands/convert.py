@@ -1,46 +1,39 @@
-"""Convert weights between the published layout and ours: `python -m robustflow.interop.convert -opt X.yml ...`."""
+"""Convert weights between the published layout and ours; the option file may be of either.
 
-import argparse
+examples:
+  robustflow convert -opt X.yml --weights X_G.pth --output Y.safetensors
+  robustflow convert -opt X.yml --weights Y.safetensors --output X_G.pth --reverse
+"""
+
 import io
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from robustflow import models
+from robustflow.commands.arguments import Parser, add_options, path
 from robustflow.interop import published
 from robustflow.models import weights
-from robustflow.options.arguments import Parser, add_override
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
-from robustflow.utils import exit_status, paths
+from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-_EXAMPLES = """examples:
-  python -m robustflow.interop.convert -opt X.yml --weights X_G.pth --output Y.safetensors
-  python -m robustflow.interop.convert -opt X.yml --weights Y.safetensors --output X_G.pth --reverse"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
-    parser = Parser(
-        prog="python -m robustflow.interop.convert",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file, published or ours")
-    add_override(parser)
-    parser.add_argument("--weights", required=True, type=paths.of_flag, metavar="FILE", help="weights to convert")
-    parser.add_argument("--output", required=True, type=paths.of_flag, metavar="FILE", help="file to write")
+    parser = Parser(prog="robustflow convert", description=__doc__)
+    add_options(parser, weights=False)
+    parser.add_argument("--weights", required=True, type=path, metavar="FILE", help="weights to convert")
+    parser.add_argument("--output", required=True, type=path, metavar="FILE", help="file to write")
     parser.add_argument("--reverse", action="store_true", help="write the published layout, as .pth")
     chosen = parser.parse_args(arguments)
-    return exit_status.answered(
+    return answer(
         lambda: convert(load(chosen.opt, chosen.override), chosen.weights, chosen.output, reverse=chosen.reverse)
     )
 
@@ -67,7 +60,3 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -
     else:
         weights.save(output, model, options, iteration=0)
     log.info("wrote %s", output)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

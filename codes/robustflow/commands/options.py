@@ -1,17 +1,18 @@
-"""``python -m robustflow.options``: reference of all keys; with a YAML file: its resolved options."""
+"""Reference of all keys of an options file: robustflow options; with a YAML file: its resolved options."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from robustflow.options.arguments import Parser, add_override
-from robustflow.options.command_line import load_any_or_exit
+from robustflow.commands.arguments import Parser, add_override, read_options_of_any
+from robustflow.options.keys import Key, field_hint, keys, registry_of
 from robustflow.options.load import dump
-from robustflow.options.schema import DatasetOptions, Key, field_hint, keys, registry_of
+from robustflow.options.schema import DatasetOptions
 from robustflow.options.toy import ToyOptions
-from robustflow.options.yaml_tree import show
+from robustflow.utils.answer import answer
+from robustflow.utils.yaml_tree import show
 
 _TYPES = {int: "integer", float: "number", bool: "true/false", str: "text", NoneType: "null"}
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -82,14 +83,10 @@ def _row(key: Key) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def main() -> None:
-    """Print the reference or, with a file, its resolved options."""
-    parser = Parser(prog="python -m robustflow.options", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the reference or, with a file, its resolved options; return the exit status."""
+    parser = Parser(prog="robustflow options", description=__doc__)
     parser.add_argument("opt", nargs="?", metavar="FILE", help="YAML file; without it all keys are listed")
     add_override(parser)
-    namespace = parser.parse_args()
-    print(reference() if namespace.opt is None else dump(load_any_or_exit(namespace)))
-
-
-if __name__ == "__main__":
-    main()
+    chosen = parser.parse_args(arguments)
+    return answer(lambda: print(reference() if chosen.opt is None else dump(read_options_of_any(chosen))))  # noqa: T201

@@ -1,17 +1,16 @@
-"""Write the enhanced set of a folder of images: `python -m robustflow.data.enhance IN OUT`."""
+"""Write the enhanced set of a folder of images: robustflow enhance IN OUT."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from tqdm import tqdm
 
+from robustflow.commands.arguments import Parser, path
 from robustflow.data.degradations import Enhance, Enhancement
 from robustflow.data.images import list_images, read_headers, read_image, write_png
-from robustflow.options.arguments import Parser
-from robustflow.utils import exit_status, paths
+from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -25,9 +24,9 @@ _EFFECT: dict[Enhancement, str] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
-    parser = Parser(prog="python -m robustflow.data.enhance", description=__doc__)
-    parser.add_argument("source", metavar="IN", type=paths.of_flag, help="folder of images, sub-folders included")
-    parser.add_argument("target", metavar="OUT", type=paths.of_flag, help="folder for the PNGs, named as the images")
+    parser = Parser(prog="robustflow enhance", description=__doc__)
+    parser.add_argument("source", metavar="IN", type=path, help="folder of images, sub-folders included")
+    parser.add_argument("target", metavar="OUT", type=path, help="folder for the PNGs, named as the images")
     parser.add_argument(
         "--kernel",
         choices=get_args(Enhancement),
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="published: sums to 2, doubles the brightness (default); unit: sums to 1",
     )
     chosen = parser.parse_args(arguments)
-    return exit_status.answered(lambda: enhance_folder(chosen.source, chosen.target, chosen.kernel))
+    return answer(lambda: enhance_folder(chosen.source, chosen.target, chosen.kernel))
 
 
 def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:
@@ -77,7 +76,3 @@ def _targets(files: Sequence[Path], source: Path, target: Path) -> list[Path]:
             raise UserError(f"expected images of distinct names, got {taken[png]} and {file}; rename one")
         taken[png] = file
     return list(taken)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Test a trained model.
+
+examples, where python test.py does the same as robustflow test:
+  robustflow test -opt confs/demo.yml
+  robustflow test -opt confs/demo.yml --weights weights.safetensors --override "val.heats=[0, 0.8]|val.n_sample=5"
+  robustflow test -opt confs/demo.yml --input photos/ --output upscaled/
+  robustflow test -opt confs/demo.yml --trace
+  torchrun --standalone --nproc_per_node 4 test.py -opt confs/demo.yml
+
+All keys: robustflow options
+"""
+
+from collections.abc import Sequence
+
+from robustflow.commands.arguments import Parser, add_options, path_text, read_options
+from robustflow.utils import launcher
+from robustflow.utils.answer import exit_on_mistake, print_messages
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
+    with exit_on_mistake():
+        chosen = make_parser().parse_args(arguments)
+        print_messages(quiet=chosen.quiet)
+        options = read_options(chosen)
+        if chosen.trace:
+            launcher.require_one_process()
+    # Imported after the options are read: a mistake in them is answered before the libraries are loaded.
+    from robustflow.commands import evaluate
+
+    return evaluate.run(options, chosen.input, chosen.output, chosen.trace)
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser(prog="robustflow test", description=__doc__, allow_abbrev=False)
+    add_options(parser)
+    parser.add_argument(
+        "--input", type=path_text, metavar="DIR_OR_FILE", help="own low-resolution images, in place of the datasets"
+    )
+    parser.add_argument(
+        "--output", type=path_text, metavar="DIR", help="folder for the results; default: <path.results>/<name>"
+    )
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="instead of metrics: what every layer does along sampling, which one explodes first, and how much the "
+        "model can amplify; into the sub-folder trace",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print warnings and the table, nothing of what is done")
+    return parser

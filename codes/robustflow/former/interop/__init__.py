@@ -1,0 +1,1 @@
+"""Commands under the names they had: what `robustflow.interop` is searched for after its own."""

@@ -1,0 +1,1 @@
+"""Commands under the names they had: what `robustflow.options` is searched for after its own."""

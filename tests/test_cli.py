@@ -1,0 +1,75 @@
+"""The command `robustflow`, and the names that its commands had."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustflow import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_it_lists_its_commands_and_answers_others(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    modules = {file.stem for file in (ROOT / "codes" / "robustflow" / "commands").glob("*.py")}
+    assert modules - {"__init__", "arguments", "evaluate"} == set(cli.COMMANDS)
+    assert all(f"\n  {name} " in told for name in cli.COMMANDS)
+    for words, message in ((["trian"], "invalid choice: 'trian'"), ([], "required: COMMAND")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_each_command_has_its_name(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: robustflow {command.replace('trace', 'test')} " in capsys.readouterr().out
+
+
+FORMER = {
+    "apply": "apply",
+    "applications.example": "example",
+    "data.enhance": "enhance",
+    "data.prepare": "prepare",
+    "evaluation.compare": "compare",
+    "evaluation.ood": "ood",
+    "evaluation.report_html": "report",
+    "evaluation.study": "study",
+    "interop.convert": "convert",
+    "options": "options",
+    "training.replay": "replay",
+}
+
+
+@pytest.mark.parametrize(("former", "command"), FORMER.items())
+def test_commands_go_by_the_names_they_had(former, command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "codes")}
+    words = [sys.executable, "-m", f"robustflow.{former}", "--help"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: robustflow {command} ")
+
+
+def test_threads_wait_as_the_command_says(monkeypatch, capsys):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+
+
+def test_no_library_is_loaded_before_a_mistake_is_answered():
+    code = "import sys\nfrom robustflow import cli\ntry:\n    cli.main(['train', '-opt', 'none.yml'])\n"
+    code += "except SystemExit as ended:\n    sys.exit(ended.code if 'torch' not in sys.modules else 'torch')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "no such file: none.yml" in done.stderr
