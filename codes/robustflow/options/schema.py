@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from robustflow.options.sampling import ValOptions as ValOptions
-from robustflow.options.schedule import ScheduleOptions
+from robustflow.options.train import TrainOptions as TrainOptions
 from robustflow.options.values import (
     DatasetKey,
     Finite,
@@ -16,6 +15,7 @@ from robustflow.options.values import (
     PerLevel,
     Positive,
     RunName,
+    Temperatures,
     Width,
 )
 from robustflow.registry import DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, MODELS, Options
@@ -162,16 +162,10 @@ class NetworkOptions(Options):
         if len(flow.S) not in (1, flow.L):
             yield "network_G.flow.S", f"expected one number or L = {flow.L} of them, got {len(flow.S)}"
         if max(flow.S) > flow.K:
-            yield (
-                "network_G.flow.S",
-                f"expected at most K = {flow.K} noise couplings per level, got {max(flow.S)}",
-            )
+            yield "network_G.flow.S", f"expected at most K = {flow.K} noise couplings per level, got {max(flow.S)}"
         taps = flow.stackRRDB.blocks
         if taps is not None and (not taps or max(taps) >= self.nb or len(set(taps)) != len(taps)):
-            yield (
-                "network_G.flow.stackRRDB.blocks",
-                f"expected distinct block indices below nb = {self.nb}",
-            )
+            yield "network_G.flow.stackRRDB.blocks", f"expected distinct block indices below nb = {self.nb}"
         if flow.split.max_log_scale is not None and not flow.n_splits:
             yield (
                 "network_G.flow.split.max_log_scale",
@@ -196,41 +190,54 @@ class PathOptions(Options):
     results: PathText = Field("results", description="Folder of test results, one sub-folder per name.")
 
 
-class TrainOptions(ScheduleOptions):
-    """Optimisation."""
+class ValOptions(Options):
+    """Sampling, in validation and in tests."""
 
-    beta1: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.9, description="Adam's first-moment decay.")
-    beta2: Annotated[Finite, Field(ge=0, lt=1)] = Field(0.999, description="Adam's second-moment decay.")
-    val_freq: Positive = Field(5_000, description="Iterations between validations.")
-    manual_seed: NonNegative = Field(0, description="Seed of initialisation, data order, crops and training noise.")
-    max_grad_norm: Annotated[Finite, Field(gt=0)] | None = Field(None, description="Clip the gradient's L2 norm.")
-    non_finite: Literal["raise", "skip", "rollback"] = Field(
-        "raise",
-        description="When loss, gradients or most samples of a validation are not finite: end the run; leave the "
-        "update out and go on; or go back to the weights of the newest checkpoint and on with the next data.",
-    )
-    non_finite_budget: Positive = Field(
-        10, description="Such events that a run may have, resumed parts included, before it ends (skip, rollback)."
-    )
-    ema: Annotated[Finite, Field(gt=0, lt=1)] | None = Field(
+    heats: Temperatures = Field((0.9,), description="Temperatures tau.")
+    n_sample: Positive = Field(10, description="Samples per image and temperature.")
+    sample_batch: Positive = Field(10, description="Samples computed at once (memory).")
+    tile: Positive | None = Field(
         None,
-        description="Decay of an exponential moving average of the weights, which validation and tests then use; null: "
-        "none.",
+        description="Side of the tiles that a large image is sampled in, LR pixels; less memory; null: the whole image "
+        "at once. Bits per dimension of a ground truth are always computed at once.",
     )
-    ood_patches: NonNegative = Field(
-        1000,
-        description="Training patches that the out-of-distribution score is fitted on when training ends; 0: none.",
-    )
-    micro_batch: Positive | None = Field(
+    tile_overlap: NonNegative | None = Field(
         None,
-        description="Crops computed at once; the gradients of a batch are accumulated over its pieces (memory, not "
-        "results, but for ActNorm, which the first piece alone initialises); null: the whole batch.",
+        description="LR pixels around each tile; smaller is faster and leaves seams; null: the receptive field "
+        "(hundreds in full-size networks), so that tiling changes nothing but the last digits.",
     )
-    checkpointing: Literal["none", "step", "level"] = Field(
-        "none",
-        description="Recompute activations in the backward pass instead of keeping them: of each flow step and encoder "
-        "block, or of each level (least memory).",
+    seed: NonNegative = Field(0, description="Seed of the latents, with image name and sample index.")
+    protocol: str = Field(
+        "robustness",
+        description="What `quantize` and `lr_psnr_reference` are where they are null: round and ground_truth "
+        "(robustness), round and input (ntire), floor and input (srflow). At scale 1 the model's own: no LR-PSNR; "
+        "figures at the ground truth's brightness, too, and of the mean of the samples; one sample at temperature 0.",
     )
+    quantize: Literal["round", "floor"] | None = Field(
+        None, description="How samples become 8-bit images; floor is what the published code does; null: see protocol."
+    )
+    lr_psnr_reference: Literal["ground_truth", "input"] | None = Field(
+        None,
+        description="LR-PSNR against the downsampled ground truth (the input where that was altered) or always "
+        "against the input; null: see protocol. Both are in metrics.csv.",
+    )
+    crop_border: NonNegative = Field(0, description="HR pixels left out along the border in PSNR and SSIM.")
+    save_images: bool = Field(True, description="Write samples, inputs and ground truth as PNG.")
+
+    @property
+    def rounding(self) -> Literal["round", "floor"]:
+        """``quantize``, or what the protocol says."""
+        return self.quantize or ("floor" if self.protocol == "srflow" else "round")
+
+    @property
+    def lr_reference(self) -> Literal["ground_truth", "input"]:
+        """``lr_psnr_reference``, or what the protocol says."""
+        return self.lr_psnr_reference or ("ground_truth" if self.protocol == "robustness" else "input")
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) for values that have no effect."""
+        if self.tile is None and self.tile_overlap is not None:
+            yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
 
 
 class LoggerOptions(Options):
@@ -245,6 +252,14 @@ class LoggerOptions(Options):
     keep_every: Positive | None = Field(
         None, description="Checkpoints of multiples of this iteration stay, too; null: none for that."
     )
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) for values that cannot go together."""
+        every, save = self.keep_every, self.save_checkpoint_freq
+        if every is not None and self.keep_last is None:
+            yield "logger.keep_every", "expected logger.keep_last beside it: without it all are kept, remove it"
+        elif every is not None and every % save != 0:
+            yield "logger.keep_every", f"expected a multiple of logger.save_checkpoint_freq = {save}, got {every}"
 
 
 class RunOptions(Options):
@@ -301,61 +316,32 @@ class RunOptions(Options):
         multiple = max(2**self.network_G.flow.L, self.scale)
         yield from self.network_G.contradictions(self)
         for key, dataset in self.datasets.items():
-            size = dataset.GT_size
-            if size is not None and size % multiple != 0:
-                yield (
-                    f"datasets.{key}.GT_size",
-                    f"expected a multiple of {multiple} (2^L and scale), got {size}",
-                )
-            if key == "train" and size is None:
-                yield "datasets.train.GT_size", f"expected a crop size for training, a multiple of {multiple}"
-            if dataset.hr_shift > self.scale:
-                yield (
-                    f"datasets.{key}.hr_shift",
-                    f"expected at most the scale {self.scale} (one LR pixel), got {dataset.hr_shift}",
-                )
-            if dataset.n_crops is not None and size is None:
-                yield f"datasets.{key}.n_crops", "expected GT_size beside it: the side of the crops"
-            for name in EVALUATION_ONLY if key == "train" else TRAINING_ONLY:
-                if getattr(dataset, name) != DatasetOptions.model_fields[name].default:
-                    use = "validation and tests" if key == "train" else "training"
-                    yield f"datasets.{key}.{name}", f"expected in {use} only; it has no effect here, remove it"
-            yield from _degradation_contradictions(f"datasets.{key}", dataset)
+            yield from _dataset_contradictions(key, dataset, self.scale, multiple)
             yield from dataset.contradictions(self)
-        yield from self.train.contradictions(self)
-        yield from self._memory_contradictions()
-        yield from self._checkpoint_contradictions()
-        yield from self.network_G.encoder.contradictions(self)
-        yield from self.model.contradictions(self)
-        yield from MODELS.entries()[getattr(self.model, MODELS.key)].protocol.contradictions(self)
-
-    def _checkpoint_contradictions(self) -> Iterator[tuple[str, str]]:
-        logger, budget = self.logger, self.train.non_finite_budget
-        if logger.keep_every is not None and logger.keep_last is None:
-            yield "logger.keep_every", "expected logger.keep_last beside it: without it all are kept, remove it"
-        elif logger.keep_every is not None and logger.keep_every % logger.save_checkpoint_freq != 0:
-            yield (
-                "logger.keep_every",
-                f"expected a multiple of logger.save_checkpoint_freq = {logger.save_checkpoint_freq}, got "
-                f"{logger.keep_every}",
-            )
-        if self.train.non_finite == "raise" and budget != TrainOptions.model_fields["non_finite_budget"].default:
-            yield (
-                "train.non_finite_budget",
-                "expected train.non_finite: skip or rollback beside it; it has no effect with raise, remove it",
-            )
-
-    def _memory_contradictions(self) -> Iterator[tuple[str, str]]:
         training, pieces = self.datasets.get("train"), self.train.micro_batch
         if training is not None and pieces is not None and pieces > training.batch_size:
-            yield (
-                "train.micro_batch",
-                f"expected at most datasets.train.batch_size = {training.batch_size}, got {pieces}",
-            )
-        if 0 < self.train.ood_patches < 10:
-            yield "train.ood_patches", f"expected 0 or at least 10, got {self.train.ood_patches}"
-        if self.val.tile is None and self.val.tile_overlap is not None:
-            yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
+            message = f"expected at most datasets.train.batch_size = {training.batch_size}, got {pieces}"
+            yield "train.micro_batch", message
+        for part in (self.train, self.val, self.logger, self.network_G.encoder, self.model):
+            yield from part.contradictions(self)
+        yield from MODELS.entries()[getattr(self.model, MODELS.key)].protocol.contradictions(self)
+
+
+def _dataset_contradictions(key: str, dataset: DatasetOptions, scale: int, multiple: int) -> Iterator[tuple[str, str]]:
+    size, path = dataset.GT_size, f"datasets.{key}"
+    if size is not None and size % multiple != 0:
+        yield f"{path}.GT_size", f"expected a multiple of {multiple} (2^L and scale), got {size}"
+    if key == "train" and size is None:
+        yield f"{path}.GT_size", f"expected a crop size for training, a multiple of {multiple}"
+    if dataset.hr_shift > scale:
+        yield f"{path}.hr_shift", f"expected at most the scale {scale} (one LR pixel), got {dataset.hr_shift}"
+    if dataset.n_crops is not None and size is None:
+        yield f"{path}.n_crops", "expected GT_size beside it: the side of the crops"
+    for name in EVALUATION_ONLY if key == "train" else TRAINING_ONLY:
+        if getattr(dataset, name) != DatasetOptions.model_fields[name].default:
+            use = "validation and tests" if key == "train" else "training"
+            yield f"{path}.{name}", f"expected in {use} only; it has no effect here, remove it"
+    yield from _degradation_contradictions(path, dataset)
 
 
 def _degradation_contradictions(path: str, dataset: DatasetOptions) -> Iterator[tuple[str, str]]:

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from robustflow.options.schedule import ScheduleOptions
 from robustflow.options.schema import TrainOptions
 
 
-def learning_rate(options: ScheduleOptions, iteration: int) -> float:
+def learning_rate(options: TrainOptions, iteration: int) -> float:
     """Learning rate of an iteration, counted from 1: linear warm-up, times what lr_scheme says."""
     warmup = min(1.0, iteration / options.warmup_iter) if options.warmup_iter > 0 else 1.0
     if options.lr_scheme == "CosineAnnealingRestartLR":
@@ -27,7 +26,7 @@ def learning_rate(options: ScheduleOptions, iteration: int) -> float:
     return options.lr_G * warmup * options.lr_gamma**steps
 
 
-def _cosine(options: ScheduleOptions, done: int) -> float:
+def _cosine(options: TrainOptions, done: int) -> float:
     """Rate after some iterations: η + w·½(lr − η)(1 + cos(π t/T)), t iterations into a period of T, as in BasicSR.
 
     torch's CosineAnnealingWarmRestarts knows no weights, and no periods but those of one ratio.
