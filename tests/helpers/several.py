@@ -46,7 +46,7 @@ def holding(lock, folder):
     has, leave = context.Event(), context.Event()
 
     def hold():
-        with locks.held(lock, folder):
+        with locks.hold(lock, folder):
             has.set()
             leave.wait(60)
 

@@ -36,24 +36,24 @@ def elsewhere(lock, folder):
 
 def test_a_folder_is_for_one_run(elsewhere, lock, folder):
     told = rf"one: another run is writing there \(process {elsewhere.pid} on .*; rename it"
-    with pytest.raises(Locked, match=told), locks.held(lock, folder, "rename it"):
+    with pytest.raises(Locked, match=told), locks.hold(lock, folder, "rename it"):
         pass
     elsewhere.leave()
     assert not lock.exists()
-    with locks.held(lock, folder):
+    with locks.hold(lock, folder):
         assert lock.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_lock_ends_with_its_process(elsewhere, lock, folder, number):
     os.kill(elsewhere.pid, signal.SIGSTOP)
-    with pytest.raises(Locked), locks.held(lock, folder):
+    with pytest.raises(Locked), locks.hold(lock, folder):
         pass
     os.kill(elsewhere.pid, number)
     os.kill(elsewhere.pid, signal.SIGCONT)
     elsewhere.join(60)
     assert lock.exists()  # left, and nobody's
-    with locks.held(lock, folder):
+    with locks.hold(lock, folder):
         pass
     assert not lock.exists()
 
@@ -63,7 +63,7 @@ def test_processes_that_a_run_started_do_not_keep_its_lock(lock, folder):
     has, leave = context.Event(), context.Event()
 
     def hold():
-        with locks.held(lock, folder):
+        with locks.hold(lock, folder):
             if os.fork() == 0:
                 leave.wait(60)
                 os._exit(0)
@@ -75,24 +75,24 @@ def test_processes_that_a_run_started_do_not_keep_its_lock(lock, folder):
     assert has.wait(60)
     process.kill()
     process.join()
-    with locks.held(lock, folder):
+    with locks.hold(lock, folder):
         leave.set()
 
 
 def test_nothing_stays_of_what_was_made_for_a_lock(lock, folder, tmp_path):
-    with locks.held(lock, folder):
+    with locks.hold(lock, folder):
         assert lock.exists()
     assert list(tmp_path.iterdir()) == []
     folder.mkdir(parents=True)
     (folder / "result").touch()
-    with locks.held(lock, folder):
+    with locks.hold(lock, folder):
         pass
     assert list(folder.iterdir()) == [folder / "result"]
 
 
 def test_a_folder_that_moved_meanwhile(folder):
     lock = locks.within(folder)
-    with locks.held(lock, folder):
+    with locks.hold(lock, folder):
         folder.rename(folder.with_name("moved"))
         folder.mkdir()
         lock.write_text("of another")
@@ -106,7 +106,7 @@ def test_where_locks_do_not_work_work_goes_on(number, lock, folder, monkeypatch,
 
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(locks.fcntl, "lockf", refuse)
-    with locks.held(lock, folder):
+    with locks.hold(lock, folder):
         pass
     (line,) = caplog.messages
     assert f"one: cannot be locked ({os.strerror(number)})" in line
@@ -115,7 +115,7 @@ def test_where_locks_do_not_work_work_goes_on(number, lock, folder, monkeypatch,
 def test_where_nothing_can_be_written_whoever_writes_says_so(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     (tmp_path / "file").touch()
-    with locks.held(locks.within(tmp_path / "file"), tmp_path / "file"):
+    with locks.hold(locks.within(tmp_path / "file"), tmp_path / "file"):
         pass
     assert "file: cannot be locked" in caplog.text
 
@@ -138,7 +138,7 @@ def in_main(lock, folder, within):
 
     def hold():
         with contextlib.ExitStack() as stack:
-            distributed.on_main(stack.enter_context, locks.held(lock, folder))
+            distributed.on_main(stack.enter_context, locks.hold(lock, folder))
             return within()
 
     return in_group(hold)

@@ -5,7 +5,7 @@ import pytest
 
 from robustflow.commands import arguments, test
 from robustflow.options import load
-from robustflow.utils import paths
+from robustflow.utils import files
 from robustflow.utils.errors import UserError
 
 
@@ -34,13 +34,13 @@ def home(tmp_path, monkeypatch):
     ],
 )
 def test_paths_are_expanded(text, path, home):
-    assert paths.expand(text) == path.format(home)
+    assert files.expand(text) == path.format(home)
 
 
 @pytest.mark.parametrize("text", ["", "$EMPTY", "${EMPTY}", "a\0b", "$NOT_SET", "a/${NOT_SET}/b", "~no_such_user/x"])
 def test_paths_that_lead_nowhere(text):
     with pytest.raises(ValueError, match=r"^expected a .*, got"):
-        paths.expand(text)
+        files.expand(text)
     with pytest.raises(argparse.ArgumentTypeError, match=r"^expected a"):
         arguments.path(text)
 
@@ -48,7 +48,7 @@ def test_paths_that_lead_nowhere(text):
 def test_files_of_just_that_name_are_found(home):
     for name in ("$NOT_SET.png", "~no_such_user"):
         Path(name).touch()
-        assert paths.expand(name) == name
+        assert files.expand(name) == name
 
 
 def test_paths_of_options_flags_and_bases(home):
@@ -74,7 +74,7 @@ def test_results_lie_apart_from_what_is_read(home):
     Path("link").symlink_to("photos")
     (home / "photos" / "a.png").touch()
     read = ["photos", None, "not there", "photos/a.png"]
-    paths.require_apart([Path("out"), Path("photos_2"), Path()], read)
+    files.require_apart([Path("out"), Path("photos_2"), Path()], read)
     for place in ("photos", "photos/out/deep", "link/out", "out/../photos", f"{home}/photos"):
         with pytest.raises(UserError, match="apart from photos"):
-            paths.require_apart([Path("out"), Path(place)], read)
+            files.require_apart([Path("out"), Path(place)], read)

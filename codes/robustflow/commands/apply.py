@@ -26,7 +26,7 @@ from robustflow.options import memory_advice
 from robustflow.report import pages
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
-from robustflow.utils.files import existing_part
+from robustflow.utils.files import find_existing_part
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _require_there(chosen: argparse.Namespace) -> None:
 
 def _require_apart(output: Path, chosen: argparse.Namespace) -> None:
     """Raise UserError unless results can be written to a folder without meeting images that are read."""
-    there = existing_part(output)
+    there = find_existing_part(output)
     if not there.is_dir():
         raise UserError(f"--output {output}: expected a folder, got a file, {there}; choose another")
     if not os.access(there, os.W_OK):

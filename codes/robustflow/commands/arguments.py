@@ -8,7 +8,7 @@ from typing import Any
 from robustflow.options.load import Assignment, load, load_any
 from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
-from robustflow.utils import cpus, paths
+from robustflow.utils import cpus, files
 from robustflow.utils.answer import accept_all_characters
 
 # Flags that set an option.
@@ -55,9 +55,9 @@ class _Extend(argparse.Action):
 
 
 def path_text(text: str) -> str:
-    """The value of a flag as a path, for argparse; see `paths.expand`."""
+    """The value of a flag as a path, for argparse; see `files.expand`."""
     try:
-        return paths.expand(text)
+        return files.expand(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

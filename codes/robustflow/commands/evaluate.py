@@ -47,7 +47,7 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
     def table() -> str:
         if trace:
             data_sets.require_apart(options, input_path, folder, folder / "trace")
-            with locks.held(locks.within(folder / "trace"), folder / "trace"):
+            with locks.hold(locks.within(folder / "trace"), folder / "trace"):
                 return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
         result = evaluate(options, input_path, folder)
         if distributed.is_main():
@@ -77,7 +77,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     with contextlib.ExitStack() as stack:
-        distributed.on_main(stack.enter_context, locks.held(locks.within(folder), folder))
+        distributed.on_main(stack.enter_context, locks.hold(locks.within(folder), folder))
         return _evaluate(options, input_path, folder)
 
 

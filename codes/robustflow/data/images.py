@@ -25,7 +25,7 @@ from torch import Tensor
 from robustflow.data import decoding
 from robustflow.data.colour import use_of_profile
 from robustflow.utils import memory
-from robustflow.utils.errors import UserError, for_all, listed
+from robustflow.utils.errors import UserError, enumerate_some, for_all
 from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def read_headers(files: Sequence[Path]) -> dict[Path, Header]:
         if header.note is not None:
             by_note.setdefault(header.note, []).append(file)
     for note, noted in by_note.items():
-        say_once(f"{len(noted)} of {len(found)} images have {note}; taken as sRGB: {listed(noted)}")
+        say_once(f"{len(noted)} of {len(found)} images have {note}; taken as sRGB: {enumerate_some(noted)}")
     return found
 
 
@@ -233,7 +233,7 @@ def list_images(folder: str | Path) -> list[Path]:
     found = natsorted(files, key=lambda file: file.relative_to(folder).as_posix())
     images = [file for file in found if file.suffix.lower() in SUFFIXES]
     others = [file.relative_to(folder) for file in found if file.suffix.lower() not in SUFFIXES]
-    left_out = f"{len(others)} of kinds that are not read ({listed(others)})" if others else ""
+    left_out = f"{len(others)} of kinds that are not read ({enumerate_some(others)})" if others else ""
     if not images:
         kinds = ", ".join(sorted(SUFFIXES))
         raise UserError(f"{folder}: expected images ({kinds}), found {f'only {left_out}' if left_out else 'none'}")

@@ -10,7 +10,7 @@ from robustflow.data import EvaluationSet, TrainingCrops
 from robustflow.models.base import Model
 from robustflow.options.schema import DatasetOptions, RunOptions
 from robustflow.registry import MODELS
-from robustflow.utils import paths
+from robustflow.utils import files
 from robustflow.utils.errors import UserError
 
 # Keys of data sets whose images are all those of a folder.
@@ -52,7 +52,7 @@ def tested(options: RunOptions) -> dict[str, DatasetOptions]:
 def require_apart(options: RunOptions, inputs: str | Path | None, *places: Path) -> None:
     """Raise UserError if pictures in a place would be taken for images of ``inputs`` or of a data set the next time."""
     roots = (getattr(dataset, key, None) for dataset in options.datasets.values() for key in _ROOTS)
-    paths.require_apart(places, [inputs, *(root for root in roots if isinstance(root, str))])
+    files.require_apart(places, [inputs, *(root for root in roots if isinstance(root, str))])
 
 
 def _condition_of(options: RunOptions) -> Callable[[Tensor], Tensor] | None:

@@ -33,7 +33,7 @@ from robustflow.options.keys import keys, named_defaults, options_class_at
 from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
 from robustflow.registry import Options
-from robustflow.utils import paths
+from robustflow.utils import files
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import (
     LONGEST,
@@ -188,7 +188,7 @@ def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], ask
 
 def _place(text: str, asked: str, key: KeyPath = ()) -> Path:
     try:
-        return Path(paths.expand(text))
+        return Path(files.expand(text))
     except ValueError as error:
         raise OptionsError(text, Mistake(asked, key, str(error))) from error
 

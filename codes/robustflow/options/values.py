@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from robustflow.utils import paths
+from robustflow.utils import files
 
 
 def _integral(value: Any) -> Any:
@@ -78,7 +78,7 @@ RunName = Annotated[str, AfterValidator(_name)]
 Int = Annotated[int, BeforeValidator(_integral)]
 Positive = Annotated[Int, Field(ge=1), AfterValidator(_count)]
 NonNegative = Annotated[Int, Field(ge=0), AfterValidator(_seed)]
-PathText = Annotated[str, AfterValidator(paths.expand)]
+PathText = Annotated[str, AfterValidator(files.expand)]
 Width = Annotated[Positive, Field(le=4096)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[Finite, Field(ge=0)]

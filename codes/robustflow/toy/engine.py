@@ -30,7 +30,7 @@ Arguments = tuple[ToyOptions, Given, Job]
 def experiment(options: ToyOptions) -> str:
     """Do all runs and write figure.png, layers.png, summary.md, summary.json and options.yml; return the summary."""
     folder = Path(options.path.results) / options.name
-    with locks.held(locks.within(folder), folder):
+    with locks.hold(locks.within(folder), folder):
         return _experiment(options, folder)
 
 

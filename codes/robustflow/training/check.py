@@ -22,7 +22,7 @@ from robustflow.training.loop import fit_ood_score, iterate
 from robustflow.training.preparation import prepare
 from robustflow.utils import memory
 from robustflow.utils.errors import RunFailed, UserError
-from robustflow.utils.files import existing_part
+from robustflow.utils.files import find_existing_part
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _estimate_time(options: RunOptions, step: float, validation: float) -> list[
 def _estimate_room(options: RunOptions, checkpoint_bytes: int) -> list[str]:
     """Lines on memory, of the GPU if there is one, else of this process, and on the disk of the experiments."""
     where = "of the GPU" if torch.cuda.is_available() and options.device != "cpu" else "of this process"
-    n, free = count_checkpoints(options), shutil.disk_usage(existing_part(options.path.experiments)).free
+    n, free = count_checkpoints(options), shutil.disk_usage(find_existing_part(options.path.experiments)).free
     disk = checkpoint_bytes * n
     lines = [
         f"  memory      {memory.peak() / _GIB:.2f} GiB {where} at its peak; loader processes come on top",

@@ -20,7 +20,7 @@ from robustflow.training.optimizer import load_state
 from robustflow.training.run import Progress, Run
 from robustflow.utils import checksums
 from robustflow.utils.errors import UserError
-from robustflow.utils.files import CannotWrite, remove_leftovers, unused, write_atomically
+from robustflow.utils.files import CannotWrite, find_unused, remove_leftovers, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -352,7 +352,7 @@ def archive(experiment: Path) -> Path | None:
     """Move an older experiment of the same name aside, so that nothing of it is lost; return where it went."""
     if not experiment.exists():
         return None
-    return experiment.rename(unused(experiment.with_name(f"{experiment.name}_archived")))
+    return experiment.rename(find_unused(experiment.with_name(f"{experiment.name}_archived")))
 
 
 def archive_newer(experiment: Path, iteration: int) -> Path | None:
@@ -363,7 +363,7 @@ def archive_newer(experiment: Path, iteration: int) -> Path | None:
     newer = [file for number, file in _files(experiment) if number > iteration]
     if not newer:
         return None
-    aside = unused(experiment / "superseded")
+    aside = find_unused(experiment / "superseded")
     for file in newer:
         (aside / file.parent.name).mkdir(parents=True, exist_ok=True)
         file.rename(aside / file.parent.name / file.name)

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from robustflow.models.protocol import DENSITY
 from robustflow.utils import distributed
-from robustflow.utils.files import answering
+from robustflow.utils.files import explain_faults
 
 log = logging.getLogger("robustflow")
 
@@ -30,7 +30,7 @@ class _LogFile(logging.FileHandler):
         """Pass on what the system says."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
-            with answering(Path(self.baseFilename)):
+            with explain_faults(Path(self.baseFilename)):
                 raise error
         super().handleError(record)
 
@@ -77,7 +77,7 @@ class Logbook:
         """Open train.log."""
         if not distributed.is_main():
             return
-        with answering(self.experiment / "train.log"):
+        with explain_faults(self.experiment / "train.log"):
             self.experiment.mkdir(parents=True, exist_ok=True)
             handler = _LogFile(self.experiment / "train.log", encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -95,7 +95,7 @@ class Logbook:
         self._first, self._began = first, time.perf_counter()
         self._noted = self._began
         if distributed.is_main():
-            with answering(self.experiment / "tensorboard"):
+            with explain_faults(self.experiment / "tensorboard"):
                 self._writer = SummaryWriter(str(self.experiment / "tensorboard"), purge_step=first + 1)
             self._open.enter_context(_write_errors_unprinted())
             self._open.callback(_close_quietly, self._writer)
@@ -127,7 +127,7 @@ class Logbook:
     def _write(self, scalars: Mapping[str, float], iteration: int, images: Mapping[str, Tensor] | None = None) -> None:
         if self._writer is None:
             return
-        with answering(self.experiment / "tensorboard"):
+        with explain_faults(self.experiment / "tensorboard"):
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, iteration)
             for name, image in (images or {}).items():

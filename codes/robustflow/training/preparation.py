@@ -37,7 +37,7 @@ def prepare(options: RunOptions) -> Iterator[Run]:
     """
     experiment = Path(options.path.experiments) / options.name
     with contextlib.ExitStack() as stack:
-        distributed.on_main(stack.enter_context, locks.held(locks.beside(experiment), experiment, _ADVICE))
+        distributed.on_main(stack.enter_context, locks.hold(locks.beside(experiment), experiment, _ADVICE))
         run, state = _build(options)
         run.progress, changes = distributed.on_main(_load, run, state)
         distributed.on_main(_archive, run, state)
@@ -118,7 +118,7 @@ def _archive(run: Run, state: Path | None) -> None:
     elsewhere = state is not None and state.resolve().parent.parent != experiment.resolve()
     if run.options.path.resume_state is None or elsewhere:
         locks.require_free_below(experiment, _ADVICE)
-        with files.answering(experiment):
+        with files.explain_faults(experiment):
             archived = checkpoint.archive(experiment)
         if archived is not None:
             log.info("an experiment of this name exists; it is now %s", archived)
@@ -165,8 +165,8 @@ def _replace_options(experiment: Path, iteration: int, options: RunOptions) -> N
     """Write options.yml; if the run had others until this iteration, keep their file."""
     file = experiment / "options.yml"
     if file.is_file() and _changes(file, options):
-        kept = files.unused(experiment / f"{_KEPT}{iteration:08d}", ".yml")
-        with files.answering(kept):
+        kept = files.find_unused(experiment / f"{_KEPT}{iteration:08d}", ".yml")
+        with files.explain_faults(kept):
             file.rename(kept)
         log.info("the options until now are kept in %s", kept)
     options_load.save(options, file)

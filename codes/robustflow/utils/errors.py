@@ -40,7 +40,7 @@ def raise_all(faults: list[UserError], n_items: int) -> None:
         raise UserError("\n  ".join(lines + more)) from faults[0]
 
 
-def listed(names: Iterable[object]) -> str:
+def enumerate_some(names: Iterable[object]) -> str:
     """The first five of some names, with ... for others."""
     found = [str(name) for name in names]
     return ", ".join(found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")

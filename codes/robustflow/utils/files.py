@@ -1,14 +1,16 @@
-"""Writing files so that an interruption never leaves half of one."""
+"""Files: paths as users give them, results apart from what is read, and no half of a file after an interruption."""
 
 import contextlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from robustflow.utils.errors import UserError
+
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})")
 
 
 class CannotWrite(UserError):
@@ -16,7 +18,7 @@ class CannotWrite(UserError):
 
 
 @contextlib.contextmanager
-def answering(path: Path) -> Iterator[None]:
+def explain_faults(path: Path) -> Iterator[None]:
     """Turn what the system says against writing to ``path`` into a CannotWrite."""
     try:
         yield
@@ -36,14 +38,43 @@ def require_inside(folder: str | Path, *parts: str) -> None:
         )
 
 
-def unused(path: Path, suffix: str = "") -> Path:
+def expand(text: str) -> str:
+    """A path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` filled in, as a shell does.
+
+    Raises:
+        ValueError: for an empty path, or one that names a variable or user that does not exist; unless there is a file
+            of just that name.
+    """
+    path = os.path.expanduser(os.path.expandvars(text))
+    if path == "" or "\0" in path:
+        raise ValueError(f"expected a file or folder, got {'an empty name' if path == '' else repr(text)}")
+    unknown = _VARIABLE.search(path) or re.match(r"~[^/\\]*", path)
+    if unknown is not None and not os.path.lexists(path):
+        what = "user" if unknown[0].startswith("~") else "variable"
+        raise ValueError(f"expected a path, got {text!r}: there is no {what} {unknown[0]}; set it, or write it out")
+    return path
+
+
+def require_apart(places: Iterable[Path], read: Iterable[str | Path | None]) -> None:
+    """Raise UserError if a place for results lies in a folder that images are read from: it would be read, too."""
+    folders = [Path(folder) for folder in read if folder is not None and Path(folder).is_dir()]
+    for place in places:
+        for folder in folders:
+            if place.resolve().is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"{place}: expected a folder for the results apart from {folder}, whose images are read: results "
+                    "in it would be taken for such images the next time; choose another with --output"
+                )
+
+
+def find_unused(path: Path, suffix: str = "") -> Path:
     """The path with the time, if need be a number, and a suffix appended, such that nothing is there yet."""
     stamped = f"{path.name}_{time.strftime('%Y%m%d_%H%M%S')}"
     candidates = (path.with_name(f"{stamped}{number}{suffix}") for number in ("", *(f"_{n}" for n in range(2, 1000))))
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def existing_part(path: str | Path) -> Path:
+def find_existing_part(path: str | Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     place = Path(path).resolve()
     return next(folder for folder in (place, *place.parents) if folder.exists())
@@ -61,7 +92,7 @@ def write_atomically(path: str | Path, data: bytes, *, durable: bool = True) -> 
         CannotWrite: naming file and reason; the old file, if any, is intact.
     """
     path = Path(path)
-    with answering(path):
+    with explain_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

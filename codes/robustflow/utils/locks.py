@@ -38,7 +38,7 @@ def within(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def held(lock: Path, folder: Path, advice: str = _ADVICE) -> Iterator[None]:
+def hold(lock: Path, folder: Path, advice: str = _ADVICE) -> Iterator[None]:
     """Hold a folder's lock, a file that is there meanwhile; of several processes of one run the main one is to hold it.
 
     Where locks do not work, as on some network file systems, go on with one line that says so.

@@ -13,7 +13,7 @@ from robustflow.data.sources.pairs import PairBy, pair_by_stem
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
 from robustflow.registry import DATASETS
-from robustflow.utils.errors import UserError, for_all, listed
+from robustflow.utils.errors import UserError, enumerate_some, for_all
 
 Files = tuple[Path | None, Path | None]
 PAIRING = ("pair_by", "filename_tmpl")  # options that find files and do not alter them
@@ -189,7 +189,7 @@ def open_files(files: Sequence[Files], names: Sequence[str], scale: int) -> Pair
     if unequal:
         say_once(
             f"in {len(unequal)} of {len(both)} pairs one image alone has a colour profile other than sRGB, so that "
-            f"colours differ: {listed(unequal)}; convert those images to sRGB"
+            f"colours differ: {enumerate_some(unequal)}; convert those images to sRGB"
         )
     return source
 

@@ -13,7 +13,7 @@ from typing import Literal
 from natsort import natsorted
 
 from robustflow.data.images import say_once
-from robustflow.utils.errors import UserError, listed
+from robustflow.utils.errors import UserError, enumerate_some
 
 PairBy = Literal["stem", "number", "order"]
 Files = Mapping[str, Path]  # by their paths below a folder, without suffix
@@ -206,10 +206,10 @@ def _require_none_left(gt: Path, hr: Sequence[Path], lq: Path, lr: Sequence[Path
     if not hr and not lr:
         return
     (folder, alone), (other, there) = ((gt, hr), (lq, lr)) if hr else ((lq, lr), (gt, hr))
-    beside = f"those without one there are {listed(_below(other, there))}" if there else "all there have one"
+    beside = f"those without one there are {enumerate_some(_below(other, there))}" if there else "all there have one"
     raise UserError(
         f"{folder}: expected partners in {other} by name, found none for {len(alone)}: "
-        f"{listed(_below(folder, alone))}; {beside}{_ADVICE}"
+        f"{enumerate_some(_below(folder, alone))}; {beside}{_ADVICE}"
     )
 
 
