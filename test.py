@@ -9,7 +9,7 @@ from pathlib import Path
 # The package beside this file, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "codes"))
 
-from robustflow.cli import main
+from robustflow.commands.test import main
 
 if __name__ == "__main__":
-    sys.exit(main(["test", *sys.argv[1:]]))
+    sys.exit(main())

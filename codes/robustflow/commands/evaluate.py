@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from robustflow.evaluation import description, frames, metrics
 from robustflow.evaluation.evaluator import Evaluator
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
-from robustflow.models import data_sets, weights
+from robustflow.models import Model, data_sets, weights
 from robustflow.models.loading import load_model
 from robustflow.options import load as options_load
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.report import pages, tables
 from robustflow.utils import distributed, locks
-from robustflow.utils.answer import answer
+from robustflow.utils.answer import answering
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -44,29 +45,24 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
     usual = own if input_path is None else own / "input"
     folder = usual if output is None else Path(output)
 
-    def table() -> str:
+    with (
+        distributed.joined(),
+        answering(
+            memory=partial(memory_advice.of_sampling, options),
+            interrupted="interrupted; the same command goes on where it was",
+            alone=trace,
+        ) as reply,
+        distributed.announcing(),
+    ):
         if trace:
             data_sets.require_apart(options, input_path, folder, folder / "trace")
             with locks.hold(locks.within(folder / "trace"), folder / "trace"):
-                return trace_report.write(options, _data_sets(options, input_path), folder / "trace")
-        result = evaluate(options, input_path, folder)
-        if distributed.is_main():
-            log.info("%s", tables.footnotes([result]))
-        return tables.table(result)
-
-    @distributed.announcing()
-    def work() -> None:
-        text = table()
+                text = trace_report.write(options, _data_sets(options, input_path), folder / "trace")
+        else:
+            text = tables.table(evaluate(options, input_path, folder))
         if distributed.is_main():
             print(text)  # noqa: T201
-
-    with distributed.joined():
-        return answer(
-            work,
-            memory=lambda: memory_advice.of_sampling(options),
-            interrupted="interrupted; the same command goes on where it was",
-            alone=trace,
-        )
+    return reply.status
 
 
 def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:
@@ -78,26 +74,52 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
         raise UserError(f"{folder}: expected a folder for the results, got a file; choose another --output")
     with contextlib.ExitStack() as stack:
         distributed.on_main(stack.enter_context, locks.hold(locks.within(folder), folder))
-        return _evaluate(options, input_path, folder)
+        sets = _data_sets(options, input_path)
+        _require_places(sets, folder, named=input_path is None)
+        data_sets.require_apart(options, input_path, folder, *(folder / name for name in sets))
+        if input_path is None and distributed.is_main():
+            checks.warn(options.datasets, options.scale, used="test")
+        # Chosen once: a training may be writing newer ones meanwhile.
+        file = distributed.on_main(weights.to_test, options)
+        model = load_model(options, file)
+        options = model.options
+        log.info("%s: %s", options.name, file)
+
+        score = mahalanobis.load_beside(file, model.encoder)
+        evaluator, described = _make_evaluator(model, score, input_path, folder)
+        summaries: dict[str, Any] = {}
+        unlike: dict[str, dict[str, float]] = {}
+        found: list[Record] = []
+        result = {
+            "name": options.name,
+            "weights": str(file),
+            **described,
+            "datasets": summaries,
+            "unlike_training": unlike,
+        }
+        distributed.on_main(options_load.save, options, folder / "options.yml")
+        for name, items in sets.items():
+            summaries[name], of_set = evaluator.evaluate(name, items)
+            found += of_set
+            unlike[name] = _unlike(score, of_set)
+            # After each set, so that a fault in a later one loses nothing.
+            distributed.on_main(frames.write_results, folder, result, found)
+        _warn_of_unlike(unlike, sets, getattr(options.network_G.flow.coupling, "type", ""))
+        log.info("report: %s", distributed.on_main(pages.write, folder))
+        if distributed.is_main():
+            log.info("%s", tables.footnotes([result]))
+        return result
 
 
-def _evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:
-    sets = _data_sets(options, input_path)
-    _require_places(sets, folder, named=input_path is None)
-    data_sets.require_apart(options, input_path, folder, *(folder / name for name in sets))
-    if input_path is None and distributed.is_main():
-        checks.warn(options.datasets, options.scale, used="test")
-    # Chosen once: a training may be writing newer ones meanwhile.
-    file = distributed.on_main(weights.to_test, options)
-    model = load_model(options, file)
+def _make_evaluator(
+    model: Model, score: mahalanobis.OODScore | None, input_path: str | None, folder: Path
+) -> tuple[Evaluator, dict[str, Any]]:
+    """What evaluates a model, and what is said in its results of how it does."""
     options = model.options
-    log.info("%s: %s", options.name, file)
-
     device = model.device
     lpips = perceptual.load(device)
     if isinstance(lpips, perceptual.NotComputed):
         log.info("lpips, diversity_score: not computed; %s", lpips.reason)
-    score = mahalanobis.load_beside(file, model.encoder)
     measured, versions = metrics.choose(model.protocol), description.versions(model)
     protocol = description.describe_protocol(
         options, model.protocol, measured, lpips, device, ood_fitted=score is not None, input_path=input_path
@@ -115,29 +137,12 @@ def _evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict
             "versions": versions,
         },
     )
-    summaries: dict[str, Any] = {}
-    unlike: dict[str, dict[str, float]] = {}
-    found: list[Record] = []
-    result = {
-        "name": options.name,
-        "weights": str(file),
+    return evaluator, {
         "versions": versions,
         "protocol": protocol,
         "evaluation": model.protocol.describe(),
         "columns": description.describe_columns(measured),
-        "datasets": summaries,
-        "unlike_training": unlike,
     }
-    distributed.on_main(options_load.save, options, folder / "options.yml")
-    for name, items in sets.items():
-        summaries[name], of_set = evaluator.evaluate(name, items)
-        found += of_set
-        unlike[name] = _unlike(score, of_set)
-        # After each set, so that a fault in a later one loses nothing.
-        distributed.on_main(frames.write_results, folder, result, found)
-    _warn_of_unlike(unlike, sets, getattr(options.network_G.flow.coupling, "type", ""))
-    log.info("report: %s", distributed.on_main(pages.write, folder))
-    return result
 
 
 def _require_places(sets: Iterable[str], folder: Path, *, named: bool) -> None:

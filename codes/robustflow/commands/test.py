@@ -13,12 +13,13 @@ All keys: robustflow options
 from collections.abc import Sequence
 
 from robustflow.commands.arguments import Parser, add_options, path_text, read_options
-from robustflow.utils import launcher
+from robustflow.utils import cpus, launcher
 from robustflow.utils.answer import exit_on_mistake, print_messages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
+    cpus.shorten_waits()
     with exit_on_mistake():
         chosen = make_parser().parse_args(arguments)
         print_messages(quiet=chosen.quiet)

@@ -21,6 +21,7 @@ from robustflow.utils.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake, 130 interrupted and saved."""
+    cpus.shorten_waits()
     with exit_on_mistake():
         chosen = make_parser().parse_args(arguments)
         options = read_options_of_any(chosen)

@@ -75,7 +75,13 @@ class Evaluator:
                 bar.set_postfix_str(f"image {number + 1}/{len(items)}")
                 # Those before it that other processes have.
                 bar.update(number * n_samples - bar.n)
-                own[number] = self._record(name, items[number], bar)
+                item = items[number]
+                record, fingerprint = self._find_record(name, item)
+                if record is None:
+                    record = self._evaluate_image(name, item, fingerprint, bar)
+                else:
+                    bar.update(len(record.rows))
+                own[number] = record
         records_by_number = {number: record for part in distributed.gather(own) for number, record in part.items()}
         found = [records_by_number[number] for number in range(len(items))]
         return frames.summarize_data_set(found, self.metrics), found
@@ -83,20 +89,18 @@ class Evaluator:
     def _n_samples(self, heat: float) -> int:
         return self.model.protocol.n_samples(heat, self.options.n_sample)
 
-    def _record(self, dataset: str, item: EvaluationItem, bar: tqdm) -> Record:
+    def _find_record(self, dataset: str, item: EvaluationItem) -> tuple[Record | None, str]:
+        """The record that is there already, and the fingerprint of one that is to be made."""
         if self.folder is None or self.common is None:
-            return self._evaluate_image(dataset, item, "", bar)
+            return None, ""
         own = {"dataset": dataset, "image": item.name, "lr_altered": item.lr_altered}
         fingerprint = records.fingerprint({**self.common, **own}, item.condition, item.gt)
         record = records.read(self.folder, dataset, item.name, fingerprint)
-        if record is None or not (self._has_values(record) and self._has_pictures(record)):
-            # Nothing of an older evaluation may stay beside what is made now.
-            records.remove(self.folder, dataset, item.name)
-            record = self._evaluate_image(dataset, item, fingerprint, bar)
-            records.write(self.folder, record)
-        else:
-            bar.update(len(record.rows))
-        return record
+        if record is not None and self._has_values(record) and self._has_pictures(record):
+            return record, fingerprint
+        # Nothing of an older evaluation may stay beside what is made now.
+        records.remove(self.folder, dataset, item.name)
+        return None, fingerprint
 
     def _has_values(self, record: Record) -> bool:
         """Whether a record has the values of all metrics, third parties' included, which the fingerprint ignores."""
@@ -153,7 +157,10 @@ class Evaluator:
         bits_per_dim, latents = self._likelihood(item)
         score = None if self.score is None else self.score(condition)
         size = (item.lr.shape[-2] * self.scale, item.lr.shape[-1] * self.scale)
-        return Record(fingerprint, dataset, item.name, size, bits_per_dim, score, latents, rows, heats, means)
+        record = Record(fingerprint, dataset, item.name, size, bits_per_dim, score, latents, rows, heats, means)
+        if self.folder is not None and self.common is not None:
+            records.write(self.folder, record)
+        return record
 
     def _target(self, item: EvaluationItem) -> Target:
         lr = item.lr.to(self.device)

@@ -1,6 +1,6 @@
 """Drawing samples, reproducibly: the same for a seed, an image's name and a sample's number."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,11 @@ from robustflow.utils.seeds import derive_seed
 def latent_generator(seed: int, name: str, index: int) -> torch.Generator:
     """Generator of the latents of sample ``index`` of the image ``name``: independent of batches and other images."""
     return torch.Generator().manual_seed(derive_seed(seed, name, index))
+
+
+def latent_generators(seed: int, name: str, indices: Iterable[int]) -> list[torch.Generator]:
+    """Those of several samples."""
+    return [latent_generator(seed, name, index) for index in indices]
 
 
 @torch.no_grad()
@@ -47,29 +52,25 @@ def draw_samples(
     draw = model.prepare(lr[None], tile, overlap)
     for heat in heats:
         wanted = n if isinstance(n, int) else n(heat)
-        yield heat, _joined(batches(draw, heat, wanted, name=name, seed=seed, batch=batch), wanted)
-
-
-def _joined(parts: Iterator[Tensor], n: int) -> Tensor:
-    """Put n samples together as they come, so that no more than one batch is held twice."""
-    samples, first = None, 0
-    for part in parts:
-        if len(part) == n:
-            return part.contiguous()
-        samples = part.new_empty(n, *part.shape[1:]) if samples is None else samples
-        samples[first : first + len(part)] = part
-        first += len(part)
-        # Let go before the next batch is drawn.
-        del part
-    assert samples is not None and first == n, f"{first} samples drawn of {n}"
-    return samples
+        samples: Tensor | None = None
+        for first in range(0, wanted, batch):
+            part = draw(heat, latent_generators(seed, name, range(first, min(first + batch, wanted))))
+            if len(part) == wanted:
+                samples = part.contiguous()
+                break
+            samples = part.new_empty(wanted, *part.shape[1:]) if samples is None else samples
+            samples[first : first + len(part)] = part
+            # Let go before the next batch is drawn: no more than one is held twice.
+            del part
+        assert samples is not None, "expected at least one sample"
+        yield heat, samples
 
 
 @torch.no_grad()
 def batches(draw: Draw, heat: float, n: int, *, name: str, seed: int, batch: int) -> Iterator[Tensor]:
     """Yield n samples at one temperature, (at most batch, 3, H, W) at a time; see `draw_samples`."""
     for first in range(0, n, batch):
-        yield draw(heat, [latent_generator(seed, name, k) for k in range(first, min(first + batch, n))])
+        yield draw(heat, latent_generators(seed, name, range(first, min(first + batch, n))))
 
 
 def average(samples: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from robustflow.flows import Condition, ConditionalFlow
 from robustflow.models import tiling
 from robustflow.nn.graphs import Graphed
 
-# From the latents of an image, finest level first, to x.
-Decode = Callable[[list[Tensor]], Tensor]
+# From the latents of an image, finest level first, to x, which is first of what is returned.
+Decode = Callable[[list[Tensor]], tuple[Tensor, ...]]
 
 # Sizes of images, and of batches of samples, that are kept captured.
 _CAPTURES = 4
@@ -39,9 +39,10 @@ def prepare_decoding(
         return decoder.prepare(y)
 
     def decode_part(part: tiling.Tile, latents: list[Tensor]) -> Tensor:
-        return decoder.prepare(tiling.crop(y, part.outer, size))([tiling.crop(z, part.outer, size) for z in latents])
+        decode = decoder.prepare(tiling.crop(y, part.outer, size))
+        return decode([tiling.crop(z, part.outer, size) for z in latents])[0]
 
-    return lambda latents: tiling.stitch(partial(decode_part, latents=latents), tiles, size, flow.scale)
+    return lambda latents: (tiling.stitch(partial(decode_part, latents=latents), tiles, size, flow.scale),)
 
 
 class Decoder:
@@ -61,7 +62,9 @@ class Decoder:
     def prepare(self, y: Tensor) -> Decode:
         """Do what depends on y (b, c, h, w) alone; return what decodes latents (n·b, c, h, w), sample-major."""
         condition = self._condition_of(y)
-        return partial(self._decode, y, condition, self._conditions.owns(condition))
+        if not self._conditions.owns(condition):
+            return partial(self._flow.decode, condition=condition)
+        return partial(self._replay, y, condition)
 
     def _condition_of(self, y: Tensor) -> Condition:
         self._latest = y
@@ -76,12 +79,12 @@ class Decoder:
             level.project_all()
         return condition
 
-    def _decode(self, y: Tensor, condition: Condition, captured: bool, latents: list[Tensor]) -> Tensor:
-        if captured and self._latest is not y:
+    def _replay(self, y: Tensor, condition: Condition, latents: list[Tensor]) -> tuple[Tensor, ...]:
+        if self._latest is not y:
             # Another image of this size lies now where the condition did.
             condition = self._condition_of(y)
         if not self._conditions.owns(condition):
-            return self._flow.decode(latents, condition)[0]
+            return self._flow.decode(latents, condition)
         if y.shape not in self._decoders or self._decoders[y.shape][0] is not condition:
             while len(self._decoders) >= _CAPTURES:
                 self._decoders.pop(next(iter(self._decoders)))
@@ -91,7 +94,7 @@ class Decoder:
         x = decode(*latents).clone()
         # A capture that failed is not tried, and told, for each size anew.
         self._conditions.active = decode.active
-        return x
+        return (x,)
 
 
 def _decode(flow: ConditionalFlow, condition: Condition, *latents: Tensor) -> Tensor:

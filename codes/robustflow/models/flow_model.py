@@ -178,7 +178,7 @@ class FlowModel(Model):
 
         def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
             # Latents take as much memory as the image: without a name they are gone once x is decoded.
-            x = decode(self.draw_latents(lr, temperature, generators))
+            x = decode(self.draw_latents(lr, temperature, generators))[0]
             return self.image(x, lr)[..., :height, :width]
 
         return draw

@@ -66,6 +66,10 @@ class Graphed(Generic[Result]):
         captured.graph.replay()
         return captured.result
 
+    def captures(self, device: torch.device) -> bool:
+        """Whether calls on a device are captured; if not, it is as well to call the function itself."""
+        return self.active and has_graphs(device)
+
     def owns(self, result: Result) -> bool:
         """Whether this is what a capture returns, to be overwritten by the next call for its shapes."""
         return any(captured.result is result for captured in self._captures.values())
@@ -80,7 +84,7 @@ class Graphed(Generic[Result]):
     def _captured_of(self, tensors: tuple[Tensor | None, ...], key: Hashable) -> _Captured | None:
         """The capture for these arguments, made if need be; None if there is to be none."""
         device = next((tensor.device for tensor in tensors if tensor is not None), None)
-        if not self.active or device is None or not has_graphs(device):
+        if device is None or not self.captures(device):
             return None
         signature = (key, *(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in tensors))
         if signature not in self._captures:

@@ -1,14 +1,16 @@
 """From options to a finished training run, for the command line."""
 
+from functools import partial
 from pathlib import Path
 
 from robustflow.data import checks
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.training import check as trial
-from robustflow.training.loop import train
+from robustflow.training.loop import finish, iterate
+from robustflow.training.preparation import prepare
 from robustflow.utils import distributed
-from robustflow.utils.answer import DONE, INTERRUPTED, answer
+from robustflow.utils.answer import DONE, INTERRUPTED, answering
 from robustflow.utils.files import require_inside
 
 
@@ -18,21 +20,21 @@ def run(options: RunOptions, *, check: bool = False) -> int:
     Started by torchrun, train together with its other processes. With ``check`` only try whether all is right.
     """
 
-    @distributed.announcing()
-    def work() -> int:
+    memory = partial(memory_advice.of_training, options)
+    interrupted = "interrupted at once; go on from the newest checkpoint with --resume auto"
+    with (
+        distributed.joined(),
+        answering(memory=memory, interrupted=interrupted, alone=check) as reply,
+        distributed.announcing(),
+    ):
         for folder in ("models", "training_state", "tensorboard", "non_finite", "checksums"):
             require_inside(Path(options.path.experiments, options.name), folder)
         if distributed.is_main():
             checks.warn(options.datasets, options.scale, used="train")
         if check:
             print(trial.check(options))  # noqa: T201
-            return DONE
-        return DONE if train(options) else INTERRUPTED
-
-    with distributed.joined():
-        return answer(
-            work,
-            memory=lambda: memory_advice.of_training(options),
-            interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
-            alone=check,
-        )
+        else:
+            with prepare(options) as run:
+                iterate(run)
+                reply.status = DONE if finish(run) else INTERRUPTED
+    return reply.status

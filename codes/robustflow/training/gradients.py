@@ -70,7 +70,8 @@ class Gradients:
             self._initialise(step)
         inputs = self._inputs(step)
         with fastest_convolutions(self._graphed.active and step.gt.is_cuda):
-            loss, gradients = self._graphed(*inputs, key=learns) if ready else self._of_data(*inputs)
+            captures = ready and self._graphed.captures(step.gt.device)
+            loss, gradients = self._graphed(*inputs, key=learns) if captures else self._of_data(*inputs)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             if parameter.grad is not gradient:
                 parameter.grad = gradient

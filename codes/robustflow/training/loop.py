@@ -31,23 +31,19 @@ def train(options: RunOptions) -> bool:
     the main one alone.
     """
     with prepare(options) as run:
-        niter = run.options.train.niter
-        if run.progress.iteration >= niter:
-            log.info("%s: all %d iterations are done; raise train.niter to go on", run.experiment, niter)
-        if run.progress.iteration < niter or run.misses_validation:
-            iterate(run)
-        run.logbook.close()
-        done = run.progress.iteration >= niter
-        if done:
-            distributed.on_main(fit_ood_score, run)
-    return done
+        iterate(run)
+        return finish(run)
 
 
 def iterate(run: Run) -> None:
     """Train up to the last iteration, or until a signal: then a checkpoint is saved."""
     o, progress = run.options.train, run.progress
+    if progress.iteration >= o.niter:
+        log.info("%s: all %d iterations are done; raise train.niter to go on", run.experiment, o.niter)
+        if not run.misses_validation:
+            return
     gradients = Gradients(run.model, run.options)
-    guard = NonFiniteGuard(run, gradients, partial(_finish, run))
+    guard = NonFiniteGuard(run, gradients, partial(_take_in, run))
     run.logbook.begin(progress.iteration)
     run.model.train()
     with Interruption() as interruption, save_on_failure(run, guard, interruption):
@@ -74,7 +70,7 @@ def iterate(run: Run) -> None:
             run.adam.step()
             progress.iteration = number
 
-            # Log, and update the moving average: see _finish; of this step or, on a GPU, later.
+            # Log, and update the moving average: see _take_in; of this step or, on a GPU, later.
             guard.note(step, rate, measured)
 
             # Validate, save, leave: all of it with this step settled.
@@ -93,7 +89,16 @@ def iterate(run: Run) -> None:
                 return
 
 
-def _finish(run: Run, iteration: int, rate: float, loss: float, norm: float, made: bool) -> None:
+def finish(run: Run) -> bool:
+    """Close the logs and, if all iterations are done, fit the out-of-distribution score; return whether they are."""
+    run.logbook.close()
+    done = run.progress.iteration >= run.options.train.niter
+    if done:
+        distributed.on_main(fit_ood_score, run)
+    return done
+
+
+def _take_in(run: Run, iteration: int, rate: float, loss: float, norm: float, made: bool) -> None:
     """Log an update, and let the moving average take it in, once it is known whether it was made."""
     if made and run.ema is not None and run.options.train.ema is not None:
         optimizer.update_ema(run.ema, run.model, run.options.train.ema)

@@ -9,6 +9,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from robustflow.utils import launcher
 from robustflow.utils.errors import RunFailed, UserError
@@ -52,17 +54,20 @@ _OF_MEMORY = (
 log = logging.getLogger(__name__)
 
 
-def answer(
-    work: Callable[[], int | None],
-    *,
-    memory: Callable[[], str] = str,
-    interrupted: str = "interrupted",
-    alone: bool = True,
-) -> int:
-    """Do the work of a command; answer mistakes and failures with a message on stderr; return the exit status.
+@dataclass
+class Reply:
+    """The exit status of a command whose work is under way."""
+
+    status: int = DONE
+
+
+@contextlib.contextmanager
+def answering(
+    *, memory: Callable[[], str] = str, interrupted: str = "interrupted", alone: bool = True
+) -> Iterator[Reply]:
+    """Answer mistakes and failures of the work inside with a message on stderr; give the reply with its exit status.
 
     Args:
-        work: Returns its own status, or None for `DONE`.
         memory: Called where memory does not suffice; says what to lower.
         interrupted: What to say when Ctrl-C ends the work.
         alone: One process computes it; several, as torchrun starts them, are a mistake.
@@ -71,32 +76,37 @@ def answer(
         Exception: whatever is neither: a fault of ours, whose traceback is wanted.
     """
     print_messages()
+    reply = Reply()
     try:
         if alone:
             launcher.require_one_process()
-        status = work()
+        yield reply
         _flush_output()
-        return DONE if status is None else status
     except UserError as error:
-        return _tell(MISTAKE, message_of(error))
+        reply.status = _tell(MISTAKE, message_of(error))
     except RunFailed as error:
-        return _tell(FAILED, str(error))
+        reply.status = _tell(FAILED, str(error))
     except OSError as error:
         if errno.errorcode.get(error.errno or 0) not in _FAULTS_OF_FILES:
             raise
-        return _tell(
-            # What has no name is what the command prints to: its standard output, led to a file.
-            MISTAKE,
-            f"{error.filename or 'output'}: cannot be used: {error.strerror}; choose another place or make room",
-        )
+        # What has no name is what the command prints to: its standard output, led to a file.
+        place = error.filename or "output"
+        reply.status = _tell(MISTAKE, f"{place}: cannot be used: {error.strerror}; choose another place or make room")
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return _tell(FAILED, "\n  ".join(filter(None, [f"too little memory: {reason}", memory()])))
+        reply.status = _tell(FAILED, "\n  ".join(filter(None, [f"too little memory: {reason}", memory()])))
     except KeyboardInterrupt:
         log.error(interrupted)
-        return INTERRUPTED
+        reply.status = INTERRUPTED
+
+
+def answer(work: Callable[[], int | None], **how: Any) -> int:
+    """Do the work of a command, which returns its own status, or None for `DONE`; see `answering`."""
+    with answering(**how) as reply:
+        reply.status = work() or DONE
+    return reply.status
 
 
 @contextlib.contextmanager
