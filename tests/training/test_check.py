@@ -12,6 +12,8 @@ from robustflow.training import check, engine
 from robustflow.training.loop import train
 from robustflow.utils.errors import UserError
 
+pytestmark = pytest.mark.long
+
 
 def test_a_right_run_is_reported_and_leaves_nothing(make_options, tmp_path, capsys):
     options = make_options(train={"niter": 100, "val_freq": 30})

@@ -25,6 +25,8 @@ from robustflow.training.checkpoint import CheckpointError
 from robustflow.training.loop import train
 from robustflow.utils import checksums, files
 
+pytestmark = pytest.mark.long
+
 EVERY = {"save_checkpoint_freq": 1}
 
 
