@@ -11,7 +11,7 @@ from robustflow.commands.enhance import enhance_folder
 from robustflow.data import build_evaluation, build_training, preparation
 from robustflow.data.images import list_images, read_image, write_png
 from robustflow.data.sources.folders import open_folders
-from robustflow.latent.model import inputs
+from robustflow.latent.inputs import find_images
 from robustflow.registry import DATASETS
 from robustflow.utils import errors
 from robustflow.utils.errors import UserError
@@ -54,7 +54,7 @@ def test_commands_name_all_before_they_begin(tmp_path: Path, command: str):
     commands = {
         "enhance": lambda: enhance_folder(hr, tmp_path / "out", "unit"),
         "prepare": lambda: preparation.prepare(hr, tmp_path / "out"),
-        "apply": lambda: inputs(hr),
+        "apply": lambda: find_images(hr),
     }
     with pytest.raises(UserError, match="5 of 6 images cannot be used"):
         commands[command]()

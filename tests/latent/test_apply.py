@@ -17,15 +17,15 @@ from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, to_float, to_uint8
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.latent import edit
-from robustflow.latent.model import opened
 from robustflow.latent.space import LatentSpace
+from robustflow.models.loading import load_model
 from robustflow.options.load import Assignment, load
 from robustflow.utils.seeds import derive_seed
 
 
 def tiny_model(folder):
     file = Assignment("path.model_path", str(folder / "tiny_G.safetensors"), "--weights")
-    return opened(load(str(folder / "tiny.yml"), None, file))
+    return load_model(load(str(folder / "tiny.yml"), None, file))
 
 
 def test_restore_one(call):
@@ -93,13 +93,14 @@ def test_restore_study(call, folder, degradation):
         written = read_image(out / f"{stem}_{row.replace(' ', '_')}.png")
         assert result["images"]["one"][row]["psnr"] == psnr(written, clean)
     # The clean image is nowhere used.
-    model = opened(
+    model = load_model(
         load(str(folder / "tiny.yml"), None, Assignment("path.model_path", str(folder / "tiny_G.safetensors"), ""))
     )
     generators = {use: torch.Generator().manual_seed(derive_seed(0, "one", use)) for use in ("sample", "restore")}
-    sampled = model.space_of(given).sample(0.7, generators["sample"])
+    space = LatentSpace.of(model, given)
+    sampled = space.sample(0.7, generators["sample"])
     assert torch.equal(read_image(out / f"{stem}_super-resolved_at_0.7.png"), to_uint8(sampled))
-    restored = edit.restored(model, given, 0.7, generators["restore"])
+    restored = edit.restore(space, given, 0.7, generators["restore"])
     assert torch.equal(read_image(out / f"{stem}_restored.png"), to_uint8(restored))
 
 
@@ -161,9 +162,9 @@ def test_bits_per_dimension_of_an_encoding(call, folder):
     _, _, _, out = call("encode", "--input", "@hr.png")
     found = json.loads((out / "hr_encode.json").read_text())["images"]["hr"]
     model = tiny_model(folder)
-    model.flow.noise.maximum = 0.0
+    model.noise.maximum = 0.0
     image, lr = (to_float(each)[None] for each in (piece(0), downsample(piece(0), 4)))
-    expected = model.flow.likelihood(image, lr, torch.Generator()).bits_per_dim.item()
+    expected = model.likelihood(image, lr, torch.Generator()).bits_per_dim.item()
     assert found["bits_per_dim"] == pytest.approx(expected, rel=1e-4)
 
 

@@ -8,16 +8,15 @@ from robustflow.data.images import to_float, to_uint8, write_png
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.evaluation.metrics.lr_psnr import lr_psnr
 from robustflow.latent import edit
-from robustflow.latent.back_projection import back_projected
-from robustflow.latent.model import Model, read_mask
+from robustflow.latent.inputs import read_mask
 from robustflow.latent.restore_study import parse_degradation
-from robustflow.latent.space import LatentSpace, normalised
+from robustflow.latent.space import LatentSpace, normalise
 from robustflow.utils.errors import UserError
 
 
 @pytest.fixture
 def model(make_model):
-    return Model(make_model())
+    return make_model()
 
 
 def generator(seed=0):
@@ -30,39 +29,37 @@ def close(image, expected, tolerance=1e-4):
 
 @pytest.mark.parametrize("size", [(48, 40), (33, 27)])
 def test_an_image_in_its_own_style_is_itself(model, size):
-    close(edit.style_transferred(model, piece(0, *size), piece(0, *size)), piece(0, *size))
+    close(edit.transfer_style(LatentSpace.of(model, piece(0, *size)), piece(0, *size)), piece(0, *size))
 
 
 @pytest.mark.parametrize("size", [(48, 40), (33, 27)])
 def test_restored_images_have_latents_normalised_spatially_then_locally(model, size):
     image = piece(0, *size)
-    space = model.space_of(image)
-    wanted = normalised(space.encode(model.batch(image)), ["spatial", "local"], 0.49, generator())
-    close(edit.restored(model, image, 0.7, generator()), space.decode(wanted)[0], 1e-6)
+    space = LatentSpace.of(model, image)
+    wanted = normalise(space.encode(image), ["spatial", "local"], 0.49, generator())
+    close(edit.restore(space, image, 0.7, generator()), space.decode(wanted)[0], 1e-6)
     assert abs(torch.cat([z.flatten() for z in wanted]).var().item() - 0.49) < 0.05
 
 
 def test_transferred_content_has_latents_normalised_locally(model):
     mask = torch.zeros(48, 40, dtype=torch.bool)
     mask[8:24, 8:24] = True
-    pasted, result = edit.content_transferred(model, piece(0), piece(1), mask, 0.7, generator())
-    space = model.space_of(piece(0))
-    wanted = normalised(space.encode(pasted[None]), ["local"], 0.49, generator(), space.masks(mask))
+    pasted, result = edit.transfer_content(LatentSpace.of(model, piece(0)), piece(0), piece(1), mask, 0.7, generator())
+    space = LatentSpace.of(model, piece(0))
+    wanted = normalise(space.encode(pasted[None]), ["local"], 0.49, generator(), space.masks(mask))
     close(result, space.decode(wanted)[0], 1e-6)
 
 
 def test_style_is_that_of_the_source_and_lr_that_of_the_target(model):
-    result = edit.style_transferred(model, piece(0), piece(1))
-    lr = model.space_of(piece(0))
-    for z, expected in zip(
-        lr.encode(result[None]), model.space_of(piece(1)).encode(model.batch(piece(1))), strict=True
-    ):
+    result = edit.transfer_style(LatentSpace.of(model, piece(0)), piece(1))
+    lr = LatentSpace.of(model, piece(0))
+    for z, expected in zip(lr.encode(result[None]), LatentSpace.of(model, piece(1)).encode(piece(1)), strict=True):
         torch.testing.assert_close(z, expected, atol=1e-3, rtol=0)
 
 
 def test_content_transfer_with_an_empty_mask_is_the_target(model):
     empty = torch.zeros(48, 40, dtype=torch.bool)
-    pasted, result = edit.content_transferred(model, piece(0), piece(1), empty, 0.7, generator())
+    pasted, result = edit.transfer_content(LatentSpace.of(model, piece(0)), piece(0), piece(1), empty, 0.7, generator())
     assert torch.equal(pasted, to_float(piece(0)))
     close(result, piece(0))
 
@@ -70,10 +67,10 @@ def test_content_transfer_with_an_empty_mask_is_the_target(model):
 def test_content_transfer_changes_the_masked_latents_alone(model):
     mask = torch.zeros(48, 40, dtype=torch.bool)
     mask[8:24, 8:24] = True
-    pasted, result = edit.content_transferred(model, piece(0), piece(1), mask, 0.7, generator())
+    pasted, result = edit.transfer_content(LatentSpace.of(model, piece(0)), piece(0), piece(1), mask, 0.7, generator())
     assert torch.equal(pasted[:, mask], to_float(piece(1))[:, mask])
     assert torch.equal(pasted[:, ~mask], to_float(piece(0))[:, ~mask])
-    space = model.space_of(piece(0))
+    space = LatentSpace.of(model, piece(0))
     latents = zip(space.encode(result[None]), space.encode(pasted[None]), space.masks(mask), strict=True)
     for z, before, where in latents:
         torch.testing.assert_close(z[~where.expand_as(z)], before[~where.expand_as(z)], atol=1e-3, rtol=0)
@@ -82,25 +79,25 @@ def test_content_transfer_changes_the_masked_latents_alone(model):
 
 def test_restoring_with_an_empty_mask_changes_nothing(model):
     empty = torch.zeros(48, 40, dtype=torch.bool)
-    close(edit.restored(model, piece(), 0.7, generator(), mask=empty), piece())
-    whole = edit.restored(model, piece(), 0.7, generator())
+    close(edit.restore(LatentSpace.of(model, piece()), piece(), 0.7, generator(), mask=empty), piece())
+    whole = edit.restore(LatentSpace.of(model, piece()), piece(), 0.7, generator())
     assert not torch.allclose(whole, to_float(piece()), atol=1e-2)
-    assert torch.equal(whole, edit.restored(model, piece(), 0.7, generator()))
+    assert torch.equal(whole, edit.restore(LatentSpace.of(model, piece()), piece(), 0.7, generator()))
 
 
 def test_interpolation_begins_and_ends_with_samples(model):
     lr = downsample(piece(), 4)
-    first, middle, last = edit.interpolated(model, lr, 3, 0.9, (generator(1), generator(2)))
+    first, middle, last = edit.interpolate(LatentSpace(model, lr), 3, 0.9, (generator(1), generator(2)))
     with torch.no_grad():
-        ends = model.flow.prepare(model.batch(lr))(0.9, [generator(1), generator(2)])
+        ends = model.prepare(to_float(lr)[None])(0.9, [generator(1), generator(2)])
     torch.testing.assert_close(torch.stack([first, last]), ends, atol=1e-5, rtol=0)
     assert not torch.allclose(middle, (first + last) / 2, atol=1e-3)
 
 
 def test_an_encoding_that_failed_is_not_replaced_by_a_sample(model, monkeypatch):
-    failed = [z * torch.nan for z in model.space_of(piece()).encode(model.batch(piece()))]
+    failed = [z * torch.nan for z in LatentSpace.of(model, piece()).encode(piece())]
     monkeypatch.setattr(LatentSpace, "encode", lambda self, image: failed)
-    assert edit.restored(model, piece(), 0.7, generator()).isnan().all()
+    assert edit.restore(LatentSpace.of(model, piece()), piece(), 0.7, generator()).isnan().all()
 
 
 @pytest.mark.parametrize("size", [(48, 40), (45, 38)])
@@ -108,7 +105,7 @@ def test_back_projection_of_what_explodes_counts_in_the_written_image(size):
     lr = downsample(piece(0, *size), 4)
     image = to_float(piece(0, *size)) + 0.1 * torch.randn(3, *size, generator=generator())
     image[:, 10:20, 10:20] = 1e6
-    found = back_projected(image, to_float(lr), 4, 30)
+    found = edit.back_project(image, to_float(lr), 4, 30)
     assert found.shape == image.shape and found.min() >= 0 and found.max() <= 1
     assert lr_psnr(to_uint8(found), lr, 4) > 45 > 20 > lr_psnr(to_uint8(image), lr, 4)
 
@@ -116,10 +113,10 @@ def test_back_projection_of_what_explodes_counts_in_the_written_image(size):
 def test_back_projection_approaches_the_lr_image():
     image = torch.rand(3, 48, 40, generator=generator())
     lr = to_float(downsample(piece(), 4))
-    errors = [(downsample(back_projected(image, lr, 4, n), 4) - lr).abs().max().item() for n in (0, 1, 5, 30)]
+    errors = [(downsample(edit.back_project(image, lr, 4, n), 4) - lr).abs().max().item() for n in (0, 1, 5, 30)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.02 * errors[0]
-    assert torch.equal(back_projected(image, lr, 4, 0), image)
+    assert torch.equal(edit.back_project(image, lr, 4, 0), image)
 
 
 @pytest.mark.parametrize("text", ["noise=20", "jpeg=10", "blur=1.5"])

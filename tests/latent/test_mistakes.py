@@ -115,7 +115,7 @@ def test_a_damaged_report_does_not_undo_what_is_done(folder, tmp_path, monkeypat
 
 
 def test_explosions_are_told(call, monkeypatch):
-    monkeypatch.setattr(edit, "restored", lambda model, image, *_, **__: torch.full(image.shape, 2.0))
+    monkeypatch.setattr(edit, "restore", lambda space, image, *_: torch.full(image.shape, 2.0))
     status, _, told, _ = call("restore", "--input", "@photo.png")
     assert status == 0
     assert "photo_restored.png: 100 % of its pixels are outside [-0.5, 1.5]" in told
@@ -163,7 +163,7 @@ def test_models_without_latents_are_refused(folder, tmp_path, capsys, caplog):
     model = ("-opt", str(tmp_path / "rrdb.yml"), "--weights", str(tmp_path / "rrdb_G.safetensors"))
     status = main(["encode", *model, "--input", str(folder / "photo.png"), "--output", str(tmp_path / "out")])
     assert status == 2
-    assert "expected a flow (model: SRFlow" in caplog.text
+    assert "encode: expected a flow, got model RRDB" in caplog.text
 
 
 def test_as_a_user_calls_it(folder, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from html_page import Page
 
-from robustflow.latent import page as pages
 from robustflow.report import pictures
+from robustflow.report.application import Album
 
 COMMANDS = {
     "restore": ("--input", "@photo.png"),
@@ -57,25 +57,25 @@ def test_encodings_are_plotted(call):
 
 
 def test_pixel_errors_are_marked():
-    gallery = pages.Gallery()
+    album = Album()
     image = torch.zeros(3, 8, 8)
     image[0, :2] = 7
-    gallery.add("x", {"fine": torch.zeros(3, 8, 8), "bad": image, "worse": image * torch.nan})
-    fine, bad, worse = gallery.entries[0].shots
+    album.add("x", {"fine": torch.zeros(3, 8, 8), "bad": image, "worse": image * torch.nan})
+    fine, bad, worse = album.entries[0].shots
     assert (fine.failed, bad.failed, worse.failed) == (False, True, True)
     assert bad.caption == "bad: 25 % of its pixels outside [-0.5, 1.5]"
 
 
 def test_large_pictures_are_cut_where_they_fail():
-    gallery = pages.Gallery()
+    album = Album()
     image = torch.zeros(3, 900, 1200)
     image[:, 840:860, 30:40] = 7
-    gallery.add("x", {"fine": torch.zeros(3, 900, 1200), "bad": image})
-    assert "the 256×256 pixels at (0, 644)" in gallery.entries[0].note
+    album.add("x", {"fine": torch.zeros(3, 900, 1200), "bad": image})
+    assert "the 256×256 pixels at (0, 644)" in album.entries[0].note
     spread = torch.zeros(3, 900, 1200)
     spread[:, 20:40, 1150:1170] = 0.3
-    gallery.add("y", {"input": spread[:, ::4, ::4], "std of samples": spread})
-    assert "the 256×256 pixels at (944, 0)" in gallery.entries[1].note
+    album.add("y", {"input": spread[:, ::4, ::4], "std of samples": spread})
+    assert "the 256×256 pixels at (944, 0)" in album.entries[1].note
 
 
 def test_settings_are_exact(call):
@@ -91,14 +91,14 @@ def test_what_chose_the_best_is_told(call):
 
 def test_a_page_holds_so_many_pictures(monkeypatch):
     monkeypatch.setattr(pictures, "MAX_IMAGES", 2)
-    gallery = pages.Gallery()
+    album = Album()
     for name in "abc":
         for part in ("1", "2"):
-            gallery.add(name, {"x": torch.zeros(3, 8, 8)}, part)
-    assert [entry.image for entry in gallery.entries] == ["a, 1", "a, 2", "b, 1", "b, 2"]
-    assert (len(gallery.shown), len(gallery.images)) == (2, 3)
-    monkeypatch.setattr(pages.pictures.Budget.__init__, "__defaults__", (10,))
-    small = pages.Gallery()
+            album.add(name, {"x": torch.zeros(3, 8, 8)}, part)
+    assert [entry.image for entry in album.entries] == ["a, 1", "a, 2", "b, 1", "b, 2"]
+    assert (len(album.shown), len(album.images)) == (2, 3)
+    monkeypatch.setattr(pictures.Budget.__init__, "__defaults__", (10,))
+    small = Album()
     small.add("a", {"x": torch.rand(3, 64, 64)})
     small.plot([None])
     assert small.entries == [] and small.plots == []

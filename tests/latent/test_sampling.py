@@ -59,7 +59,7 @@ def test_sample_without_reference_writes_samples_alone(call):
 
 
 def test_the_best_by_ssim(call, monkeypatch):
-    monkeypatch.setattr("robustflow.latent.likeness.ssim", lambda image, clean: -psnr(image, clean))
+    monkeypatch.setattr("robustflow.latent.measure.ssim", lambda image, clean: -psnr(image, clean))
     for metric, choose in (("psnr", max), ("ssim", min)):
         arguments = ("--reference", "@hr.png", "--n", "3", "--best-of", metric)
         _, _, _, out = call("sample", "--input", "@lr.png", *arguments)

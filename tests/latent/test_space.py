@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from robustflow.data.bicubic import downsample
-from robustflow.latent.space import LatentSpace, normalised, spherical
+from robustflow.latent.space import LatentSpace, normalise, slerp
 
 N = 10_000
 
@@ -33,7 +33,7 @@ def p_values(means, variances, n, tau):
 
 @pytest.mark.parametrize("tau", [1.0, 0.64])
 def test_global_normalisation_of_wrong_latents_gives_the_stated_distributions(tau):
-    found = [normalised([latents(seed)], ["global"], tau, generator(seed))[0].double() for seed in range(1000)]
+    found = [normalise([latents(seed)], ["global"], tau, generator(seed))[0].double() for seed in range(1000)]
     means, variances = [z.mean().item() for z in found], [z.var().item() for z in found]
     assert min(p_values(means, variances, N, tau)) > 0.01
     # Wrong latents do not pass.
@@ -42,14 +42,14 @@ def test_global_normalisation_of_wrong_latents_gives_the_stated_distributions(ta
 
 @pytest.mark.parametrize(("collection", "within", "n"), [("local", (1,), 100), ("spatial", (2, 3), 100)])
 def test_local_and_spatial_normalisation(collection, within, n):
-    found = torch.cat([normalised([latents(s)], [collection], 0.81, generator(s))[0].double() for s in range(5)])
+    found = torch.cat([normalise([latents(s)], [collection], 0.81, generator(s))[0].double() for s in range(5)])
     means, variances = found.mean(within).flatten(), found.var(within).flatten()
     assert min(p_values(means.numpy(), variances.numpy(), n, 0.81)) > 0.01
 
 
 def test_shapes_and_signs_of_latents_stay():
     z = latents(0)
-    (found,) = normalised([z], ["global"], 1.0, generator())
+    (found,) = normalise([z], ["global"], 1.0, generator())
     assert torch.corrcoef(torch.stack([z.flatten(), found.flatten()]).double())[0, 1] > 1 - 1e-9
 
 
@@ -57,7 +57,7 @@ def test_shapes_and_signs_of_latents_stay():
 def test_latents_outside_a_mask_stay_to_the_bit(collection):
     z = [latents(0, (2, 6, 8, 8)), latents(1, (2, 24, 4, 4))]
     masks = [torch.rand(1, 1, 8, 8, generator=generator(3)) < 0.3, torch.rand(1, 1, 4, 4, generator=generator(4)) < 0.5]
-    found = normalised(z, [collection], 1.0, generator(5), masks)
+    found = normalise(z, [collection], 1.0, generator(5), masks)
     for before, after, mask in zip(z, found, masks, strict=True):
         outside = ~mask.expand_as(before)
         assert torch.equal(before[outside], after[outside])
@@ -69,16 +69,16 @@ def test_only_masked_latents_are_counted():
     mask = torch.zeros(1, 1, 10, 10, dtype=torch.bool)
     mask[..., :5, :5] = True
     z[~mask.expand_as(z)] = 1e6
-    (found,) = normalised([z], ["spatial"], 1.0, generator(), [mask])
+    (found,) = normalise([z], ["spatial"], 1.0, generator(), [mask])
     inside = found[..., :5, :5].double()
     assert min(p_values(inside.mean((2, 3)).flatten().numpy(), inside.var((2, 3)).flatten().numpy(), 25, 1.0)) > 0.01
 
 
 def test_an_empty_mask_changes_nothing_and_one_latent_is_drawn_anew():
     z, empty = latents(0, (1, 4, 3, 3)), torch.zeros(1, 1, 3, 3, dtype=torch.bool)
-    assert torch.equal(normalised([z], ["spatial", "local"], 1.0, generator(), [empty])[0], z)
+    assert torch.equal(normalise([z], ["spatial", "local"], 1.0, generator(), [empty])[0], z)
     empty[..., 1, 1] = True
-    (found,) = normalised([z], ["spatial"], 0.25, generator(), [empty])
+    (found,) = normalise([z], ["spatial"], 0.25, generator(), [empty])
     assert torch.equal(found[..., 1, 1], 0.5 * torch.randn(z.shape, generator=generator())[..., 1, 1])
 
 
@@ -86,24 +86,24 @@ def test_an_empty_mask_changes_nothing_and_one_latent_is_drawn_anew():
 def test_what_is_not_finite_spoils_its_collection_alone(bad):
     z = [latents(0, (1, 4, 3, 3))]
     z[0][0, 1, 2, 2] = bad
-    (found,) = normalised(z, ["spatial"], 1.0, generator())
+    (found,) = normalise(z, ["spatial"], 1.0, generator())
     assert found[:, 1].isnan().all() and found[:, [0, 2, 3]].isfinite().all()
     inside = torch.ones(1, 1, 3, 3, dtype=torch.bool)
     inside[..., 2, 2] = False
-    (found,) = normalised(z, ["spatial"], 1.0, generator(), [inside])
+    (found,) = normalise(z, ["spatial"], 1.0, generator(), [inside])
     z[0][0, 1, 2, 2] = 0
-    (expected,) = normalised(z, ["spatial"], 1.0, generator(), [inside])
+    (expected,) = normalise(z, ["spatial"], 1.0, generator(), [inside])
     assert torch.equal(found[inside.expand_as(found)], expected[inside.expand_as(found)])
 
 
 def test_latents_that_do_not_vary_are_drawn_anew():
-    (found,) = normalised([torch.full((1, 10, 10, 10), 0.1)], ["global"], 1.0, generator())
+    (found,) = normalise([torch.full((1, 10, 10, 10), 0.1)], ["global"], 1.0, generator())
     assert torch.equal(found, torch.randn(1, 10, 10, 10, generator=generator()))
 
 
 def test_generators_decide_alone():
     z = [latents(0, (1, 6, 4, 4)), latents(1, (1, 12, 2, 2))]
-    same, again, other = (normalised(z, ["spatial", "local"], 0.5, generator(seed)) for seed in (1, 1, 2))
+    same, again, other = (normalise(z, ["spatial", "local"], 0.5, generator(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in zip(same, again, other, strict=True))
 
 
@@ -182,11 +182,11 @@ def test_other_sizes_are_refused(make_model):
 
 def test_spherical_interpolation_keeps_lengths_and_ends():
     a, b = ([torch.randn(2, 50, 8, 8, generator=generator(seed))] for seed in (0, 1))
-    assert torch.equal(spherical(a, b, 0.0)[0], a[0])
-    assert torch.equal(spherical(a, b, 1.0)[0], b[0])
-    (middle,) = spherical(a, b, 0.5)
+    assert torch.equal(slerp(a, b, 0.0)[0], a[0])
+    assert torch.equal(slerp(a, b, 1.0)[0], b[0])
+    (middle,) = slerp(a, b, 0.5)
     assert abs(middle.std().item() - 1) < 0.02
-    torch.testing.assert_close(spherical(a, a, 0.3)[0], a[0])
-    quarter = spherical(a, b, 0.25)[0].flatten(1)
+    torch.testing.assert_close(slerp(a, a, 0.3)[0], a[0])
+    quarter = slerp(a, b, 0.25)[0].flatten(1)
     angles = [torch.nn.functional.cosine_similarity(z.flatten(1), quarter) for z in (a[0], middle)]
     torch.testing.assert_close(angles[0], angles[1], atol=5e-3, rtol=0)

@@ -18,12 +18,14 @@ from typing import Any, get_args
 
 from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options
 from robustflow.data.sources.bundled import SPLITS
-from robustflow.latent import commands, edit, page, restore_study
-from robustflow.latent.likeness import METRICS
-from robustflow.latent.model import opened, require_mask, require_there
-from robustflow.latent.space import Collection
+from robustflow.latent import commands, edit, restore_study
+from robustflow.latent.inputs import require_mask, require_there
+from robustflow.latent.measure import METRICS
+from robustflow.latent.space import Collection, require_super_resolution
+from robustflow.models import require_flow
+from robustflow.models.loading import load_model
 from robustflow.options import memory_advice
-from robustflow.report import pages
+from robustflow.report import application, pages
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import find_existing_part
@@ -31,7 +33,7 @@ from robustflow.utils.files import find_existing_part
 log = logging.getLogger(__name__)
 
 Arguments = argparse.ArgumentParser
-Work = Callable[[commands.Call], page.Outcome]
+Work = Callable[[commands.Call], application.Outcome]
 
 HOTTEST = 100.0
 # What a page says elsewhere, or what is no setting.
@@ -150,15 +152,15 @@ def _run(chosen: argparse.Namespace) -> None:
     usual = results / pages.APPLICATIONS
     output = usual if chosen.output is None else chosen.output
     _require_apart(output, chosen)
-    model = opened(options)
+    model = require_flow(load_model(options), chosen.kind)
+    log.info("%s: %s", options.name, model.file)
     if chosen.makes_lr:
-        model.require_lr(chosen.kind)
-    call = commands.Call(chosen, model, output, page.Gallery())
+        require_super_resolution(model, chosen.kind)
+    call = commands.Call(chosen, model, output, application.Album())
     outcome = chosen.work(call)
     stem = output / call.stem
-    page.write(stem, chosen.kind, model, _settings(chosen), outcome, call.gallery)
-    texts = [f"{table.title}\n{table.text()}".strip() for table in outcome.tables]
-    print("\n\n".join([*texts, f"{stem}.html"]))  # noqa: T201
+    application.write(stem, chosen.kind, model, _settings(chosen), outcome, call.album)
+    print(f"{outcome.text()}\n\n{stem}.html")  # noqa: T201
     if output.resolve() == usual.resolve() and (results / "metrics.json").is_file():
         _link(results)
 

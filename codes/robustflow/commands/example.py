@@ -15,7 +15,7 @@ from robustflow.data import BundledSource
 from robustflow.data.bicubic import downsample
 from robustflow.data.degradations import Noise
 from robustflow.data.images import read_image, write_png
-from robustflow.latent import sheet
+from robustflow.report import sheet
 from robustflow.utils.answer import answer
 
 SCALE = 4

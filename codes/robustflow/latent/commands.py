@@ -9,23 +9,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robustflow.data.images import read_image, write_png
+from robustflow.data.bicubic import downsample
+from robustflow.data.images import read_image, to_float, to_uint8, write_png
 from robustflow.data.sources.folders import pair_files
 from robustflow.evaluation.metrics import diversity
-from robustflow.evaluation.metrics.failures import pixel_errors
 from robustflow.evaluation.sampling import latent_generator
-from robustflow.latent import edit, restore_study, sampling, sheet, statistics
-from robustflow.latent.back_projection import back_projected
-from robustflow.latent.model import Model, inputs, read_mask, read_one, require_size, size_of
-from robustflow.latent.page import Gallery, Outcome, table_of
-from robustflow.latent.space import LatentSpace
+from robustflow.latent import edit, restore_study, sampling, statistics
+from robustflow.latent.inputs import find_images, read_mask, read_one, require_size
+from robustflow.latent.measure import measure, to_table
+from robustflow.latent.space import LatentSpace, lr_of, require_super_resolution, size_of
+from robustflow.models import FlowModel, SuperResolution
 from robustflow.models.protocol import DENSITY
+from robustflow.report import sheet
+from robustflow.report.application import Album, Outcome
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
 
 # Frames of an interpolation that are shown side by side, at most.
 _SHOWN = 10
-_FIGURES = {"lr_psnr": "LR-PSNR", "pixel_errors": "%PixelErr"}
 
 
 class Call(NamedTuple):
@@ -35,13 +36,13 @@ class Call(NamedTuple):
         chosen: Its arguments.
         model: What it is done with.
         output: Folder for the results.
-        gallery: Pictures for its page.
+        album: Pictures for its page.
     """
 
     chosen: argparse.Namespace
-    model: Model
+    model: FlowModel
     output: Path
-    gallery: Gallery
+    album: Album
 
     @property
     def stem(self) -> str:
@@ -54,7 +55,7 @@ class Call(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the one image given."""
-        (name,) = inputs(self.chosen.input)
+        (name,) = find_images(self.chosen.input)
         return name
 
     def generator(self, name: str) -> torch.Generator:
@@ -65,7 +66,7 @@ class Call(NamedTuple):
         """Write pictures side by side, and put them on the page."""
         kind = self.chosen.kind.replace("-", "_")
         sheet.write(self.output / f"{name}_{kind}_side_by_side.png", shown, columns)
-        self.gallery.add(name, shown)
+        self.album.add(name, shown)
 
     def write(self, name: str, image: Tensor) -> None:
         """Write a decoded image (3, H, W), not clamped, as PNG; see `sheet.write_decoded`."""
@@ -79,23 +80,23 @@ class Call(NamedTuple):
 def restore(call: Call) -> Outcome:
     """Restore degraded images."""
     chosen, model = call.chosen, call.model
-    files = inputs(chosen.input)
+    files = find_images(chosen.input)
     if chosen.mask is not None and not chosen.input.is_file():
         raise UserError("--mask: expected one image as --input, got a folder")
     found: dict[str, dict[str, float | None]] = {}
     for name, file in call.progress(files):
         image = read_image(file)
         mask = None if chosen.mask is None else read_mask(chosen.mask, size_of(image))
-        generator = call.generator(name)
-        restored = edit.restored(model, image, chosen.temperature, generator, collections=chosen.normalise, mask=mask)
+        space = LatentSpace.of(model, image)
+        restored = edit.restore(space, image, chosen.temperature, call.generator(name), chosen.normalise, mask)
         call.write(f"{name}_restored", restored)
         call.show(name, {"given": image, "restored": restored})
-        found[name] = _figures(model, restored, model.small(image))
+        found[name] = measure(model, restored, _make_small(model, image))
     about = (
         "Each image was encoded given its own downsampled image, its latents were given mean and variance of samples, "
         "and decoded. LR-PSNR: of what was restored, to the downsampled image."
     )
-    return Outcome(about, [table_of("", "image", _FIGURES, found)], {"images": found})
+    return Outcome(about, {"": to_table("image", found)}, {"images": found})
 
 
 def study(call: Call) -> Outcome:
@@ -103,10 +104,17 @@ def study(call: Call) -> Outcome:
     chosen = call.chosen
     if chosen.input is not None and chosen.split is not None:
         raise UserError("--split: expected no --input beside it: it names bundled photographs")
-    kinds = dict(map(restore_study.parse_degradation, chosen.degrade))
-    request = restore_study.Request(kinds, chosen.temperature, tuple(chosen.normalise), chosen.seed)
-    found = restore_study.run(call.model, chosen.input or chosen.split or "test", request, call.output, call.gallery)
-    tables = [restore_study.table(name, result) for name, result in found.items()]
+    found = restore_study.run(
+        call.model,
+        chosen.input or chosen.split or "test",
+        dict(map(restore_study.parse_degradation, chosen.degrade)),
+        call.output,
+        call.album,
+        temperature=chosen.temperature,
+        collections=chosen.normalise,
+        seed=chosen.seed,
+    )
+    tables = {kind: to_table(f"{len(of_kind['images'])} images", of_kind["mean"]) for kind, of_kind in found.items()}
     about = (
         "Clean images were degraded; their LR images were super-resolved, at two temperatures; and they were restored: "
         "encoded given their LR images, their latents normalised, decoded. Figures are means over images, to the clean "
@@ -117,36 +125,36 @@ def study(call: Call) -> Outcome:
 
 def encode(call: Call) -> Outcome:
     """Tell what the model thinks of images."""
-    files = inputs(call.chosen.input)
-    conditions = _conditions(call, files)
+    files = find_images(call.chosen.input)
+    conditions = _find_conditions(call, files)
     found = {}
     for name, file in call.progress(files):
         image = read_image(file)
-        lr = read_image(conditions[name]) if name in conditions else call.model.lr_of(image)[0]
+        lr = read_image(conditions[name]) if name in conditions else lr_of(call.model, image)
         _require_lr_of(call.model, lr, image, f"LR image of {name}")
-        encoded = statistics.run(call.model, name, image, lr, call.output)
-        found[name] = encoded.figures
-        call.show(name, encoded.maps)
-        call.gallery.plot(encoded.plots)
+        space = LatentSpace(call.model, lr, size_of(image))
+        found[name], maps, plots = statistics.write(space, name, image, call.output)
+        call.show(name, {"image": image, **maps})
+        call.album.plot(plots)
     about = (
-        f"Each image was encoded given its {_condition(call.model)}; under the model its latents are independent and "
+        f"Each image was encoded given its {_name_input(call.model)}; under the model its latents are independent and "
         "standard normal at every level. Maps show their root mean square over channels: 1 is a third of white, and "
         "places darker or brighter than that are unlike what the model learnt. Bits per dimension are low for whatever "
         f"is smooth, and no sign of that; they are {DENSITY}."
     )
-    return Outcome(about, [statistics.table(found)], {"images": found})
+    return Outcome(about, {"": statistics.to_table(found)}, {"images": found})
 
 
-def _conditions(call: Call, files: Mapping[str, Path]) -> dict[str, Path]:
+def _find_conditions(call: Call, files: Mapping[str, Path]) -> dict[str, Path]:
     """LR images by name, where they are given."""
     given: Path | None = call.chosen.lr
     if given is None:
-        if not call.model.makes_lr:
+        if not isinstance(call.model, SuperResolution):
             raise UserError(f"--lr: expected the input that --input is the output of, for {call.model.file}, got none")
         return {}
     if call.chosen.input.is_file() != given.is_file():
         raise UserError(f"--lr {given}: expected a file if --input is one, and a folder if --input is one")
-    found = inputs(given, "--lr")
+    found = find_images(given, "--lr")
     if call.chosen.input.is_file():
         return dict(zip(files, found.values(), strict=True))
     if missing := [name for name in files if name not in found]:
@@ -161,7 +169,7 @@ def _conditions(call: Call, files: Mapping[str, Path]) -> dict[str, Path]:
     return found
 
 
-def _require_lr_of(model: Model, lr: Tensor, image: Tensor, what: str) -> None:
+def _require_lr_of(model: FlowModel, lr: Tensor, image: Tensor, what: str) -> None:
     height, width = (-(-side // model.scale) for side in size_of(image))
     require_size(lr, (height, width), what, f"those of the image through {model.scale}")
 
@@ -172,16 +180,22 @@ def sample(call: Call) -> Outcome:
     if chosen.best_of is not None and chosen.reference is None:
         raise UserError("--best-of: expected --reference beside it, the HR image to compare with")
     if chosen.back_projection > 0:
-        model.require_lr("--back-projection")
+        require_super_resolution(model, "--back-projection")
     lr = read_one(chosen.input, "--input")
     reference = None
     if chosen.reference is not None:
         reference = read_one(chosen.reference, "--reference")
         sampling.require_reference(reference, lr, model.scale, f"--reference {chosen.reference}")
     best_of = None if reference is None else chosen.best_of or "psnr"
-    request = sampling.Request(chosen.n, chosen.temperature, chosen.seed, best_of, chosen.back_projection)
-    drawn = sampling.run(model, call.name, lr, reference, request, call.output)
-    call.show(call.name, drawn.shown)
+    found, shown = sampling.draw(
+        *(model, call.name, lr, reference, call.output),
+        n=chosen.n,
+        temperature=chosen.temperature,
+        seed=chosen.seed,
+        best_of=best_of,
+        back_projection=chosen.back_projection,
+    )
+    call.show(call.name, shown)
     about = f"{chosen.n} sample{'s were' if chosen.n > 1 else ' was'} drawn at temperature {chosen.temperature:g}."
     if best_of is not None:
         about += f" The best is that by {best_of.upper()} to the reference."
@@ -189,7 +203,7 @@ def sample(call: Call) -> Outcome:
         about += f" White in the map of standard deviations: {diversity.WHITE:g} of the range, or more."
     if chosen.back_projection > 0:
         about += " Back-projected: the same, projected on the LR image; not what the model drew."
-    return Outcome(about, [sampling.table(drawn.figures)], drawn.figures)
+    return Outcome(about, {"": to_table("sample", sampling.list_rows(found))}, found)
 
 
 def interpolate(call: Call) -> Outcome:
@@ -197,7 +211,7 @@ def interpolate(call: Call) -> Outcome:
     chosen, model = call.chosen, call.model
     lr, name = read_one(chosen.input, "--input"), call.name
     ends = latent_generator(chosen.seed, name, 0), latent_generator(chosen.seed, name, 1)
-    made = edit.interpolated(model, lr, chosen.frames, chosen.temperature, ends)
+    made = edit.interpolate(LatentSpace(model, lr), chosen.frames, chosen.temperature, ends)
     frames = tqdm(made, desc=chosen.kind, unit="frame", total=chosen.frames, leave=False, disable=None)
     evenly = {round(k * (chosen.frames - 1) / (_SHOWN - 1)) for k in range(_SHOWN)}
     files: list[Path] = []
@@ -207,7 +221,7 @@ def interpolate(call: Call) -> Outcome:
         label = f"t = {number / (chosen.frames - 1):.6g}"
         files.append(call.output / f"{name}_frame_{number:03d}.png")
         sheet.write_decoded(files[-1], frame)
-        found[label] = _figures(model, frame, lr)
+        found[label] = measure(model, frame, lr)
         if number in evenly:
             shown[label] = frame.cpu()
     sheet.remove_beyond(call.output, f"{name}_frame", chosen.frames)
@@ -215,28 +229,28 @@ def interpolate(call: Call) -> Outcome:
     call.show(name, shown, columns=5)
     about = (
         f"Latents of two samples at temperature {chosen.temperature:g}, and those on the arc between them, were "
-        f"decoded given the same {_condition(model)}; {name}_moving.apng shows them one after another."
+        f"decoded given the same {_name_input(model)}; {name}_moving.apng shows them one after another."
     )
-    return Outcome(about, [table_of("", "frame", _columns(model), found)], {"frames": found})
+    return Outcome(about, {"": to_table("frame", found)}, {"frames": found})
 
 
 def transfer_style(call: Call) -> Outcome:
     """Decode the latents of one image with the LR image of another."""
-    name, target, source = _two(call)
-    space = call.model.space_of(target)
-    result = edit.style_transferred(call.model, target, source, space=space)
+    name, target, source = _read_two(call)
+    space = LatentSpace.of(call.model, target)
+    result = edit.transfer_style(space, source)
     call.write(f"{name}_style", result)
     shown = {"its LR image is kept": target, "its latents are taken": source, "style transferred": result}
     about = "The latents of the second image, encoded given its own LR image, were decoded given that of the first."
-    return _transferred(call, name, target, space, shown, about)
+    return _finish_transfer(call, name, target, space, shown, about)
 
 
 def transfer_content(call: Call) -> Outcome:
     """Paste a part of one image into another, and make it fit."""
-    name, target, source = _two(call)
+    name, target, source = _read_two(call)
     mask = read_mask(call.chosen.mask, size_of(target))
-    heat, space = call.chosen.temperature, call.model.space_of(target)
-    pasted, result = edit.content_transferred(call.model, target, source, mask, heat, call.generator(name), space=space)
+    heat, space = call.chosen.temperature, LatentSpace.of(call.model, target)
+    pasted, result = edit.transfer_content(space, target, source, mask, heat, call.generator(name))
     write_png(call.output / f"{name}_pasted.png", pasted)
     call.write(f"{name}_content", result)
     shown = {"its LR image is kept": target, "source": source, "pasted": pasted, "content transferred": result}
@@ -244,10 +258,10 @@ def transfer_content(call: Call) -> Outcome:
         "A part of the second image was pasted into the first; encoded given the LR image of the first, its latents "
         f"were normalised there, at temperature {heat:g}, and decoded."
     )
-    return _transferred(call, name, target, space, shown, about)
+    return _finish_transfer(call, name, target, space, shown, about)
 
 
-def _two(call: Call) -> tuple[str, Tensor, Tensor]:
+def _read_two(call: Call) -> tuple[str, Tensor, Tensor]:
     """Name and pixels of the input, and of the reference of the same size."""
     target = read_one(call.chosen.input, "--input")
     source = read_one(call.chosen.reference, "--reference")
@@ -255,36 +269,30 @@ def _two(call: Call) -> tuple[str, Tensor, Tensor]:
     return call.name, target, source
 
 
-def _transferred(
+def _finish_transfer(
     call: Call, name: str, target: Tensor, space: LatentSpace, shown: dict[str, Tensor], about: str
 ) -> Outcome:
     """Measure a transfer, the last picture, beside a sample of the target's LR image; project it if wanted."""
-    model, steps = call.model, call.chosen.back_projection
+    model, steps, lr = call.model, call.chosen.back_projection, lr_of(call.model, target)
     label, result = list(shown.items())[-1]
     drawn = space.sample(edit.SAMPLING, call.generator(f"{name} sample"))
     measured = {label: result, f"for comparison, a sample at {edit.SAMPLING:g}": drawn}
     if "pasted" in shown:
         measured = {"pasted": shown["pasted"], **measured}
     if steps > 0:
-        projected = back_projected(result.cpu(), model.lr_of(target)[0].cpu(), model.scale, steps)
+        projected = edit.back_project(result.cpu(), to_float(lr).cpu(), model.scale, steps)
         write_png(call.output / f"{name}_{call.chosen.kind.removeprefix('transfer-')}_back_projected.png", projected)
         measured[f"{label}, back-projected in {steps} steps"] = projected
     call.show(name, shown)
-    lr = model.small(target)
-    found = {row: _figures(model, image, lr) for row, image in measured.items()}
-    table = table_of("", "image", _FIGURES, found)
-    return Outcome(f"{about} LR-PSNR: to the LR image of the first.", [table], {"results": found})
+    found = {row: measure(model, image, _make_small(model, target)) for row, image in measured.items()}
+    about += " LR-PSNR: to the LR image of the first."
+    return Outcome(about, {"": to_table("image", found)}, {"results": found})
 
 
-def _condition(model: Model) -> str:
-    return "LR image" if model.makes_lr else "input"
+def _name_input(model: FlowModel) -> str:
+    return "LR image" if isinstance(model, SuperResolution) else "input"
 
 
-def _columns(model: Model) -> dict[str, str]:
-    return _FIGURES if model.makes_lr else {"pixel_errors": _FIGURES["pixel_errors"]}
-
-
-def _figures(model: Model, image: Tensor, lr: Tensor) -> dict[str, float | None]:
-    """Figures of a result (3, H, W), not clamped; its LR-PSNR to an LR image as read, where there is such a thing."""
-    consistency = {"lr_psnr": model.lr_psnr(image, lr)} if model.makes_lr else {}
-    return {**consistency, "pixel_errors": pixel_errors(image)}
+def _make_small(model: FlowModel, image: Tensor) -> Tensor:
+    """LR image (3, h, w), uint8, of an image (3, H, W) of 8 bits, or of what it is when it is written so."""
+    return downsample(to_uint8(image), model.scale)

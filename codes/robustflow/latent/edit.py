@@ -1,16 +1,17 @@
 """Images changed by way of their latents: restored, given another's style or content (Lugmayr et al., SRFlow, 4.3–4.5).
 
-Images are (3, H, W) as read, uint8 or floating in [0, 1], of any size; results (3, H, W), floating, not clamped.
+Images are (3, H, W) as read, uint8 or floating in [0, 1], of any size; results (3, H, W), floating, not clamped. The
+latent space is the one given the LR image of what is changed, `LatentSpace.of`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustflow.latent.model import Model
-from robustflow.latent.space import Collection, LatentSpace, normalised, spherical
+from robustflow.data.bicubic import downsample, upsample
+from robustflow.data.images import to_float
+from robustflow.latent.space import Collection, LatentSpace, normalise, slerp
 
 # Usual temperature of samples.
 SAMPLING = 0.9
@@ -18,97 +19,99 @@ SAMPLING = 0.9
 RESTORING: tuple[Collection, ...] = ("spatial", "local")
 
 
-def restored(
-    model: Model,
+def restore(
+    space: LatentSpace,
     image: Tensor,
     temperature: float,
     generator: torch.Generator,
-    *,
     collections: Sequence[Collection] = RESTORING,
     mask: Tensor | None = None,
-    space: LatentSpace | None = None,
 ) -> Tensor:
     """Encode a degraded image given its own downsampled image, normalise its latents, decode.
 
     Noise, compression and blur show in the latents' statistics, not in the LR image.
 
     Args:
-        model: Its super-resolution factor is how coarse a degradation may be.
+        space: The model's super-resolution factor is how coarse a degradation may be.
         image: The degraded image.
         temperature: Standard deviation of the latents afterwards; lower is smoother.
-        generator: See `normalised`.
+        generator: See `normalise`.
         collections: Likewise.
         mask: (H, W), boolean: restore there; None: everywhere. Around it the flow's reach changes pixels, too.
-        space: The latents given the image's own LR image, if they are at hand.
     """
-    space = model.space_of(image) if space is None else space
     masks = None if mask is None else space.masks(mask)
-    latents = normalised(space.encode(model.batch(image)), collections, temperature**2, generator, masks)
-    return space.decode(latents)[0]
+    return space.decode(normalise(space.encode(image), collections, temperature**2, generator, masks))[0]
 
 
-def style_transferred(model: Model, target: Tensor, source: Tensor, *, space: LatentSpace | None = None) -> Tensor:
-    """Decode the latents of ``source``, given its own LR image, with the LR image of ``target``, of the same size.
+def transfer_style(space: LatentSpace, source: Tensor) -> Tensor:
+    """Decode the latents of ``source``, given its own LR image, in the space of another image of the same size.
 
-    The result has the target's LR image and the source's fine structure; that of an image and itself is the image.
-
-    ``space``: the latents given the target's LR image, if they are at hand.
+    The result has that image's LR image and the source's fine structure; that of an image and itself is the image.
     """
-    latents = model.space_of(source).encode(model.batch(source))
-    return (model.space_of(target) if space is None else space).decode(latents)[0]
+    return space.decode(LatentSpace.of(space.model, source).encode(source))[0]
 
 
-class Transferred(NamedTuple):
-    """The image that was encoded, and the result."""
-
-    pasted: Tensor
-    image: Tensor
-
-
-def content_transferred(
-    model: Model,
+def transfer_content(
+    space: LatentSpace,
     target: Tensor,
     source: Tensor,
     mask: Tensor,
     temperature: float,
     generator: torch.Generator,
-    *,
-    space: LatentSpace | None = None,
-) -> Transferred:
+) -> tuple[Tensor, Tensor]:
     """Paste the masked part of ``source`` into ``target`` and make it agree with the target's LR image.
 
     The pasted image is encoded given the LR image of the target; its latents, unlikely where the content changed, are
     normalised there, at each position over channels, and decoded. An empty mask gives the target.
 
     Args:
-        model: See `Model`.
+        space: That of the target.
         target: What it is pasted into.
         source: Of the same size.
         mask: (H, W), boolean.
         temperature: Standard deviation of the normalised latents.
-        generator: See `normalised`.
-        space: The latents given the target's LR image, if they are at hand.
+        generator: See `normalise`.
+
+    Returns:
+        The pasted image, and the result.
     """
-    space = model.space_of(target) if space is None else space
-    mask = mask.to(model.device)
-    pasted = torch.where(mask, model.batch(source), model.batch(target))
-    latents = normalised(space.encode(pasted), ("local",), temperature**2, generator, space.masks(mask))
-    return Transferred(pasted[0], space.decode(latents)[0])
+    pasted = torch.where(mask, to_float(source), to_float(target)).to(space.model.device)
+    latents = normalise(space.encode(pasted), ("local",), temperature**2, generator, space.masks(mask))
+    return pasted, space.decode(latents)[0]
 
 
-def interpolated(
-    model: Model, lr: Tensor, frames: int, temperature: float, generators: tuple[torch.Generator, torch.Generator]
+def interpolate(
+    space: LatentSpace, frames: int, temperature: float, generators: tuple[torch.Generator, torch.Generator]
 ) -> Iterator[Tensor]:
-    """Yield images on the arc between the latents of two samples of an LR image, ends included, one after another.
+    """Yield images on the arc between the latents of two samples, ends included, one after another.
 
     Args:
-        model: See `Model`.
-        lr: (3, h, w), as read.
+        space: That of the samples' LR image.
         frames: At least 2.
         temperature: Of both samples.
         generators: Of the latents of both samples.
     """
-    space = model.space(model.batch(lr))
     first, last = (space.draw(temperature, [generator]) for generator in generators)
     for frame in range(frames):
-        yield space.decode(spherical(first, last, frame / (frames - 1)))[0]
+        yield space.decode(slerp(first, last, frame / (frames - 1)))[0]
+
+
+def back_project(image: Tensor, lr: Tensor, scale: int, iterations: int) -> Tensor:
+    """Make an image agree with its LR image: x ← x + U(y − D(x)), clamped, with the bicubic D and U of the degradation.
+
+    Irani and Peleg, 1991. Each iteration shrinks the difference at the LR image's resolution.
+
+    Args:
+        image: x, (..., 3, H, W), floating; clamped to [0, 1] at first, as it is when written.
+        lr: y, (..., 3, ceil(H / scale), ceil(W / scale)), floating.
+        scale: Of D and U.
+        iterations: How often.
+
+    Returns:
+        As ``image``, in [0, 1].
+    """
+    height, width = image.shape[-2:]
+    image = image.clamp(0, 1) if iterations > 0 else image
+    for _ in range(iterations):
+        image = (image + upsample(lr - downsample(image, scale), scale)[..., :height, :width]).clamp(0, 1)
+    return image

@@ -1,22 +1,21 @@
 """Samples of one LR image: best of n by a metric, their spread, and how well they agree with the LR image."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from robustflow.data.images import to_uint8, write_png
+from robustflow.data.images import to_float, to_uint8, write_png
 from robustflow.evaluation import sampling
 from robustflow.evaluation.metrics import diversity, perceptual
-from robustflow.evaluation.metrics.failures import pixel_errors
-from robustflow.latent import sheet
-from robustflow.latent.back_projection import back_projected
-from robustflow.latent.likeness import METRICS, SMALLEST, Likeness
-from robustflow.latent.model import Model, size_of
-from robustflow.latent.page import Table, table_of
+from robustflow.latent.edit import back_project
+from robustflow.latent.measure import METRICS, SMALLEST, Likeness, measure
+from robustflow.latent.space import size_of
+from robustflow.models import FlowModel
+from robustflow.report import sheet
 from robustflow.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,77 +24,66 @@ log = logging.getLogger(__name__)
 _SHOWN = 2
 
 
-class Request(NamedTuple):
-    """What to draw.
+def draw(
+    model: FlowModel,
+    name: str,
+    lr: Tensor,
+    reference: Tensor | None,
+    output: Path,
+    *,
+    n: int,
+    temperature: float,
+    seed: int,
+    best_of: str | None,
+    back_projection: int,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Draw samples of an LR image (3, h, w), as read; write them as they come, their spread, and the best.
 
-    Attributes:
+    Args:
+        model: In eval mode.
+        name: Of the LR image.
+        lr: LR image.
+        reference: HR image (3, H, W), as read, see `require_reference`, or None.
+        output: Folder for the pictures; those that an earlier call drew beyond these are removed.
         n: Samples.
         temperature: Of the latents.
         seed: With the image's name and the sample's number it decides the latents, as in tests.
         best_of: Metric that chooses the best sample; None without reference.
-        back_projection: Iterations for a second version of each sample; 0: none.
+        back_projection: Iterations for a second version of each sample, written and measured apart; 0: none.
+
+    Returns:
+        What was measured, plain values; and pictures to show, by their labels.
     """
-
-    n: int
-    temperature: float
-    seed: int
-    best_of: str | None
-    back_projection: int
-
-
-class Drawn(NamedTuple):
-    """What was found of an LR image.
-
-    Attributes:
-        figures: What was measured, plain values.
-        shown: Pictures, by their labels.
-    """
-
-    figures: dict[str, Any]
-    shown: dict[str, Tensor]
-
-
-def run(model: Model, name: str, lr: Tensor, reference: Tensor | None, request: Request, output: Path) -> Drawn:
-    """Draw samples of an LR image (3, h, w), as read; write them as they come, their spread, and the best.
-
-    Args:
-        model: See `Model`.
-        name: Of the LR image.
-        lr: LR image.
-        reference: HR image (3, H, W), as read, see `require_reference`, or None.
-        request: What to draw. What back-projection makes of the samples is written and measured apart from them.
-        output: Folder for the pictures; those that an earlier call drew beyond these are removed.
-    """
-    measuring = _Measuring(model, lr, reference, _likeness(model, request, reference))
-    small = model.batch(lr)[0].cpu()
+    likeness = None if reference is None else _load_likeness(model, best_of, reference)
     rows: list[dict[str, Any]] = []
     projected: list[dict[str, Any]] = []
     kept: dict[int, Tensor] = {}
     spread = diversity.Spread()
-    for number, sample in enumerate(_samples(model, name, lr, request)):
+    for number, sample in enumerate(_draw(model, name, lr, temperature, n, seed)):
         stem = f"{name}_sample_{number:02d}"
         sheet.write_decoded(output / f"{stem}.png", sample)
-        rows.append(measuring.row(number, sample))
-        if request.n > 1:
+        rows.append({"sample": number, **measure(model, sample, lr), **_compare(sample, reference, likeness)})
+        if n > 1:
             spread.add(sample)
-        if request.best_of is not None and _best(rows, request.best_of) == number:
+        if best_of is not None and _best(rows, best_of) == number:
             kept = {number: sample}
-        elif request.best_of is None and number < _SHOWN:
+        elif best_of is None and number < _SHOWN:
             kept[number] = sample
-        if request.back_projection > 0:
-            again = back_projected(sample, small, model.scale, request.back_projection)
+        if back_projection > 0:
+            again = back_project(sample, to_float(lr), model.scale, back_projection)
             write_png(output / f"{stem}_back_projected.png", again)
-            projected.append(measuring.row(number, again))
-    sheet.remove_beyond(output, f"{name}_sample", request.n)
+            projected.append({"sample": number, **measure(model, again, lr), **_compare(again, reference, likeness)})
+    sheet.remove_beyond(output, f"{name}_sample", n)
     if not projected:
         sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
-    result: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": request.best_of}
-    result["best"] = None if request.best_of is None else _best(rows, request.best_of)
+    found: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": best_of}
+    found["best"] = None if best_of is None else _best(rows, best_of)
     if projected:
-        result["back_projection"] = {"iterations": request.back_projection, "samples": projected}
-    if request.best_of is not None and result["best"] is None:
-        log.warning("%s: no sample is the best by %s: none is finite", name, request.best_of)
-    return Drawn(result, _pictures(output, name, lr, reference, result, kept, spread))
+        found["back_projection"] = {"iterations": back_projection, "samples": projected}
+    if best_of is not None and found["best"] is None:
+        log.warning("%s: no sample is the best by %s: none is finite", name, best_of)
+    shown = {"input": lr, **_write_kept(output, name, kept, found["best"], n), **_write_spread(output, name, spread)}
+    return found, shown if reference is None else {**shown, "reference": reference}
 
 
 def require_reference(reference: Tensor, lr: Tensor, scale: int, flag: str) -> None:
@@ -112,92 +100,65 @@ def require_reference(reference: Tensor, lr: Tensor, scale: int, flag: str) -> N
         )
 
 
-def table(result: dict[str, Any]) -> Table:
-    """All samples; those that were back-projected in rows of their own."""
-    rows = {f"{row['sample']}{' (best)' if row['sample'] == result['best'] else ''}": row for row in result["samples"]}
-    for row in result.get("back_projection", {}).get("samples", []):
-        rows[f"{row['sample']} back-projected"] = row
-    of_reference = {key: key.upper() for key in METRICS} if result["reference"] else {}
-    of_lr = {"lr_psnr": "LR-PSNR"} if any("lr_psnr" in row for row in rows.values()) else {}
-    return table_of("", "sample", {**of_lr, **of_reference, "pixel_errors": "%PixelErr"}, rows)
+def list_rows(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Figures of all samples by what they are called; those that were back-projected in rows of their own."""
+    rows = {f"{row['sample']}{' (best)' if row['sample'] == found['best'] else ''}": row for row in found["samples"]}
+    projected = found.get("back_projection", {}).get("samples", [])
+    return {**rows, **{f"{row['sample']} back-projected": row for row in projected}}
 
 
-class _Measuring:
-    """Metrics of samples of an LR image (3, h, w), as read, to a reference (3, H, W), as read, or None."""
-
-    def __init__(self, model: Model, lr: Tensor, reference: Tensor | None, likeness: Likeness | None) -> None:
-        self._model, self._lr, self._likeness = model, lr, likeness
-        self._reference = None if reference is None else to_uint8(reference)
-
-    def row(self, number: int, sample: Tensor) -> dict[str, Any]:
-        """Those of a sample (3, H, W), not clamped; None where they cannot be computed."""
-        row: dict[str, Any] = {"sample": number, "pixel_errors": pixel_errors(sample), **dict.fromkeys(METRICS)}
-        if self._model.makes_lr:
-            row["lr_psnr"] = self._model.lr_psnr(sample, self._lr)
-        if self._reference is not None and self._likeness is not None and sample.isfinite().all():
-            row |= self._likeness(*_common(to_uint8(sample), self._reference))
-        return row
-
-
-def _common(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """What is in both of two images that begin at the same corner."""
-    height, width = (min(sides) for sides in zip(size_of(image), size_of(reference), strict=True))
-    return image[..., :height, :width].contiguous(), reference[..., :height, :width].contiguous()
-
-
-def _likeness(model: Model, request: Request, reference: Tensor | None) -> Likeness | None:
-    """Metrics to a reference, if there is one. UserError if what shall choose the best cannot be computed."""
-    if reference is None:
-        return None
-    if request.best_of is not None and min(size_of(reference)) < SMALLEST[request.best_of]:
-        smallest = SMALLEST[request.best_of]
-        raise UserError(f"--best-of {request.best_of}: expected {smallest} x {smallest} pixels or more; choose psnr")
+def _load_likeness(model: FlowModel, best_of: str | None, reference: Tensor) -> Likeness:
+    """Metrics to a reference. UserError if what shall choose the best cannot be computed."""
+    if best_of is not None and min(size_of(reference)) < (smallest := SMALLEST[best_of]):
+        raise UserError(f"--best-of {best_of}: expected {smallest} x {smallest} pixels or more; choose psnr")
     found = Likeness(model.device)
-    if request.best_of == "lpips" and isinstance(found.lpips, perceptual.NotComputed):
+    if best_of == "lpips" and isinstance(found.lpips, perceptual.NotComputed):
         raise UserError(f"--best-of lpips: cannot be computed; choose psnr or ssim, or {found.lpips.reason}")
     return found
 
 
-def _samples(model: Model, name: str, lr: Tensor, request: Request) -> Iterator[Tensor]:
+def _compare(sample: Tensor, reference: Tensor | None, likeness: Likeness | None) -> dict[str, float | None]:
+    """Metrics to the reference, if there is one, of what is in both images, which begin at the same corner."""
+    if reference is None or likeness is None:
+        return {}
+    if not sample.isfinite().all():
+        return dict.fromkeys(METRICS)
+    height, width = (min(sides) for sides in zip(size_of(sample), size_of(reference), strict=True))
+    return likeness(*(to_uint8(image)[..., :height, :width].contiguous() for image in (sample, reference)))
+
+
+def _draw(model: FlowModel, name: str, lr: Tensor, temperature: float, n: int, seed: int) -> Iterator[Tensor]:
     """Samples (3, H, W), on the CPU, those of tests; in tiles and batches as the options say."""
     val = model.options.val
-    draw = model.flow.prepare(model.batch(lr), val.tile, val.tile_overlap)
-    drawn = sampling.batches(draw, request.temperature, request.n, name=name, seed=request.seed, batch=val.sample_batch)
-    with tqdm(total=request.n, desc="sample", unit="sample", leave=False, disable=None) as bar:
+    prepared = model.prepare(to_float(lr)[None].to(model.device), val.tile, val.tile_overlap)
+    drawn = sampling.batches(prepared, temperature, n, name=name, seed=seed, batch=val.sample_batch)
+    with tqdm(total=n, desc="sample", unit="sample", leave=False, disable=None) as bar:
         for some in drawn:
             yield from some.cpu()
             bar.update(len(some))
 
 
-def _best(rows: Sequence[dict[str, Any]], metric: str) -> int | None:
+def _best(rows: Sequence[Mapping[str, Any]], metric: str) -> int | None:
     """Number of the best sample, the first of equals; None if none could be measured."""
     sign = -1 if metric == "lpips" else 1
     measured = [row for row in rows if row[metric] is not None]
     return max(measured, key=lambda row: sign * row[metric])["sample"] if measured else None
 
 
-def _pictures(
-    output: Path,
-    name: str,
-    lr: Tensor,
-    reference: Tensor | None,
-    result: dict[str, Any],
-    kept: dict[int, Tensor],
-    spread: diversity.Spread,
-) -> dict[str, Tensor]:
-    """Write the best sample and the standard deviation; pictures to show, by their labels."""
-    for stale in ("best", "std"):
-        (output / f"{name}_{stale}.png").unlink(missing_ok=True)
-    shown = {"input": lr}
-    for number, sample in kept.items():
-        best = number == result["best"]
-        shown[f"sample {number}{', the best of ' + str(len(result['samples'])) if best else ''}"] = sample
-        if best:
-            write_png(output / f"{name}_best.png", sample)
-    deviation = spread.picture()
-    if deviation is not None:
-        write_png(output / f"{name}_std.png", deviation)
-        shown["std of samples"] = deviation
-    if reference is not None:
-        shown["reference"] = reference
-    return shown
+def _write_kept(output: Path, name: str, kept: Mapping[int, Tensor], best: int | None, n: int) -> dict[str, Tensor]:
+    """Write the best sample; those to show, by their labels."""
+    file = output / f"{name}_best.png"
+    file.unlink(missing_ok=True)
+    if best is not None:
+        write_png(file, kept[best])
+    return {f"sample {k}{f', the best of {n}' if k == best else ''}": sample for k, sample in kept.items()}
+
+
+def _write_spread(output: Path, name: str, spread: diversity.Spread) -> dict[str, Tensor]:
+    """Write the standard deviation of the samples, if there is one; the same by its label."""
+    file, deviation = output / f"{name}_std.png", spread.picture()
+    file.unlink(missing_ok=True)
+    if deviation is None:
+        return {}
+    write_png(file, deviation)
+    return {"std of samples": deviation}

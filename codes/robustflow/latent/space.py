@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustflow.data.bicubic import mirror_pad
+from robustflow.data.bicubic import downsample, mirror_pad
+from robustflow.data.images import to_float
 from robustflow.flows import Encoding
-from robustflow.models import FlowModel
+from robustflow.models import FlowModel, SuperResolution
+from robustflow.utils.errors import UserError
 
 Collection = Literal["global", "local", "spatial"]
 # What varies within one collection, of (n, c, h, w).
@@ -26,50 +28,56 @@ class LatentSpace:
     """The latents of images of one size, given one LR image; the work on the LR image is done once.
 
     Noise is never added, and the noise map of noise couplings is zero, as when sampling. What the flow's size needs
-    beyond the image is mirrored, as `FlowModel.prepare` does, and cut off again.
+    beyond the image is mirrored, as `FlowModel.prepare` does, and cut off again. Images are (3, H, W) or (1, 3, H, W),
+    as read: uint8, or floating in [0, 1], on any device.
 
     Args:
         model: In eval mode.
-        lr: LR image (1, 3, h, w), in [0, 1], any size; where input and output are of one size, the input.
+        lr: LR image of any size; where input and output are of one size, the input.
         size: Height and width of the images; None: ``scale`` times those of ``lr``. At most these, and more than
             ``scale`` times (h − 1, w − 1).
     """
 
     def __init__(self, model: FlowModel, lr: Tensor, size: tuple[int, int] | None = None) -> None:
-        self.model, self.flow, scale = model, model.flow, model.scale
+        self.model, scale = model, model.scale
         self.size = (scale * lr.shape[-2], scale * lr.shape[-1]) if size is None else size
         if tuple(-(-side // scale) for side in self.size) != tuple(lr.shape[-2:]):
             raise ValueError(f"expected images of {scale} times the LR image {tuple(lr.shape)}, got {self.size}")
-        self._lr = model.pad(lr)
+        self._lr = model.pad(self._batch(lr))
         with torch.no_grad():
-            self._condition = self.flow.condition(model.encoder_input(self._lr))
+            self._condition = model.flow.condition(model.encoder_input(self._lr))
+
+    @classmethod
+    def of(cls, model: FlowModel, image: Tensor) -> "LatentSpace":
+        """Latents given the LR image of an HR image (3, H, W), see `lr_of`."""
+        return cls(model, lr_of(model, image), size_of(image))
 
     @property
     def dimensions(self) -> int:
         """Numbers in an image as the flow sees it, mirrored parts included."""
-        return self.flow.image_channels * math.prod(self._condition.size)
+        return self.model.flow.image_channels * math.prod(self._condition.size)
 
     @property
     def levels(self) -> list[int]:
         """Number of the level that each latent belongs to, the finest being 1: at 1/2^level of the image's size."""
-        shapes = self.flow.latent_shapes(*self._condition.size)
+        shapes = self.model.flow.latent_shapes(*self._condition.size)
         return [(self._condition.size[0] // height).bit_length() - 1 for _, height, _ in shapes]
 
     @torch.no_grad()
     def encoding(self, image: Tensor) -> Encoding:
-        """Latents, log p in nats and log-determinant of an image (1, 3, H, W) in [0, 1], mirrored parts included."""
-        image = self._padded(image)
+        """Latents, log p in nats and log-determinant of an image, mirrored parts included."""
+        image = self._pad(self._batch(image))
         # What the model adds to a decoded x: nothing, or the upsampled LR image.
-        return self.flow.encode(image - self.model.image(torch.zeros_like(image), self._lr), self._condition)
+        return self.model.flow.encode(image - self.model.image(torch.zeros_like(image), self._lr), self._condition)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Latents of an image (1, 3, H, W) in [0, 1]."""
+        """Latents of an image."""
         return self.encoding(image).latents
 
     @torch.no_grad()
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Images (n, 3, H, W) of n latents per level; not clamped."""
-        x, _ = self.flow.decode(list(latents), self._condition)
+        x, _ = self.model.flow.decode(list(latents), self._condition)
         return self.model.image(x, self._lr)[..., : self.size[0], : self.size[1]]
 
     def draw(self, temperature: float, generators: Sequence[torch.Generator]) -> list[Tensor]:
@@ -82,17 +90,44 @@ class LatentSpace:
 
     def masks(self, mask: Tensor) -> list[Tensor]:
         """Masks of the latents, from one of the image (H, W), boolean: blocks that hold a masked pixel."""
-        mask = self._padded(mask.to(self._lr.device)[None, None]).float()
+        mask = self._pad(mask.to(self.model.device)[None, None]).float()
         return [F.max_pool2d(mask, 2**level) > 0 for level in self.levels]
 
-    def _padded(self, image: Tensor) -> Tensor:
-        if tuple(image.shape[-2:]) != self.size:
+    def _batch(self, image: Tensor) -> Tensor:
+        return to_float(image).view(1, -1, *image.shape[-2:]).to(self.model.device)
+
+    def _pad(self, image: Tensor) -> Tensor:
+        if size_of(image) != self.size:
             raise ValueError(f"expected (height, width) {self.size}, got {tuple(image.shape)}")
         bottom, right = (full - side for full, side in zip(self._condition.size, self.size, strict=True))
         return mirror_pad(image, 0, right, 0, bottom)
 
 
-def normalised(
+def size_of(image: Tensor) -> tuple[int, int]:
+    """Height and width."""
+    return image.shape[-2], image.shape[-1]
+
+
+def lr_of(model: FlowModel, image: Tensor) -> Tensor:
+    """LR image (3, h, w) of an HR image (3, H, W) as read, of the same dtype.
+
+    Of all of the image: h is H / scale, rounded up, where data sets cut what is left over. UserError for models whose
+    inputs are no downsampled images.
+    """
+    require_super_resolution(model, "downsampling")
+    return downsample(image, model.scale)
+
+
+def require_super_resolution(model: FlowModel, what: str) -> None:
+    """Raise UserError, saying what is not possible, unless LR images of the model's can be made."""
+    if not isinstance(model, SuperResolution):
+        raise UserError(
+            f"{what}: expected a super-resolution flow (model: SRFlow, NCSR or FS-NCSR), got {model.file}, whose "
+            "inputs are not downsampled images; choose other options or weights"
+        )
+
+
+def normalise(
     latents: Sequence[Tensor],
     collections: Sequence[Collection],
     variance: float,
@@ -117,13 +152,13 @@ def normalised(
     levels = list(latents)
     for collection in collections:
         levels = [
-            _normalised(z, _WITHIN[collection], variance, generator, None if masks is None else masks[level])
+            _normalise_level(z, _WITHIN[collection], variance, generator, None if masks is None else masks[level])
             for level, z in enumerate(levels)
         ]
     return levels
 
 
-def _normalised(
+def _normalise_level(
     z: Tensor, within: tuple[int, ...], variance: float, generator: torch.Generator, mask: Tensor | None
 ) -> Tensor:
     draws = math.sqrt(variance) * torch.randn(z.shape, generator=generator, device=generator.device).to(z.device)
@@ -145,7 +180,7 @@ def _mean_and_std(z: Tensor, within: tuple[int, ...], inside: Tensor) -> tuple[T
     return mean, (square / (n - 1).clamp(min=1)).sqrt()
 
 
-def spherical(first: Sequence[Tensor], second: Sequence[Tensor], t: float) -> list[Tensor]:
+def slerp(first: Sequence[Tensor], second: Sequence[Tensor], t: float) -> list[Tensor]:
     """Interpolate on the arc between two latents of each level, so that lengths stay those of samples.
 
     Args:
@@ -153,10 +188,10 @@ def spherical(first: Sequence[Tensor], second: Sequence[Tensor], t: float) -> li
         second: Latents at t = 1.
         t: In [0, 1]; at the ends the latents are those given, to the bit.
     """
-    return [_spherical(a, b, t) for a, b in zip(first, second, strict=True)]
+    return [_slerp(a, b, t) for a, b in zip(first, second, strict=True)]
 
 
-def _spherical(a: Tensor, b: Tensor, t: float) -> Tensor:
+def _slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     if t in (0.0, 1.0):
         return b if t == 1.0 else a
     cosine = F.cosine_similarity(a.double().flatten(1), b.double().flatten(1))

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from robustflow.data.images import write_png
 from robustflow.evaluation.records import known_bits, to_json
-from robustflow.latent.model import Model, size_of
-from robustflow.latent.page import Table
+from robustflow.latent.space import LatentSpace
 from robustflow.report import plots
 from robustflow.report.columns import cell
 from robustflow.report.sections import Plot
@@ -28,58 +27,48 @@ _END, _BINS = 5.0, 80
 _WHITE_RMS = 3.0
 
 
-class Encoded(NamedTuple):
-    """What was found of an image.
-
-    Attributes:
-        figures: What was measured, plain values.
-        maps: Pictures: the image, and the root mean square over channels of its latents at each place, per level.
-        plots: Latents of each level against N(0, 1).
-    """
-
-    figures: dict[str, Any]
-    maps: dict[str, Tensor]
-    plots: list[Plot]
-
-
-def run(model: Model, name: str, image: Tensor, lr: Tensor, output: Path) -> Encoded:
-    """Encode an HR image (3, H, W), as read, given its LR image (3, h, w); write latents, statistics and a plot.
+def write(
+    space: LatentSpace, name: str, image: Tensor, output: Path
+) -> tuple[dict[str, Any], dict[str, Tensor], list[Plot]]:
+    """Encode an image (3, H, W), as read; write latents, statistics and plots.
 
     No noise is added, where tests add that of training: their bits per dimension are not these. Of sides that the flow
     does not take, the mirrored parts count, too.
+
+    Returns:
+        What was measured, plain values; per level, by its label, the root mean square of the latents over channels at
+        each place; plots of the latents of each level against N(0, 1).
     """
-    space = model.space(model.batch(lr), size_of(image))
-    encoding = space.encoding(model.batch(image))
+    encoding = space.encoding(image)
     latents = dict(zip(space.levels, (z.cpu() for z in encoding.latents), strict=True))
-    result: dict[str, Any] = {
+    found: dict[str, Any] = {
         "bits_per_dim": known_bits(encoding.bits_per_dim(space.dimensions)),
-        "levels": {level: described(z) for level, z in latents.items()},
+        "levels": {level: describe(z) for level, z in latents.items()},
     }
-    if not math.isfinite(result["bits_per_dim"]):
+    if not math.isfinite(found["bits_per_dim"]):
         log.warning("%s: encoding failed: not all of its latents are finite", name)
     tensors = {f"level_{level}": z.contiguous() for level, z in latents.items()}
     write_atomically(output / f"{name}_latents.safetensors", safetensors.torch.save(tensors, {"image": name}))
-    write_atomically(output / f"{name}_latents.json", to_json(result).encode())
-    plots.save_png(figure(latents, result["bits_per_dim"]), output / f"{name}_latents.png")
+    write_atomically(output / f"{name}_latents.json", to_json(found).encode())
+    plots.save_png(draw(latents, found["bits_per_dim"]), output / f"{name}_latents.png")
     maps = {level: _map(z, level, space.size) for level, z in latents.items()}
     for level, shown in maps.items():
         write_png(output / f"{name}_latents_{level}.png", shown)
     labelled = {f"latents of level {level}": shown for level, shown in maps.items()}
-    return Encoded(result, {"image": image, **labelled}, _plots(name, latents, result["levels"]))
+    return found, labelled, _plot(name, latents, found["levels"])
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Bits per dimension of all images, mean and standard deviation of the latents of each level."""
-    rows = [
-        [name, f"{result['bits_per_dim']:.4g}"]
-        + [f"{level['mean']:.3f} ± {level['std']:.3f}" for level in result["levels"].values()]
-        for name, result in results.items()
+def to_table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Bits per dimension of all images, mean and standard deviation of the latents of each level; headings first."""
+    levels = next(iter(found.values()))["levels"]
+    return [["image", "bits/dim", *(f"level {level}: mean ± std" for level in levels)]] + [
+        [name, f"{one['bits_per_dim']:.4g}"]
+        + [f"{level['mean']:.3f} ± {level['std']:.3f}" for level in one["levels"].values()]
+        for name, one in found.items()
     ]
-    levels = next(iter(results.values()))["levels"]
-    return Table("", ["image", "bits/dim", *(f"level {level}: mean ± std" for level in levels)], rows)
 
 
-def described(z: Tensor) -> dict[str, Any]:
+def describe(z: Tensor) -> dict[str, Any]:
     """Moments of a level's latents (1, c, h, w): 0, 1, 0, 3 if they are standard normal; NaN if they are not finite."""
     values = z.double().flatten()
     mean, std = values.mean(), values.std(correction=0)
@@ -95,7 +84,7 @@ def described(z: Tensor) -> dict[str, Any]:
     }
 
 
-def figure(latents: Mapping[int, Tensor], bits_per_dim: float) -> Figure:
+def draw(latents: Mapping[int, Tensor], bits_per_dim: float) -> Figure:
     """Histograms of each level's latents and, below, mean and standard deviation of each channel; grey: N(0, 1)."""
     drawn = Figure(figsize=(4 * len(latents), 5), layout="constrained")
     # Without the image's name: "$" would begin a formula.
@@ -123,7 +112,7 @@ def _draw_channels(axes: Any, z: Tensor) -> None:
     axes.legend(fontsize=8)
 
 
-def _plots(name: str, latents: Mapping[int, Tensor], figures: Mapping[int, Mapping[str, Any]]) -> list[Plot]:
+def _plot(name: str, latents: Mapping[int, Tensor], figures: Mapping[int, Mapping[str, Any]]) -> list[Plot]:
     densities = {level: _density(z) for level, z in latents.items()}
     edges = np.linspace(-_END, _END, _BINS + 1).tolist()
     top = 1.05 * max(0.4, *(density.max() for density in densities.values()))

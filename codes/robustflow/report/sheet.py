@@ -47,7 +47,7 @@ def write(path: Path, pictures: Mapping[str, Tensor], columns: int | None = None
 
     Smaller pictures are enlarged by whole factors, pixels kept. ``columns``: in a row, at most; None: all.
     """
-    sheet = drawn(pictures, columns)
+    sheet = draw(pictures, columns)
     encoded = io.BytesIO()
     if path.suffix == ".jpg":
         sheet.save(encoded, format="JPEG", quality=88)
@@ -58,15 +58,15 @@ def write(path: Path, pictures: Mapping[str, Tensor], columns: int | None = None
 
 def write_moving(path: Path, frames: Iterable[Tensor], seconds: float = 0.12) -> None:
     """Write frames (3, h, w), as `to_uint8` takes them, as an animated PNG that repeats; seconds: of each frame."""
-    first, *others = map(as_picture, frames)
+    first, *others = map(to_picture, frames)
     encoded = io.BytesIO()
     first.save(encoded, format="PNG", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0)
     write_atomically(path, encoded.getvalue(), durable=False)
 
 
-def drawn(pictures: Mapping[str, Tensor], columns: int | None = None) -> Image.Image:
+def draw(pictures: Mapping[str, Tensor], columns: int | None = None) -> Image.Image:
     """The sheet that `write` writes."""
-    shown = {name: _enlarged(image, pictures) for name, image in pictures.items()}
+    shown = {name: _enlarge(image, pictures) for name, image in pictures.items()}
     font = ImageFont.load_default(14)
     columns = len(shown) if columns is None else min(columns, len(shown))
     rows = -(-len(shown) // columns)
@@ -82,12 +82,12 @@ def drawn(pictures: Mapping[str, Tensor], columns: int | None = None) -> Image.I
     return sheet
 
 
-def _enlarged(image: Tensor, pictures: Mapping[str, Tensor]) -> Image.Image:
+def _enlarge(image: Tensor, pictures: Mapping[str, Tensor]) -> Image.Image:
     factor = max(1, min(max(p.shape[k] for p in pictures.values()) // image.shape[k] for k in (-2, -1)))
-    picture = as_picture(image)
+    picture = to_picture(image)
     return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
 
 
-def as_picture(image: Tensor) -> Image.Image:
+def to_picture(image: Tensor) -> Image.Image:
     """An image (3, h, w), as `to_uint8` takes it, on any device."""
     return Image.fromarray(np.ascontiguousarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()))

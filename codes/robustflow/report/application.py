@@ -1,4 +1,4 @@
-"""What a command did, for the screen, as JSON, and as a page of the model's report."""
+"""What else was done with a model: for the screen, as JSON, and as a page of the model's report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +11,8 @@ from torch import Tensor
 from robustflow.evaluation.description import versions
 from robustflow.evaluation.metrics.failures import PIXEL_RANGE, outside, pixel_errors
 from robustflow.evaluation.records import to_json
-from robustflow.latent import sheet
-from robustflow.latent.model import Model
-from robustflow.report import pictures
-from robustflow.report.columns import cell
+from robustflow.models import Model
+from robustflow.report import pictures, sheet
 from robustflow.report.pages import render
 from robustflow.report.sections import Plot, Section
 from robustflow.utils.files import write_atomically
@@ -22,33 +20,28 @@ from robustflow.utils.files import write_atomically
 _NOTE = "Grey: N(0, 1). The outermost bins hold all that lies beyond them."
 
 
-class Table(NamedTuple):
-    """Headings and rows, all text; the first column names the row."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def text(self) -> str:
-        """For the screen, in Markdown."""
-        return tabulate(self.rows, self.headings, "github", disable_numparse=True)
-
-
 class Outcome(NamedTuple):
-    """What a command found.
+    """What was done with a model, and found.
 
     Attributes:
         about: What was done, a sentence or two.
-        tables: Of what was measured.
+        tables: Of what was measured, by title: all texts, headings first; the first column names the row.
         figures: The same, and what has no place in a table, for JSON.
     """
 
     about: str
-    tables: Sequence[Table]
+    tables: Mapping[str, Sequence[Sequence[str]]]
     figures: Mapping[str, Any]
 
+    def text(self) -> str:
+        """The tables for the screen, in Markdown."""
+        made = {
+            title: tabulate(rows[1:], rows[0], "github", disable_numparse=True) for title, rows in self.tables.items()
+        }
+        return "\n\n".join(f"{title}\n{table}".strip() for title, table in made.items())
 
-class Gallery:
+
+class Album:
     """Pictures and plots of a page, embedded as they come while there is room; more are counted, not shown."""
 
     def __init__(self) -> None:
@@ -82,16 +75,7 @@ class Gallery:
             self.plots += plots
 
 
-def table_of(title: str, first: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A table of numbers: one row per name, the columns that ``columns`` maps to headings, a dash for None."""
-    return Table(
-        title, [first, *columns.values()], [[name, *map(cell, map(row.get, columns))] for name, row in rows.items()]
-    )
-
-
-def write(
-    stem: Path, title: str, model: Model, settings: Mapping[str, Any], outcome: Outcome, gallery: Gallery
-) -> None:
+def write(stem: Path, title: str, model: Model, settings: Mapping[str, Any], outcome: Outcome, album: Album) -> None:
     """Write ``stem``.json, what was done and found, and ``stem``.html, the same to look at.
 
     Args:
@@ -100,30 +84,30 @@ def write(
         model: What it was done with.
         settings: How it was done, plain values.
         outcome: What was found.
-        gallery: Pictures.
+        album: Pictures and plots.
     """
     found = {
         "application": title,
         "name": model.options.name,
         "weights": str(model.file),
         "settings": dict(settings),
-        "versions": versions(model.flow),
+        "versions": versions(model),
         **outcome.figures,
     }
     write_atomically(stem.with_name(f"{stem.name}.json"), to_json(found).encode())
-    images = f"{len(gallery.images)} image{'s' if len(gallery.images) != 1 else ''}"
+    images = f"{len(album.images)} image{'s' if len(album.images) != 1 else ''}"
     page = render(
         "application.html.j2",
         title=title,
         facts=[model.options.name, model.file.name, images],
         about=outcome.about,
-        tables=[(table.title, [table.headings, *table.rows]) for table in outcome.tables],
-        entries=gallery.entries,
-        n_shown=len(gallery.shown),
-        n_images=len(gallery.images),
-        plots=[Section("latents", "Latents", _NOTE, [], gallery.plots)] if gallery.plots else [],
+        tables=list(outcome.tables.items()),
+        entries=album.entries,
+        n_shown=len(album.shown),
+        n_images=len(album.images),
+        plots=[Section("latents", "Latents", _NOTE, [], album.plots)] if album.plots else [],
         settings={key: " ".join(value) if isinstance(value, list) else str(value) for key, value in settings.items()},
-        versions={"weights": str(model.file), **versions(model.flow)},
+        versions={"weights": str(model.file), **versions(model)},
     )
     write_atomically(stem.with_name(f"{stem.name}.html"), page.encode())
 
@@ -133,11 +117,11 @@ def _guide(shown: Mapping[str, Tensor]) -> Image.Image | None:
     for image in shown.values():
         failed = outside(image)
         if image.is_floating_point() and failed.any():
-            return sheet.as_picture(failed.float().expand(3, -1, -1))
+            return sheet.to_picture(failed.float().expand(3, -1, -1))
     return None
 
 
 def _picture(label: str, image: Tensor) -> pictures.Picture:
     failed = pixel_errors(image) if image.is_floating_point() else 0.0
     caption = f"{label}: {failed:.3g} % of its pixels outside [{PIXEL_RANGE[0]:g}, {PIXEL_RANGE[1]:g}]"
-    return pictures.Picture(sheet.as_picture(image), label, caption if failed > 0 else label, failed > 0)
+    return pictures.Picture(sheet.to_picture(image), label, caption if failed > 0 else label, failed > 0)
