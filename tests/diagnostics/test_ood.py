@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from robustflow.data.images import write_png
 from robustflow.diagnostics.ood import mahalanobis
-from robustflow.diagnostics.ood.gaussian import GaussianFit, squared_mahalanobis
+from robustflow.diagnostics.ood.gaussian import fit_gaussian, shrinkage_of, squared_mahalanobis
 from robustflow.models import weights
 from robustflow.utils.errors import UserError
 
@@ -19,37 +20,28 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def fitted(*batches):
-    fit = GaussianFit(batches[0].shape[1])
-    for batch in batches:
-        fit.update(batch)
-    return fit
-
-
-SPLITS = {
-    "whole": [90],
-    "single": [1] * 90,
-    "first alone": [1, 89],
-    "some empty": [0, 30, 0, 60],
-    "uneven": [7, 50, 33],
-}
 # Far from the origin, directions of very different size.
 VECTORS = normal(90, 6) @ normal(6, 6, seed=1) * torch.tensor([1e-3, 1, 1, 1, 10, 1e3]) + 1e4
 
 
-@pytest.mark.parametrize("sizes", SPLITS.values(), ids=SPLITS)
-def test_mean_and_covariance_are_numpys_however_batched(sizes):
-    fit = fitted(*VECTORS.split(sizes))
-    assert fit.n == 90
-    np.testing.assert_allclose(fit.mean, VECTORS.numpy().mean(0), rtol=1e-13)
+def test_mean_and_covariance_are_numpys():
+    mean, factor, used = fit_gaussian(VECTORS, 0.0)
+    assert used == 0
+    np.testing.assert_allclose(mean, VECTORS.numpy().mean(0), rtol=1e-13)
     expected = np.cov(VECTORS.numpy(), rowvar=False)
     size = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
-    np.testing.assert_allclose(fit.covariance.numpy() / size, expected / size, atol=1e-9)
+    np.testing.assert_allclose((factor @ factor.T).numpy() / size, expected / size, atol=1e-9)
 
 
-@pytest.mark.parametrize("sizes", SPLITS.values(), ids=SPLITS)
-@pytest.mark.parametrize("vectors", [normal(90, 6), VECTORS - 1e4, normal(90, 6).exp() + 3, normal(90, 200)])
-def test_shrinkage_is_that_of_the_definition_however_batched(vectors, sizes):
+def test_a_shrunk_covariance_has_less_of_itself_and_more_of_the_identity():
+    _, factor, _ = fit_gaussian(normal(90, 6), 0.25)
+    covariance = np.cov(normal(90, 6).numpy(), rowvar=False)
+    expected = 0.75 * covariance + 0.25 * np.trace(covariance) / 6 * np.eye(6)
+    np.testing.assert_allclose(factor @ factor.T, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("vectors", [normal(90, 6), VECTORS, VECTORS - 1e4, normal(90, 6).exp() + 3, normal(90, 200)])
+def test_shrinkage_is_that_of_the_definition(vectors):
     n, c = vectors.shape
     x = vectors - vectors.mean(0)
     s = x.T @ x / n
@@ -57,19 +49,8 @@ def test_shrinkage_is_that_of_the_definition_however_batched(vectors, sizes):
     error = sum((torch.outer(y, y) - s).square().sum() / c for y in x) / n**2
     expected = min(error, spread) / spread
     assert 0 < expected <= 1
-    assert fitted(*vectors.split(sizes)).ledoit_wolf() == pytest.approx(expected.item(), rel=1e-9)
-
-
-def test_merging_is_fitting_all():
-    one, other = fitted(VECTORS[:20]), fitted(VECTORS[20:])
-    one.merge(other)
-    both = fitted(VECTORS)
-    assert one.n == both.n
-    torch.testing.assert_close(one.factor(0.1), both.factor(0.1), rtol=1e-9, atol=1e-9)
-    assert one.ledoit_wolf() == pytest.approx(both.ledoit_wolf())
-    empty = GaussianFit(6)
-    empty.merge(GaussianFit(6))
-    assert empty.n == 0
+    assert shrinkage_of(vectors) == pytest.approx(expected.item(), rel=1e-9)
+    assert fit_gaussian(vectors)[2] == shrinkage_of(vectors)
 
 
 @pytest.mark.parametrize("shrinkage", [None, 0.0])
@@ -80,15 +61,13 @@ def test_score_of_gaussian_vectors_is_about_their_dimension(c, shrinkage):
     covariance, mean = root @ root.T, normal(c, seed=2)
     factor = torch.linalg.cholesky(covariance)
     old, new = (mean + normal(count, c, seed=seed) @ factor.T for count, seed in ((n, 3), (n_new, 4)))
-    fit = fitted(*old.split(1000))
-    used = fit.ledoit_wolf() if shrinkage is None else shrinkage
+    center, lower, used = fit_gaussian(old, shrinkage)
     assert used == 0 if shrinkage == 0 else 0 < used < 0.1
-    lower = fit.factor(used)
-    score = squared_mahalanobis(new, fit.mean, lower)
+    score = squared_mahalanobis(new, center, lower)
 
     # x'Ax with x ~ N(m, C): mean tr AC + m'Am, variance 2 tr ACAC + 4 m'ACAm.
     product = torch.cholesky_solve(covariance, lower)
-    offset = mean - fit.mean
+    offset = mean - center
     solved = torch.cholesky_solve(offset[:, None], lower)[:, 0]
     expected = (product.trace() + offset @ solved).item()
     variance = 2 * (product @ product).trace() + 4 * solved @ covariance @ solved
@@ -103,10 +82,10 @@ def test_scores_of_the_fitted_are_as_those_of_new_ones():
     own, crossed, new = [], [], []
     for seed in range(10):
         features = normal(n, c, seed=seed)
-        fit, scores = mahalanobis.fit_features(features, 0.0)
-        crossed.append(scores.mean())
+        mean, factor, _ = fit_gaussian(features, 0.0)
+        crossed.append(mahalanobis.cross_score(features, 0.0).mean())
         for found, x in ((own, features), (new, normal(2000, c, seed=100 + seed))):
-            found.append(squared_mahalanobis(x, fit.mean, fit.factor(0.0)).mean())
+            found.append(squared_mahalanobis(x, mean, factor).mean())
     own, crossed, new = (torch.stack(found).mean().item() for found in (own, crossed, new))
     assert own == pytest.approx(c * (n - 1) / n, rel=1e-9)
     # About c n / (n − c − 2); the ones left out by fits to nine tenths.
@@ -115,22 +94,21 @@ def test_scores_of_the_fitted_are_as_those_of_new_ones():
 
 
 def test_fewer_patches_than_features():
-    fit, scores = mahalanobis.fit_features(normal(20, 64))
-    assert fit.ledoit_wolf() > 0.1
-    assert scores.isfinite().all()
+    assert shrinkage_of(normal(20, 64)) > 0.1
+    assert mahalanobis.cross_score(normal(20, 64)).isfinite().all()
     with pytest.raises(UserError, match="vary in all 64 directions, got 18"):
-        mahalanobis.fit_features(normal(20, 64), 0.0)
+        mahalanobis.cross_score(normal(20, 64), 0.0)
 
 
 @pytest.mark.parametrize("features", [torch.ones(20, 3).double(), torch.full((20, 3), math.nan).double()])
 def test_features_that_are_alike_or_not_finite(features):
     with pytest.raises(UserError, match="expected finite features that vary"):
-        mahalanobis.fit_features(features)
+        mahalanobis.cross_score(features)
 
 
-def test_vectors_of_another_dimension():
-    with pytest.raises(ValueError, match=r"expected vectors \(b, 3\)"):
-        GaussianFit(3).update(torch.zeros(2, 4))
+def test_a_single_vector():
+    with pytest.raises(UserError, match="at least 2 feature vectors to fit a Gaussian to, got 1"):
+        fit_gaussian(normal(1, 3))
 
 
 @pytest.fixture
@@ -156,10 +134,10 @@ def test_features_are_the_mean_taps(model):
     encoder = model.encoder
     with torch.no_grad():
         expected = encoder(lr_of(2)).taps.double().mean((-2, -1))
-    features = mahalanobis.features_of(encoder, lr_of(2))
+    features = mahalanobis.features_of(model, lr_of(2))
     assert features.dtype == torch.float64 and not features.requires_grad
     torch.testing.assert_close(features, expected, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(mahalanobis.features_of(encoder, lr_of(2)[1:]), features[1:], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(mahalanobis.features_of(model, lr_of(2)[1:]), features[1:], rtol=1e-5, atol=1e-7)
 
 
 class EvenOnly(torch.nn.Module):
@@ -178,15 +156,16 @@ class EvenOnly(torch.nn.Module):
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (15, 24), (16, 23), (16, 24)], ids=str)
 def test_features_of_any_size_leave_out_what_is_padded(model, size):
     lr = lr_of(2)[..., : size[0], : size[1]]
-    torch.testing.assert_close(mahalanobis.features_of(EvenOnly(), lr), lr.double().mean((-2, -1)))
-    assert mahalanobis.features_of(model.encoder, lr).isfinite().all()
+    even = SimpleNamespace(encoder=EvenOnly(), encoder_input=lambda lr: lr)
+    torch.testing.assert_close(mahalanobis.features_of(even, lr), lr.double().mean((-2, -1)))
+    assert mahalanobis.features_of(model, lr).isfinite().all()
 
 
 def test_features_leave_the_mode_as_it_was(model):
     encoder = model.encoder
     for training in (True, False):
         encoder.train(training)
-        mahalanobis.features_of(encoder, lr_of(1))
+        mahalanobis.features_of(model, lr_of(1))
         assert encoder.training is training
 
 
@@ -199,27 +178,24 @@ def test_percentiles_are_ranks_among_training_patches(score):
 
 
 def test_patches_cover_an_image(score, model):
-    encoder = model.encoder
     image = torch.rand(3, 11, 17, generator=torch.Generator().manual_seed(2))
-    scores = score.of_image(encoder, image, batch=4)
+    scores = score.of_image(model, image, batch=4)
     assert score.patch == 8
     corners = [(top, left) for top in (0, 3) for left in (0, 8, 9)]
     pieces = [image[None, :, top : top + 8, left : left + 8] for top, left in corners]
-    expected = torch.cat([score.score(mahalanobis.features_of(encoder, piece)) for piece in pieces])
+    expected = torch.cat([score.score(mahalanobis.features_of(model, piece)) for piece in pieces])
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
     mirrored = torch.cat([image[:, :5, :4], image[:, :5, :4].flip(2)], dim=2)
     mirrored = torch.cat([mirrored, mirrored[:, 2:].flip(1)], dim=1)
-    own = score.score(mahalanobis.features_of(encoder, mirrored[None]))
-    torch.testing.assert_close(score.of_image(encoder, image[:, :5, :4]), own, rtol=1e-4, atol=1e-4)
-    assert score.of_image(encoder, image[:, :8, :16]).shape == (2,)
+    own = score.score(mahalanobis.features_of(model, mirrored[None]))
+    torch.testing.assert_close(score.of_image(model, image[:, :5, :4]), own, rtol=1e-4, atol=1e-4)
+    assert score.of_image(model, image[:, :8, :16]).shape == (2,)
 
 
 def test_unlike_inputs_score_higher(score, model):
-    options = model.options
-    encoder = model.encoder
-    crops = mahalanobis.training_patches(options, 32, 1)
+    crops = mahalanobis.training_patches(model.options, 32, 1)
     lr = torch.stack([crops[k]["lr"] for k in range(20)])
-    usual, strange = (score.score(mahalanobis.features_of(encoder, x)).mean() for x in (lr, 3 * lr))
+    usual, strange = (score.score(mahalanobis.features_of(model, x)).mean() for x in (lr, 3 * lr))
     assert strange > 3 * usual
 
 
@@ -272,8 +248,8 @@ def test_score_comes_back_from_beside_the_weights(saved, model, score):
         assert (
             torch.equal(getattr(again, name), value) if name in mahalanobis._TENSORS else getattr(again, name) == value
         )
-    assert again.described() == score.described()
-    json.dumps(again.described())
+    assert again.describe() == score.describe()
+    json.dumps(again.describe())
 
 
 def test_scores_are_not_taken_for_weights(saved):
@@ -331,4 +307,4 @@ def test_fit_and_save_says_what_it_did(model, saved, caplog):
     mahalanobis.file_beside(saved).unlink()
     found = mahalanobis.fit_and_save(options, saved, model, n_patches=20)
     assert "20 patches of 160 x 160, 8 features" in caplog.text
-    assert mahalanobis.load_beside(saved, model.encoder).described() == found.described()
+    assert mahalanobis.load_beside(saved, model.encoder).describe() == found.describe()

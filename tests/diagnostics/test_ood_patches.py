@@ -11,11 +11,12 @@ import torch
 from robustflow.commands import ood
 from robustflow.data import EvaluationSet, open_folders
 from robustflow.data.images import write_png
-from robustflow.diagnostics.ood import mahalanobis, patches, plot
+from robustflow.diagnostics.ood import mahalanobis, patches
 from robustflow.evaluation.metrics.failures import measure_failures
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import weights
 from robustflow.options import load as options_load
+from robustflow.report import ood as report
 from robustflow.utils.errors import UserError
 
 TEST = {"mode": "bundled", "split": "text", "GT_size": 16, "n_crops": 2}
@@ -93,45 +94,48 @@ def steps(tmp_path, values):
 
 def test_failures_are_counted_by_quarter_of_the_scores(tmp_path, make_options):
     values = [0.0, 0.6, 0.2, 1.0, 0.7, 0.1, 0.8, 0.9]
-    ranker = patches.Ranker(Failing(), brightness_score(), make_options().val, 4, batch=3)
-    ranked = ranker.rank("steps", steps(tmp_path, values))
-    assert [patch.position for patch in ranked.patches] == [(0, 16 * k) for k in range(8)]
+    items = steps(tmp_path, values)
+    summary, found = patches.rank(Failing(), brightness_score(), make_options().val, 4, "steps", items, batch=3)
+    assert list(found.position) == [(0, 16 * k) for k in range(8)]
     # Neighbours shine in at the edges of an LR image cut from the whole.
-    assert [patch.score for patch in ranked.patches] == pytest.approx([v**2 for v in values], abs=0.05)
-    assert [patch.pixel_error for patch in ranked.patches] == [value > 0.5 for value in values]
-    assert ranked.patches[0].percentile < 20
-    assert ranked.patches[3].percentile == 100
-    summary = ranked.summary()
+    assert list(found.score) == pytest.approx([v**2 for v in values], abs=0.05)
+    assert list(found.pixel_error) == [value > 0.5 for value in values]
+    assert found.percentile[0] < 20
+    assert found.percentile[3] == 100
     assert summary["pixel_error_pct"] == pytest.approx(62.5)
     assert summary["pixel_error_pct_by_quarter"] == [0, 50, 100, 100]
     assert summary["n_patches"] == 8 and summary["dropped_pixels_pct"] == 0
 
 
 def test_a_single_failing_sample_counts(tmp_path, make_options):
-    ranker = patches.Ranker(Failing(), brightness_score(), make_options(n_sample=3).val, 4)
-    (white,) = ranker.rank("white", steps(tmp_path, [1.0])).patches
+    def rank(name, value):
+        given = Failing(), brightness_score(), make_options(n_sample=3).val, 4
+        (row,) = patches.rank(*given, name, steps(tmp_path, [value]))[1].itertuples()
+        return row
+
+    white = rank("white", 1.0)
     assert (white.pixel_error, white.finite, white.max_residual) == (True, False, math.inf)
-    (dark,) = ranker.rank("dark", steps(tmp_path, [0.2])).patches
+    dark = rank("dark", 0.2)
     assert (dark.pixel_error, dark.finite) == (False, True)
     assert dark.max_residual == pytest.approx(0.3, abs=0.01)
 
 
 def test_patches_of_a_folder(model, images, tmp_path):
     options, model, score = model
-    report = patches.rank(options, images, None, None, None)
-    (summary,) = report["datasets"].values()
+    found = ood.rank(options, images, None, None, None)
+    (summary,) = found["datasets"].values()
     assert summary["n_images"] == 2 and summary["n_images_too_small"] == 1 and summary["n_patches"] == 8
     # LR images of 10 x 18 and 3 x 7, eight patches of 4 x 4.
     assert summary["dropped_pixels_pct"] == pytest.approx(100 * (1 - 128 / (180 + 21)))
     place = tmp_path / "results" / "tiny" / "input"
     written = json.loads((place / "ood.json").read_text())
-    assert written["protocol"]["patch"] == 16 and written["protocol"]["fitted"] == score.described()
+    assert written["protocol"]["patch"] == 16 and written["protocol"]["fitted"] == score.describe()
     patch = written["patches"][5]
     assert (patch["image"], patch["position"]) == ("large", [16, 16])
     assert patch["dataset"] == f"{tmp_path.name}/in"
 
     lr = EvaluationSet(open_folders(str(images), None, 4), 4)[0].lr[:, 4:8, 4:8]
-    expected = score.score(mahalanobis.features_of(model.encoder, lr[None])).item()
+    expected = score.score(mahalanobis.features_of(model, lr[None])).item()
     assert patch["score"] == pytest.approx(expected, rel=1e-4)
     ((_, samples),) = draw_samples(model, lr, name="large_16_16", heats=(0.9,), n=2, seed=0, batch=10)
     upsampled = torch.zeros(3, 16, 16)
@@ -146,7 +150,7 @@ def test_patches_of_a_folder(model, images, tmp_path):
 
 def test_enhanced_folder(model, images):
     options, *_ = model
-    plain, enhanced = (patches.rank(options, images, kind, None, None) for kind in (None, "published"))
+    plain, enhanced = (ood.rank(options, images, kind, None, None) for kind in (None, "published"))
     ((name, of_plain),) = plain["datasets"].items()
     assert list(enhanced["datasets"]) == [f"{name}, enhanced (published)"]
     assert enhanced["protocol"]["enhance"] == "published"
@@ -156,21 +160,21 @@ def test_enhanced_folder(model, images):
 def test_test_sets_are_cut_from_whole_images(model, tmp_path):
     options, *_ = model
     options = options.model_copy(update={"val": options.val.model_copy(update={"n_sample": 1})})
-    report = patches.rank(options, None, None, 160, tmp_path / "out")
-    assert list(report["datasets"]) == ["test_text", "more"]
-    assert {patch["image"] for patch in report["patches"]} == {"text", "page", "chessboard_GRAY"}
+    found = ood.rank(options, None, None, 160, tmp_path / "out")
+    assert list(found["datasets"]) == ["test_text", "more"]
+    assert {patch["image"] for patch in found["patches"]} == {"text", "page", "chessboard_GRAY"}
     # 448 x 172, 384 x 191 and 200 x 200 pixels.
-    assert report["datasets"]["more"]["n_patches"] == 2 + 2 + 1
-    assert json.loads((tmp_path / "out" / "ood.json").read_text())["datasets"] == report["datasets"]
-    text = patches.table(report)
+    assert found["datasets"]["more"]["n_patches"] == 2 + 2 + 1
+    assert json.loads((tmp_path / "out" / "ood.json").read_text())["datasets"] == found["datasets"]
+    text = report.table(found)
     assert "(training)" in text and "more" in text and "quarter 4" in text
 
 
 def test_nothing_large_enough(model, images):
-    report = patches.rank(model[0], images, None, 80, None)
-    (summary,) = report["datasets"].values()
+    found = ood.rank(model[0], images, None, 80, None)
+    (summary,) = found["datasets"].values()
     assert summary["mean_score"] is None
-    assert "–" in patches.table(report)
+    assert "–" in report.table(found)
 
 
 @pytest.mark.parametrize(
@@ -182,14 +186,14 @@ def test_nothing_large_enough(model, images):
 )
 def test_mistakes(model, arguments, message):
     with pytest.raises(UserError, match=message):
-        patches.rank(model[0], *arguments, None)
+        ood.rank(model[0], *arguments, None)
 
 
 def test_two_data_sets_of_one_name(model):
     options = model[0]
     datasets = {key: dataset.model_copy(update={"name": "same"}) for key, dataset in options.datasets.items()}
     with pytest.raises(UserError, match=r"datasets.test_more.name: 'same' names two data sets"):
-        patches.rank(options.model_copy(update={"datasets": datasets}), None, None, None, None)
+        ood.rank(options.model_copy(update={"datasets": datasets}), None, None, None, None)
 
 
 def command(options, tmp_path, kind, *arguments):
@@ -247,10 +251,10 @@ def test_module_is_a_command():
 def test_running_mean_over_ranks():
     # Twenty patches, windows of two; the upper half fails.
     curve = [(float(k), k >= 10) for k in reversed(range(20))]
-    rank, share = plot.smoothed(curve)
+    rank, share = report.smooth(curve)
     assert len(rank) == 19 and rank[0] == pytest.approx(5) and rank[-1] == pytest.approx(95)
     np.testing.assert_allclose(share, [0] * 9 + [50] + [100] * 9)
-    rank, share = plot.smoothed([(1.0, True)])
+    rank, share = report.smooth([(1.0, True)])
     assert (rank.tolist(), share.tolist()) == ([50], [100])
 
 
@@ -258,11 +262,11 @@ def test_running_mean_over_ranks():
 def test_pictures_are_reproducible(tmp_path, suffix):
     curves = {"affine": [(k, k % 3 == 0) for k in range(40)], "one": [(3.0, False)], "none": []}
     for name in ("a", "b"):
-        plot.plot(curves, tmp_path / f"{name}.{suffix}")
+        report.plot(curves, tmp_path / f"{name}.{suffix}")
     assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
-    plot.plot({}, tmp_path / f"empty.{suffix}")
+    report.plot({}, tmp_path / f"empty.{suffix}")
 
 
 def test_pictures_of_another_kind(tmp_path):
     with pytest.raises(UserError, match=r"expected a \.png, \.svg or \.pdf file, got '\.txt'"):
-        plot.plot({}, tmp_path / "x.txt")
+        report.plot({}, tmp_path / "x.txt")

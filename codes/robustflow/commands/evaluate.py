@@ -129,11 +129,11 @@ def _make_evaluator(
         options.val,
         folder,
         perceptual=None if isinstance(lpips, perceptual.NotComputed) else lpips,
-        score=None if score is None else score.bind(model.encoder, model.encoder_input),
+        score=None if score is None else score.bind(model),
         common={
             "protocol": {key: value for key, value in protocol.items() if key != "datasets"},
             "weights": mahalanobis.digest(model.network),
-            "ood": None if score is None else score.described(),
+            "ood": None if score is None else score.describe(),
             "versions": versions,
         },
     )

@@ -6,13 +6,23 @@ robustflow ood plot results/a results/b --output both.svg
 """
 
 import argparse
+import logging
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from robustflow import data
 from robustflow.commands.arguments import Parser, add_options, path, read_options
+from robustflow.data.degradations import Enhance, Enhancement
 from robustflow.diagnostics.ood import mahalanobis, patches
+from robustflow.models import data_sets
 from robustflow.models.loading import load_model
+from robustflow.options.schema import RunOptions
+from robustflow.report import ood as report
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _LOWERED = {
     "fit": "Lower --batch or --patch.",
@@ -76,20 +86,85 @@ def _rank(chosen: argparse.Namespace) -> None:
         if chosen.n_sample < 1:
             raise UserError(f"--n-sample: expected at least 1, got {chosen.n_sample}")
         options = options.model_copy(update={"val": options.val.model_copy(update={"n_sample": chosen.n_sample})})
-    report = patches.rank(options, chosen.input, chosen.enhance, chosen.patch, chosen.output)
-    print(patches.table(report))  # noqa: T201
+    print(report.table(rank(options, chosen.input, chosen.enhance, chosen.patch, chosen.output)))  # noqa: T201
+
+
+def rank(
+    options: RunOptions, folder: Path | None, enhance: Enhancement | None, patch: int | None, output: Path | None
+) -> dict[str, Any]:
+    """Rank the patches of the test sets, or of a folder of HR images; write ood.json, ood.csv and ood.png.
+
+    Args:
+        options: Of the model; of ``val`` the last temperature, number and seed of samples.
+        folder: HR images, in place of the test sets; LR images are made from them.
+        enhance: Filter of the folder's images, or None.
+        patch: Side of the patches, HR pixels; None: that of the patches the score was fitted on.
+        output: Folder for the results; None: results/<name>, or its sub-folder input with ``folder``.
+
+    Returns:
+        Content of ood.json.
+    """
+    own = Path(options.path.results) / options.name
+    place = output if output is not None else own if folder is None else own / "input"
+    data_sets.require_apart(options, folder, place)
+    sets = _open_sets(options, folder, enhance)
+    model = load_model(options)
+    options, file = model.options, model.file
+    score = mahalanobis.load_beside(file, model.encoder)
+    if score is None:
+        raise UserError(
+            f"{mahalanobis.file_beside(file)}: expected the OOD score of {file.name}, found none that fits; "
+            "fit it with robustflow ood fit and the same options"
+        )
+    side = patches.side_of(patch, score)
+    found: dict[str, Any] = {
+        "name": options.name,
+        "weights": str(file),
+        "protocol": patches.describe_protocol(options, score, side, enhance),
+        "training": {"mean_score": score.mean_score, "n_patches": score.n_patches},
+        "datasets": {},
+        "patches": [],
+    }
+    for name, items in sets.items():
+        found["datasets"][name], of_set = patches.rank(model, score, options.val, side, name, items)
+        found["patches"] += of_set.to_dict("records")
+        # After each set, so that a fault in a later one loses nothing.
+        report.write(place, found)
+    log.info("results in %s", place)
+    return found
+
+
+def _open_sets(options: RunOptions, folder: Path | None, enhance: Enhancement | None) -> dict[str, data.EvaluationSet]:
+    """Whole images: patches are cut from all of each image, not from the fixed crops of a set."""
+    if folder is None:
+        if enhance is not None:
+            raise UserError("--enhance: expected --input beside it; for test sets, set datasets.<name>.enhance")
+        whole = {"GT_size": None, "n_crops": None}
+        return {
+            name: data_sets.evaluation_set(options, dataset.model_copy(update=whole))
+            for name, dataset in data_sets.tested(options).items()
+        }
+    # Folders of HR images are often all named HR.
+    name = "/".join(folder.resolve().parts[-2:])
+    if options.scale == 1:
+        # Images of the folder are inputs: none are made from others where input and output are of one size.
+        if enhance is not None:
+            raise UserError("--enhance: expected none with scale 1: it filters images that inputs are made from")
+        return {name: data_sets.evaluation_of_folder(options, folder)}
+    name += "" if enhance is None else f", enhanced ({enhance})"
+    source: data.Source = data.open_folders(str(folder), None, options.scale)
+    degradations = [] if enhance is None else [Enhance(enhance)]
+    return {name: data.EvaluationSet(source, options.scale, degradations=degradations)}
 
 
 def _plot(chosen: argparse.Namespace) -> None:
-    from robustflow.diagnostics.ood.plot import plot
-
     curves: dict[str, list[tuple[float, bool]]] = {}
     for folder in chosen.results:
-        report = patches.read(folder)
-        label = str(report["name"]).rsplit("/", 1)[-1]
-        of_sets = patches.curves_of(report)
+        found = report.read(folder)
+        label = str(found["name"]).rsplit("/", 1)[-1]
+        of_sets = report.curves_of(found)
         if chosen.pooled:
-            curves[label] = [point for name in report["datasets"] for point in of_sets[name]]
+            curves[label] = [point for name in found["datasets"] for point in of_sets[name]]
             continue
-        curves |= {f"{label}: {name}": of_sets[name] for name in report["datasets"]}
-    plot(curves, chosen.output)
+        curves |= {f"{label}: {name}": of_sets[name] for name in found["datasets"]}
+    report.plot(curves, chosen.output)

@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from robustflow import data
 from robustflow.data.bicubic import mirror_pad
-from robustflow.diagnostics.ood.gaussian import GaussianFit, squared_mahalanobis
+from robustflow.diagnostics.ood.gaussian import fit_gaussian, squared_mahalanobis
 from robustflow.models import Model, data_sets, weights
 from robustflow.options.schema import RunOptions
 from robustflow.utils.errors import UserError
@@ -47,21 +47,19 @@ _MULTIPLE = 8
 
 
 @torch.no_grad()
-def features_of(encoder: nn.Module, lr: Tensor, read: Callable[[Tensor], Tensor] = lambda lr: lr) -> Tensor:
+def features_of(model: Model, lr: Tensor) -> Tensor:
     """The encoder's taps of lr (b, c', h, w), in [0, 1], any size, averaged over space: (b, c), float64, on the CPU.
 
     What the encoder needs beyond h and w is mirrored; those places do not count in the average. Features depend on the
     size: averages over large images vary less, and borders count more in small ones. `OODScore.of_image` takes patches
     as large as those it was fitted on.
-
-    ``read``: the model's ``encoder_input``.
     """
     height, width = lr.shape[-2:]
+    encoder, learning = model.encoder, model.encoder.training
     padded = mirror_pad(lr, 0, -width % _MULTIPLE, 0, -height % _MULTIPLE).to(next(encoder.parameters()))
-    learning = encoder.training
     encoder.eval()
     try:
-        taps = encoder(read(padded)).taps
+        taps = encoder(model.encoder_input(padded)).taps
     finally:
         encoder.train(learning)
     # Channels last would make this sum depend on the batch.
@@ -80,7 +78,7 @@ class OODScore:
         factor: Lower Cholesky factor (c, c) of the covariance, shrunk.
         quantiles: Scores of training patches at 0, 0.1 ... 100 %, (1001,); each scored by a Gaussian fitted without it.
         mean_score: Their mean; about c for Gaussian features.
-        shrinkage: Share of the scaled identity in the covariance, see `GaussianFit.ledoit_wolf`.
+        shrinkage: Share of the scaled identity in the covariance, see `gaussian.shrinkage_of`.
         n_patches: Training patches fitted on.
         patch: Their side, LR pixels.
         scale: Super-resolution factor: patches have sides of ``patch * scale`` HR pixels.
@@ -109,13 +107,11 @@ class OODScore:
         """Score that this share of the training patches, %, does not exceed."""
         return float(np.interp(percent, _PERCENTS, self.quantiles.numpy()))
 
-    def described(self) -> dict[str, float | int | str]:
+    def describe(self) -> dict[str, float | int | str]:
         """What a score depends on, for protocols."""
         return {name: getattr(self, name) for name in _VALUES}
 
-    def of_image(
-        self, encoder: nn.Module, lr: Tensor, batch: int = 16, read: Callable[[Tensor], Tensor] = lambda lr: lr
-    ) -> Tensor:
+    def of_image(self, model: Model, lr: Tensor, batch: int = 16) -> Tensor:
         """Scores (n,) of the patches of lr (c', h, w), any size: as large as those fitted on, covering all of it.
 
         The last ones of each direction overlap the one before; an image that is smaller is mirrored, as the encoder's
@@ -125,12 +121,16 @@ class OODScore:
         height, width = lr.shape[-2:]
         boxes = [(top, left) for top in _starts(height, self.patch) for left in _starts(width, self.patch)]
         pieces = [lr[:, top : top + self.patch, left : left + self.patch] for top, left in boxes]
-        chunks = [torch.stack(pieces[k : k + batch]) for k in range(0, len(pieces), batch)]
-        return torch.cat([self.score(features_of(encoder, chunk, read)) for chunk in chunks])
+        return self.of_patches(model, pieces, batch)
 
-    def bind(self, encoder: nn.Module, read: Callable[[Tensor], Tensor]) -> Callable[[Tensor], float]:
-        """The score of an image (c', h, w) by this encoder, a number; ``read``: see `features_of`."""
-        return lambda lr: float(self.of_image(encoder, lr, read=read).mean())
+    def of_patches(self, model: Model, patches: Sequence[Tensor], batch: int = 16) -> Tensor:
+        """Scores (n,) of patches (c', h, w) of one size, ``batch`` at a time."""
+        chunks = [torch.stack([*patches[k : k + batch]]) for k in range(0, len(patches), batch)]
+        return torch.cat([self.score(features_of(model, chunk)) for chunk in chunks])
+
+    def bind(self, model: Model) -> Callable[[Tensor], float]:
+        """The score of an image (c', h, w) by this model, a number."""
+        return lambda lr: float(self.of_image(model, lr).mean())
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -274,23 +274,22 @@ def fit(
     """
     if n_patches < _FOLDS:
         raise UserError(f"--n-patches: expected at least {_FOLDS}, got {n_patches}")
-    encoder = model.encoder
     # Ctrl-C is for the main process to answer.
     loader = DataLoader(crops, batch, sampler=range(n_patches), num_workers=n_workers, worker_init_fn=_without_signals)
     progress = tqdm(loader, desc="OOD score", unit="batch", leave=False, disable=None)
-    features = torch.cat([features_of(encoder, each["lr"], model.encoder_input) for each in progress])
-    fitted, scores = fit_features(features, shrinkage)
-    used = fitted.ledoit_wolf() if shrinkage is None else shrinkage
+    features = torch.cat([features_of(model, each["lr"]) for each in progress])
+    mean, factor, used = fit_gaussian(features, shrinkage)
+    scores = cross_score(features, shrinkage)
     return OODScore(
-        mean=fitted.mean,
-        factor=fitted.factor(used),
+        mean=mean,
+        factor=factor,
         quantiles=torch.from_numpy(np.quantile(scores.numpy(), _PERCENTS / 100)),
         mean_score=scores.mean().item(),
         shrinkage=used,
         n_patches=n_patches,
         patch=crops.size // crops.scale,
         scale=crops.scale,
-        encoder=digest(encoder),
+        encoder=digest(model.encoder),
     )
 
 
@@ -298,26 +297,17 @@ def _without_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def fit_features(features: Tensor, shrinkage: float | None = None) -> tuple[GaussianFit, Tensor]:
-    """Gaussian of all features (n, c), and the score (n,) of each by a fit to the nine tenths without it.
+def cross_score(features: Tensor, shrinkage: float | None = None) -> Tensor:
+    """Score (n,) of each of the features (n, c) by a Gaussian fitted to the nine tenths without it.
 
     By the Gaussian of all, features that it was fitted on would score lower than new ones of the same distribution, by
     a factor of about 1 − 2c/n.
     """
-    folds = [features[k::_FOLDS] for k in range(_FOLDS)]
-    scores = features.new_empty(len(features))
-    for k, fold in enumerate(folds):
-        others = _fitted(folds[:k] + folds[k + 1 :])
-        used = others.ledoit_wolf() if shrinkage is None else shrinkage
-        scores[k::_FOLDS] = squared_mahalanobis(fold, others.mean, others.factor(used))
-    return _fitted(folds), scores
-
-
-def _fitted(parts: list[Tensor]) -> GaussianFit:
-    fitted = GaussianFit(parts[0].shape[1])
-    for part in parts:
-        fitted.update(part)
-    return fitted
+    fold, scores = torch.arange(len(features)) % _FOLDS, features.new_empty(len(features))
+    for k in range(_FOLDS):
+        mean, factor, _ = fit_gaussian(features[fold != k], shrinkage)
+        scores[fold == k] = squared_mahalanobis(features[fold == k], mean, factor)
+    return scores
 
 
 def fit_and_save(
