@@ -81,10 +81,10 @@ def test_what_is_not_finite_is_infinite(bad):
 def test_the_first_layer_is_that_of_most_inputs():
     reference = [layer_trace(1, 2), layer_trace(1, 2), layer_trace(4, 1)]
     found = [layer_trace(1, 201, 1, 199), layer_trace(500, 1, 300, 1), layer_trace(math.nan, math.inf, 1, 1)]
-    compared = trace.explosion(found, reference, ["a", "b", "c"])
-    assert compared == trace.Explosion(3, "b", 2, math.inf, "c")
-    none = trace.explosion(reference, reference, ["a", "b", "c"])
-    assert none == trace.Explosion(0, None, 0, 1.0, "a")
+    compared = trace.find_explosion(found, reference, ["a", "b", "c"])
+    assert list(compared.values()) == [3, "b", 2, math.inf, "c"]
+    none = trace.find_explosion(reference, reference, ["a", "b", "c"])
+    assert list(none.values()) == [0, None, 0, 1.0, "a"]
 
 
 @pytest.fixture

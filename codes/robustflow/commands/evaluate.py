@@ -10,17 +10,18 @@ from typing import Any
 from robustflow import data
 from robustflow.data import checks
 from robustflow.diagnostics.ood import mahalanobis
-from robustflow.diagnostics.trace import report as trace_report
+from robustflow.diagnostics.trace.trace import trace as trace_layers
 from robustflow.evaluation import description, frames, metrics
 from robustflow.evaluation.evaluator import Evaluator
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.records import Record
-from robustflow.models import Model, data_sets, weights
+from robustflow.models import Model, data_sets, require_flow, weights
 from robustflow.models.loading import load_model
 from robustflow.options import load as options_load
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.report import pages, tables
+from robustflow.report import trace as trace_report
 from robustflow.utils import distributed, locks
 from robustflow.utils.answer import answering
 from robustflow.utils.errors import UserError
@@ -57,12 +58,24 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
         if trace:
             data_sets.require_apart(options, input_path, folder, folder / "trace")
             with locks.hold(locks.within(folder / "trace"), folder / "trace"):
-                text = trace_report.write(options, _data_sets(options, input_path), folder / "trace")
+                text = _trace(options, input_path, folder / "trace")
         else:
             text = tables.table(evaluate(options, input_path, folder))
         if distributed.is_main():
             print(text)  # noqa: T201
     return reply.status
+
+
+def _trace(options: RunOptions, input_path: str | None, folder: Path) -> str:
+    """Trace the layers on the data sets; the reference is the validation set, or else the first. Returns trace.md."""
+    model, sets = require_flow(load_model(options), "--trace"), _data_sets(options, input_path)
+    log.info("%s: %s", model.options.name, model.file)
+    if "val" in options.datasets:
+        name = options.datasets["val"].name or "validation"
+        if name in sets:
+            raise UserError(f"datasets.val.name: '{name}' names two data sets")
+        sets = {name: data_sets.evaluation_set(options, options.datasets["val"]), **sets}
+    return trace_report.write(folder, trace_layers(model, sets))
 
 
 def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:

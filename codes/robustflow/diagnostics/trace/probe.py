@@ -170,11 +170,11 @@ class _Watched:
 
     def run(self, original: Callable[..., Any], z: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         value, log_det = original(z, *arguments)
-        log_slopes = self._stretched(z, original)
+        log_slopes = self._stretch(z, original)
         self.see(Seen(self.place, value, log_slopes, self.perturbation.growth()))
         return value, log_det
 
-    def _stretched(self, z: Tensor, inverse: Callable[..., Any]) -> Tensor:
+    def _stretch(self, z: Tensor, inverse: Callable[..., Any]) -> Tensor:
         """Move the perturbation through the layer; return the log-slopes."""
         module, moved = self.module, self.perturbation
         if isinstance(module, SplitPrior):

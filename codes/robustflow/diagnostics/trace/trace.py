@@ -1,11 +1,12 @@
 """Layer traces: what every layer does along sampling, in and out of distribution, and which one explodes first."""
 
+import logging
 import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from robustflow.data import EvaluationSet
+from robustflow.diagnostics import audit
 from robustflow.diagnostics.trace.probe import Seen, layers, probing
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import FlowModel
-from robustflow.options.schema import ValOptions
+
+log = logging.getLogger(__name__)
 
 # A layer explodes if an activation behind it is so many times the largest one of the reference inputs, or not finite.
 EXPLODED = 100.0
@@ -76,57 +79,85 @@ def _not_finite_as_infinite(values: Tensor) -> Tensor:
     return values.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
 
 
-class Explosion(NamedTuple):
-    """How the layers of a data set compare with the reference.
+def find_explosion(of: Sequence[LayerTrace], reference: Sequence[LayerTrace], names: Sequence[str]) -> dict[str, Any]:
+    """Compare the layers of a data set, in the order of sampling, with those of the reference; see EXPLODED.
 
-    Attributes:
-        n_inputs: Inputs with a layer that explodes.
-        first: The layer that is most often their first one; None if no input has any.
-        n_first: For how many of them.
-        largest_ratio: Largest |activation| over the reference's largest of the same layer, over all layers.
-        ratio_layer: The layer of that ratio.
+    Returns:
+        ``exploding_images``: inputs with a layer that explodes; ``first_exploding_layer``: the one that is most often
+        their first, None if no input has any; ``first_exploding_images``: for how many of them; ``largest_ratio``:
+        largest |activation| over the reference's largest of the same layer, over all layers; ``largest_ratio_layer``.
     """
-
-    n_inputs: int
-    first: str | None
-    n_first: int
-    largest_ratio: float
-    ratio_layer: str
-
-
-def explosion(of: Sequence[LayerTrace], reference: Sequence[LayerTrace], names: Sequence[str]) -> Explosion:
-    """Find the first layer along sampling that explodes, for each input, see EXPLODED."""
     usual = np.array([[max(layer.max_abs)] for layer in reference])
-    ratios = np.array([layer.max_abs for layer in of]) / usual
-    ratios = np.nan_to_num(ratios, nan=math.inf, posinf=math.inf)
+    ratios = np.nan_to_num(np.array([layer.max_abs for layer in of]) / usual, nan=math.inf, posinf=math.inf)
     exploded = ratios > EXPLODED
     firsts = Counter(int(column.argmax()) for column in exploded.T if column.any())
     first, n_first = firsts.most_common(1)[0] if firsts else (None, 0)
     by_layer = ratios.max(1)
-    highest = int(by_layer.argmax())
-    name = None if first is None else names[first]
-    return Explosion(int(exploded.any(0).sum()), name, n_first, float(by_layer[highest]), names[highest])
+    return {
+        "exploding_images": int(exploded.any(0).sum()),
+        "first_exploding_layer": None if first is None else names[first],
+        "first_exploding_images": n_first,
+        "largest_ratio": float(by_layer.max()),
+        "largest_ratio_layer": names[int(by_layer.argmax())],
+    }
 
 
-def median(values: Sequence[float]) -> float:
-    """The upper median: infinite if half of the values are."""
-    return statistics.median_high(values)
+def sum_by_kind(found: Sequence[LayerTrace], kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """For each kind of layer: its share in a perturbation's growth, and its steepest inverse slope.
+
+    Returns:
+        Kind → log₁₀ growth in all layers of the kind, median and largest over samples, and log₁₀ of the largest inverse
+        slope that occurred.
+    """
+    of_kind: dict[str, dict[str, float]] = {}
+    for kind in dict.fromkeys(kinds):
+        own = [layer for layer, its in zip(found, kinds, strict=True) if its == kind]
+        growths = _total_growths(own)
+        of_kind[kind] = {
+            "log10_growth_median": statistics.median_high(growths),
+            "log10_growth_max": max(growths),
+            "log10_inverse_slope_max": max(layer.log_slopes[1] for layer in own),
+        }
+    return of_kind
+
+
+def _total_growths(found: Sequence[LayerTrace]) -> list[float]:
+    growths = np.array([layer.log_growths for layer in found]).sum(0)
+    return np.nan_to_num(growths, nan=math.inf, posinf=math.inf).tolist()
+
+
+def trace(model: FlowModel, sets: Mapping[str, EvaluationSet]) -> dict[str, Any]:
+    """Trace a model on data sets, sampled as a test does, and audit its slopes: the content of trace.json.
+
+    The first data set is the reference, in distribution.
+    """
+    of_flow, reference = layers(model.flow), next(iter(sets))
+    names, kinds = [layer.name for layer in of_flow], [layer.kind for layer in of_flow]
+    usual: list[LayerTrace] = []
+    entries: dict[str, Any] = {}
+    for name, items in sets.items():
+        found = trace_set(model, items, name)
+        usual = usual or found
+        entry = {**_describe(found), **find_explosion(found, usual, names), "by_kind": sum_by_kind(found, kinds)}
+        entries[name] = {**entry, "sentence": _explain(name, entry, reference)}
+        log.info(entries[name]["sentence"])
+    return {
+        "name": model.options.name,
+        "weights": str(model.file),
+        "temperature": max(model.options.val.heats),
+        "reference": reference,
+        "exploded_above": EXPLODED,
+        "layers": [{"name": layer.name, "kind": layer.kind} for layer in of_flow],
+        "bound": audit.bound_of(of_flow),
+        "datasets": entries,
+    }
 
 
 @torch.no_grad()
-def traced(
-    model: FlowModel, items: EvaluationSet, options: ValOptions, name: str
-) -> tuple[list[LayerTrace], list[float]]:
-    """Sample a data set as a test does, at the largest temperature, and note what every layer does.
-
-    Returns:
-        One trace per layer in the order of sampling, and log₁₀ of the whole flow's growth of a perturbation, for each
-        sample.
-    """
-    flow = model.flow
-    found = [LayerTrace() for _ in layers(flow)]
-    heat = max(options.heats)
-    with probing(flow, lambda seen: found[seen.place].add(seen)):
+def trace_set(model: FlowModel, items: EvaluationSet, name: str) -> list[LayerTrace]:
+    """Sample a data set at the largest temperature; note what every layer does, in the order of sampling."""
+    val, found = model.options.val, [LayerTrace() for _ in layers(model.flow)]
+    with probing(model.flow, lambda seen: found[seen.place].add(seen)):
         for item in tqdm(items, total=len(items), desc=f"trace {name}", leave=False, unit="image", disable=None):
             for layer in found:
                 layer.max_abs.append(0.0)
@@ -134,42 +165,36 @@ def traced(
                 model,
                 item.condition.to(model.device),
                 name=item.name,
-                heats=(heat,),
-                n=options.n_sample,
-                seed=options.seed,
-                batch=options.sample_batch,
-                tile=options.tile,
-                overlap=options.tile_overlap,
+                heats=(max(val.heats),),
+                n=val.n_sample,
+                seed=val.seed,
+                batch=val.sample_batch,
+                tile=val.tile,
+                overlap=val.tile_overlap,
             )
             for _ in drawn:
                 pass
-    growths = np.array([layer.log_growths for layer in found]).sum(0)
-    return found, np.nan_to_num(growths, nan=math.inf, posinf=math.inf).tolist()
+    return found
 
 
-def as_plain(found: Sequence[LayerTrace], growths: Sequence[float], compared: Explosion) -> dict[str, Any]:
-    """One data set's entry in trace.json."""
+def _describe(found: Sequence[LayerTrace]) -> dict[str, Any]:
+    growths = _total_growths(found)
     return {
         "n_images": len(found[0].max_abs),
         "n_samples": len(growths),
-        "exploding_images": compared.n_inputs,
-        "first_exploding_layer": compared.first,
-        "first_exploding_images": compared.n_first,
-        "largest_ratio": compared.largest_ratio,
-        "largest_ratio_layer": compared.ratio_layer,
         "max_abs": [max(layer.max_abs) for layer in found],
         "variance": [layer.variance for layer in found],
         "smallest_slope": [layer.smallest_slope for layer in found],
         "log10_inverse_slope_quantiles": [layer.quantiles() for layer in found],
-        "log10_growth_median": [median(layer.log_growths) for layer in found],
+        # The upper median: infinite if half of the values are.
+        "log10_growth_median": [statistics.median_high(layer.log_growths) for layer in found],
         "log10_growth_max": [max(layer.log_growths) for layer in found],
-        "total_log10_growth_median": median(growths),
+        "total_log10_growth_median": statistics.median_high(growths),
         "total_log10_growth_max": max(growths),
     }
 
 
-def told(name: str, entry: Mapping[str, Any], reference: str) -> str:
-    """One data set's sentence."""
+def _explain(name: str, entry: Mapping[str, Any], reference: str) -> str:
     if entry["first_exploding_layer"] is None:
         most = f"at most {entry['largest_ratio']:.3g} times {reference}, behind {entry['largest_ratio_layer']}"
         return f"{name}: no layer explodes ({most})"
