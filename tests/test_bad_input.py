@@ -215,7 +215,7 @@ def test_damaged_weights(here, layout):
         torch.save(torch.load(name, weights_only=True), name, _use_new_zipfile_serialization=False)
 
     def read(file):
-        completed = weights.fitting(options, Path(file))
+        completed = weights.fit_options(options, Path(file))
         network = weights_network if completed == options else build(completed)
         weights.load(Path(file), network, completed, encoder_suffices=False)
 

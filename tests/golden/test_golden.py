@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from golden_cases import CASES, inputs, latents, weights
+from published_fixtures import load_rrdb
 
 from robustflow import models
 from robustflow.encoders.low_light import chromaticity
@@ -109,7 +110,7 @@ def test_decoding(given):
 def test_image_of_the_encoder_alone(dtype):
     case = CASES["srflow_affine"]
     tensors = {name.removeprefix("RRDB."): value for name, value in weights(case).items() if name.startswith("RRDB.")}
-    network = published.load_rrdb(tensors).to(dtype)
+    network = load_rrdb(tensors).to(dtype)
     found = network(inputs(case).lr.to(dtype)).detach().numpy()
     assert np.abs(found - stored("srflow_affine")["rrdb"]).max() <= (1e-14 if dtype == torch.float64 else 1e-6)
 

@@ -4,9 +4,7 @@ import math
 
 import pytest
 import torch
-from published_fixtures import FLOWS, bits_per_position, difference, fixture, needs_fixtures, noise_of
-
-from robustflow.interop import published
+from published_fixtures import FLOWS, bits_per_position, difference, fixture, load_flow, needs_fixtures, noise_of
 
 pytestmark = needs_fixtures
 
@@ -19,7 +17,7 @@ def limit(name):
 @torch.no_grad()
 def test_flow(device, name):
     case = fixture(name)
-    flow = published.load(case["options"], case["state_dict"]).to(device)
+    flow = load_flow(case["options"], case["state_dict"]).to(device)
     gt, lr, latents = case["inputs"]["gt"], case["inputs"]["lr"], case["epses_rand"]
     for mode, call in case["calls"].items():
         noise = noise_of(case, mode, torch.float32)

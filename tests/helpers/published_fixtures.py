@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.flows import builder
+from robustflow.interop import option_files, published, state_dicts
+from robustflow.options.schema import NetworkOptions
+from robustflow.utils.yaml_tree import node_of, plain
+
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _PLACES = [folder / "shared" / "golden" for folder in (_REPOSITORY.parent, _REPOSITORY)]
 GOLDEN = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
@@ -18,6 +24,41 @@ needs_fixtures = pytest.mark.skipif(not FLOWS, reason="the large fixtures are no
 
 def fixture(name):
     return torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+
+
+def load_flow(options, tensors, precision="fp32"):
+    """The flow of a published checkpoint, in eval mode: of its option file's values, and of tensors."""
+    values = plain(option_files.translate(node_of(dict(options), "options"))[0])
+    network = published.complete(NetworkOptions.model_validate(values["network_G"]), tensors)
+    scale = values.get("scale", options["network_G"].get("scale"))
+    flow = builder.build(network, scale, precision=precision)
+    published.fill(flow, tensors)
+    return flow.eval()
+
+
+def load_rrdb(tensors):
+    """The network of a published RRDB checkpoint, image head included, in eval mode."""
+    scale, options = state_dicts.scale_of(tensors), published.complete(NetworkOptions(), tensors)
+    network = RRDBNet(RRDB(scale, 1, options.nf, options.nb, options.gc, None), scale)
+    published.fill(network, tensors)
+    return network.eval()
+
+
+def unused(network):
+    """Names of the tensors that the published network carries and never uses."""
+    return [name for name, entry in published.layout_of(network).items() if not entry.pieces]
+
+
+def gradient_norms(network):
+    """L2 norm of the gradient of each published tensor that is trained, over the pieces it was split into."""
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    norms = {}
+    for name, entry in published.layout_of(network).items():
+        pieces = [(piece, gradients.get(piece.name)) for piece in entry.pieces]
+        squares = [piece.inside(grad).double().square().sum().item() for piece, grad in pieces if grad is not None]
+        if squares:
+            norms[name] = math.sqrt(sum(squares))
+    return norms
 
 
 def noise_of(case, mode, dtype):

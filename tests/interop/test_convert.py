@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+import robustflow
 from robustflow import models
 from robustflow.commands import convert
 from robustflow.commands import evaluate as testing
@@ -68,7 +69,7 @@ def test_there_and_back_is_exact(small, tmp_path):
         )
         == 0
     )
-    before, after = published.read("x_G.pth"), published.read("z.pth")
+    before, after = published.read("x_G.pth")[0], published.read("z.pth")[0]
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -96,7 +97,7 @@ def test_low_light_there_and_back(coupling, tmp_path, monkeypatch):
     there = ["-opt", "x.yml", "--weights", "x_G.pth", "--output", "y.safetensors"]
     back = ["-opt", "x.yml", "--weights", "y.safetensors", "--output", "z.pth", "--reverse"]
     assert convert.main(there) == convert.main(back) == 0
-    before, after = published.read("x_G.pth"), published.read("z.pth")
+    before, after = published.read("x_G.pth")[0], published.read("z.pth")[0]
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -122,9 +123,9 @@ def test_training_goes_on_from_published_weights(small, tmp_path):
 
 
 def test_flow_starts_from_a_published_encoder(small, tmp_path):
-    encoder = {k.removeprefix("RRDB."): v for k, v in published.read("x_G.pth").items() if k.startswith("RRDB.")}
+    encoder = {k.removeprefix("RRDB."): v for k, v in published.read("x_G.pth")[0].items() if k.startswith("RRDB.")}
     torch.save(encoder, "rrdb.pth")
-    options = weights.fitting(load("x.yml"), tmp_path / "rrdb.pth")
+    options = weights.fit_options(load("x.yml"), tmp_path / "rrdb.pth")
     model = models.build(options)
     assert weights.load(tmp_path / "rrdb.pth", model, options, encoder_suffices=True) == "encoder"
     assert torch.equal(model.encoder.conv_first.weight, small.encoder.conv_first.weight)
@@ -170,7 +171,7 @@ def test_wrong_output_suffix(small, capsys, caplog):
 
 
 def test_load_file(small, tmp_path):
-    flow = published.load_file("x.yml", "x_G.pth")
+    flow = robustflow.load("x.yml", "x_G.pth").network
     assert not flow.training
     assert yaml.safe_load((tmp_path / "x.yml").read_text())["network_G"]["nf"] == flow.encoder.native_channels
     assert torch.equal(flow.encoder.trunk_conv.weight, small.encoder.trunk_conv.weight)

@@ -8,6 +8,7 @@ import yaml
 
 from robustflow.interop import option_files
 from robustflow.options.load import OptionsError, dump, load
+from robustflow.utils.yaml_tree import node_of, plain
 
 NCSR = """
 name: train_4x
@@ -318,7 +319,7 @@ def test_llflow(low_light, coupling, kind, tmp_path, caplog):
 
 
 def test_llflow_data_sets():
-    values = option_files.translate_values(yaml.safe_load(LLFLOW.replace("{DATASETS}", LOL)))
+    values = plain(option_files.translate(node_of(yaml.safe_load(LLFLOW.replace("{DATASETS}", LOL)), "x.yml"))[0])
     shared = {"mode": "LoL", "root": "LOLdataset"}
     train = {**shared, "split": "train", "n_workers": 1, "batch_size": 16, "use_flip": True, "GT_size": 160}
     assert values["datasets"] == {"train": train, "val": {**shared, "split": "test"}}

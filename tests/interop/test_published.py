@@ -15,10 +15,15 @@ from published_fixtures import (
     bits_per_position,
     difference,
     fixture,
+    gradient_norms,
+    load_flow,
+    load_rrdb,
     needs_fixtures,
     noise_of,
 )
+from published_fixtures import unused as unused_in
 
+import robustflow
 from robustflow.encoders.low_light import chromaticity
 from robustflow.interop import layout, published
 
@@ -32,7 +37,7 @@ EXACT = 1e-11
 @cache
 def loaded(name):
     case = fixture(name)
-    return case, published.load(case["options"], case["state_dict"])
+    return case, load_flow(case["options"], case["state_dict"])
 
 
 def limit(name, dtype):
@@ -118,7 +123,7 @@ def test_decoding(name, dtype):
 @torch.no_grad()
 def test_bf16_changes_bits_per_dimension_by_less_than_half_a_percent(name):
     case, exact = model(name, torch.float32)
-    rough = published.load(case["options"], case["state_dict"], precision="bf16")
+    rough = load_flow(case["options"], case["state_dict"], precision="bf16")
     gt, lr, noise = case["inputs"]["gt"], case["inputs"]["lr"], noise_of(case, case["grad"]["std"], torch.float32)
     bits = bits_per_position(exact.encode(gt, lr, noise).log_prob, gt)
     change = bits_per_position(rough.encode(gt, lr, noise).log_prob, gt) - bits
@@ -134,12 +139,12 @@ def test_gradients(name, dtype):
     gt, lr = (case["inputs"][key].to(dtype) for key in ("gt", "lr"))
     encoding = flow.encode(gt, lr, noise_of(case, case["grad"].get("std", "plain"), dtype))
     bits_per_position(encoding.log_prob, gt).mean().backward()
-    assert_gradient_norms(published.gradient_norms(flow), case)
+    assert_gradient_norms(gradient_norms(flow), case)
 
 
 def test_encoder_alone():
     case = fixture("i_rrdbnet_4x")
-    network = published.load_rrdb(case["state_dict"])
+    network = load_rrdb(case["state_dict"])
     with torch.no_grad():
         assert (network(case["inputs"]["x"]) - case["out"]).abs().max() <= 1e-6
         assert difference(network.double()(case["inputs"]["x"].double()), case["out_f64"]) <= 1e-13
@@ -148,7 +153,7 @@ def test_encoder_alone():
 def test_training_steps():
     """ActNorm initialised from the batch, then four Adam steps."""
     case = fixture("m1_trainstep_affine")
-    flow = published.load(case["options"], case["state_dict"])
+    flow = load_flow(case["options"], case["state_dict"])
     for module in flow.modules():
         if hasattr(module, "initialized"):
             module.initialized.fill_(False)
@@ -178,7 +183,7 @@ def check_initialisation(flow, expected):
 @pytest.mark.parametrize("name", CASES)
 def test_writing_back_is_exact(name):
     case, flow = model(name, torch.float32)
-    written, unused = published.write_back(flow), published.unused(flow, case["state_dict"])
+    written, unused = published.write_back(flow), unused_in(flow)
     assert written.keys() == case["state_dict"].keys()
     ends = ("conv_last", "HRconv", "downconv3", "awb_para", "f.0") if name in LOW_LIGHT else ()
     assert not ends or sorted(unused) == sorted(key for key in written if key.rsplit(".", 1)[0].endswith(ends))
@@ -194,7 +199,7 @@ def test_option_file_and_checkpoint_load_as_they_are(name, tmp_path):
     (tmp_path / "x.yml").write_text(yaml.safe_dump(case["options"]))
     # The fixture holds unused tensors as one value, expanded.
     torch.save({key: tensor.clone() for key, tensor in case["state_dict"].items()}, tmp_path / "x.pth")
-    again = published.load_file(tmp_path / "x.yml", tmp_path / "x.pth")
+    again = robustflow.load(tmp_path / "x.yml", tmp_path / "x.pth").network
     for ours, tensor in again.state_dict().items():
         assert torch.equal(tensor, flow.state_dict()[ours])
 
@@ -206,7 +211,7 @@ def test_missing_extra_and_wrong_tensors_are_all_named():
     tensors["surprise"] = torch.zeros(3)
     tensors["flowUpsamplerNet.layers.1.actnorm.bias"] = torch.zeros(1, 5, 1, 1)
     with pytest.raises(published.PublishedError) as caught:
-        published.load(case["options"], tensors)
+        load_flow(case["options"], tensors)
     message = str(caught.value)
     assert "missing: RRDB.trunk_conv.bias" in message
     assert "not in this network: surprise" in message
@@ -234,14 +239,14 @@ def test_remedy_for_options_that_do_not_fit(changed, tensor, remedy):
     else:
         network |= changed
     with pytest.raises(published.PublishedError) as caught:
-        published.load({**case["options"], "network_G": network}, case["state_dict"])
+        load_flow({**case["options"], "network_G": network}, case["state_dict"])
     assert remedy in str(caught.value)
 
 
 def test_sizes_that_the_options_lack_come_from_the_tensors():
     case, _ = loaded("a_ncsr4x_affine_eps1e-4")
     network = {key: value for key, value in case["options"]["network_G"].items() if key not in ("nf", "nb")}
-    flow = published.load({**case["options"], "network_G": network}, case["state_dict"])
+    flow = load_flow({**case["options"], "network_G": network}, case["state_dict"])
     assert len(flow.encoder.blocks) == case["build_args"]["nb"]
     assert layout.of_flow(flow, layout.AFFINE).keys() == case["state_dict"].keys()
 
@@ -254,4 +259,4 @@ def test_misfits_of_low_light_name_tensor_and_remedy():
     with pytest.raises(
         published.PublishedError, match=r"(?s)missing: RRDB\.downconv2\.weight.*network_G\.nf: \d+ would"
     ):
-        published.load({**case["options"], "network_G": network}, tensors)
+        load_flow({**case["options"], "network_G": network}, tensors)

@@ -113,7 +113,9 @@ def assert_holds(network, state):
 def test_form(network, tmp_path, caplog, model, form):
     made, options = network(model)
     torch.save(FORMS[form], tmp_path / "w.pth")
-    loaded = weights.load(tmp_path / "w.pth", made, weights.fitting(options, tmp_path / "w.pth"), encoder_suffices=True)
+    loaded = weights.load(
+        tmp_path / "w.pth", made, weights.fit_options(options, tmp_path / "w.pth"), encoder_suffices=True
+    )
     assert loaded == ("network" if model == "RRDB" else "encoder")
     assert_holds(made.network, STATE)
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -128,7 +130,7 @@ def test_file(network, tmp_path, file):
         safetensors.torch.save_file(state, tmp_path / file)
     else:
         torch.save(state, tmp_path / file, _use_new_zipfile_serialization=not file.startswith("old"))
-    assert weights.fitting(options, tmp_path / file).network_G.gc == 4
+    assert weights.fit_options(options, tmp_path / file).network_G.gc == 4
     assert weights.load(tmp_path / file, made, options, encoder_suffices=True) == "encoder"
     assert_holds(made.network, STATE)
 
@@ -152,7 +154,7 @@ def test_scale(network, tmp_path, scale, change):
 @pytest.mark.parametrize(("channels", "scale"), [(12, 2), (48, 1)])
 def test_an_rrdb_that_reads_blocks_of_pixels_has_another_scale(channels, scale):
     state = basicsr(STATE) | {"conv_first.weight": torch.zeros(8, channels, 3, 3)}
-    assert state_dicts.scale_of(state_dicts.find(state).tensors) == scale
+    assert state_dicts.scale_of(state_dicts.find(state)[0]) == scale
 
 
 def test_a_flow_in_a_wrapper(network, tmp_path):

@@ -61,7 +61,7 @@ def test_20_iterations_are_10_and_10(make_options, interrupt, validations, spoil
 def test_validation_and_tests_use_it(make_options, make_model, validations, caplog):
     options = make_options(train={"ema": 0.5, "val_freq": 6, "ood_patches": 10})
     assert train(options)
-    file = weights.to_test(options)
+    file = weights.locate_for_test(options)
     assert file == checkpoint.ema_file(folder_of(options), 6)
     model = make_model(options)
     weights.load(file, model, options, encoder_suffices=False)

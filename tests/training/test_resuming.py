@@ -172,12 +172,12 @@ def test_the_same_options_are_not_told(run, caplog):
 
 
 def test_options_of_older_checkpoints(run):
-    text = weights.options_text(checkpoint.weights_file(folder_of(run), 3))
+    text = weights.read_options_text(checkpoint.weights_file(folder_of(run), 3))
     older = re.sub(r"(?m)^  (lr_G|ood_patches|micro_batch): .*\n", "", text) + "no_longer_known: 3\n"
-    assert weights.changes(text, run) == []
+    assert weights.list_changes(text, run) == []
     lines = ["train.lr_G: null before, now 0.001", "train.ood_patches: null before, now 0"]
-    assert weights.changes(older, run) == lines
-    assert weights.changes("{}", run) == []
+    assert weights.list_changes(older, run) == lines
+    assert weights.list_changes("{}", run) == []
 
 
 # One run at a time

@@ -99,9 +99,9 @@ def test_damaged_weights_are_not_tested_silently(make_options, caplog):
     options = make_options(train={"niter": 2}, logger=EVERY)
     assert train(options)
     first, second = (checkpoint.weights_file(folder_of(options), number) for number in (1, 2))
-    assert weights.to_test(options) == second
+    assert weights.locate_for_test(options) == second
     flip_a_byte(second)
-    assert weights.to_test(options) == first
+    assert weights.locate_for_test(options) == first
     assert f"{second}: damaged, its SHA-256 is not the one noted in checksums; it is passed over" in caplog.text
     with pytest.raises(WeightsError, match=r"damaged.*or delete that checksum if the change was meant"):
         weights.locate(str(second))

@@ -50,7 +50,7 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -
             "network_G.flow.split.max_log_scale: expected null with --reverse: published networks have no such bound, "
             "and would sample otherwise"
         )
-    options = weights.fitting(options, source)
+    options = weights.fit_options(options, source)
     model = models.build(options)
     weights.load(source, model, options, encoder_suffices=False)
     if reverse:

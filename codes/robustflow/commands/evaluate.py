@@ -93,7 +93,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
         if input_path is None and distributed.is_main():
             checks.warn(options.datasets, options.scale, used="test")
         # Chosen once: a training may be writing newer ones meanwhile.
-        file = distributed.on_main(weights.to_test, options)
+        file = distributed.on_main(weights.locate_for_test, options)
         model = load_model(options, file)
         options = model.options
         log.info("%s: %s", options.name, file)

@@ -58,15 +58,9 @@ class Published:
 NF, GC, HIDDEN = "network_G.nf", "network_G.gc", "network_G.flow.CondAffineSeparatedAndCond.hidden_channels"
 
 
-@dataclass(frozen=True)
-class Family:
-    """Names that differ between the published couplings: the branch of a step, and what follows ``f`` in it."""
-
-    branch: str
-    suffix: str
-
-
-AFFINE, SPLINE = Family("affine", "Affine"), Family("rqspline", "RQspline")
+# Names that differ between the published couplings: the branch of a step, and what follows ``f`` in it.
+Family = tuple[str, str]
+AFFINE, SPLINE = ("affine", "Affine"), ("rqspline", "RQspline")
 
 
 def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
@@ -74,7 +68,7 @@ def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
     layout = {f"RRDB.{name}": entry for name, entry in of_encoder(flow).items()}
     layout |= dict(_unused_features(flow))
     noise = [level.noise_projection for level in flow.typed_levels if level.noise_projection is not None]
-    noise_channels = noise[0].shape[1] if noise else 0
+    noise_channels, (branch, suffix) = noise[0].shape[1] if noise else 0, family
     number = 0  # of the published layer; squeezes count and own nothing
     for index, level in enumerate(flow.typed_levels):
         ours, number = f"levels.{index}.", number + 1
@@ -84,8 +78,7 @@ def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
         for k, step in enumerate(level.full_steps):
             theirs = _layer(number)
             layout |= dict(_mixing(step, f"{ours}steps.{k}.", theirs))
-            names = _StepNames(ours, f"{ours}steps.{k}.", f"{theirs}{family.branch}.", family.suffix, noise_channels)
-            layout |= dict(_couplings(level, k, names))
+            layout |= dict(_couplings(level, k, ours, f"{theirs}{branch}.", suffix, noise_channels))
             number += 1
         if level.split_prior is not None:
             layout |= dict(_head(level.split_prior.network, f"{ours}split_prior.network.", f"{_layer(number)}conv.", 2))
@@ -200,38 +193,31 @@ def _mixing(step: nn.Module, ours: str, theirs: str) -> Entries:
     yield f"{theirs}invconv.weight_transpose", Published(shape, (transposed,))
 
 
-@dataclass(frozen=True)
-class _StepNames:
-    """Names around one full step: ours, theirs up to the network's own name, and the flow's noise channels (or 0)."""
+def _couplings(level: FlowLevel, k: int, ours: str, theirs: str, suffix: str, noise_channels: int) -> Entries:
+    """The parameter networks of step k: injector, noise coupling (in NCSR files even where unused), self coupling.
 
-    level: str
-    step: str
-    theirs: str
-    suffix: str
-    noise_channels: int
-
-
-def _couplings(level: FlowLevel, k: int, names: _StepNames) -> Entries:
-    """The parameter networks of step k: injector, noise coupling (in NCSR files even where unused), self coupling."""
+    ``ours`` and ``theirs``: names up to the step's number and to the network's own; noise_channels: of the flow, or 0.
+    """
     step = level.full_steps[k]
     num_params = step.coupling.elementwise.num_params
-    own = f"{names.theirs}f{names.suffix}"
+    own = f"{theirs}f{suffix}"
 
     def network(layer: nn.Module, name: str, theirs: str, rest: list[Piece], n_rest: int) -> Entries:
-        return _parameter_network(_network(layer), f"{names.step}{name}.network.", theirs, rest, n_rest, num_params)
+        inside = f"{ours}steps.{k}.{name}.network."
+        return _parameter_network(_network(layer), inside, theirs, rest, n_rest, num_params)
 
     n_features = level.injector_projection.native.shape[1] + level.injector_projection.taps.shape[1]
-    injector = _feature_pieces(level, f"{names.level}injector_projection.", 0, k)
-    yield from network(step.injector, "injector", f"{names.theirs}fFeatures.", injector, n_features)
+    injector = _feature_pieces(level, f"{ours}injector_projection.", 0, k)
+    yield from network(step.injector, "injector", f"{theirs}fFeatures.", injector, n_features)
     kept = step.coupling.kept_channels
-    coupling = _feature_pieces(level, f"{names.level}coupling_projection.", kept, k)
+    coupling = _feature_pieces(level, f"{ours}coupling_projection.", kept, k)
     yield from network(step.coupling, "coupling", f"{own}.", coupling, n_features)
     if step.noise_coupling is not None:
         rows = _rows(level, k - level.first_noisy)
-        noise = [Piece(f"{names.level}noise_projection", rows, lambda t: t[:, kept:])]
-        yield from network(step.noise_coupling, "noise_coupling", f"{own}_std.", noise, names.noise_channels)
-    elif names.noise_channels > 0:
-        for name, entry in network(step.coupling, "", f"{own}_std.", [], names.noise_channels):
+        noise = [Piece(f"{ours}noise_projection", rows, lambda t: t[:, kept:])]
+        yield from network(step.noise_coupling, "noise_coupling", f"{own}_std.", noise, noise_channels)
+    elif noise_channels > 0:
+        for name, entry in network(step.coupling, "", f"{own}_std.", [], noise_channels):
             yield name, Published(entry.shape)
 
 

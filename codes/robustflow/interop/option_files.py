@@ -6,7 +6,7 @@ instead. A key that is in none of the tables stays and is then reported as unkno
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from robustflow.interop.option_keys import (
     COSINE,
@@ -22,9 +22,10 @@ from robustflow.interop.option_keys import (
     RRDB_DROPPED,
     TRAINING_ONLY,
 )
-from robustflow.utils.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text, node_of, plain, show
+from robustflow.utils.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text, plain, show
 
 Keys: TypeAlias = dict[KeyPath, Node]
+Note: TypeAlias = tuple[str, str]  # a published key, and what became of it
 
 _NOTHING = Node(None, "")
 AFFINE, SPLINE = "CondAffineSeparatedAndCond", "CondRQsplineSeparatedAndCond"
@@ -41,13 +42,6 @@ AS_PUBLISHED: dict[str, Any] = {
 }
 
 
-class Note(NamedTuple):
-    """What became of a published key."""
-
-    key: str
-    became: str
-
-
 def is_published(tree: Node) -> bool:
     """Whether a tree of options was written for the published code."""
     marks = {("network_G", "which_model_G"), (*FLOW, AFFINE), (*FLOW, SPLINE)}
@@ -60,14 +54,8 @@ def translate(tree: Node) -> tuple[Node, list[Note]]:
     notes = [*_name_model(keys), *_adapt_low_light(keys), *_adapt_encoder(keys), *_adapt_coupling(keys)]
     notes += [*_adapt_schedule(keys), *_drop(keys, DROPPED), *_move(keys, MOVED), *_adapt_values(keys)]
     if _model_of(keys) != "RRDB":
-        notes += [Note(key_text(path), text) for path, text in OBEYED.items() if path in keys]
+        notes += [(key_text(path), text) for path, text in OBEYED.items() if path in keys]
     return _grow(keys, tree), notes
-
-
-def translate_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``translate`` for options that were read elsewhere: plain values in, plain values out, lists as tuples."""
-    values: dict[str, Any] = plain(translate(node_of(dict(options), "options"))[0])
-    return values
 
 
 def _leaves(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
@@ -110,7 +98,7 @@ def _name_model(keys: Keys) -> Iterator[Note]:
     name = "FS-NCSR" if model.value == "NCSR" and divided is not None and divided.value is True else model.value
     name = "RRDB" if name in ENCODER_ALONE else name
     keys["model", "type"] = Node(name, model.source)
-    yield Note("model, divide_freq", f"model: {name}")
+    yield "model, divide_freq", f"model: {name}"
 
 
 def _model_of(keys: Keys) -> Any:
@@ -135,10 +123,10 @@ def _adapt_schedule(keys: Keys) -> Iterator[Note]:
         yield from _adapt_steps(keys)
         return
     keys["train", "lr_scheme"] = Node(COSINE[-1], scheme.source)
-    yield Note("train.lr_scheme", f"lr_scheme: {COSINE[-1]}")
+    yield "train.lr_scheme", f"lr_scheme: {COSINE[-1]}"
     for key in ("lr_steps", "lr_steps_rel", "lr_gamma"):
         if keys.pop(("train", key), None) is not None:
-            yield Note(f"train.{key}", "no effect in this scheme")
+            yield f"train.{key}", "no effect in this scheme"
     yield from _adapt_restarts(keys)
 
 
@@ -152,18 +140,18 @@ def _adapt_restarts(keys: Keys) -> Iterator[Note]:
     if (plain(restarts) or ()) != ends:
         _refuse(("train", "restarts"), restarts, f"expected the ends of the periods in T_period, {show(ends)}")
     del keys["train", "restarts"]
-    yield Note("train.restarts", "T_period says it")
+    yield "train.restarts", "T_period says it"
     if weights is not None and isinstance(weights.value, tuple) and len(weights.value) == len(ends):
         first = Node(1.0, weights.source)
         keys["train", "restart_weights"] = Node((first, *weights.value), weights.source)
-        yield Note("train.restart_weights", "one for each period, the first one included")
+        yield "train.restart_weights", "one for each period, the first one included"
 
 
 def _adapt_steps(keys: Keys) -> Iterator[Note]:
     """Steps, which ours counts in fractions of all iterations."""
     if str(keys.get(("train", "lr_scheme"), _NOTHING).value).startswith("MultiStepLR"):
         del keys["train", "lr_scheme"]
-        yield Note("train.lr_scheme", "steps at lr_steps_rel")
+        yield "train.lr_scheme", "steps at lr_steps_rel"
     steps, niter = keys.get(("train", "lr_steps")), keys.get(("train", "niter"))
     if steps is None or niter is None or ("train", "lr_steps_rel") in keys:
         return
@@ -172,7 +160,7 @@ def _adapt_steps(keys: Keys) -> Iterator[Note]:
         del keys["train", "lr_steps"]
         fractions = tuple(Node(step / niter.value, steps.source) for step in numbers if 0 < step < niter.value)
         keys["train", "lr_steps_rel"] = Node(fractions, steps.source)
-        yield Note("train.lr_steps", "lr_steps_rel, as fractions of niter")
+        yield "train.lr_steps", "lr_steps_rel, as fractions of niter"
 
 
 def _adapt_low_light(keys: Keys) -> Iterator[Note]:
@@ -188,14 +176,14 @@ def _adapt_low_light(keys: Keys) -> Iterator[Note]:
             if path not in keys:
                 split = Node("train" if path[1] == "train" else "test", data.source)
                 keys |= {path: data, (*path[:-1], "split"): split}
-        yield Note("dataset", f"datasets.*.mode: {data.value}, and split")
+        yield "dataset", f"datasets.*.mode: {data.value}, and split"
     for pattern, (supported, meaning) in LOW_LIGHT_ONLY.items():
         given = {path: keys.pop(path) for path in _match(keys, pattern) if path in keys}
         for path, node in given.items():
             if node.value != supported or isinstance(node.value, bool) != isinstance(supported, bool):
                 _refuse(path, node, f"expected {show(supported)}, the only value supported")
         if given:
-            yield Note(f"{key_text(pattern)}: {show(supported)}", meaning)
+            yield f"{key_text(pattern)}: {show(supported)}", meaning
     yield from _drop(keys, LOW_LIGHT_DROPPED)
     yield from _move(keys, LOW_LIGHT_MOVED)
 
@@ -218,7 +206,7 @@ def _adapt_coupling(keys: Keys) -> Iterator[Note]:
         ends = tuple(_end_of(box, side, Node(default, named.source)) for side, default in enumerate((-0.5, 0.5)))
         own["bounds"] = Node(ends, named.source)
     keys |= {(*FLOW, "coupling"): Node({"type": Node(kind, named.source), **own}, named.source)}
-    yield Note(f"network_G.flow.coupling, {named.value}", f"coupling: {{type: {kind}, ...}}, hidden_channels")
+    yield f"network_G.flow.coupling, {named.value}", f"coupling: {{type: {kind}, ...}}, hidden_channels"
 
 
 def _take_below(keys: Keys, above: KeyPath) -> dict[Any, Node]:
@@ -254,7 +242,7 @@ def _drop(keys: Keys, table: Mapping[KeyPath, str]) -> Iterator[Note]:
         if pattern == ("train", "lr_steps") and ("train", "lr_steps_rel") not in keys:
             continue
         if [keys.pop(path) for path in _match(keys, pattern) if path in keys]:
-            yield Note(key_text(pattern), text)
+            yield key_text(pattern), text
 
 
 def _move(keys: Keys, table: Mapping[KeyPath, KeyPath]) -> Iterator[Note]:
@@ -265,12 +253,12 @@ def _move(keys: Keys, table: Mapping[KeyPath, KeyPath]) -> Iterator[Note]:
         if new == ("val", "heats") and not isinstance(node.value, tuple):
             node = Node((node,), node.source)
         if new == ("model", "noise_max") and _model_of(keys) == "SRFlow":
-            yield Note(key_text(old), "no effect with SRFlow")
+            yield key_text(old), "no effect with SRFlow"
             continue
         if new[:2] == ("datasets", "test"):
             keys["datasets", "test", "mode"] = Node("folder", node.source)
         keys[new] = node
-        yield Note(key_text(old), key_text(new))
+        yield key_text(old), key_text(new)
 
 
 def _adapt_values(keys: Keys) -> Iterator[Note]:
@@ -278,17 +266,17 @@ def _adapt_values(keys: Keys) -> Iterator[Note]:
     warmup = keys.get(("train", "warmup_iter"), _NOTHING)
     if warmup.value == -1:
         keys["train", "warmup_iter"] = Node(0, warmup.source)
-        yield Note("train.warmup_iter: -1", "0: no warm-up")
+        yield "train.warmup_iter: -1", "0: no warm-up"
     for key, (supported, meaning) in ONLY.items():
         node = keys.pop(key, _NOTHING)
         if node.value is None:
             continue
         if isinstance(node.value, bool) or node.value not in supported:
             _refuse(key, node, f"expected {' or '.join(map(show, supported))}: {meaning}")
-        yield Note(f"{key_text(key)}: {show(node.value)}", meaning)
+        yield f"{key_text(key)}: {show(node.value)}", meaning
     for path in (path for name in TRAINING_ONLY for path in _match(keys, ("datasets", "*", name))):
         if path[1] != "train" and keys.pop(path, None) is not None:
-            yield Note(key_text(path), "has a meaning in training only")
+            yield key_text(path), "has a meaning in training only"
     for path in _match(keys, ("datasets", "*", "n_max")):
         node = keys.pop(path, _NOTHING)
         if node is _NOTHING:
@@ -296,6 +284,6 @@ def _adapt_values(keys: Keys) -> Iterator[Note]:
         cropped = (*path[:-1], "GT_size") in keys
         if cropped and keys.get((*path[:-1], "mode"), _NOTHING).value != "LRHR_IMG_nocrop":
             keys |= {(*path[:-1], "n_crops"): node}
-            yield Note(key_text(path), "n_crops: fixed, not random, crops")
+            yield key_text(path), "n_crops: fixed, not random, crops"
         else:
-            yield Note(key_text(path), "all images count")
+            yield key_text(path), "all images count"

@@ -1,7 +1,6 @@
 """Published checkpoints of SRFlow, NCSR, FS-NCSR, LLFlow and robust flows: read safely and filled into our network."""
 
 import logging
-import math
 import pickle
 import re
 import zipfile
@@ -11,26 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.elementwise import Affine, RationalQuadratic
 from robustflow.encoders.rrdb import RRDB, RRDBNet
-from robustflow.flows import ConditionalFlow, builder
+from robustflow.flows import ConditionalFlow
 from robustflow.interop import layout as layouts
-from robustflow.interop import option_files, state_dicts
+from robustflow.interop import state_dicts
 from robustflow.interop.layout import Published
-from robustflow.interop.state_dicts import Found
 from robustflow.options.schema import NetworkOptions
 from robustflow.utils.errors import UserError
-from robustflow.utils.yaml_tree import Mistake, Reader, plain
 
 log = logging.getLogger(__name__)
 
 # Of files that torch.save writes.
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
-# Options that ``completed`` can read off a checkpoint.
+# Options that ``complete`` can read off a checkpoint.
 ENCODER_SIZES, FLOW_SIZES = ("nf", "nb", "gc"), ("hidden_channels", "permutation_train")
 
 
@@ -52,61 +48,8 @@ class PublishedError(UserError):
     """A published checkpoint that cannot be used; the message names tensors, shapes and options."""
 
 
-def load(options: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, precision: str = "fp32") -> ConditionalFlow:
-    """Build the network of a published checkpoint, in eval mode, parameters in float32.
-
-    Args:
-        options: Published options, as in the YAML file; sizes they lack (gc, say) are taken from the tensors.
-        state_dict: Tensors under their published names.
-        precision: The option of that name, auto, fp32, tf32 or bf16.
-
-    Raises:
-        PublishedError: Naming each tensor that is missing, extra or of another shape, and the option that would fit.
-    """
-    state_dict = found_in(state_dict, "state_dict").tensors
-    values = option_files.translate_values(options)
-    network, scale = values.get("network_G", {}), values.get("scale", options.get("network_G", {}).get("scale"))
-    if scale is None:
-        raise PublishedError("expected 'scale' in the options of the checkpoint, found none")
-    try:
-        given = NetworkOptions.model_validate(network)
-    except ValidationError as error:
-        wrong = "; ".join(f"network_G.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise PublishedError(f"options of the checkpoint cannot be used: {wrong}") from error
-    flow = builder.build(completed(given, state_dict), int(scale), precision=precision)
-    fill(flow, state_dict)
-    return flow.eval()
-
-
-def load_rrdb(state_dict: Mapping[str, Tensor]) -> RRDBNet:
-    """Build the network of a published RRDB checkpoint, image head included, in eval mode; sizes from the tensors."""
-    state_dict = found_in(state_dict, "state_dict").tensors
-    scale = state_dicts.scale_of(state_dict) or 1
-    options = completed(NetworkOptions(), state_dict)
-    network = RRDBNet(RRDB(scale, 1, options.nf, options.nb, options.gc, None), scale)
-    fill(network, state_dict)
-    return network.eval()
-
-
-def load_file(yaml_path: str | Path, weights_path: str | Path) -> ConditionalFlow:
-    """``load`` from a published option file and a ``.pth`` file."""
-    path = Path(yaml_path)
-    if not path.is_file():
-        raise PublishedError(f"{path}: expected a published option file, found none")
-    mistakes: list[Mistake] = []
-    tree = Reader(str(path), mistakes).read(path.read_text(encoding="utf-8-sig"))
-    if mistakes or not isinstance(tree.value, dict):
-        raise PublishedError(f"{path}: expected a mapping of options; {'; '.join(map(str, mistakes)) or 'found none'}")
-    return load(plain(tree), read(weights_path))
-
-
-def read(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a ``.pth`` file by published name; see `find`."""
-    return find(path).tensors
-
-
-def find(path: str | Path) -> Found:
-    """Tensors of a file that torch.save wrote, brought to published names, read without running any code in it.
+def read(path: str | Path) -> tuple[dict[str, Tensor], bool]:
+    """Tensors of a file that torch.save wrote, as `name_tensors` returns them, read without running any code in it.
 
     PublishedError if that is not possible.
     """
@@ -123,14 +66,14 @@ def find(path: str | Path) -> Found:
     except _DAMAGED as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise PublishedError(f"{path}: missing, damaged or no .pth file ({reason})") from error
-    found = found_in(content, path)
-    for name, tensor in found.tensors.items():
+    tensors, of_esrgan = name_tensors(content, path)
+    for name, tensor in tensors.items():
         _require_plain(path, name, tensor)
-    return found
+    return tensors, of_esrgan
 
 
-def found_in(content: Any, where: str | Path) -> Found:
-    """Tensors of a state dict in any of its forms, by published name; PublishedError that names ``where`` for none."""
+def name_tensors(content: Any, where: str | Path) -> tuple[dict[str, Tensor], bool]:
+    """As `state_dicts.find`; PublishedError that names ``where`` if there are no tensors."""
     try:
         return state_dicts.find(content)
     except ValueError as error:
@@ -153,7 +96,7 @@ def _require_plain(path: str | Path, name: str, tensor: Tensor) -> None:
         raise PublishedError(f"{path}: expected plain tensors, got '{name[:100]}', whose values are not in the file")
 
 
-def completed(options: NetworkOptions, tensors: Mapping[str, Tensor]) -> NetworkOptions:
+def complete(options: NetworkOptions, tensors: Mapping[str, Tensor]) -> NetworkOptions:
     """The options with every size that was not given taken from the tensors of a published checkpoint.
 
     Of tensors that should agree the majority counts, so that a single wrong one is found, not followed.
@@ -169,7 +112,7 @@ def completed(options: NetworkOptions, tensors: Mapping[str, Tensor]) -> Network
     hidden = _lengths(tensors, ".fFeatures.2.weight")
     mixing = [t.dim() == 2 for n, t in tensors.items() if n.endswith(".invconv.weight")]
     flow = _majority("hidden_channels", hidden) | _majority("permutation_train", mixing)
-    return with_sizes(options, encoder, flow)
+    return set_missing(options, encoder, flow)
 
 
 def _lengths(tensors: Mapping[str, Tensor], ending: str) -> list[int]:
@@ -180,7 +123,7 @@ def _majority(key: str, values: Sequence[int | bool]) -> dict[str, int | bool]:
     return {key: Counter(values).most_common(1)[0][0]} if values else {}
 
 
-def with_sizes(
+def set_missing(
     options: NetworkOptions, encoder: Mapping[str, int | bool], flow: Mapping[str, int | bool]
 ) -> NetworkOptions:
     """The options with values of ``network_G`` and ``network_G.flow`` that were not given."""
@@ -232,12 +175,6 @@ def layout_of(network: nn.Module) -> dict[str, Published]:
     raise PublishedError(f"published checkpoints know affine and rq_spline couplings, not {type(elementwise).__name__}")
 
 
-def unused(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that the published network carries and never uses."""
-    whole = _is_whole(network, tensors)
-    return _without_pieces(layout_of(network) if whole else layouts.of_encoder(_flow(network)), tensors)
-
-
 def _is_whole(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a checkpoint fills the whole network, not a flow's encoder alone."""
     return isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)
@@ -255,18 +192,6 @@ def write_back(network: nn.Module) -> dict[str, Tensor]:
         for piece in entry.pieces:
             piece.outside(result[name]).copy_(piece.inside(own[piece.name]))
     return result
-
-
-def gradient_norms(network: nn.Module) -> dict[str, float]:
-    """L2 norm of the gradient of each published tensor that is trained, over the pieces it was split into."""
-    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
-    norms = {}
-    for name, entry in layout_of(network).items():
-        pieces = [(piece, gradients.get(piece.name)) for piece in entry.pieces]
-        squares = [piece.inside(grad).double().square().sum().item() for piece, grad in pieces if grad is not None]
-        if squares:
-            norms[name] = math.sqrt(sum(squares))
-    return norms
 
 
 def _flow(network: nn.Module) -> ConditionalFlow:

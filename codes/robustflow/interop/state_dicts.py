@@ -6,7 +6,7 @@ network. An RRDB has three sets of names: the published ones, those of the first
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -27,18 +27,14 @@ _ESRGAN = (
 )
 
 
-class Found(NamedTuple):
-    """Tensors under published names, and whether ESRGAN's names stood in their place."""
+def find(content: Any) -> tuple[dict[str, Tensor], bool]:
+    """Tensors of a state dict, found where they are held, by published names, and whether they had other names.
 
-    tensors: dict[str, Tensor]
-    of_esrgan: bool
-
-
-def find(content: Any) -> Found:
-    """Tensors of a state dict, found where they are held. ValueError if there are none."""
-    tensors = _without_prefixes(_held(content))
-    renamed = _of_esrgan(tensors) if "1.sub.0.RDB1.conv1.0.weight" in tensors else _renamed(tensors, _BASICSR)
-    return Found(renamed, renamed.keys() != tensors.keys())
+    ValueError if there are none.
+    """
+    tensors = _strip_prefixes(_unwrap(content))
+    renamed = _rename_esrgan(tensors) if "1.sub.0.RDB1.conv1.0.weight" in tensors else _rename(tensors, _BASICSR)
+    return renamed, renamed.keys() != tensors.keys()
 
 
 def are_published(tensors: Mapping[str, Tensor]) -> bool:
@@ -58,7 +54,7 @@ def scale_of(tensors: Mapping[str, Tensor]) -> int | None:
     return int(2**n_up // blocks)
 
 
-def _held(content: Any) -> dict[str, Tensor]:
+def _unwrap(content: Any) -> dict[str, Tensor]:
     for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):
             break
@@ -68,14 +64,11 @@ def _held(content: Any) -> dict[str, Tensor]:
         if not holders and tensors:
             return tensors
         content = next(iter(holders or (part for part in content.values() if isinstance(part, Mapping))), None)
-    raise ValueError(f"expected a state dict, tensors by name, got {_kind(content)}")
+    found = "nothing of the kind" if content is None else type(content).__name__
+    raise ValueError(f"expected a state dict, tensors by name, got {found}")
 
 
-def _kind(content: Any) -> str:
-    return "nothing of the kind" if content is None else type(content).__name__
-
-
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names from where they begin to differ, if that is not inside the network; a generator's alone if there is one."""
     for prefix in _GENERATORS:
         of_generator = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
@@ -87,7 +80,7 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = {name.split(".", 1)[1]: tensor for name, tensor in tensors.items()}
 
 
-def _renamed(tensors: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+def _rename(tensors: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         for old, new in rules:
@@ -96,9 +89,9 @@ def _renamed(tensors: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) 
     return found
 
 
-def _of_esrgan(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_esrgan(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names of the first ESRGAN: numbers in a sequence whose other members, upsampling and LeakyReLU, own nothing."""
     numbers = sorted({int(name.split(".")[0]) for name in tensors if re.fullmatch(r"\d{1,3}\.(weight|bias)", name)})
     names = ["conv_first", *(f"upconv{k}" for k in range(1, len(numbers) - 2)), "HRconv", "conv_last"]
     layers = dict(zip(numbers, names, strict=False)) if len(numbers) >= 3 else {}
-    return _renamed(tensors, (*_ESRGAN, *((rf"{number}\.", f"{name}.") for number, name in layers.items())))
+    return _rename(tensors, (*_ESRGAN, *((rf"{number}\.", f"{name}.") for number, name in layers.items())))

@@ -27,7 +27,7 @@ def load(source: str | Path, weights_file: str | Path | None = None, device: str
     """
     if weights_file is None:
         file = weights.locate(str(source))
-        options = weights.options_of(file)
+        options = weights.read_options(file)
     else:
         file = weights.locate(str(weights_file))
         options = options_load.load(source)
@@ -41,11 +41,11 @@ def load_model(options: RunOptions, file: Path | None = None, device: torch.devi
 
     Args:
         options: Of the run.
-        file: Its weights; None: those that `weights.to_test` finds.
+        file: Its weights; None: those that `weights.locate_for_test` finds.
         device: Another device than the options name.
     """
-    file = weights.to_test(options) if file is None else file
-    options = weights.fitting(options, file)
+    file = weights.locate_for_test(options) if file is None else file
+    options = weights.fit_options(options, file)
     device = device or devices.choose(options.device)
     precision.use(options.precision, training=False)
     precision.warn_if_slow(options.precision, device)

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustflow.interop import published, state_dicts
-from robustflow.interop.state_dicts import Found
 from robustflow.models.base import Model
 from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
@@ -84,7 +83,7 @@ def locate(path: str) -> Path:
     return file
 
 
-def to_test(options: RunOptions) -> Path:
+def locate_for_test(options: RunOptions) -> Path:
     """Weights that test.py takes: path.model_path, else the newest of the experiment, else path.pretrain_model_G."""
     experiment = Path(options.path.experiments) / options.name
     if options.path.model_path is not None:
@@ -97,10 +96,10 @@ def to_test(options: RunOptions) -> Path:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a weights file. WeightsError if it is no safetensors file or is damaged."""
-    return _contents(path, tensors=True)
+    return _read(path, tensors=True)
 
 
-def _contents(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Metadata of a weights file and, if asked for, its tensors."""
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: expected a .safetensors or published .pth file, got '{path.suffix}'")
@@ -123,9 +122,9 @@ def load(path: Path, model: Model, options: RunOptions, *, encoder_suffices: boo
         encoder_suffices: A training starts: accept the weights of a pretrained encoder (``model: RRDB``) for a whole
             flow, and those of another function.
     """
-    theirs, network = _published(path), model.network
+    theirs, network = _read_published(path), model.network
     if theirs is not None:
-        return _load_published(path, theirs, network, encoder_suffices=encoder_suffices)
+        return _load_published(path, theirs[0], network, of_esrgan=theirs[1], encoder_suffices=encoder_suffices)
     tensors, metadata = read(path)
     wanted: Mapping[str, Tensor] = network.state_dict()
     is_flow = any(name.startswith("levels.") for name in tensors)
@@ -143,13 +142,13 @@ def load(path: Path, model: Model, options: RunOptions, *, encoder_suffices: boo
     raise WeightsError(_explain(path, tensors, wanted, metadata, options))
 
 
-def fitting(options: RunOptions, path: Path) -> RunOptions:
+def fit_options(options: RunOptions, path: Path) -> RunOptions:
     """The options with sizes that were not given (``gc``, say) taken from the weights."""
-    theirs = _published(path)
+    theirs = _read_published(path)
     if theirs is not None:
-        network = published.completed(options.network_G, theirs.tensors)
+        network = published.complete(options.network_G, theirs[0])
         return options.model_copy(update={"network_G": network})
-    saved = _saved_options(path, _contents(path, tensors=False)[1]).get("network_G")
+    saved = _parse_options(path, _read(path, tensors=False)[1]).get("network_G")
     encoder = _sizes(saved, published.ENCODER_SIZES)
     flow = _sizes(saved.get("flow") if isinstance(saved, dict) else None, published.FLOW_SIZES)
     try:
@@ -158,18 +157,18 @@ def fitting(options: RunOptions, path: Path) -> RunOptions:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise WeightsError(f"{path}: its metadata are damaged: network_G.{key}: {first['msg']}") from error
-    return options.model_copy(update={"network_G": published.with_sizes(options.network_G, encoder, flow)})
+    return options.model_copy(update={"network_G": published.set_missing(options.network_G, encoder, flow)})
 
 
-def options_of(path: Path) -> RunOptions:
+def read_options(path: Path) -> RunOptions:
     """Options of the run that weights are of, as far as they describe the model.
 
     WeightsError for weights that do not say, or that need a plugin whose module was not imported: files of weights
     never have code run.
     """
-    if _published(path) is not None:
+    if _read_published(path) is not None:
         raise WeightsError(f"{path}: published weights do not say what they are of; give their option file before them")
-    saved = _saved_options(path, _contents(path, tensors=False)[1])
+    saved = _parse_options(path, _read(path, tensors=False)[1])
     if "model" not in saved:
         raise WeightsError(f"{path}: its metadata have no options; give an option file before it")
     described = {key: saved[key] for key in ("name", "model", "scale", "network_G", "plugins", "val") if key in saved}
@@ -182,15 +181,15 @@ def options_of(path: Path) -> RunOptions:
         raise WeightsError(f"{path}: options of its model cannot be used: {key}: {first['msg']}{hint}") from error
 
 
-def options_text(path: Path) -> str:
+def read_options_text(path: Path) -> str:
     """YAML of the options that weights were trained with; "{}" if they do not say. WeightsError as `read`."""
-    return _contents(path, tensors=False)[1].get("options", "{}")
+    return _read(path, tensors=False)[1].get("options", "{}")
 
 
-def changes(before: str, options: RunOptions) -> list[str]:
+def list_changes(before: str, options: RunOptions) -> list[str]:
     """Options that differ from those of a YAML text, a line each; names and places do not count."""
     texts = {"options so far": before, "options": options_load.dump(options)}
-    theirs, ours = (_saved_options(Path(name), {"options": text}) for name, text in texts.items())
+    theirs, ours = (_parse_options(Path(name), {"options": text}) for name, text in texts.items())
     if not theirs:
         return []
     chosen = options.model_dump(exclude_defaults=True)
@@ -212,7 +211,7 @@ def _sizes(saved: Any, keys: Sequence[str]) -> dict[str, Any]:
     return {key: saved[key] for key in keys if key in saved} if isinstance(saved, dict) else {}
 
 
-def _saved_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _parse_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The options that weights were trained with, as they were written; none where there are none."""
     mistakes: list[Mistake] = []
     values = plain(Reader(str(path), mistakes).read(metadata.get("options", "{}")))
@@ -221,22 +220,24 @@ def _saved_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _published(path: Path) -> Found | None:
-    """Tensors of a file in one of the published layouts, by published name; None for a file of ours."""
+def _read_published(path: Path) -> tuple[dict[str, Tensor], bool] | None:
+    """Tensors of a file in one of the published layouts, see `published.read`; None for a file of ours."""
     if path.suffix in published.SUFFIXES:
-        return published.find(path)
-    if _contents(path, tensors=False)[1].get("format") == _FORMAT:
+        return published.read(path)
+    if _read(path, tensors=False)[1].get("format") == _FORMAT:
         return None
-    found = published.found_in(read(path)[0], path)
-    return found if state_dicts.are_published(found.tensors) else None
+    tensors, of_esrgan = published.name_tensors(read(path)[0], path)
+    return (tensors, of_esrgan) if state_dicts.are_published(tensors) else None
 
 
-def _load_published(path: Path, found: Found, network: nn.Module, *, encoder_suffices: bool) -> str:
+def _load_published(
+    path: Path, tensors: dict[str, Tensor], network: nn.Module, *, of_esrgan: bool, encoder_suffices: bool
+) -> str:
     try:
-        loaded = published.fill(network, found.tensors, encoder_suffices=encoder_suffices)
+        loaded = published.fill(network, tensors, encoder_suffices=encoder_suffices)
     except published.PublishedError as error:
         raise WeightsError(f"{path}: {error}") from error
-    if found.of_esrgan:
+    if of_esrgan:
         log.warning(
             "%s: an RRDB under ESRGAN's names. There the first convolution is added to the trunk's output, here the "
             "last block's, as in published flows: a start for a training, not the same images.",
@@ -266,7 +267,7 @@ def _explain(
     misfits = _misfits(tensors, wanted)
     lines = [f"{path}: weights of another network"]
     if "options" in metadata:
-        theirs, ours = _saved_options(path, metadata), _saved_options(path, {"options": options_load.dump(options)})
+        theirs, ours = _parse_options(path, metadata), _parse_options(path, {"options": options_load.dump(options)})
         lines += [
             f"  {key}: the weights were trained with {their}, the options say {our}"
             for key in ("model", "scale", "network_G")
@@ -280,7 +281,7 @@ def _explain(
 
 def _other_function(path: Path, metadata: Mapping[str, str], options: RunOptions) -> list[str]:
     """Options in which the weights' own and these differ though all shapes fit, one line each."""
-    theirs, ours = _saved_options(path, metadata), _saved_options(path, {"options": options_load.dump(options)})
+    theirs, ours = _parse_options(path, metadata), _parse_options(path, {"options": options_load.dump(options)})
     if not isinstance(theirs.get("network_G"), dict):
         return []
     model = [("model.type", _type(theirs.get("model")), _type(ours["model"]))]

@@ -85,9 +85,9 @@ def _fit_sizes(options: RunOptions, state: Path | None) -> RunOptions:
     """The options with sizes that were not given taken from the weights that training starts or goes on from."""
     if state is not None and state.stem.isdigit():
         file = checkpoint.weights_file(state.parent.parent, int(state.stem))
-        return weights.fitting(options, file) if file.is_file() else options
+        return weights.fit_options(options, file) if file.is_file() else options
     start = options.path.pretrain_model_G
-    return options if start is None else weights.fitting(options, weights.locate(start))
+    return options if start is None else weights.fit_options(options, weights.locate(start))
 
 
 def _load_pretrained(model: Model, options: RunOptions) -> None:
@@ -152,7 +152,7 @@ def _start(run: Run, state: Path | None, changes: list[str]) -> None:
 def _changes_since(state: Path, iteration: int, options: RunOptions) -> list[str]:
     """What differs from the options that a state was reached with, last and before, in lines; none if nothing does."""
     experiment = state.parent.parent
-    now = weights.changes(weights.options_text(checkpoint.weights_file(experiment, iteration)), options)
+    now = weights.list_changes(weights.read_options_text(checkpoint.weights_file(experiment, iteration)), options)
     lines = ["options differ from those of the run so far:", *now] if now else []
     for file in sorted(experiment.glob(f"{_KEPT}*.yml")):
         match = re.match(rf"{_KEPT}(\d+)_", file.name)
@@ -174,6 +174,6 @@ def _replace_options(experiment: Path, iteration: int, options: RunOptions) -> N
 
 def _changes(file: Path, options: RunOptions) -> list[str]:
     try:
-        return weights.changes(file.read_text(encoding="utf-8"), options)
+        return weights.list_changes(file.read_text(encoding="utf-8"), options)
     except (UserError, UnicodeDecodeError):
         return ["not readable any more"]
