@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from robustflow.data import checks, prepare
+from robustflow.data import checks, preparation
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import write_png
 from robustflow.data.sources.folders import FolderOptions
@@ -24,7 +24,7 @@ def folder(gt, lq=None):
 
 
 def prepared_from(source):
-    prepare.prepare(source, source.with_name(f"{source.name}_prepared"))
+    preparation.prepare(source, source.with_name(f"{source.name}_prepared"))
     return source.with_name(f"{source.name}_prepared")
 
 

@@ -3,9 +3,9 @@ import pytest
 import readme
 import torch
 from PIL import Image
-from robustflow.options.__main__ import reference
 from torch import Tensor
 
+from robustflow.commands.options import reference
 from robustflow.data import BundledSource, EvaluationSet, Source, TrainingCrops, build_evaluation, build_training
 from robustflow.data.bicubic import downsample, mirror_pad
 from robustflow.data.degradations import JPEG, Blur, Degradation, Enhance, Gain, Invert, Noise, apply

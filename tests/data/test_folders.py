@@ -6,7 +6,8 @@ import torch
 
 from robustflow.data import build_evaluation, evaluation_of_folder
 from robustflow.data.images import read_image, write_png
-from robustflow.data.sources.folders import FolderOptions, open_folders, pair_files, unique_names
+from robustflow.data.sources.folders import FolderOptions, name_images, open_folders
+from robustflow.data.sources.pairs import pair_files
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError
 
@@ -101,13 +102,13 @@ def test_damaged_file_is_found_before_the_first_step(tmp_path: Path):
 
 
 def test_names_are_flat():
-    assert unique_names([Path("a.png"), Path("b/c.png"), Path("d.jpg")]) == ["a", "b_c", "d"]
+    assert name_images([Path("a.png"), Path("b/c.png"), Path("d.jpg")]) == ["a", "b_c", "d"]
 
 
 @pytest.mark.parametrize("paths", [["a.png", "a.jpg"], ["b/c.png", "b_c.png"]])
 def test_a_name_never_depends_on_other_files(paths):
     with pytest.raises(UserError, match=rf"distinct names, got {paths[0]} and {paths[1]}; rename one"):
-        unique_names([Path(path) for path in paths])
+        name_images([Path(path) for path in paths])
 
 
 def contradictions(key: str, **values: object) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from robustflow.data.images import image_size, list_images, read_image, to_float, to_uint8, write_png
+from robustflow.data.images import list_images, read_header, read_image, to_float, to_uint8, write_png
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (9, 7, 3), dtype=np.uint16)
@@ -25,7 +25,7 @@ def test_lossless_formats(tmp_path: Path, suffix: str):
     assert image.dtype == torch.uint8
     assert image.is_contiguous()
     assert image.equal(chw(RGB))
-    assert image_size(file) == (9, 7)
+    assert read_header(file).size == (9, 7)
 
 
 def test_jpeg_and_name_without_meaning(tmp_path: Path):
@@ -82,7 +82,7 @@ def test_exif_orientation(tmp_path: Path, suffix: str, orientation: int):
     with Image.open(file) as opened:
         expected = np.asarray(ImageOps.exif_transpose(opened))
     assert read_image(file).equal(chw(expected))
-    assert image_size(file) == expected.shape[:2]
+    assert read_header(file).size == expected.shape[:2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -126,7 +126,7 @@ def test_header_of_unusable_files(tmp_path: Path):
     files = broken(tmp_path)
     for name in ("empty.png", "text.png", "folder.png", "moving.webp", "missing.png"):
         with pytest.raises(ValueError, match=rf"{name}: expected"):
-            image_size(files[name])
+            read_header(files[name])
 
 
 def test_rounding_and_magenta():

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from robustflow.data.images import write_png
-from robustflow.data.sources.folders import FolderOptions, PatchFolderOptions, open_folders, pair_files
+from robustflow.data.sources.folders import FolderOptions, PatchFolderOptions, open_folders
+from robustflow.data.sources.pairs import pair_files
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from robustflow import models
 from robustflow.data.bicubic import mirror_pad
-from robustflow.data.equalize import equalized
+from robustflow.data.equalize import equalize
 
 
 def generator(seed=0):
@@ -40,10 +40,10 @@ def gt():
 def test_conditions_are_the_image_and_its_equalised_version(low):
     model = models.build(options())
     condition = model.condition_of(low)
-    assert torch.equal(condition, torch.cat([low, equalized(low)], 1))
+    assert torch.equal(condition, torch.cat([low, equalize(low)], 1))
     assert model.condition_of(condition) is condition
     eight_bits = (255 * low[0]).to(torch.uint8)
-    assert torch.equal(model.condition_of(eight_bits), torch.cat([eight_bits, equalized(eight_bits)]))
+    assert torch.equal(model.condition_of(eight_bits), torch.cat([eight_bits, equalize(eight_bits)]))
 
 
 def test_the_encoder_reads_logarithm_and_equalised_image(low):
@@ -52,7 +52,7 @@ def test_the_encoder_reads_logarithm_and_equalised_image(low):
     condition = model.condition_of(low)
     found = model.encoder_input(condition)
     torch.testing.assert_close(found[:, :3], torch.log(torch.clamp(low + 1e-3, min=1e-3)))
-    assert torch.equal(found[:, 3:], equalized(low))
+    assert torch.equal(found[:, 3:], equalize(low))
     assert torch.equal(model.encoder_input(condition[..., 4:9, 2:7]), found[..., 4:9, 2:7])
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.data.images import image_size, list_images, read_image, to_uint8
-from robustflow.data.sources.base import Pairs, Picture, Source
-from robustflow.data.sources.folders import FolderOptions, ImageFolderOptions, PatchFolderOptions, pair_files
+from robustflow.data.images import list_images, read_header, read_image, to_uint8
+from robustflow.data.sources.base import LazyImage, Pairs, Source
+from robustflow.data.sources.folders import FolderOptions, ImageFolderOptions, PatchFolderOptions
+from robustflow.data.sources.pairs import pair_files
 from robustflow.data.sources.prepared import Index, PreparedOptions, is_current, read_index
 from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
@@ -94,14 +95,14 @@ def _first_files(dataset: Any, scale: int) -> Source:
     try:
         gt, lq = Path(dataset.dataroot_GT), Path(dataset.dataroot_LQ)
         files = pair_files(gt, lq, scale, dataset.pair_by, dataset.filename_tmpl)[:_PAIRS]
-        pairs = [(_picture(large), _picture(small)) for large, small in files]
+        pairs = [(_open(large), _open(small)) for large, small in files]
         return Pairs(pairs, [f"{small} beside {large}" for large, small in files], scale)
     except UserError:
         return Pairs([], [], scale)
 
 
-def _picture(file: Path) -> Picture:
-    return Picture(file, image_size(file), partial(read_image, file))
+def _open(file: Path) -> LazyImage:
+    return LazyImage(file, read_header(file).size, partial(read_image, file))
 
 
 def _root(dataset: DatasetOptions) -> str | Sequence[str] | None:
@@ -160,12 +161,12 @@ def _find_same(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]
     wanted = set(sizes.values())
     candidates = [other for other in others if other.stat().st_size in wanted]
     present = {other.stat().st_size for other in candidates}
-    by_digest = {_digest(other): other for other in candidates}
-    digests = {file: _digest(file) for file in files if sizes[file] in present}
-    return [(file, by_digest[digest]) for file, digest in digests.items() if digest in by_digest]
+    by_hash_ends = {_hash_ends(other): other for other in candidates}
+    digests = {file: _hash_ends(file) for file in files if sizes[file] in present}
+    return [(file, by_hash_ends[digest]) for file, digest in digests.items() if digest in by_hash_ends]
 
 
-def _digest(path: Path) -> bytes:
+def _hash_ends(path: Path) -> bytes:
     """Hash of the size and both ends of a file: enough to tell images apart."""
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -40,7 +40,7 @@ class Box:
         rows = slice(self.top * factor, (self.top + self.height) * factor)
         return image[..., rows, self.left * factor : (self.left + self.width) * factor]
 
-    def grown(self, margin: int, height: int, width: int) -> "Box":
+    def grow(self, margin: int, height: int, width: int) -> "Box":
         """Return this box with a margin on all sides, as far as an image of (height, width) reaches."""
         top, left = max(self.top - margin, 0), max(self.left - margin, 0)
         bottom = min(self.top + self.height + margin, height)
@@ -135,7 +135,7 @@ class Cropping:
     def _degraded_region(self, hr: Tensor, box: Box) -> tuple[Tensor, Box]:
         """All HR pixels that a crop depends on, degraded, and the box in them."""
         # Seen from the box, the edges of the larger window are either the image's own or out of reach.
-        window = box.grown(self.margin, *lr_size(hr, None, self.scale))
+        window = box.grow(self.margin, *lr_size(hr, None, self.scale))
         return degrade_hr(self.degradations, window.of(hr, self.scale)), box.within(window)
 
     def crop_raw(self, hr: Tensor, lr: Tensor | None, box: Box, shift: Shift | None = None) -> RawCrop:
@@ -161,7 +161,7 @@ class Cropping:
         """
         margin = self.margin
         wanted = Box(box.top - margin, box.left - margin, box.height + 2 * margin, box.width + 2 * margin)
-        there = box.grown(margin, *lr_size(hr, None, self.scale))
+        there = box.grow(margin, *lr_size(hr, None, self.scale))
         inner, region = there.within(wanted), there.of(hr, self.scale)
         right, bottom = wanted.width - inner.left - inner.width, wanted.height - inner.top - inner.height
         missing = [n * self.scale for n in (inner.left, right, inner.top, bottom)]
@@ -185,12 +185,12 @@ class Cropping:
     def _assemble_alike(self, crops: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         here = {key: part.to(device, non_blocking=True) for key, part in crops.items() if key not in _OF_PLACES}
         shifts = crops["shift"].tolist() if "shift" in crops else None
-        gt, lr = self._of_windows(here["window"], shifts) if "window" in here else (here["gt"], here["lr"])
+        gt, lr = self._crop_windows(here["window"], shifts) if "window" in here else (here["gt"], here["lr"])
         poses = crops["pose"].tolist()
         gt, lr = (to_float(_turn_each(images, poses)) for images in (gt, lr))
         return gt, lr
 
-    def _of_windows(self, windows: Tensor, shifts: list[Shift] | None) -> tuple[Tensor, Tensor]:
+    def _crop_windows(self, windows: Tensor, shifts: list[Shift] | None) -> tuple[Tensor, Tensor]:
         windows = degrade_hr(self.degradations, windows)
         at_once = _AT_ONCE if windows.device.type == "cpu" else len(windows)
         lr = torch.cat([downsample(some, self.scale, self.kernel) for some in windows.split(at_once)])

@@ -55,7 +55,7 @@ def require_readable(image: Image.Image, *, deep: bool) -> None:
         raise ValueError("8-bit planes with a fourth one that is no plain alpha; save it without PlanarConfiguration 2")
 
 
-def load(image: Image.Image, n_bytes: int) -> None:
+def require_complete(image: Image.Image, n_bytes: int) -> None:
     """Decode with Pillow, which refuses truncated files, as not every version of OpenCV does; ValueError for them."""
     if not _is_planar(image):
         image.load()
@@ -81,7 +81,7 @@ def read_8_bit(image: Image.Image, *, profiles: bool = True) -> np.ndarray:
 def read_16_bit(image: Image.Image, data: bytes) -> np.ndarray:
     """Decode with OpenCV what Pillow would round to 8 bits: (h, w, 3) float32 in [0, 1], upright, over white."""
     orientation = image.getexif().get(ORIENTATION, 1)
-    load(image, len(data))
+    require_complete(image, len(data))
     channels = _tiff_channels(image, data) if isinstance(image, TiffImageFile) else _png_channels(image, data)
     return _UPRIGHT.get(orientation, lambda a: a)(_over_white(channels))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def equalized(image: Tensor) -> Tensor:
+def equalize(image: Tensor) -> Tensor:
     """Equalise the histogram of each channel of each image, rounded to 256 levels, by OpenCV's ``equalizeHist``.
 
     It depends on the whole image: that of a crop is not the crop of it.

@@ -25,7 +25,7 @@ from torch import Tensor
 from robustflow.data import decoding
 from robustflow.data.colour import use_of_profile
 from robustflow.utils import memory
-from robustflow.utils.errors import UserError, enumerate_some, for_all
+from robustflow.utils.errors import UserError, describe_error, enumerate_some, for_all
 from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,8 @@ _DAMAGED = (
     SyntaxError,
     ValueError,
     EOFError,
-    KeyError,
+    LookupError,
     TypeError,
-    IndexError,
     OverflowError,
     struct.error,
     zlib.error,
@@ -110,19 +109,13 @@ def read_image(path: str | Path, *, profiles: bool = True) -> Tensor:
         _check_file(path)
         data = path.read_bytes()
         with _open(io.BytesIO(data)) as image:
-            _check_single(image)
             deep = decoding.is_16_bit(image, data)
             decoding.require_readable(image, deep=deep)
             pixels = decoding.read_16_bit(image, data) if deep else decoding.read_8_bit(image, profiles=profiles)
     except _DAMAGED as error:
-        raise UserError(f"{path}: expected {_EXPECTED}, got {_reason(error)}") from error
+        raise UserError(f"{path}: expected {_EXPECTED}, got {describe_error(error)}") from error
     # Always copied: of a single pixel, what Pillow gives is contiguous, and not to be written to.
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of the upright image, pixels; see `read_header`."""
-    return read_header(path).size
 
 
 def read_header(path: str | Path) -> Header:
@@ -133,20 +126,19 @@ def read_header(path: str | Path) -> Header:
     try:
         n_bytes = _check_file(Path(path))
         with _open(path) as image:
-            _check_single(image)
             head, tail = _ends_of(Path(path), n_bytes)
             deep = decoding.is_16_bit(image, head)
             decoding.require_readable(image, deep=deep)
             converted, note = use_of_profile(image, deep=deep)
             if not _has_end(image, head, tail, n_bytes):
-                decoding.load(image, n_bytes)
+                decoding.require_complete(image, n_bytes)
             width, height = image.size
             if isinstance(image, TiffImageFile):  # whether Pillow has turned its size depends on its version
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
             size = (width, height) if _header_orientation(image) >= 5 else (height, width)
             return Header(size, deep, converted, note)
     except _DAMAGED as error:
-        raise UserError(f"{path}: expected {_EXPECTED}, got {_reason(error)}") from error
+        raise UserError(f"{path}: expected {_EXPECTED}, got {describe_error(error)}") from error
 
 
 def read_headers(files: Sequence[Path]) -> dict[Path, Header]:
@@ -229,7 +221,9 @@ def list_images(folder: str | Path) -> list[Path]:
     try:
         files = sorted(_walk(folder))
     except OSError as error:
-        raise UserError(f"{error.filename}: expected a folder to read images from, got: {_reason(error)}") from error
+        raise UserError(
+            f"{error.filename}: expected a folder to read images from, got: {describe_error(error)}"
+        ) from error
     found = natsorted(files, key=lambda file: file.relative_to(folder).as_posix())
     images = [file for file in found if file.suffix.lower() in SUFFIXES]
     others = [file.relative_to(folder) for file in found if file.suffix.lower() not in SUFFIXES]
@@ -278,7 +272,7 @@ def _check_file(path: Path) -> int:
 
 @contextmanager
 def _open(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
-    """The image of a file, not decoded yet; ValueError for more than `MAX_PIXELS` pixels."""
+    """The image of a file, not decoded yet; ValueError for more than one, or more than `MAX_PIXELS` pixels."""
     # Pillow's own limit is lower, and first warns.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -289,6 +283,10 @@ def _open(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
                     f"{width} x {height} pixels, more than {MAX_PIXELS}; if it is as large as that, raise MAX_PIXELS "
                     "in robustflow/data/images.py"
                 )
+            frames = getattr(image, "n_frames", 1)
+            # A multi-picture JPEG is one photograph with previews or depth maps attached.
+            if frames > 1 and image.format != "MPO":
+                raise ValueError(f"{frames} frames or pages")
             yield image
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -328,22 +326,8 @@ def _has_end(image: Image.Image, head: bytes, tail: bytes, n_bytes: int) -> bool
     return n_bytes >= max(decoding.tiff_ends(image), default=0)
 
 
-def _check_single(image: Image.Image) -> None:
-    frames = getattr(image, "n_frames", 1)
-    # A multi-picture JPEG is one photograph with previews or depth maps attached.
-    if frames > 1 and image.format != "MPO":
-        raise ValueError(f"{frames} frames or pages")
-
-
 def _header_orientation(image: Image.Image) -> int:
     # Asking a PNG without EXIF before its pixels for EXIF would decode the whole file.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     return int(image.getexif().get(decoding.ORIENTATION, 1))
-
-
-def _reason(error: BaseException) -> str:
-    """Short description of a failure, without the path or the memory address that some messages carry."""
-    if isinstance(error, OSError) and error.strerror is not None:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__

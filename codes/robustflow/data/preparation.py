@@ -1,4 +1,4 @@
-"""Folders of images decoded once, for fast training crops; ``prepared`` reads them."""
+"""Folders of images decoded once, for fast training crops; mode `prepared` reads them."""
 
 import io
 import logging
@@ -15,11 +15,11 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from robustflow.data.images import Header, list_images, read_headers, read_image
-from robustflow.data.sources.folders import unique_names
-from robustflow.data.sources.prepared import INDEX, Entry, Index, file_of, is_current, is_whole, read_index
+from robustflow.data.images import list_images, read_headers, read_image
+from robustflow.data.sources.folders import name_images
+from robustflow.data.sources.prepared import INDEX, Index, PreparedImage, file_of, is_current, is_whole, read_index
 from robustflow.utils.errors import UserError, raise_all
-from robustflow.utils.files import remove_leftovers, require_inside, write_atomically
+from robustflow.utils.files import find_existing_part, remove_leftovers, require_inside, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def prepare(source: Path, destination: Path, workers: int = 0) -> None:
             written, or there is too little space; what was written stays, and another call goes on from there.
     """
     files = list_images(source)
-    unique_names([file.relative_to(source) for file in files])
+    name_images([file.relative_to(source) for file in files])
     images = [_relative(file, source) for file in files]
     earlier = _earlier(destination)
     kept = {entry.image: entry for entry in earlier if is_current(entry, source) and is_whole(destination, entry)}
@@ -61,7 +61,7 @@ def prepare(source: Path, destination: Path, workers: int = 0) -> None:
 
 
 def _write_all(
-    source: Path, destination: Path, images: list[str], done: dict[str, Entry], missing: list[str], workers: int
+    source: Path, destination: Path, images: list[str], done: dict[str, PreparedImage], missing: list[str], workers: int
 ) -> None:
     """Write the missing images and add them to those done; the index is complete once all are."""
     _write_index(source, destination, images, done)
@@ -71,7 +71,7 @@ def _write_all(
         _Decoding(source, destination, missing),
         batch_size=None,
         num_workers=workers if missing else 0,
-        worker_init_fn=_without_signals,
+        worker_init_fn=_ignore_interrupts,
     )
     written = time.monotonic()
     damaged: list[UserError] = []
@@ -91,7 +91,7 @@ def _write_all(
     raise_all(damaged, len(missing))
 
 
-class _Decoding(Dataset[Entry | Exception]):
+class _Decoding(Dataset[PreparedImage | Exception]):
     """Decodes image by image, writes it and describes it; a mistake is returned, for the main process to raise."""
 
     def __init__(self, source: Path, destination: Path, images: list[str]) -> None:
@@ -100,19 +100,19 @@ class _Decoding(Dataset[Entry | Exception]):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, k: int) -> Entry | Exception:
+    def __getitem__(self, k: int) -> PreparedImage | Exception:
         try:
-            return self._written(self._images[k])
+            return self._write(self._images[k])
         except (UserError, OSError) as error:
             return error
 
-    def _written(self, image: str) -> Entry:
+    def _write(self, image: str) -> PreparedImage:
         file = self._source / image
         found = file.stat()
         pixels = read_image(file).permute(1, 2, 0).numpy()
         encoded = io.BytesIO()
         np.save(encoded, np.ascontiguousarray(pixels), allow_pickle=False)
-        entry = Entry(
+        entry = PreparedImage(
             image=image,
             image_bytes=found.st_size,
             image_modified=found.st_mtime_ns,
@@ -126,7 +126,7 @@ class _Decoding(Dataset[Entry | Exception]):
         return entry
 
 
-def _without_signals(worker: int) -> None:
+def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -139,7 +139,7 @@ def _relative(file: Path, source: Path) -> str:
     return image
 
 
-def _earlier(destination: Path) -> list[Entry]:
+def _earlier(destination: Path) -> list[PreparedImage]:
     """Images of an earlier call. UserError if the destination is no folder of such a call."""
     if not destination.exists():
         return []
@@ -155,7 +155,7 @@ def _earlier(destination: Path) -> list[Entry]:
     return []
 
 
-def _remove_stale(destination: Path, earlier: Sequence[Entry], images: Sequence[str]) -> None:
+def _remove_stale(destination: Path, earlier: Sequence[PreparedImage], images: Sequence[str]) -> None:
     """Remove the files of an earlier call that none of the images will have. UserError if a link leads elsewhere."""
     for file in {entry.file for entry in earlier} - {file_of(image) for image in images}:
         require_inside(destination, file)
@@ -164,9 +164,8 @@ def _remove_stale(destination: Path, earlier: Sequence[Entry], images: Sequence[
 
 def _require_space(source: Path, images: list[str], destination: Path) -> None:
     headers = read_headers([source / image for image in images])
-    needed = sum(map(_decoded_bytes, headers.values()))
-    place = next(folder for folder in (destination, *destination.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    needed = sum(math.prod(header.size) * 3 * (4 if header.deep else 1) for header in headers.values())
+    free = shutil.disk_usage(find_existing_part(destination)).free
     if needed > free:
         raise UserError(
             f"{destination}: expected {needed / _GIB:.3g} GiB of free space for {len(images)} decoded images, got "
@@ -175,12 +174,7 @@ def _require_space(source: Path, images: list[str], destination: Path) -> None:
     log.info("%d images to decode: %.3g GiB (%.3g GiB are free)", len(images), needed / _GIB, free / _GIB)
 
 
-def _decoded_bytes(header: Header) -> int:
-    """Size of an image once decoded."""
-    return math.prod(header.size) * 3 * (4 if header.deep else 1)
-
-
-def _write_index(source: Path, destination: Path, images: Sequence[str], done: dict[str, Entry]) -> None:
+def _write_index(source: Path, destination: Path, images: Sequence[str], done: dict[str, PreparedImage]) -> None:
     """Write the index of the images done so far, in the order of all."""
     entries = [done[image] for image in images if image in done]
     index = Index(origin=str(source.resolve()), complete=len(entries) == len(images), images=entries)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, to_float, to_uint8, write_png
-from robustflow.data.sources.folders import pair_files
+from robustflow.data.sources.pairs import pair_files
 from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.sampling import latent_generator
 from robustflow.latent import edit, restore_study, sampling, statistics

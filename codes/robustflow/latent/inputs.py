@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustflow.data.images import list_images, read_headers, read_image, to_uint8
 from robustflow.data.sources.base import require_file_name
-from robustflow.data.sources.folders import unique_names
+from robustflow.data.sources.folders import name_images
 from robustflow.latent.space import size_of
 from robustflow.utils.errors import UserError, for_all
 
@@ -30,7 +30,7 @@ def find_images(path: Path, flag: str = "--input") -> dict[str, Path]:
     """Image files by name: one file, or all of a folder. UserError if there are none, or some cannot be read."""
     require_there(path, flag)
     found = [path] if path.is_file() else list_images(path)
-    names = unique_names([file.relative_to(path) if path.is_dir() else Path(file.name) for file in found])
+    names = name_images([file.relative_to(path) if path.is_dir() else Path(file.name) for file in found])
     for_all(names, require_file_name)
     read_headers(found)
     return dict(zip(names, found, strict=True))

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustflow.data.equalize import equalized
+from robustflow.data.equalize import equalize
 from robustflow.encoders.low_light import chromaticity
 from robustflow.models.architecture import Architecture
 from robustflow.models.flow_model import FlowInputs, FlowModel
@@ -83,7 +83,7 @@ class LLFlow(FlowModel):
         """The image (..., 3, h, w) and its equalised version: (..., 6, h, w)."""
         if image.shape[-3] == cls.condition_channels:
             return image
-        return torch.cat([image, equalized(image)], dim=-3)
+        return torch.cat([image, equalize(image)], dim=-3)
 
     def encoder_input(self, lr: Tensor) -> Tensor:
         """log(l + 1e-3) and the equalised image, (b, 6, h, w), of lr (b, 6, h, w)."""

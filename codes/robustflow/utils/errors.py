@@ -40,6 +40,13 @@ def raise_all(faults: list[UserError], n_items: int) -> None:
         raise UserError("\n  ".join(lines + more)) from faults[0]
 
 
+def describe_error(error: BaseException) -> str:
+    """What a failure was, without the path or the memory address that some messages carry."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
 def enumerate_some(names: Iterable[object]) -> str:
     """The first five of some names, with ... for others."""
     found = [str(name) for name in names]

@@ -55,7 +55,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Picture:
+class LazyImage:
     """An image that is read when it is asked for.
 
     Attributes:
@@ -82,7 +82,7 @@ class Pairs(Source):
     """
 
     def __init__(
-        self, pairs: Sequence[tuple[Picture | None, Picture | None]], names: Sequence[str], scale: int
+        self, pairs: Sequence[tuple[LazyImage | None, LazyImage | None]], names: Sequence[str], scale: int
     ) -> None:
         self.pairs, self.names, self._scale = list(pairs), list(names), scale
         for_all(self.pairs, lambda pair: require_fit(*pair, scale))
@@ -101,7 +101,7 @@ class Pairs(Source):
         return cover(hr, lr, self._scale)
 
 
-def require_fit(hr: Picture | None, lr: Picture | None, scale: int) -> None:
+def require_fit(hr: LazyImage | None, lr: LazyImage | None, scale: int) -> None:
     """Raise UserError unless an LR image is as large as its HR image over the scale, rounded down or, by MATLAB, up."""
     if hr is None or lr is None or _fits(hr.size, lr.size, scale):
         return

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from robustflow.data.images import list_images, read_headers, read_image, say_once
-from robustflow.data.sources.base import Pairs, Picture, register_source
-from robustflow.data.sources.pairs import PairBy, pair_by_stem
+from robustflow.data.sources.base import LazyImage, Pairs, register_source
+from robustflow.data.sources.pairs import PairBy, pair_files
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError, enumerate_some, for_all
 
-Files = tuple[Path | None, Path | None]
+FilePair = tuple[Path | None, Path | None]  # HR, LR
 PAIRING = ("pair_by", "filename_tmpl")  # options that find files and do not alter them
 
 
@@ -128,7 +128,7 @@ def open_folders(
         dataroot_GT: Folder of HR images, or None.
         dataroot_LQ: Folder of LR images, or None; one of the two is needed.
         scale: Super-resolution factor.
-        pair_by: See `pairs.pair_by_stem`; likewise ``filename_tmpl``.
+        pair_by: See `pairs.pair_files`; likewise ``filename_tmpl``.
         filename_tmpl: See above.
 
     Raises:
@@ -156,7 +156,7 @@ def open_patches(
     patches = [hr for hr, _ in source.pairs if hr is not None]
     size = patches[0].size if GT_size is None else (GT_size, GT_size)
 
-    def require_size(patch: Picture) -> None:
+    def require_size(patch: LazyImage) -> None:
         if patch.size != size:
             raise UserError(
                 f"{patch.place}: expected a patch of {size[1]} x {size[0]} pixels (width x height; "
@@ -176,12 +176,12 @@ def open_inputs(path: str | Path, scale: int) -> Pairs:
     return open_folders(None, str(path), scale)
 
 
-def open_files(files: Sequence[Files], names: Sequence[str], scale: int) -> Pairs:
+def open_files(files: Sequence[FilePair], names: Sequence[str], scale: int) -> Pairs:
     """Open HR and LR files by name. UserError naming those that cannot be used or do not fit; only headers are read."""
     headers = read_headers([file for pair in files for file in pair if file is not None])
-    pictures: dict[Path | None, Picture | None] = {None: None}
+    pictures: dict[Path | None, LazyImage | None] = {None: None}
     for file, header in headers.items():
-        pictures[file] = Picture(file, header.size, partial(read_image, file))
+        pictures[file] = LazyImage(file, header.size, partial(read_image, file))
     source = Pairs([(pictures[gt], pictures[lq]) for gt, lq in files], names, scale)
     # Tools that make LR images often lose profiles.
     both = [(gt, lq) for gt, lq in files if gt is not None and lq is not None]
@@ -201,31 +201,21 @@ def find_pairs(
     scale: int,
     pair_by: PairBy,
     filename_tmpl: str | None,
-) -> tuple[list[str], list[Files]]:
+) -> tuple[list[str], list[FilePair]]:
     """Names of images, and their HR and LR files, of what ``find`` finds below each folder; see `open_folders`."""
     gt, lq = (None if root is None else Path(root) for root in (dataroot_GT, dataroot_LQ))
-    files: list[Files]
     if gt is not None and lq is not None:
-        stems = _by_stem(gt, find(gt)), _by_stem(lq, find(lq))
-        files = [*pair_by_stem(gt, stems[0], lq, stems[1], scale, pair_by, filename_tmpl)]
-        return unique_names([hr.relative_to(gt) for hr, _ in files if hr is not None]), files
+        pairs = pair_files(gt, lq, scale, pair_by, filename_tmpl, find)
+        return name_images([hr.relative_to(gt) for hr, _ in pairs]), [*pairs]
     root = lq if gt is None else gt
     if root is None:
         raise UserError("expected dataroot_GT, dataroot_LQ or both, got neither")
     alone = find(root)
-    files = [(None, file) if gt is None else (file, None) for file in alone]
-    return unique_names([file.relative_to(root) for file in alone]), files
+    names = name_images([file.relative_to(root) for file in alone])
+    return names, [(None, file) if gt is None else (file, None) for file in alone]
 
 
-def pair_files(
-    gt: Path, lq: Path, scale: int, pair_by: PairBy = "stem", filename_tmpl: str | None = None
-) -> list[tuple[Path, Path]]:
-    """Pair the HR and LR images of two folders by their paths below them, see `pairs.pair_by_stem`."""
-    stems = _by_stem(gt, list_images(gt)), _by_stem(lq, list_images(lq))
-    return pair_by_stem(gt, stems[0], lq, stems[1], scale, pair_by, filename_tmpl)
-
-
-def unique_names(relative: Sequence[Path]) -> list[str]:
+def name_images(relative: Sequence[Path]) -> list[str]:
     """Name images by their paths without suffix, `/` written `_`.
 
     An image's name seeds its samples, so it must not depend on other files: two of one name are a UserError.
@@ -237,14 +227,3 @@ def unique_names(relative: Sequence[Path]) -> list[str]:
             raise UserError(f"expected images of distinct names, got {files[name]} and {path}; rename one")
         files[name] = path
     return list(files)
-
-
-def _by_stem(folder: Path, images: Sequence[Path]) -> dict[str, Path]:
-    """Images by their paths below a folder, without suffix; UserError if two share one."""
-    files: dict[str, Path] = {}
-    for file in images:
-        stem = file.relative_to(folder).with_suffix("").as_posix()
-        if stem in files:
-            raise UserError(f"{file}: expected one image named '{stem}', got {files[stem]} as well")
-        files[stem] = file
-    return files

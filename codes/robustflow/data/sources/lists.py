@@ -9,8 +9,8 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from robustflow.data.sources.base import Pairs, Picture, register_source
-from robustflow.data.sources.folders import key_of, unique_names
+from robustflow.data.sources.base import LazyImage, Pairs, register_source
+from robustflow.data.sources.folders import key_of, name_images
 from robustflow.data.sources.restricted_pickle import load_arrays
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
@@ -64,9 +64,9 @@ def open_lists(dataroot_GT: Sequence[str], dataroot_LQ: Sequence[str] | None, sc
     """
     if dataroot_LQ is not None and len(dataroot_LQ) != len(dataroot_GT):
         raise UserError(f"dataroot_LQ: {_unequal(dataroot_GT, dataroot_LQ)}")
-    pairs: list[tuple[Picture | None, Picture | None]] = []
+    pairs: list[tuple[LazyImage | None, LazyImage | None]] = []
     names: list[str] = []
-    stems = unique_names([Path(Path(file).name) for file in dataroot_GT])
+    stems = name_images([Path(Path(file).name) for file in dataroot_GT])
     for number, (gt, stem) in enumerate(zip(dataroot_GT, stems, strict=True)):
         hr = _pictures(gt)
         lr = [None] * len(hr) if dataroot_LQ is None else _pictures(dataroot_LQ[number])
@@ -79,10 +79,10 @@ def open_lists(dataroot_GT: Sequence[str], dataroot_LQ: Sequence[str] | None, sc
     return Pairs(pairs, names, scale)
 
 
-def _pictures(file: str) -> Sequence[Picture | None]:
+def _pictures(file: str) -> Sequence[LazyImage | None]:
     """The images of a file: paths and numbers alone, for a source that is sent to another process takes no images."""
     images = enumerate(_load(file))
-    return [Picture(Path(file, f"{n:04d}"), (i.shape[1], i.shape[2]), partial(_image, file, n)) for n, i in images]
+    return [LazyImage(Path(file, f"{n:04d}"), (i.shape[1], i.shape[2]), partial(_image, file, n)) for n, i in images]
 
 
 def _image(file: str, number: int) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from robustflow.data.sources.base import Pairs, Source, register_source
 from robustflow.data.sources.bundled import BundledSource
-from robustflow.data.sources.folders import open_files, pair_files, unique_names
+from robustflow.data.sources.folders import name_images, open_files
+from robustflow.data.sources.pairs import pair_files
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import Finite, PathText
 from robustflow.utils.errors import UserError
@@ -85,7 +86,7 @@ def _pairs(root: Path, low: str, normal: str, scale: int) -> Pairs:
             )
     files = pair_files(root / normal, root / low, scale)
     stems = [file.relative_to(root / normal).with_suffix("").as_posix() for file, _ in files]
-    return open_files(files, unique_names([Path(f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]), scale)
+    return open_files(files, name_images([Path(f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]), scale)
 
 
 def _exposures(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -12,12 +12,12 @@ from typing import Literal
 
 from natsort import natsorted
 
-from robustflow.data.images import say_once
+from robustflow.data.images import list_images, say_once
 from robustflow.utils.errors import UserError, enumerate_some
 
 PairBy = Literal["stem", "number", "order"]
 Files = Mapping[str, Path]  # by their paths below a folder, without suffix
-Key = Callable[[str], str]  # what of such a path is compared
+Simplify = Callable[[str], str]  # makes of such a path what is compared
 
 _GAP = r"[_\-. ]"
 _AFTER_NO_LETTER = r"(?<![^\W\d_])"
@@ -25,27 +25,25 @@ _HR_WORDS = r"HR|GT(mod\d+)?|high|normal|target"
 _LR_WORDS = "LR(BI|BD|DN|bic(ubic)?)?|LQ|low|input"
 
 
-def pair_by_stem(
+def pair_files(
     gt: Path,
-    hr: Files,
     lq: Path,
-    lr: Files,
     scale: int,
     pair_by: PairBy = "stem",
     filename_tmpl: str | None = None,
+    find: Callable[[Path], Sequence[Path]] = list_images,
 ) -> list[tuple[Path, Path]]:
     """Pair the files of two folders, or of one that holds both.
 
     Args:
         gt: Folder of the HR images.
-        hr: HR images.
         lq: Folder of the LR images.
-        lr: LR images.
         scale: Super-resolution factor: marks with another number are none.
         pair_by: stem: by names that are equal, or are so but for the marks of published sets, ways of writing Unicode,
             letter case, zeros in front of numbers and folders named like a mark. number: by the last number of each
             name. order: the n-th with the n-th, in natural order.
         filename_tmpl: Name of an LR file, ``{}`` standing for that of its HR file, as in BasicSR; None: as above.
+        find: Lists the images in a folder and those below it.
 
     Returns:
         (HR, LR), in the order of the HR files.
@@ -53,13 +51,14 @@ def pair_by_stem(
     Raises:
         UserError: naming files without a partner and what there is instead, or files that one name could mean.
     """
+    hr, lr = _by_stem(gt, find(gt)), _by_stem(lq, find(lq))
     hr_marks, lr_marks = _Marks(scale, _HR_WORDS, "mod(crop)?"), _Marks(scale, _LR_WORDS, "bic(ubic)?")
     if gt.resolve() == lq.resolve():
         hr, lr = _divide(hr, hr_marks, lr_marks)
     lr = _of_scale(lq, lr, scale)
     if pair_by == "order":
         return _in_order(gt, hr, lq, lr)
-    rounds: list[tuple[Key, Key]]
+    rounds: list[tuple[Simplify, Simplify]]
     if filename_tmpl is not None:
         rounds = [(_after(key, lambda stem: _fill(filename_tmpl, stem)), key) for key in (_same, _plain)]
     elif pair_by == "number":
@@ -71,7 +70,18 @@ def pair_by_stem(
     return [(file, lr[partners[stem]]) for stem, file in hr.items()]
 
 
-def _partners(gt: Path, hr: Files, lq: Path, lr: Files, rounds: Sequence[tuple[Key, Key]]) -> dict[str, str]:
+def _by_stem(folder: Path, images: Sequence[Path]) -> Files:
+    """Images by their paths below a folder, without suffix; UserError if two share one."""
+    files: dict[str, Path] = {}
+    for file in images:
+        stem = file.relative_to(folder).with_suffix("").as_posix()
+        if stem in files:
+            raise UserError(f"{file}: expected one image named '{stem}', got {files[stem]} as well")
+        files[stem] = file
+    return files
+
+
+def _partners(gt: Path, hr: Files, lq: Path, lr: Files, rounds: Sequence[tuple[Simplify, Simplify]]) -> dict[str, str]:
     """LR stem of each HR stem: in every round, those of the ones left whose keys are equal, and no other's."""
     partners: dict[str, str] = {}
     alone, left = list(hr), list(lr)
@@ -148,7 +158,7 @@ def _in_order(gt: Path, hr: Files, lq: Path, lr: Files) -> list[tuple[Path, Path
     return list(zip(hr.values(), natsorted(lr.values()), strict=True))
 
 
-def _after(last: Key, first: Key) -> Key:
+def _after(last: Simplify, first: Simplify) -> Simplify:
     return lambda stem: last(first(stem))
 
 
@@ -184,7 +194,7 @@ def _fill(filename_tmpl: str, stem: str) -> str:
     return (path.parent / filename_tmpl.replace("{}", path.name)).as_posix()
 
 
-def _by_key(stems: Collection[str], key: Key) -> dict[str, list[str]]:
+def _by_key(stems: Collection[str], key: Simplify) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for stem in stems:
         found.setdefault(key(stem), []).append(stem)

@@ -1,6 +1,6 @@
 """Images decoded once: a crop reads its own pixels only.
 
-`robustflow.data.prepare` writes such a folder: per image an uncompressed NumPy file (height, width, 3), as
+`robustflow prepare` writes such a folder: per image an uncompressed NumPy file (height, width, 3), as
 `images.read_image` decodes it, that is mapped into memory when read; and an index of all.
 """
 
@@ -16,7 +16,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from robustflow.data.sources.base import Pairs, Picture, register_source
+from robustflow.data.sources.base import LazyImage, Pairs, register_source
 from robustflow.data.sources.folders import FolderOptions, find_pairs
 from robustflow.data.sources.pairs import PairBy
 from robustflow.registry import Options
@@ -37,7 +37,7 @@ def file_of(image: str) -> str:
     return PurePosixPath(image).with_suffix(".npy").as_posix()
 
 
-class Entry(Options):
+class PreparedImage(Options):
     """One image in an index."""
 
     image: str  # path below the folder it was read from, / between its parts
@@ -66,7 +66,7 @@ class Index(Options):
     version: Literal[1] = VERSION
     origin: str  # folder the images were read from
     complete: bool
-    images: list[Entry]
+    images: list[PreparedImage]
 
 
 class PreparedOptions(FolderOptions):
@@ -84,12 +84,12 @@ def open_prepared(
     filename_tmpl: str | None = None,
 ) -> Pairs:
     """Open folders of prepared HR images, LR images or both, paired and named as `open_folders` does."""
-    found: dict[Path | None, Picture | None] = {None: None}
+    found: dict[Path | None, LazyImage | None] = {None: None}
 
     def find(folder: Path) -> list[Path]:
         images = _open(folder)
-        for file, picture in images.items():
-            found[file] = picture
+        for file, image in images.items():
+            found[file] = image
         return list(images)
 
     names, files = find_pairs(find, dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
@@ -117,7 +117,7 @@ def read_index(folder: Path) -> Index:
         )
     index = _parse(file, lambda: Index.model_validate_json(text))
     for entry in index.images:
-        _check(file, entry)
+        _require_below(file, entry)
     return index
 
 
@@ -129,13 +129,13 @@ def _parse(file: Path, parse: Callable[[], T]) -> T:
         raise UserError(f"{file}: damaged ({first}); delete its folder and prepare the images again") from error
 
 
-def is_whole(folder: Path, entry: Entry) -> bool:
+def is_whole(folder: Path, entry: PreparedImage) -> bool:
     """Whether the NumPy file of an entry is there, in its size."""
     file = folder / entry.file
     return file.is_file() and file.stat().st_size == entry.file_bytes
 
 
-def is_current(entry: Entry, origin: Path) -> bool:
+def is_current(entry: PreparedImage, origin: Path) -> bool:
     """Whether an image below ``origin`` is the one that was prepared, by its size and time of modification."""
     try:
         found = (origin / entry.image).stat()
@@ -144,7 +144,7 @@ def is_current(entry: Entry, origin: Path) -> bool:
     return (found.st_size, found.st_mtime_ns) == (entry.image_bytes, entry.image_modified)
 
 
-def _open(folder: Path) -> dict[Path, Picture]:
+def _open(folder: Path) -> dict[Path, LazyImage]:
     """Prepared images by the path of the image below the folder; all of them are there."""
     index = read_index(folder)
     again = f"run {COMMAND} {index.origin} {folder} again"
@@ -153,13 +153,16 @@ def _open(folder: Path) -> dict[Path, Picture]:
     if not index.images:
         raise UserError(f"{folder}: expected prepared images, found none")
 
-    def require_whole(entry: Entry) -> None:
+    def require_whole(entry: PreparedImage) -> None:
         if not is_whole(folder, entry):
             raise UserError(f"{folder / entry.file}: expected a file of {entry.file_bytes} bytes, found none; {again}")
 
     for_all(index.images, require_whole)
     _warn_of_changes(index, again)
-    return {folder / entry.image: _picture(folder / entry.file, entry) for entry in index.images}
+    return {
+        folder / entry.image: LazyImage(folder / entry.file, (entry.height, entry.width), partial(_map, folder, entry))
+        for entry in index.images
+    }
 
 
 def _warn_of_changes(index: Index, again: str) -> None:
@@ -173,12 +176,9 @@ def _warn_of_changes(index: Index, again: str) -> None:
         )
 
 
-def _picture(file: Path, entry: Entry) -> Picture:
-    return Picture(file, (entry.height, entry.width), partial(_map, file, entry))
-
-
-def _map(file: Path, entry: Entry) -> Tensor:
+def _map(folder: Path, entry: PreparedImage) -> Tensor:
     """Image (3, height, width) in a NumPy file, its pixels read when used; the index says what is in the file."""
+    file = folder / entry.file
     try:
         # Copy on write: torch warns of arrays that cannot be written to.
         array = np.memmap(file, entry.dtype, "c", entry.offset, (entry.height, entry.width, 3))
@@ -189,7 +189,7 @@ def _map(file: Path, entry: Entry) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def _check(index: Path, entry: Entry) -> None:
+def _require_below(index: Path, entry: PreparedImage) -> None:
     path = PurePosixPath(entry.image)
     if path.is_absolute() or ".." in path.parts or "\0" in entry.image or not path.name or entry.offset < 0:
         raise UserError(

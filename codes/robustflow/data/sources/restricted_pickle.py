@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from robustflow.utils.errors import UserError
+from robustflow.utils.errors import UserError, describe_error
 
 _EXPECTED = "a pickle file that holds a list of uint8 numpy arrays and nothing else"
 # What unpickling raises for damaged or forged files; anything else is a fault of ours and must not be hidden.
@@ -60,7 +60,8 @@ def load_arrays(path: str | Path) -> list[np.ndarray]:
     except _Refusal as refusal:
         raise UserError(f"{path}: expected {_EXPECTED}, got {refusal}") from refusal
     except _DAMAGED as error:
-        raise UserError(f"{path}: expected {_EXPECTED}, could not read it: {_reason(error)}") from error
+        reason = "it does not fit into memory" if isinstance(error, MemoryError) else describe_error(error)
+        raise UserError(f"{path}: expected {_EXPECTED}, could not read it: {reason}") from error
     if spare:
         raise UserError(f"{path}: expected {_EXPECTED}, got more data behind the first pickle")
     if type(content) is not list:
@@ -134,7 +135,7 @@ def _ndarray(*_args: Any) -> NoReturn:
 
 def _dtype(code: Any, *_flags: Any) -> _Uint8:
     if code != "u1":
-        raise _Refusal(f"an array of dtype {_shown(code)}")
+        raise _Refusal(f"an array of dtype {_shorten(code)}")
     return _Uint8()
 
 
@@ -154,7 +155,7 @@ def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any, axes: Any = Non
 def _encode(text: Any, encoding: Any) -> bytes:
     """The bytes that protocols 0 to 2 write as text; other codecs are programs of their own."""
     if type(text) is not str or encoding != "latin1":
-        raise _Refusal(f"a call of '_codecs.encode' with {_shown(encoding)}")
+        raise _Refusal(f"a call of '_codecs.encode' with {_shorten(encoding)}")
     return text.encode("latin1")
 
 
@@ -162,7 +163,7 @@ def _shape_array(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if type(buffer) not in (bytes, bytearray) or type(dtype) is not _Uint8 or order not in ("C", "F"):
         raise _Refusal("an array whose data are not its bytes")
     if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != len(buffer):
-        raise _Refusal(f"an array of shape {_shown(shape)} with {len(buffer)} bytes")
+        raise _Refusal(f"an array of shape {_shorten(shape)} with {len(buffer)} bytes")
     return np.frombuffer(buffer, np.uint8).reshape(shape, order=order)
 
 
@@ -187,7 +188,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a name, or refuse."""
         if (module, name) not in _ALLOWED:
-            raise _Refusal(f"one that asks for {_shown(f'{module}.{name}')} (refused; nothing of it was run)")
+            raise _Refusal(f"one that asks for {_shorten(f'{module}.{name}')} (refused; nothing of it was run)")
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> NoReturn:
@@ -201,14 +202,6 @@ def _describe(value: Any) -> str:
     return "a bare name" if type(value) is _StandIn else f"a value of type {type(value).__name__}"
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     # Of bounded depth: values that refer to one value many times have endless texts.
     return reprlib.repr(value)[:100]
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror is not None:
-        return error.strerror.lower()
-    if isinstance(error, MemoryError):
-        return "it does not fit into memory"
-    return str(error) or type(error).__name__
