@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from robustflow import encoders
-from robustflow.encoders import RRDB, RRDBNet
+from robustflow.encoders import RRDBEncoder, RRDBNet
 from robustflow.encoders.blocks import default_taps
 from robustflow.options.schema import NetworkOptions
 
@@ -11,7 +11,7 @@ CHANNELS, GROWTH = 4, 3
 
 
 def encoder(scale, n_levels, n_blocks=3, taps=None):
-    return RRDB(scale, n_levels, CHANNELS, n_blocks, GROWTH, taps).double()
+    return RRDBEncoder(scale, n_levels, CHANNELS, n_blocks, GROWTH, taps).double()
 
 
 @pytest.mark.parametrize(

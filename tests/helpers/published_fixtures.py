@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.encoders.rrdb import RRDBEncoder, RRDBNet
 from robustflow.flows import builder
 from robustflow.interop import option_files, published, state_dicts
 from robustflow.options.schema import NetworkOptions
@@ -39,7 +39,7 @@ def load_flow(options, tensors, precision="fp32"):
 def load_rrdb(tensors):
     """The network of a published RRDB checkpoint, image head included, in eval mode."""
     scale, options = state_dicts.scale_of(tensors), published.complete(NetworkOptions(), tensors)
-    network = RRDBNet(RRDB(scale, 1, options.nf, options.nb, options.gc, None), scale)
+    network = RRDBNet(RRDBEncoder(scale, 1, options.nf, options.nb, options.gc, None), scale)
     published.fill(network, tensors)
     return network.eval()
 

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from robustflow import models
-from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.encoders.rrdb import RRDBEncoder, RRDBNet
 from robustflow.interop import published, state_dicts
 from robustflow.models import weights
 from robustflow.models.weights import WeightsError
@@ -25,7 +25,7 @@ network_G: {nf: 8, nb: 2, gc: 4, flow: {K: 1, L: 3, hidden_channels: 8}}
 def rrdb(scale=4, seed=0):
     """State dict of a random RRDB under published names."""
     torch.manual_seed(seed)
-    return published.write_back(RRDBNet(RRDB(scale, 1, 8, 2, 4, None), scale))
+    return published.write_back(RRDBNet(RRDBEncoder(scale, 1, 8, 2, 4, None), scale))
 
 
 def basicsr(state):

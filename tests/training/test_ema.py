@@ -112,7 +112,7 @@ def spoil_average(options, how):
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"?" if how == "changed" else content[:100])
     if how == "cut off, without sums":
-        checksums.listing(folder_of(options), 6).unlink()
+        checksums.place(folder_of(options), 6).unlink()
     return file
 
 

@@ -105,7 +105,7 @@ def test_damaged_weights_are_not_tested_silently(make_options, caplog):
     assert f"{second}: damaged, its SHA-256 is not the one noted in checksums; it is passed over" in caplog.text
     with pytest.raises(WeightsError, match=r"damaged.*or delete that checksum if the change was meant"):
         weights.locate(str(second))
-    checksums.listing(folder_of(options), 2).unlink()
+    checksums.place(folder_of(options), 2).unlink()
     assert weights.locate(str(second)) == second
 
 

@@ -31,9 +31,9 @@ def test_what_the_option_means(option, training, evaluation):
 def test_cpus_have_no_tf32():
     assert precision.resolve("tf32", training=False, device=CPU) == "fp32"
     assert precision.resolve("bf16", training=True, device=CPU) == "bf16"
-    assert precision.described("auto", CPU) == "fp32"
-    assert precision.described("auto", CUDA) == "tf32 in training, fp32 in evaluation"
-    assert precision.described("bf16", CUDA) == "bf16"
+    assert precision.describe("auto", CPU) == "fp32"
+    assert precision.describe("auto", CUDA) == "tf32 in training, fp32 in evaluation"
+    assert precision.describe("bf16", CUDA) == "bf16"
 
 
 @pytest.mark.parametrize("convolutions", [False, True])

@@ -183,4 +183,6 @@ def _warn_of_unlike(unlike: dict[str, dict[str, float]], sets: dict[str, data.Ev
 def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.EvaluationSet]:
     if input_path is not None:
         return {"input": data_sets.evaluation_of_folder(options, input_path)}
-    return {name: data_sets.evaluation_set(options, dataset) for name, dataset in data_sets.tested(options).items()}
+    return {
+        name: data_sets.evaluation_set(options, dataset) for name, dataset in data_sets.select_tested(options).items()
+    }

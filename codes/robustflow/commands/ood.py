@@ -142,7 +142,7 @@ def _open_sets(options: RunOptions, folder: Path | None, enhance: Enhancement | 
         whole = {"GT_size": None, "n_crops": None}
         return {
             name: data_sets.evaluation_set(options, dataset.model_copy(update=whole))
-            for name, dataset in data_sets.tested(options).items()
+            for name, dataset in data_sets.select_tested(options).items()
         }
     # Folders of HR images are often all named HR.
     name = "/".join(folder.resolve().parts[-2:])

@@ -2,12 +2,12 @@
 
 from robustflow.encoders.base import Encoder, FeaturePyramid
 from robustflow.encoders.low_light import LowLightEncoder
-from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.encoders.rrdb import RRDBEncoder, RRDBNet
 from robustflow.nn.convolutions import COMPUTE_DTYPES
 from robustflow.options.schema import NetworkOptions
 from robustflow.registry import ENCODERS
 
-__all__ = ["RRDB", "Encoder", "FeaturePyramid", "LowLightEncoder", "RRDBNet", "build"]
+__all__ = ["Encoder", "FeaturePyramid", "LowLightEncoder", "RRDBEncoder", "RRDBNet", "build"]
 
 
 def build(

@@ -55,7 +55,7 @@ class _DenseConvs(torch.autograd.Function):
         for kernel, bias in zip(kernels, biases, strict=True):
             if len(maps) > 1:
                 F.leaky_relu(maps[-1], 0.2, inplace=True)
-            maps.append(F.conv2d(_joined(maps), kernel, bias, padding=1))
+            maps.append(F.conv2d(_join(maps), kernel, bias, padding=1))
         ctx.save_for_backward(*kernels, *maps[:-1])
         return maps[-1]
 
@@ -72,7 +72,7 @@ class _DenseConvs(torch.autograd.Function):
             if of_maps is not None:
                 own = of_maps[:, -maps[k + 1].shape[1] :]
                 grad = torch.ops.aten.leaky_relu_backward(own, maps[k + 1], 0.2, True)
-            whole, bias = _joined(maps[: k + 1]), [kernels[k].shape[0]]
+            whole, bias = _join(maps[: k + 1]), [kernels[k].shape[0]]
             of_inputs, *of_layer = torch.ops.aten.convolution_backward(
                 grad, whole, kernels[k], bias, *geometry, [True, True, True]
             )
@@ -81,7 +81,7 @@ class _DenseConvs(torch.autograd.Function):
         return of_maps, *of_layers
 
 
-def _joined(maps: Sequence[Tensor]) -> Tensor:
+def _join(maps: Sequence[Tensor]) -> Tensor:
     return maps[0] if len(maps) == 1 else torch.cat(list(maps), dim=1)
 
 

@@ -13,14 +13,14 @@ from robustflow.nn.nearest import conv_of_nearest
 from robustflow.registry import ENCODERS, Options
 
 
-class RRDBOptions(Options):
+class RRDBEncoderOptions(Options):
     """The RRDB encoder has no options of its own; nf, nb, gc and the taps stand in ``network_G``."""
 
     type: Literal["RRDB"] = "RRDB"
 
 
-@ENCODERS.register("RRDB", RRDBOptions)
-class RRDB(BlockEncoder):
+@ENCODERS.register("RRDB", RRDBEncoderOptions)
+class RRDBEncoder(BlockEncoder):
     """RRDB trunk at the size of the LR image, with maps at other sizes for the levels of a flow.
 
     ``last`` = output of the last block + trunk_conv of it. Levels finer than the LR image read 3×3 convolutions of
@@ -65,7 +65,7 @@ class RRDB(BlockEncoder):
         x, convolved, taps = self.through_trunk(self.conv_first(for_convolution(lr)))
         return for_convolution(x + convolved, self.compute_dtype), taps
 
-    def upsampled(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
+    def upsample(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
         """LeakyReLU of a 3×3 convolution of the 2× nearest upsampling of x."""
         return F.leaky_relu(conv_of_nearest(x, layer.weight, 2) + layer.bias[:, None, None].to(x.dtype), 0.2)  # type: ignore[index]
 
@@ -74,7 +74,7 @@ class RRDB(BlockEncoder):
         last, taps = self.trunk(condition)
         maps = {0: last}
         for octave, layer in enumerate(self.up_convs, start=1):
-            maps[octave] = self.upsampled(maps[octave - 1], cast(nn.Conv2d, layer))
+            maps[octave] = self.upsample(maps[octave - 1], cast(nn.Conv2d, layer))
         for octave in range(-1, min((0, *self.octaves)) - 1, -1):
             maps[octave] = F.avg_pool2d(maps[octave + 1], 2)
         return FeaturePyramid(tuple(maps[o] for o in self.octaves), taps, tuple(2.0**o for o in self.octaves))
@@ -86,7 +86,7 @@ class RRDBNet(nn.Module):
     The flow never runs the head. Upsampling convolutions that the encoder lacks belong to the head.
     """
 
-    def __init__(self, encoder: RRDB, scale: int) -> None:
+    def __init__(self, encoder: RRDBEncoder, scale: int) -> None:
         super().__init__()
         channels = encoder.native_channels
         n_missing = int(math.log2(scale)) - len(encoder.up_convs)
@@ -99,6 +99,6 @@ class RRDBNet(nn.Module):
         """Super-resolve lr, in [0, 1]."""
         x, _ = self.encoder.trunk(lr)
         for layer in (*self.encoder.up_convs, *self.up_convs):
-            x = self.encoder.upsampled(x, cast(nn.Conv2d, layer))
+            x = self.encoder.upsample(x, cast(nn.Conv2d, layer))
         x = F.leaky_relu(conv(x, self.conv_hr.weight, self.conv_hr.bias), 0.2)
         return conv(x.to(lr.dtype), self.conv_last.weight, self.conv_last.bias)

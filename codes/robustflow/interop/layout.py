@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustflow.bijections.networks import ConvNetwork, ZeroConv
 from robustflow.bijections.permutation import FixedOrthogonal
 from robustflow.encoders.low_light import LowLightEncoder
-from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.encoders.rrdb import RRDBEncoder, RRDBNet
 from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.flows.level import FlowLevel
 
@@ -89,7 +89,7 @@ def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
 def of_encoder(flow: ConditionalFlow) -> dict[str, Published]:
     """Layout of a published encoder's checkpoint, its image head left out, read into the encoder of a flow."""
     encoder = flow.encoder
-    if isinstance(encoder, RRDB):
+    if isinstance(encoder, RRDBEncoder):
         return dict(_encoder(encoder, "encoder.")) | dict(_unused_head(encoder, flow.scale))
     if isinstance(encoder, LowLightEncoder):
         return dict(_low_light(encoder, "encoder.")) | dict(_unused_low_light(encoder))
@@ -130,7 +130,7 @@ def _conv(module: nn.Module, ours: str, theirs: str, options: tuple[str, str]) -
     yield f"{theirs}.bias", Published(tuple(bias.shape), (Piece(f"{ours}bias"),), axes[:1] if options[0] else ())
 
 
-def _encoder(encoder: RRDB, ours: str) -> Entries:
+def _encoder(encoder: RRDBEncoder, ours: str) -> Entries:
     yield from _trunk(encoder, ours)
     for k, conv in enumerate(encoder.up_convs):
         yield from _conv(conv, f"{ours}up_convs.{k}.", f"upconv{k + 1}", (NF, NF))
@@ -154,7 +154,7 @@ def _unused_low_light(encoder: LowLightEncoder) -> Entries:
         yield f"{name}.bias", Published(shape[:1])
 
 
-def _trunk(encoder: RRDB | LowLightEncoder, ours: str) -> Entries:
+def _trunk(encoder: RRDBEncoder | LowLightEncoder, ours: str) -> Entries:
     yield from _conv(encoder.conv_first, f"{ours}conv_first.", "conv_first", (NF, ""))
     for b, block in enumerate(encoder.blocks):
         for d, dense in enumerate(block.children()):
@@ -165,7 +165,7 @@ def _trunk(encoder: RRDB | LowLightEncoder, ours: str) -> Entries:
     yield from _conv(encoder.trunk_conv, f"{ours}trunk_conv.", "trunk_conv", (NF, NF))
 
 
-def _unused_head(encoder: RRDB, scale: int) -> Entries:
+def _unused_head(encoder: RRDBEncoder, scale: int) -> Entries:
     """The image head of the encoder, which flows carry and never run."""
     nf = encoder.native_channels
     missing = range(len(encoder.up_convs) + 1, scale.bit_length())
@@ -260,14 +260,14 @@ def _parameter_network(
 def _head(conv: ZeroConv, ours: str, theirs: str, num_params: int, axes: tuple[tuple[int, str], ...] = ()) -> Entries:
     """A zero-initialised convolution with interleaved output: channel num_params·c + j is parameter j of channel c."""
 
-    def grouped(tensor: Tensor) -> Tensor:
+    def group(tensor: Tensor) -> Tensor:
         return tensor.unflatten(0, (num_params, -1))
 
-    def interleaved(tensor: Tensor) -> Tensor:
+    def interleave(tensor: Tensor) -> Tensor:
         return tensor.unflatten(0, (-1, num_params)).transpose(0, 1)
 
     out = conv.weight.shape[0]
-    yield f"{theirs}weight", Published(tuple(conv.weight.shape), (Piece(f"{ours}weight", grouped, interleaved),), axes)
-    yield f"{theirs}bias", Published((out,), (Piece(f"{ours}bias", grouped, interleaved),))
-    logs = Piece(f"{ours}logs", grouped, lambda t: interleaved(t[:, 0, 0]))
+    yield f"{theirs}weight", Published(tuple(conv.weight.shape), (Piece(f"{ours}weight", group, interleave),), axes)
+    yield f"{theirs}bias", Published((out,), (Piece(f"{ours}bias", group, interleave),))
+    logs = Piece(f"{ours}logs", group, lambda t: interleave(t[:, 0, 0]))
     yield f"{theirs}logs", Published((out, 1, 1), (logs,))

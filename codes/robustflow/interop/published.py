@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
 from robustflow.bijections.elementwise import Affine, RationalQuadratic
-from robustflow.encoders.rrdb import RRDB, RRDBNet
+from robustflow.encoders.rrdb import RRDBEncoder, RRDBNet
 from robustflow.flows import ConditionalFlow
 from robustflow.interop import layout as layouts
 from robustflow.interop import state_dicts
@@ -205,7 +205,7 @@ def _require_scale(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     theirs = state_dicts.scale_of(tensors)
     if isinstance(network, RRDBNet):
         ours = 2 ** (len(network.encoder.up_convs) + len(network.up_convs))
-    elif isinstance(network, ConditionalFlow) and isinstance(network.encoder, RRDB):
+    elif isinstance(network, ConditionalFlow) and isinstance(network.encoder, RRDBEncoder):
         ours = network.scale
     else:
         return

@@ -104,7 +104,7 @@ class Model(nn.Module, ABC):
             lr: (b, 3, h, w).
             generator: Source of the training noise; None: torch's global one seeds it.
         """
-        inputs = self.loss_inputs(hr, self.condition_of(lr), seeded(generator))
+        inputs = self.loss_inputs(hr, self.condition_of(lr), seed_generator(generator))
         data, weights = self.data_loss(inputs), self.weight_loss()
         return data if weights is None else data + weights
 
@@ -168,7 +168,7 @@ class Model(nn.Module, ABC):
         """
         if n < 1:
             raise ValueError(f"expected at least one sample, got n = {n}")
-        draw, generator = self.prepare(lr, tile, overlap), seeded(generator)
+        draw, generator = self.prepare(lr, tile, overlap), seed_generator(generator)
         parts = [draw(temperature, [generator] * len(k)) for k in torch.arange(n).split(at_once or n)]
         return torch.cat(parts).unflatten(0, (n, len(lr)))
 
@@ -196,7 +196,7 @@ class Model(nn.Module, ABC):
         self._run = run
 
 
-def seeded(generator: torch.Generator | None) -> torch.Generator:
+def seed_generator(generator: torch.Generator | None) -> torch.Generator:
     """The generator; in place of None a new one, seeded by torch's global generator."""
     if generator is not None:
         return generator

@@ -32,7 +32,7 @@ def evaluation_of_folder(options: RunOptions, path: str | Path) -> EvaluationSet
     return data.evaluation_of_folder(path, options.scale, _condition_of(options))
 
 
-def tested(options: RunOptions) -> dict[str, DatasetOptions]:
+def select_tested(options: RunOptions) -> dict[str, DatasetOptions]:
     """Options of the data sets whose key begins with "test", by the names of their results.
 
     UserError if there are none, or two of one name.

@@ -72,7 +72,7 @@ class RRDB(Model):
         options = network_options(**architecture)
         require_consistent(type(self), scale, options)
         encoder = encoders.build(options, scale, n_levels=1, precision=precision, checkpointing=checkpointing)
-        if not isinstance(encoder, encoders.RRDB):
+        if not isinstance(encoder, encoders.RRDBEncoder):
             raise UserError(f"model RRDB pretrains the encoder RRDB, got network_G.encoder: {options.encoder}")
         network = RRDBNet(encoder, scale).to(memory_format=torch.channels_last)
         super().__init__(network, scale, options, cuda_graphs)
@@ -80,7 +80,7 @@ class RRDB(Model):
         self._criterion = F.l1_loss if pixel_criterion == "l1" else F.mse_loss
 
     @property
-    def encoder(self) -> encoders.RRDB:
+    def encoder(self) -> encoders.RRDBEncoder:
         """The encoder without its head."""
         return self.network.encoder
 

@@ -71,7 +71,7 @@ class FSNCSROptions(_NoiseConditionalOptions):
     type: Literal["FS-NCSR"] = "FS-NCSR"
 
 
-class Noise(ABC):
+class TrainingNoise(ABC):
     """Noise added to HR images in training.
 
     It is drawn image by image, so that the pieces of a batch, one after the other, get the noise of the whole.
@@ -86,7 +86,7 @@ class Noise(ABC):
         """Noise of one image of shape (3, H, W), on the generator's device."""
 
 
-class GaussianNoise(Noise):
+class GaussianNoise(TrainingNoise):
     """ε = std·N(0, 1)."""
 
     def __init__(self, std: float) -> None:
@@ -97,7 +97,7 @@ class GaussianNoise(Noise):
         return self.std * torch.randn(shape, generator=generator, device=generator.device)
 
 
-class RandomLevelNoise(Noise):
+class RandomLevelNoise(TrainingNoise):
     """ε = c·N(0, 1), c ~ U(0, maximum) for each image."""
 
     def __init__(self, maximum: float) -> None:
@@ -125,7 +125,7 @@ class SuperResolution(FlowModel):
     noise_conditional: ClassVar[bool] = False
     frequency_separation: ClassVar[bool] = False
 
-    def __init__(self, scale: int, noise: Noise, **architecture: Any) -> None:
+    def __init__(self, scale: int, noise: TrainingNoise, **architecture: Any) -> None:
         super().__init__(scale, **architecture)
         self.noise = noise
 

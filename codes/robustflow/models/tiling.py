@@ -1,22 +1,15 @@
 """Tiles of a large image: where they lie, and how maps are cut into them and put together again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-
-class Box(NamedTuple):
-    """A rectangle of LR pixels, the ends exclusive."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
+from robustflow.data.crops import Box
 
 
 class Tile(NamedTuple):
-    """What is computed, ``outer``, and what is kept of it, ``inner``."""
+    """What is computed, ``outer``, and what is kept of it, ``inner``; LR pixels."""
 
     outer: Box
     inner: Box
@@ -24,7 +17,7 @@ class Tile(NamedTuple):
 
 def whole(size: tuple[int, int]) -> Tile:
     """The one tile that is the whole image of LR size (h, w)."""
-    box = Box(0, size[0], 0, size[1])
+    box = Box(0, 0, *size)
     return Tile(box, box)
 
 
@@ -41,30 +34,26 @@ def tiles(size: tuple[int, int], side: int, overlap: int, multiple: int = 1) -> 
     """
     if side < 1 or overlap < 0:
         raise ValueError(f"expected tiles of at least 1 pixel and no negative overlap, got {side} and {overlap}")
-    rows, columns = (list(_spans(length, side, overlap, multiple)) for length in size)
-    return [
-        Tile(Box(*outer_rows, *outer_columns), Box(*inner_rows, *inner_columns))
-        for outer_rows, inner_rows in rows
-        for outer_columns, inner_columns in columns
-    ]
-
-
-def _spans(length: int, side: int, overlap: int, multiple: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Outer and inner (first, end) along one dimension."""
     side, overlap = (multiple * -(-value // multiple) for value in (side, overlap))
-    inner = [(first, min(first + side, length)) for first in range(0, length, side)]
-    outer = [(max(first - overlap, 0), min(end + overlap, length)) for first, end in inner]
-    if (0, length) in outer:
-        # A tile that reads everything takes the memory of everything: more tiles would only take time.
-        outer, inner = [(0, length)], [(0, length)]
-    yield from zip(outer, inner, strict=True)
+    rows, columns = (_cut(length, side, overlap) for length in size)
+    inner = [Box(top, left, height, width) for top, height in rows for left, width in columns]
+    return [Tile(box.grow(overlap, *size), box) for box in inner]
+
+
+def _cut(length: int, side: int, overlap: int) -> list[tuple[int, int]]:
+    """Where the pieces of one dimension begin, and their lengths."""
+    pieces = [(first, min(side, length - first)) for first in range(0, length, side)]
+    # A tile that reads everything takes the memory of everything: more tiles would only take time.
+    if any(first <= overlap and first + n + overlap >= length for first, n in pieces):
+        return [(0, length)]
+    return pieces
 
 
 def crop(x: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
     """The part of x (..., H, W), any resolution, that a box covers; ``size``: LR height and width of all of x."""
     (height, width), (rows, columns) = size, x.shape[-2:]
-    top, bottom = (end * rows // height for end in box[:2])
-    left, right = (end * columns // width for end in box[2:])
+    top, bottom = (end * rows // height for end in (box.top, box.top + box.height))
+    left, right = (end * columns // width for end in (box.left, box.left + box.width))
     return x[..., top:bottom, left:right]
 
 
@@ -77,13 +66,7 @@ def stitch(compute: Callable[[Tile], Tensor], tiles: Sequence[Tile], size: tuple
         part = compute(tile)
         if x is None:
             x = part.new_empty(*part.shape[:-2], scale * size[0], scale * size[1])
-        _keep(x, part, tile, size)
+        kept = crop(part, tile.inner.within(tile.outer), (tile.outer.height, tile.outer.width))
+        crop(x, tile.inner, size).copy_(kept)
     assert x is not None
     return x
-
-
-def _keep(x: Tensor, part: Tensor, tile: Tile, size: tuple[int, int]) -> None:
-    outer, inner = tile
-    within = Box(inner.top - outer.top, inner.bottom - outer.top, inner.left - outer.left, inner.right - outer.left)
-    own_size = (outer.bottom - outer.top, outer.right - outer.left)
-    crop(x, inner, size).copy_(crop(part, within, own_size))

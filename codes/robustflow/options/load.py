@@ -43,7 +43,7 @@ from robustflow.utils.yaml_tree import (
     Node,
     OptionsError,
     Reader,
-    commented,
+    has_comment,
     node_of,
     plain,
     show,
@@ -110,14 +110,14 @@ def load_any(
         OptionsError: with all mistakes.
     """
     mistakes: list[Mistake] = []
-    tree = _translated(_read_file(_place(str(path), "-opt"), mistakes, ()))
+    tree = _translate(_read_file(_place(str(path), "-opt"), mistakes, ()))
     texts = [overrides] if isinstance(overrides, str) else overrides or ()
     own = [*(entry for text in texts for entry in _parse_overrides(text, mistakes)), *assignments]
-    for assignment in [*_as_published(tree, own, mistakes), *(a for a in own if a.key != "as_published")]:
+    for assignment in [*_list_published(tree, own, mistakes), *(a for a in own if a.key != "as_published")]:
         tree = _merge(tree, _branch(assignment))
     model = _find(tree, ("model",))[1].value
     schema = _SCHEMAS.get(model, RunOptions) if isinstance(model, str) else RunOptions
-    tree = _merge(_defaults(named_defaults(schema)), tree)
+    tree = _merge(node_of(named_defaults(schema), "default"), tree)
     mistakes += _import_plugins(tree)
     options, found = _validate(tree, schema)
     mistakes += found
@@ -129,7 +129,7 @@ def load_any(
     return options
 
 
-def _translated(tree: Node) -> Node:
+def _translate(tree: Node) -> Node:
     """A published option file under our keys, with a table of what became of its own; others unchanged."""
     if not option_files.is_published(tree):
         return tree
@@ -138,7 +138,7 @@ def _translated(tree: Node) -> Node:
     return tree
 
 
-def _as_published(tree: Node, own: list[Assignment], mistakes: list[Mistake]) -> list[Assignment]:
+def _list_published(tree: Node, own: list[Assignment], mistakes: list[Mistake]) -> list[Assignment]:
     """What ``as_published: true`` sets, over the file and under the command line; the key itself is used up."""
     given = tree.value.pop("as_published", Node(False, ""))
     for assignment in own:
@@ -233,11 +233,6 @@ def _other_type(below: Node, above: Node) -> bool:
     )
 
 
-def _defaults(names: dict[str, Any]) -> Node:
-    children = {k: _defaults(v) if isinstance(v, dict) else Node(v, "default") for k, v in names.items()}
-    return Node(children, "default")
-
-
 def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]:
     # A quote opens where YAML would open one, so the apostrophe of `name=it's` is text.
     quoted = r"""(?<=[=\[{,:\s])(?:"(?:\\.|[^"\\])*"|'(?:''|[^'])*')"""
@@ -247,7 +242,7 @@ def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]
             message = f"expected key.path=value (null: back to the default), got {entry.strip()!r}"
             mistakes.append(Mistake("--override", (), message))
             continue
-        if commented(value):
+        if has_comment(value):
             quoted_value = "'" + value.replace("'", "''") + "'"
             message = f"expected no comment, which '#' begins, got {value}; quote what holds it: {key}={quoted_value}"
             mistakes.append(Mistake("--override", tuple(key.split(".")), message))

@@ -20,9 +20,9 @@ from robustflow.options.values import (
 )
 from robustflow.registry import DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, MODELS, Options
 
-Coupling = Annotated[SerializeAsAny[Options], BeforeValidator(ELEMENTWISE.parse)]
-Encoder = Annotated[SerializeAsAny[Options], BeforeValidator(ENCODERS.parse)]
-Model = Annotated[SerializeAsAny[Options], BeforeValidator(MODELS.parse)]
+CouplingChoice = Annotated[SerializeAsAny[Options], BeforeValidator(ELEMENTWISE.parse)]
+EncoderChoice = Annotated[SerializeAsAny[Options], BeforeValidator(ENCODERS.parse)]
+ModelChoice = Annotated[SerializeAsAny[Options], BeforeValidator(MODELS.parse)]
 
 
 class DegradationOptions(Options):
@@ -36,7 +36,7 @@ class DegradationOptions(Options):
     )
 
 
-Degradation = Annotated[SerializeAsAny[DegradationOptions], BeforeValidator(DEGRADATIONS.parse)]
+DegradationChoice = Annotated[SerializeAsAny[DegradationOptions], BeforeValidator(DEGRADATIONS.parse)]
 
 
 class DatasetOptions(Options):
@@ -64,7 +64,7 @@ class DatasetOptions(Options):
     downsampling: Literal["bicubic", "bilinear", "area", "lanczos"] = Field(
         "bicubic", description="Kernel that LR images are made with from HR ones: antialiased, as MATLAB's imresize."
     )
-    degrade: tuple[Degradation, ...] = Field(
+    degrade: tuple[DegradationChoice, ...] = Field(
         (),
         description="What images suffer, in this order, HR images first; the next four keys are short forms.",
     )
@@ -93,7 +93,7 @@ TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot", "hr_shift")
 EVALUATION_ONLY = ("n_crops", "seed")
 _SHORT_FORMS = ("enhance", "lr_gain", "lr_invert", "lr_noise")
 
-Dataset = Annotated[SerializeAsAny[DatasetOptions], BeforeValidator(DATASETS.parse)]
+DatasetChoice = Annotated[SerializeAsAny[DatasetOptions], BeforeValidator(DATASETS.parse)]
 
 
 class SplitOptions(Options):
@@ -125,7 +125,7 @@ class FlowOptions(Options):
         (0,),
         description="Steps per level, the last S[l] of K, with a noise coupling (NCSR); one number: all levels.",
     )
-    coupling: Coupling = Field("affine", validate_default=True, description="Elementwise map of the couplings.")
+    coupling: CouplingChoice = Field("affine", validate_default=True, description="Elementwise map of the couplings.")
     hidden_channels: Width = Field(64, description="Width of the parameter networks.")
     permutation_train: bool = Field(True, description="true: learned 1x1 convs; false: fixed random orthogonal ones.")
     additionalFlowNoAffine: NonNegative = Field(2, description="Transition steps (ActNorm, 1x1 conv) per level.")
@@ -146,7 +146,7 @@ class FlowOptions(Options):
 class NetworkOptions(Options):
     """Encoder and flow."""
 
-    encoder: Encoder = Field("RRDB", validate_default=True, description="Feature extractor of the condition.")
+    encoder: EncoderChoice = Field("RRDB", validate_default=True, description="Feature extractor of the condition.")
     nf: Width = Field(64, description="Encoder channels.")
     nb: Annotated[Positive, Field(le=1000)] = Field(23, description="Encoder blocks.")
     gc: Width = Field(32, description="Growth channels inside a dense block.")
@@ -266,7 +266,7 @@ class RunOptions(Options):
     """All options of one run."""
 
     name: RunName = Field(description="Names the folders in experiments/ and results/.")
-    model: Model = Field(description="Problem and model; RRDB pretrains the encoder alone.")
+    model: ModelChoice = Field(description="Problem and model; RRDB pretrains the encoder alone.")
     scale: Literal[1, 2, 4, 8] = Field(4, description="Super-resolution factor; 1: input and output are of one size.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto",
@@ -286,7 +286,7 @@ class RunOptions(Options):
         "not be the same in the next run; off: launch each kernel anew, slower and repeatable. No effect on CPUs.",
     )
     plugins: tuple[str, ...] = Field((), description="Modules to import first; they register entries of their own.")
-    datasets: dict[DatasetKey, Dataset] = Field(
+    datasets: dict[DatasetKey, DatasetChoice] = Field(
         {}, description="train, val, and any number whose name begins with test."
     )
     network_G: NetworkOptions = Field(default_factory=NetworkOptions)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from robustflow.options.schema import Coupling
+from robustflow.options.schema import CouplingChoice
 from robustflow.options.values import Finite, NonNegative, PathText, Positive, RunName
 from robustflow.registry import Options
 
@@ -76,7 +76,7 @@ class ToyOptions(Options):
     name: RunName = Field(description="Names the folder in results/.")
     model: Literal["toy2d"] = Field(description="toy2d.")
     plugins: tuple[str, ...] = Field((), description="Modules to import first; they register entries of their own.")
-    couplings: dict[str, Coupling] = Field(description="Elementwise maps to compare, by their names in tables.")
+    couplings: dict[str, CouplingChoice] = Field(description="Elementwise maps to compare, by their names in tables.")
     data: ToyDataOptions = ToyDataOptions()
     network_G: ToyNetworkOptions = ToyNetworkOptions()
     train: ToyTrainOptions = ToyTrainOptions()

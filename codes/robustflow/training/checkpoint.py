@@ -88,7 +88,7 @@ def _write(experiment: Path, iteration: int, contents: Mapping[Path, bytes]) -> 
     """
     again = state_file(experiment, iteration).is_file()
     if again:
-        checksums.listing(experiment, iteration).unlink(missing_ok=True)
+        checksums.place(experiment, iteration).unlink(missing_ok=True)
     else:
         checksums.write(experiment, iteration, contents)
     for file, data in contents.items():
@@ -181,7 +181,7 @@ def fault_of(state: Path, spare: str | None = None) -> str | None:
     """
     experiment, iteration = state.parent.parent, int(state.stem)
     fault = checksums.fault_of_any(experiment, iteration, spare)
-    if fault is not None or checksums.listing(experiment, iteration).is_file():
+    if fault is not None or checksums.place(experiment, iteration).is_file():
         return fault
     # An older checkpoint, without checksums.
     try:

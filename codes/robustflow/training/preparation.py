@@ -141,7 +141,7 @@ def _start(run: Run, state: Path | None, changes: list[str]) -> None:
     if options.train.non_finite == "rollback" and checkpoint.newest(experiment) is None:
         checkpoint.save(run)
     n_parameters = sum(parameter.numel() for parameter in run.model.parameters())
-    used = precision.described(options.precision, run.model.device)
+    used = precision.describe(options.precision, run.model.device)
     log.info("%s: %.2f M parameters, %s, precision: %s", experiment, n_parameters / 1e6, run.model.device, used)
     precision.warn_if_slow(options.precision, run.model.device)
 

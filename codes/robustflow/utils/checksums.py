@@ -13,8 +13,8 @@ from robustflow.utils.files import write_atomically
 SUFFIX = ".sha256"
 
 
-def listing(experiment: Path, iteration: int) -> Path:
-    """Checksums of an iteration."""
+def place(experiment: Path, iteration: int) -> Path:
+    """File of an iteration's checksums."""
     return experiment / "checksums" / f"{iteration:08d}{SUFFIX}"
 
 
@@ -24,7 +24,7 @@ def write(experiment: Path, iteration: int, contents: Mapping[Path, bytes]) -> N
         f"{hashlib.sha256(data).hexdigest()}  {file.relative_to(experiment).as_posix()}\n"
         for file, data in contents.items()
     ]
-    write_atomically(listing(experiment, iteration), "".join(lines).encode())
+    write_atomically(place(experiment, iteration), "".join(lines).encode())
 
 
 def fault(file: Path) -> str | None:
@@ -33,7 +33,7 @@ def fault(file: Path) -> str | None:
     if number is None:
         return None
     experiment = file.absolute().parent.parent
-    noted = _noted(listing(experiment, int(number[0])))
+    noted = _read(place(experiment, int(number[0])))
     return _fault(file, noted.get(f"{file.absolute().parent.name}/{file.name}"))
 
 
@@ -42,13 +42,13 @@ def fault_of_any(experiment: Path, iteration: int, spare: str | None = None) -> 
 
     Files whose names end in ``spare`` do not count.
     """
-    noted = _noted(listing(experiment, iteration))
+    noted = _read(place(experiment, iteration))
     needed = {name: digest for name, digest in noted.items() if spare is None or not name.endswith(spare)}
     faults = (_fault(experiment / name, digest) for name, digest in needed.items())
     return next((found for found in faults if found is not None), None)
 
 
-def _noted(file: Path) -> dict[str, str]:
+def _read(file: Path) -> dict[str, str]:
     """Checksums by file."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     return {line[66:]: line[:64] for line in lines}

@@ -54,7 +54,7 @@ def hold(lock: Path, folder: Path, advice: str = _ADVICE) -> Iterator[None]:
     lock = Path(os.path.realpath(lock))
     missing = [parent for parent in lock.parents if not parent.exists()]
     try:
-        descriptor = _acquired(lock, folder, advice)
+        descriptor = _acquire(lock, folder, advice)
     except OSError as error:
         # If it is the folder's fault, whoever writes there next says so.
         reason = error.strerror or error
@@ -78,7 +78,7 @@ def require_free_below(folder: Path, advice: str) -> None:
             _lock(file.fileno(), folder, advice)
 
 
-def _acquired(lock: Path, folder: Path, advice: str) -> int:
+def _acquire(lock: Path, folder: Path, advice: str) -> int:
     """The locked file, open."""
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)

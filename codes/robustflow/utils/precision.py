@@ -32,7 +32,7 @@ def resolve(option: str, training: bool, device: torch.device | None = None) -> 
     return "fp32" if chosen == "tf32" and device is not None and device.type == "cpu" else chosen
 
 
-def described(option: str, device: torch.device) -> str:
+def describe(option: str, device: torch.device) -> str:
     """The arithmetic of a training run, for its log: "fp32", or "tf32 in training, fp32 in evaluation"."""
     training, evaluation = (resolve(option, training, device) for training in (True, False))
     return training if training == evaluation else f"{training} in training, {evaluation} in evaluation"

@@ -120,7 +120,7 @@ for _class in (Loader, Dumper):
 Dumper.add_representer(tuple, lambda self, value: self.represent_sequence(_TAG + "seq", value, flow_style=True))
 
 
-def commented(text: str) -> bool:
+def has_comment(text: str) -> bool:
     """Whether YAML takes a part of a text as a comment; False for what is no YAML."""
     end = 0
     try:
@@ -155,7 +155,7 @@ class Reader:
             problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
             source = self.source(getattr(error, "problem_mark", None))
             raise OptionsError(self.name, Mistake(source, path, f"not valid YAML: {problem}")) from error
-        return Node(None if root is None else self.grow(root, path), self.name)
+        return Node(None if root is None else self._grow(root, path), self.name)
 
     def _bound(self, text: str, path: KeyPath) -> None:
         """Refuse a text that is nested too deeply to be composed, by its events, which come one at a time."""
@@ -174,7 +174,7 @@ class Reader:
         """Place of a mark, "confs/demo.yml:12"."""
         return self.name if mark is None or self.name.startswith("--") else f"{self.name}:{mark.line + 1}"
 
-    def grow(self, node: yaml.Node, path: KeyPath) -> Any:
+    def _grow(self, node: yaml.Node, path: KeyPath) -> Any:
         """Value of a YAML node: a scalar, a tuple of nodes, or a dictionary of nodes."""
         source = self.source(node.start_mark)
         if len(path) > _DEEPEST:
@@ -186,17 +186,17 @@ class Reader:
             self.mistakes.append(Mistake(source, path, f"expected a plain list or mapping, got {node.tag}"))
             return None
         if isinstance(node, yaml.MappingNode):
-            return self.mapping(node, path)
+            return self._grow_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             items = enumerate(node.value)
-            return tuple(Node(self.grow(item, (*path, i)), self.source(item.start_mark)) for i, item in items)
+            return tuple(Node(self._grow(item, (*path, i)), self.source(item.start_mark)) for i, item in items)
         try:
             return _READERS[node.tag](node.value)
         except (KeyError, ValueError):
             self.mistakes.append(Mistake(source, path, f"cannot read {show(node.value)} as {node.tag}"))
             return None
 
-    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Node]:
+    def _grow_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Node]:
         """Entries of a mapping, those of merge keys first; doubled keys are noted as mistakes."""
         entries: dict[str, Node] = {}
         merged: dict[str, Node] = {}
@@ -206,10 +206,10 @@ class Reader:
                 self.mistakes.append(Mistake(source, path, "expected a name as key, got a list or mapping"))
                 continue
             if name == "<<" and isinstance(value, yaml.MappingNode):
-                merged |= self.grow(value, (*path, name)) or {}
+                merged |= self._grow(value, (*path, name)) or {}
                 continue
             if name in entries:
                 message = f"given twice in one mapping, first at {entries[name].source}; keep one"
                 self.mistakes.append(Mistake(source, (*path, name), message))
-            entries[name] = Node(self.grow(value, (*path, name)), source)
+            entries[name] = Node(self._grow(value, (*path, name)), source)
         return merged | entries
