@@ -17,7 +17,7 @@ from benchmarks.networks import SCALE
 from benchmarks.setting import Row, Setting, report
 from robustflow import data
 from robustflow.data.images import write_png
-from robustflow.data.preparation import prepare
+from robustflow.data.preparation import prepare_images
 from robustflow.data.sources.bundled import BundledSource
 from robustflow.data.sources.folders import FolderOptions
 from robustflow.registry import DATASETS
@@ -61,7 +61,7 @@ def loader(setting: Setting) -> None:
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # of more processes than cores
         places = {"folder": Path(folder, "png"), "prepared": Path(folder, "prepared")}
         _write_images(places["folder"], amount)
-        preparing = measure.seconds(partial(prepare, places["folder"], places["prepared"], 2))
+        preparing = measure.seconds(partial(prepare_images, places["folder"], places["prepared"], 2))
         crops = {mode: _crops(mode, place, amount) for mode, place in places.items()}
         rows = [
             row

@@ -24,7 +24,7 @@ def folder(gt, lq=None):
 
 
 def prepared_from(source):
-    preparation.prepare(source, source.with_name(f"{source.name}_prepared"))
+    preparation.prepare_images(source, source.with_name(f"{source.name}_prepared"))
     return source.with_name(f"{source.name}_prepared")
 
 

@@ -53,7 +53,7 @@ def test_commands_name_all_before_they_begin(tmp_path: Path, command: str):
     hr = folder(tmp_path / "hr", 1, EACH_KIND)
     commands = {
         "enhance": lambda: enhance_folder(hr, tmp_path / "out", "unit"),
-        "prepare": lambda: preparation.prepare(hr, tmp_path / "out"),
+        "prepare": lambda: preparation.prepare_images(hr, tmp_path / "out"),
         "apply": lambda: find_images(hr),
     }
     with pytest.raises(UserError, match="5 of 6 images cannot be used"):
@@ -67,7 +67,7 @@ def test_damage_that_decoding_finds_is_named_at_once_too(tmp_path: Path):
         data = (hr / f"good{k}.png").read_bytes()
         (hr / f"good{k}.png").write_bytes(data[:100] + data[-16:])
     with pytest.raises(UserError, match=r"2 of 3 images cannot be used:(.|\n)*good0\.png(.|\n)*good1\.png"):
-        preparation.prepare(hr, tmp_path / "out")
+        preparation.prepare_images(hr, tmp_path / "out")
 
 
 def test_sizes_are_named_at_once(tmp_path: Path):

@@ -47,7 +47,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def made(source: Path, name: str = "made", workers: int = 0) -> Path:
-    preparation.prepare(source, source.parent / name, workers)
+    preparation.prepare_images(source, source.parent / name, workers)
     return source.parent / name
 
 

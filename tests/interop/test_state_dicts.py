@@ -154,7 +154,7 @@ def test_scale(network, tmp_path, scale, change):
 @pytest.mark.parametrize(("channels", "scale"), [(12, 2), (48, 1)])
 def test_an_rrdb_that_reads_blocks_of_pixels_has_another_scale(channels, scale):
     state = basicsr(STATE) | {"conv_first.weight": torch.zeros(8, channels, 3, 3)}
-    assert state_dicts.scale_of(state_dicts.find(state)[0]) == scale
+    assert state_dicts.scale_of(state_dicts.find_tensors(state)[0]) == scale
 
 
 def test_a_flow_in_a_wrapper(network, tmp_path):

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from robustflow.toy.points import AREA, Condition, M, draw_points, exact_bits_per_dim, posterior
+from robustflow.toy.points import AREA, M, Observation, draw_points, exact_bits_per_dim, posterior
 
-NOISY = Condition.named("noisy", 0.5)
+NOISY = Observation.from_name("noisy", 0.5)
 
 
 def points(n=200_000):
@@ -22,11 +22,11 @@ def test_points_fill_the_parallelogram():
 def test_training_inputs_of_each_condition():
     x, generator = points(1000), torch.Generator().manual_seed(0)
     for name in ("noisy", "independent", "constant"):
-        y = Condition.named(name, 0.5).draw(x, None, generator)
+        y = Observation.from_name(name, 0.5).draw(x, None, generator)
         assert (y == 0).all() == (name == "constant")
         correlation = torch.corrcoef(torch.stack([x[:, 0], y[:, 0]]))[0, 1]
         assert name == "constant" or (correlation > 0.5) == (name == "noisy")
-        assert (Condition.named(name, 0.5).draw(x, 3.0, generator)[:, 1] == 3).all()
+        assert (Observation.from_name(name, 0.5).draw(x, 3.0, generator)[:, 1] == 3).all()
 
 
 @pytest.mark.parametrize(("y1", "sigma"), [(0.1, 0.05), (-0.3, 0.2), (2.0, 1.0)])
@@ -44,7 +44,7 @@ def test_posterior_is_what_importance_sampling_gives(y1, sigma):
 def test_without_information_the_answer_is_the_whole_parallelogram():
     x = points(1000)
     bits = math.log2(AREA) / 2
-    for condition, sigma in ((NOISY, 1e4), (Condition.named("constant", 0.5), 1.0)):
+    for condition, sigma in ((NOISY, 1e4), (Observation.from_name("constant", 0.5), 1.0)):
         y = condition.draw(x, sigma, torch.Generator().manual_seed(0))
         exact = posterior(y, condition)
         assert torch.allclose(exact.var.sqrt(), torch.tensor([0.2566, 0.1756], dtype=torch.float64), atol=1e-3)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from robustflow.commands.arguments import Parser, path
-from robustflow.data.preparation import prepare
+from robustflow.data.preparation import prepare_images
 from robustflow.utils import cpus
 from robustflow.utils.answer import answer
 
@@ -19,6 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.workers < 0:
         parser.error(f"--workers: expected 0 or more, got {chosen.workers}")
     return answer(
-        lambda: prepare(chosen.source, chosen.destination, chosen.workers),
+        lambda: prepare_images(chosen.source, chosen.destination, chosen.workers),
         interrupted="interrupted; run it again to go on",
     )

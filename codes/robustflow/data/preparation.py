@@ -28,7 +28,7 @@ _PERIOD = 5.0
 _GIB = 2**30
 
 
-def prepare(source: Path, destination: Path, workers: int = 0) -> None:
+def prepare_images(source: Path, destination: Path, workers: int = 0) -> None:
     """Write every image of a folder as dataset mode `prepared` reads it; what is there already and current stays.
 
     Args:

@@ -71,19 +71,15 @@ LOW_LIGHT_DROPPED: dict[KeyPath, str] = {
     ("network_G", "train_RRDB_delay"): "no pretrained encoder exists: it learns from the start",
     ("test", "heats"): "heat counts, or val.heats",
 }
+_OFF = (
+    *("optimize_all_z", "avg_color_map", "histeq_as_input", "concat_color_map", "gray_map"),
+    *("align_condition_feature", "to_yuv", "encode_color_map", "le_curve"),
+)
 # Switches of variants that are not built: the value that is supported, and what it means.
 LOW_LIGHT_ONLY: dict[KeyPath, tuple[Any, str]] = {
-    ("optimize_all_z",): (False, "off"),
+    **{(key,): (False, "off") for key in _OFF},
     ("cond_encoder",): ("ConEncoder1", "network_G.encoder: low_light"),
-    ("avg_color_map",): (False, "off"),
     ("concat_histeq",): (True, "the network always reads the equalised image beside the logarithm"),
-    ("histeq_as_input",): (False, "off"),
-    ("concat_color_map",): (False, "off"),
-    ("gray_map",): (False, "off"),
-    ("align_condition_feature",): (False, "off"),
-    ("to_yuv",): (False, "off"),
-    ("encode_color_map",): (False, "off"),
-    ("le_curve",): (False, "off"),
     ("datasets", "*", "log_low"): (True, "the network always reads the logarithm"),
     ("datasets", "*", "gamma_aug"): (False, "off"),
     ("datasets", "*", "noise_prob"): (0, "off"),

@@ -20,7 +20,7 @@ from robustflow.interop import layout as layouts
 from robustflow.interop import state_dicts
 from robustflow.interop.layout import Published
 from robustflow.options.schema import NetworkOptions
-from robustflow.utils.errors import UserError
+from robustflow.utils.errors import UserError, shorten
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], bool]:
 
 
 def name_tensors(content: Any, where: str | Path) -> tuple[dict[str, Tensor], bool]:
-    """As `state_dicts.find`; PublishedError that names ``where`` if there are no tensors."""
+    """As `state_dicts.find_tensors`; PublishedError that names ``where`` if there are no tensors."""
     try:
-        return state_dicts.find(content)
+        return state_dicts.find_tensors(content)
     except ValueError as error:
         raise PublishedError(f"{where}: {error}") from error
 
@@ -228,8 +228,7 @@ def _require_fit(layout: Mapping[str, Published], tensors: Mapping[str, Tensor])
         if name in tensors and tuple(tensors[name].shape) != entry.shape and not name.startswith(layouts.UNUSED)
     ]
     if problems:
-        more = [f"... and {len(problems) - 10} more"] if len(problems) > 10 else []
-        lines = ["the checkpoint is of another network than the options describe", *problems[:10], *more]
+        lines = ["the checkpoint is of another network than the options describe", *shorten(problems, 10)]
         raise PublishedError("\n  ".join([*lines, *_counts(live, tensors)]))
 
 

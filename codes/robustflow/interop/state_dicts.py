@@ -27,7 +27,7 @@ _ESRGAN = (
 )
 
 
-def find(content: Any) -> tuple[dict[str, Tensor], bool]:
+def find_tensors(content: Any) -> tuple[dict[str, Tensor], bool]:
     """Tensors of a state dict, found where they are held, by published names, and whether they had other names.
 
     ValueError if there are none.

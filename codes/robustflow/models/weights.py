@@ -16,7 +16,7 @@ from robustflow.models.base import Model
 from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.utils import checksums
-from robustflow.utils.errors import UserError
+from robustflow.utils.errors import UserError, shorten
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import Mistake, Reader, plain, show
 
@@ -264,7 +264,6 @@ def _explain(
     metadata: Mapping[str, str],
     options: RunOptions,
 ) -> str:
-    misfits = _misfits(tensors, wanted)
     lines = [f"{path}: weights of another network"]
     if "options" in metadata:
         theirs, ours = _parse_options(path, metadata), _parse_options(path, {"options": options_load.dump(options)})
@@ -273,10 +272,7 @@ def _explain(
             for key in ("model", "scale", "network_G")
             for key, their, our in _differences(key, theirs.get(key), ours.get(key))
         ]
-    lines += [f"  {misfit}" for misfit in misfits[:5]]
-    if len(misfits) > 5:
-        lines.append(f"  ... and {len(misfits) - 5} more")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {misfit}" for misfit in shorten(_misfits(tensors, wanted)))])
 
 
 def _other_function(path: Path, metadata: Mapping[str, str], options: RunOptions) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustflow.toy.flow import DIMENSIONS, ToyFlow
-from robustflow.toy.points import WINDOW, Condition, exact_bits_per_dim, posterior
+from robustflow.toy.points import WINDOW, Observation, exact_bits_per_dim, posterior
 
 
 class Inputs(NamedTuple):
@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
 
 
 def inputs(
-    x: Tensor, condition: Condition, sigma: float | None, n_conditions: int, generator: torch.Generator
+    x: Tensor, condition: Observation, sigma: float | None, n_conditions: int, generator: torch.Generator
 ) -> Inputs:
     """Draw the inputs of held-out points x at a noise level (None: as in training)."""
     y = condition.draw(x, sigma, generator)
@@ -39,7 +39,7 @@ def inputs(
     return Inputs(x, y, n_conditions, truth.mean, truth.var, exact_bits_per_dim(x, y, condition))
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """Figures of one run at one noise level, and what pictures need.
 
     Attributes:
@@ -58,7 +58,7 @@ class Measured(NamedTuple):
 
 
 @torch.no_grad()
-def measure(flow: ToyFlow, given: Inputs, n_sample: int, generator: torch.Generator) -> Measured:
+def measure(flow: ToyFlow, given: Inputs, n_sample: int, generator: torch.Generator) -> Measurement:
     """Sample and score held-out points; the flow in eval mode."""
     bits = float(-flow.log_prob(given.x, given.y).double().mean() / (DIMENSIONS * math.log(2)))
     z = torch.randn(len(given.x), DIMENSIONS, generator=generator)
@@ -72,7 +72,7 @@ def measure(flow: ToyFlow, given: Inputs, n_sample: int, generator: torch.Genera
         "outside": float((~(samples.abs() <= WINDOW).all(-1)).double().mean()),
         "max_abs": float(samples.abs().nan_to_num(nan=math.inf, posinf=math.inf).max()),
     }
-    return Measured(figures, layers, variances, samples, marginal)
+    return Measurement(figures, layers, variances, samples, marginal)
 
 
 def _traced(

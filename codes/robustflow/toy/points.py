@@ -16,7 +16,7 @@ _GRID = 4001
 _CHUNK = 1000
 
 
-class Condition(NamedTuple):
+class Observation(NamedTuple):
     """How y depends on x: y = (x₁ + σn, σ), n ~ N(0, 1), or without x₁.
 
     Attributes:
@@ -28,7 +28,7 @@ class Condition(NamedTuple):
     sigma_max: float
 
     @classmethod
-    def named(cls, name: str, sigma_max: float) -> "Condition":
+    def from_name(cls, name: str, sigma_max: float) -> "Observation":
         """The condition of the option ``data.condition``."""
         return {"noisy": cls(True, sigma_max), "constant": cls(False, 0.0), "independent": cls(False, sigma_max)}[name]
 
@@ -60,7 +60,7 @@ class Posterior(NamedTuple):
     log_evidence: Tensor
 
 
-def posterior(y: Tensor, condition: Condition) -> Posterior:
+def posterior(y: Tensor, condition: Observation) -> Posterior:
     """Mean and variance of the points given y, (b, 2), by quadrature over x₁: given x₁, x₂ is uniform on a segment."""
     (a, b), (c, d) = M
     x1 = torch.linspace(-(abs(a) + abs(b)), abs(a) + abs(b), _GRID, dtype=torch.float64)
@@ -73,7 +73,7 @@ def posterior(y: Tensor, condition: Condition) -> Posterior:
     return Posterior(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _posterior(y: Tensor, condition: Condition, grid: tuple[Tensor, Tensor, Tensor, Tensor]) -> Posterior:
+def _posterior(y: Tensor, condition: Observation, grid: tuple[Tensor, Tensor, Tensor, Tensor]) -> Posterior:
     x1, x2, var2, prior = grid
     log_weight = prior.log() + _log_likelihood(x1, y.double()[:, None], condition)
     log_evidence = log_weight.logsumexp(1)
@@ -83,14 +83,14 @@ def _posterior(y: Tensor, condition: Condition, grid: tuple[Tensor, Tensor, Tens
     return Posterior(mean, var, log_evidence)
 
 
-def _log_likelihood(x1: Tensor, y: Tensor, condition: Condition) -> Tensor:
+def _log_likelihood(x1: Tensor, y: Tensor, condition: Observation) -> Tensor:
     """log p(y₁ | x₁, σ) + log σ√2π, the same constant as in the evidence; y (..., 2)."""
     if not condition.sees_x:
         return torch.zeros_like(x1 + y[..., 0])
     return -0.5 * ((y[..., 0] - x1) / y[..., 1]) ** 2
 
 
-def exact_bits_per_dim(x: Tensor, y: Tensor, condition: Condition) -> float:
+def exact_bits_per_dim(x: Tensor, y: Tensor, condition: Observation) -> float:
     """Mean of −log₂ p(x | y) / 2 of points on the parallelogram: what a perfect model reaches."""
     nats = _log_likelihood(x.double()[:, 0], y.double(), condition) - posterior(y, condition).log_evidence
     return float(-(nats - math.log(AREA)).mean() / (2 * math.log(2)))

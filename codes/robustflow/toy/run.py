@@ -10,8 +10,8 @@ import torch
 from robustflow.options.toy import ToyOptions
 from robustflow.registry import ELEMENTWISE
 from robustflow.toy.flow import ToyFlow
-from robustflow.toy.measure import Inputs, Measured, inputs, measure
-from robustflow.toy.points import Condition, draw_points
+from robustflow.toy.measure import Inputs, Measurement, inputs, measure
+from robustflow.toy.points import Observation, draw_points
 from robustflow.utils.errors import RunFailed
 from robustflow.utils.seeds import derive_seed
 
@@ -30,7 +30,7 @@ class Finished(NamedTuple):
     """A run that is done; ``levels``: by noise level, as in ``Given``. ``seconds``: of wall clock."""
 
     job: Job
-    levels: dict[float | None, Measured]
+    levels: dict[float | None, Measurement]
     seconds: float
 
 
@@ -53,7 +53,7 @@ def perform(options: ToyOptions, given: Given, job: Job) -> Finished:
 
 def train(options: ToyOptions, job: Job) -> ToyFlow:
     """Maximum likelihood with Adam. RunFailed if the loss is no longer finite."""
-    o, condition = options.train, Condition.named(options.data.condition, options.data.sigma_max)
+    o, condition = options.train, Observation.from_name(options.data.condition, options.data.sigma_max)
     flow = build(options, job).train()
     adam = torch.optim.Adam(flow.parameters(), o.lr_G, (o.beta1, o.beta2), fused=True)
     x = draw_points(options.data.n_points, _generator("points", job.seed))
@@ -85,7 +85,7 @@ def build(options: ToyOptions, job: Job) -> ToyFlow:
 
 def held_out(options: ToyOptions) -> Given:
     """Held-out points and their inputs at every noise level, the same for all runs."""
-    val, condition = options.val, Condition.named(options.data.condition, options.data.sigma_max)
+    val, condition = options.val, Observation.from_name(options.data.condition, options.data.sigma_max)
     x = draw_points(val.n_held_out, _generator("held-out points", val.seed))
     return {
         level: inputs(x, condition, level, val.n_conditions, _generator(f"inputs at {level}", val.seed))

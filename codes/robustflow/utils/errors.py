@@ -35,9 +35,14 @@ def raise_all(faults: list[UserError], n_items: int) -> None:
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        lines = [f"{len(faults)} of {n_items} images cannot be used:", *map(str, faults[:SHOWN])]
-        more = [] if len(faults) <= SHOWN else [f"... and {len(faults) - SHOWN} more"]
-        raise UserError("\n  ".join(lines + more)) from faults[0]
+        lines = [f"{len(faults)} of {n_items} images cannot be used:", *shorten(map(str, faults))]
+        raise UserError("\n  ".join(lines)) from faults[0]
+
+
+def shorten(lines: Iterable[str], most: int = SHOWN) -> list[str]:
+    """The first of some lines, and how many more there are."""
+    first = list(lines)
+    return first if len(first) <= most else [*first[:most], f"... and {len(first) - most} more"]
 
 
 def describe_error(error: BaseException) -> str:

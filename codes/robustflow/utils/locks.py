@@ -2,19 +2,14 @@
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from robustflow.utils.errors import UserError
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +94,8 @@ def _acquire(lock: Path, folder: Path, advice: str) -> int:
 def _lock(descriptor: int, folder: Path, advice: str) -> None:
     """Lock a file that is open, at once. Locked if another process has, other OSErrors if that cannot be done."""
     try:
-        if sys.platform == "win32":
-            # A byte behind the text, which others are to read.
-            os.lseek(descriptor, 2**30, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        else:
-            # Unlike that of flock, this lock is not one of loader processes, too, which may outlive this one.
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Unlike that of flock, this lock is not one of loader processes, too, which may outlive this one.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _HELD:
             raise
