@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, to_float, to_uint8, write_png
 from robustflow.data.sources.pairs import pair_files
 from robustflow.evaluation.metrics import diversity
@@ -91,7 +90,7 @@ def restore(call: Call) -> Outcome:
         restored = edit.restore(space, image, chosen.temperature, call.generator(name), chosen.normalise, mask)
         call.write(f"{name}_restored", restored)
         call.show(name, {"given": image, "restored": restored})
-        found[name] = measure(model, restored, _make_small(model, image))
+        found[name] = measure(model, restored, lr_of(model, to_uint8(image)))
     about = (
         "Each image was encoded given its own downsampled image, its latents were given mean and variance of samples, "
         "and decoded. LR-PSNR: of what was restored, to the downsampled image."
@@ -284,15 +283,10 @@ def _finish_transfer(
         write_png(call.output / f"{name}_{call.chosen.kind.removeprefix('transfer-')}_back_projected.png", projected)
         measured[f"{label}, back-projected in {steps} steps"] = projected
     call.show(name, shown)
-    found = {row: measure(model, image, _make_small(model, target)) for row, image in measured.items()}
+    found = {row: measure(model, image, lr_of(model, to_uint8(target))) for row, image in measured.items()}
     about += " LR-PSNR: to the LR image of the first."
     return Outcome(about, {"": to_table("image", found)}, {"results": found})
 
 
 def _name_input(model: FlowModel) -> str:
     return "LR image" if isinstance(model, SuperResolution) else "input"
-
-
-def _make_small(model: FlowModel, image: Tensor) -> Tensor:
-    """LR image (3, h, w), uint8, of an image (3, H, W) of 8 bits, or of what it is when it is written so."""
-    return downsample(to_uint8(image), model.scale)

@@ -55,6 +55,10 @@ def draw(
         What was measured, plain values; and pictures to show, by their labels.
     """
     likeness = None if reference is None else _load_likeness(model, best_of, reference)
+
+    def describe(number: int, image: Tensor) -> dict[str, Any]:
+        return {"sample": number, **measure(model, image, lr), **_compare(image, reference, likeness)}
+
     rows: list[dict[str, Any]] = []
     projected: list[dict[str, Any]] = []
     kept: dict[int, Tensor] = {}
@@ -62,7 +66,7 @@ def draw(
     for number, sample in enumerate(_draw(model, name, lr, temperature, n, seed)):
         stem = f"{name}_sample_{number:02d}"
         sheet.write_decoded(output / f"{stem}.png", sample)
-        rows.append({"sample": number, **measure(model, sample, lr), **_compare(sample, reference, likeness)})
+        rows.append(describe(number, sample))
         if n > 1:
             spread.add(sample)
         if best_of is not None and _best(rows, best_of) == number:
@@ -72,7 +76,7 @@ def draw(
         if back_projection > 0:
             again = back_project(sample, to_float(lr), model.scale, back_projection)
             write_png(output / f"{stem}_back_projected.png", again)
-            projected.append({"sample": number, **measure(model, again, lr), **_compare(again, reference, likeness)})
+            projected.append(describe(number, again))
     sheet.remove_beyond(output, f"{name}_sample", n)
     if not projected:
         sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
