@@ -19,12 +19,12 @@ from robustflow.evaluation.metrics.images import psnr
 from robustflow.latent import edit
 from robustflow.latent.space import LatentSpace
 from robustflow.models.loading import load_model
-from robustflow.options.load import Assignment, load
+from robustflow.options.load import load
 from robustflow.utils.seeds import derive_seed
 
 
 def tiny_model(folder):
-    file = Assignment("path.model_path", str(folder / "tiny_G.safetensors"), "--weights")
+    file = ("path.model_path", str(folder / "tiny_G.safetensors"), "--weights")
     return load_model(load(str(folder / "tiny.yml"), None, file))
 
 
@@ -94,7 +94,7 @@ def test_restore_study(call, folder, degradation):
         assert result["images"]["one"][row]["psnr"] == psnr(written, clean)
     # The clean image is nowhere used.
     model = load_model(
-        load(str(folder / "tiny.yml"), None, Assignment("path.model_path", str(folder / "tiny_G.safetensors"), ""))
+        load(str(folder / "tiny.yml"), None, ("path.model_path", str(folder / "tiny_G.safetensors"), ""))
     )
     generators = {use: torch.Generator().manual_seed(derive_seed(0, "one", use)) for use in ("sample", "restore")}
     space = LatentSpace.of(model, given)

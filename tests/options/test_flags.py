@@ -4,7 +4,7 @@ import pytest
 
 from robustflow.commands.arguments import Parser, add_override, read_options
 from robustflow.commands.test import make_parser
-from robustflow.options.load import Assignment, OptionsError, load
+from robustflow.options.load import OptionsError, load
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def test_a_hash_that_begins_no_comment_is_text(write, value):
 
 @pytest.mark.parametrize("value", [(0.0, 0.5), [0.0, 0.5]])
 def test_lists_given_by_a_flag(write, value):
-    assert load(write(""), None, Assignment("val.heats", value, "--heats")).val.heats == (0.0, 0.5)
+    assert load(write(""), None, ("val.heats", value, "--heats")).val.heats == (0.0, 0.5)
     with pytest.raises(OptionsError, match=r"--heats: val\.heats\[1\]: expected at least 0\.0, got -1"):
-        load(write(""), None, Assignment("val.heats", [0, -1], "--heats"))
+        load(write(""), None, ("val.heats", [0, -1], "--heats"))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_commands_say_what_fits_their_options(make, monkeypatch, caplog):
         raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
 
     overrides = "val.tile=64|val.tile_overlap=8|train.micro_batch=4|train.checkpointing=level"
-    monkeypatch.setattr(training, "train", fail)
+    monkeypatch.setattr(training, "prepare", fail)
     monkeypatch.setattr(testing, "evaluate", fail)
     monkeypatch.setattr(apply, "_require_apart", fail)
     image = ["-opt", "x.yml", "--override", overrides, "--input", "x.yml"]

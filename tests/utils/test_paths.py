@@ -57,7 +57,7 @@ def test_paths_of_options_flags_and_bases(home):
     Path("run.yml").write_text(
         "base: ~/confs/base.yml\nname: x\ndatasets: {test_a: {mode: folder, dataroot_GT: ~/a, dataroot_LQ: $DATA/b}}\n"
     )
-    options = load.load("run.yml", "path.experiments=~/runs", load.Assignment("path.model_path", "~/w", "--weights"))
+    options = load.load("run.yml", "path.experiments=~/runs", ("path.model_path", "~/w", "--weights"))
     assert options.path.results == f"{home}/data/out"
     assert options.path.experiments == f"{home}/home/runs"
     assert options.path.model_path == f"{home}/home/w"

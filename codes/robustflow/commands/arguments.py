@@ -106,4 +106,4 @@ def read_options_of_any(chosen: argparse.Namespace) -> RunOptions | ToyOptions:
 
 def _given(chosen: argparse.Namespace) -> list[Assignment]:
     given = {flag: getattr(chosen, flag, None) for flag in _KEYS}
-    return [Assignment(_KEYS[flag], value, f"--{flag}") for flag, value in given.items() if value is not None]
+    return [(_KEYS[flag], value, f"--{flag}") for flag, value in given.items() if value is not None]

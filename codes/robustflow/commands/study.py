@@ -7,7 +7,6 @@ from pathlib import Path
 from robustflow.commands import evaluate
 from robustflow.commands.arguments import Parser, add_options, path, read_options
 from robustflow.options import memory_advice
-from robustflow.options.load import Assignment
 from robustflow.options.schema import RunOptions
 from robustflow.report import study
 from robustflow.utils.answer import answer
@@ -56,12 +55,12 @@ def _folder(chosen: argparse.Namespace, options: RunOptions) -> Path:
 
 
 def _temperature(chosen: argparse.Namespace) -> str:
-    options = read_options(chosen, Assignment("val.heats", chosen.heats, "--heats"))
+    options = read_options(chosen, ("val.heats", chosen.heats, "--heats"))
     return study.by_temperature(evaluate.evaluate(options, None, _folder(chosen, options)))
 
 
 def _best_of_n(chosen: argparse.Namespace) -> str:
-    options = read_options(chosen, Assignment("val.n_sample", chosen.n, "--n"))
+    options = read_options(chosen, ("val.n_sample", chosen.n, "--n"))
     return study.best_of_n(evaluate.evaluate(options, None, _folder(chosen, options)))
 
 
@@ -70,7 +69,7 @@ def _seeds(chosen: argparse.Namespace) -> str:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: expected seeds that differ, got {' '.join(map(str, seeds))}; leave out the repeated")
     # All are checked before the first is computed.
-    of_seeds = {seed: read_options(chosen, Assignment("val.seed", seed, "--seeds")) for seed in seeds}
+    of_seeds = {seed: read_options(chosen, ("val.seed", seed, "--seeds")) for seed in seeds}
     folder = _folder(chosen, of_seeds[seeds[0]])
     results = [evaluate.evaluate(options, None, folder / f"seed_{seed}") for seed, options in of_seeds.items()]
     text = study.over_seeds(results)

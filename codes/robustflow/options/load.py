@@ -22,7 +22,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -76,12 +76,8 @@ _WORDING = {
 _SCHEMAS: dict[Any, type[RunOptions] | type[ToyOptions]] = {"toy2d": ToyOptions}
 
 
-class Assignment(NamedTuple):
-    """A value set outside the files: dotted key, value, and the flag it came from."""
-
-    key: str
-    value: Any
-    source: str
+# A value set outside the files: dotted key, value, and the flag it came from.
+Assignment = tuple[str, Any, str]
 
 
 def load(path: str | Path, overrides: str | Sequence[str] | None = None, *assignments: Assignment) -> RunOptions:
@@ -113,8 +109,9 @@ def load_any(
     tree = _translate(_read_file(_place(str(path), "-opt"), mistakes, ()))
     texts = [overrides] if isinstance(overrides, str) else overrides or ()
     own = [*(entry for text in texts for entry in _parse_overrides(text, mistakes)), *assignments]
-    for assignment in [*_list_published(tree, own, mistakes), *(a for a in own if a.key != "as_published")]:
-        tree = _merge(tree, _branch(assignment))
+    for key, value, source in [*_list_published(tree, own, mistakes), *own]:
+        if key != "as_published":
+            tree = _merge(tree, _branch(key, node_of(value, source)))
     model = _find(tree, ("model",))[1].value
     schema = _SCHEMAS.get(model, RunOptions) if isinstance(model, str) else RunOptions
     tree = _merge(node_of(named_defaults(schema), "default"), tree)
@@ -141,8 +138,8 @@ def _translate(tree: Node) -> Node:
 def _list_published(tree: Node, own: list[Assignment], mistakes: list[Mistake]) -> list[Assignment]:
     """What ``as_published: true`` sets, over the file and under the command line; the key itself is used up."""
     given = tree.value.pop("as_published", Node(False, ""))
-    for assignment in own:
-        given = Node(assignment.value, assignment.source) if assignment.key == "as_published" else given
+    for key, value, source in own:
+        given = Node(value, source) if key == "as_published" else given
     if not isinstance(given.value, bool):
         mistakes.append(Mistake(given.source, ("as_published",), f"expected true or false, got {show(given.value)}"))
     if given.value is not True:
@@ -151,7 +148,7 @@ def _list_published(tree: Node, own: list[Assignment], mistakes: list[Mistake]) 
     name = model.value["type"].value if isinstance(model.value, dict) and "type" in model.value else model.value
     noiseless = {"model.noise_std": 0.0} if name == "SRFlow" else {}
     settings = {**option_files.AS_PUBLISHED, **noiseless}
-    return [Assignment(key, value, "as_published") for key, value in settings.items()]
+    return [(key, value, "as_published") for key, value in settings.items()]
 
 
 def dump(options: Options) -> str:
@@ -249,15 +246,15 @@ def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]
             continue
         try:
             node = Reader("--override", mistakes).read(value, tuple(key.split(".")))
-            yield Assignment(key, node.value, "--override")
+            yield key, node.value, "--override"
         except OptionsError as error:
             mistakes += error.mistakes
 
 
-def _branch(assignment: Assignment) -> Node:
-    node = node_of(assignment.value, assignment.source)
-    for key in reversed(assignment.key.split(".")):
-        node = Node({key: node}, assignment.source)
+def _branch(key: str, node: Node) -> Node:
+    """The tree that has a node under a dotted key."""
+    for name in reversed(key.split(".")):
+        node = Node({name: node}, node.source)
     return node
 
 
