@@ -10,7 +10,7 @@ from robustflow.options.load import dump, load, load_any
 from robustflow.options.toy import ToyOptions
 from robustflow.toy import engine
 from robustflow.toy.measure import measure
-from robustflow.toy.run import Job, build, held_out, perform
+from robustflow.toy.run import build, draw_held_out, perform
 from robustflow.utils.yaml_tree import OptionsError
 
 CONF = Path(__file__).parents[2] / "confs" / "toy2d.yml"
@@ -88,8 +88,13 @@ def test_same_seed_same_figures_in_processes_of_their_own(tmp_path):
 def test_training_approaches_the_exact_entropy(condition, tmp_path):
     options = tiny(tmp_path, **{"data.condition": condition, "train.niter": 300, "train.lr_G": 5e-3})
     short = tiny(tmp_path, **{"data.condition": condition, "train.niter": 1})
-    jobs = [Job("rq_spline", seed) for seed in (0, 1)]  # one alone may end a few hundredths away by rounding
-    gaps = [[perform(o, held_out(o), job).levels[None].figures["bits_gap"] for job in jobs] for o in (options, short)]
+    gaps = [
+        [
+            perform(o, draw_held_out(o), "rq_spline", seed).levels[None].figures["bits_gap"]
+            for seed in (0, 1)  # one alone may end a few hundredths away by rounding
+        ]
+        for o in (options, short)
+    ]
     after, before = (sum(values) / len(values) for values in gaps)
     assert -0.05 < after < 0.5
     assert after < before
@@ -98,8 +103,8 @@ def test_training_approaches_the_exact_entropy(condition, tmp_path):
 def test_figures_of_known_samples(tmp_path):
     """A flow that is the identity gives the latents themselves: every figure is known."""
     options = tiny(tmp_path, **{"val.n_conditions": 100, "val.n_sample": 100})
-    flow = build(options, Job("rq_spline", 0)).eval()
-    given = held_out(options)[5.0]
+    flow = build(options, "rq_spline", 0).eval()
+    given = draw_held_out(options)[5.0]
     measured = measure(flow, given, 100, torch.Generator().manual_seed(0))
     figures = measured.figures
     assert figures["spread"] == pytest.approx(1, abs=0.02)
@@ -115,11 +120,11 @@ def test_figures_of_known_samples(tmp_path):
 
 def test_explosion_beyond_float_is_infinite_not_lost(tmp_path):
     options = tiny(tmp_path)
-    flow = build(options, Job("affine", 0)).eval()
+    flow = build(options, "affine", 0).eval()
     with torch.no_grad():
         for layer in list(flow.layers)[::3]:
             layer.logs.fill_(-60.0)
-    figures = measure(flow, held_out(options)[5.0], 10, torch.Generator().manual_seed(0)).figures
+    figures = measure(flow, draw_held_out(options)[5.0], 10, torch.Generator().manual_seed(0)).figures
     assert figures["spread"] == figures["jump"] == math.inf
     assert figures["outside"] == 1
 

@@ -32,7 +32,7 @@ def test_coupling_starts_as_the_identity():
 def test_trace_ends_in_the_sample(perturb):
     flow = perturb(ToyFlow(Affine, 4, 8, 2))
     z, y = given()
-    names, values = zip(*flow.traced(z, y), strict=True)
+    names, values = zip(*flow.trace(z, y), strict=True)
     assert torch.equal(values[-1], flow.inverse(z, y)[0])
     assert (names[0], names[-1], len(names)) == ("coupling 4", "ActNorm 1", 12)
 

@@ -34,11 +34,11 @@ def test_posterior_is_what_importance_sampling_gives(y1, sigma):
     x = points(1_000_000).double()
     weight = torch.softmax(-0.5 * ((y1 - x[:, 0]) / sigma) ** 2, dim=0)
     mean = weight @ x
-    exact = posterior(torch.tensor([[y1, sigma]]), NOISY)
-    assert torch.allclose(exact.mean[0], mean, atol=2e-3)
-    assert torch.allclose(exact.var[0], weight @ (x - mean) ** 2, atol=1e-3)
+    exact_mean, exact_var, log_evidence = posterior(torch.tensor([[y1, sigma]]), NOISY)
+    assert torch.allclose(exact_mean[0], mean, atol=2e-3)
+    assert torch.allclose(exact_var[0], weight @ (x - mean) ** 2, atol=1e-3)
     evidence = torch.exp(-0.5 * ((y1 - x[:, 0]) / sigma) ** 2).mean().log()
-    assert exact.log_evidence.item() == pytest.approx(evidence.item(), abs=0.01)
+    assert log_evidence.item() == pytest.approx(evidence.item(), abs=0.01)
 
 
 def test_without_information_the_answer_is_the_whole_parallelogram():
@@ -46,9 +46,9 @@ def test_without_information_the_answer_is_the_whole_parallelogram():
     bits = math.log2(AREA) / 2
     for condition, sigma in ((NOISY, 1e4), (Observation.from_name("constant", 0.5), 1.0)):
         y = condition.draw(x, sigma, torch.Generator().manual_seed(0))
-        exact = posterior(y, condition)
-        assert torch.allclose(exact.var.sqrt(), torch.tensor([0.2566, 0.1756], dtype=torch.float64), atol=1e-3)
-        assert exact.mean.abs().max() < 1e-3
+        mean, var, _ = posterior(y, condition)
+        assert torch.allclose(var.sqrt(), torch.tensor([0.2566, 0.1756], dtype=torch.float64), atol=1e-3)
+        assert mean.abs().max() < 1e-3
         assert exact_bits_per_dim(x, y, condition) == pytest.approx(bits, abs=1e-3)
     assert bits == pytest.approx(-1.161, abs=1e-3)
     assert exact_bits_per_dim(x, NOISY.draw(x, 0.1, torch.Generator().manual_seed(0)), NOISY) < bits - 0.3

@@ -8,7 +8,7 @@ import multiprocessing
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from robustflow.options import load as options_load
 from robustflow.options.toy import ToyOptions
 from robustflow.report import plots
 from robustflow.toy import figures, summary
-from robustflow.toy.run import Finished, Given, Job, held_out, jobs, perform
+from robustflow.toy.run import Given, Trial, draw_held_out, perform
 from robustflow.utils import cpus, locks
 from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-Arguments = tuple[ToyOptions, Given, Job]
+Arguments = tuple[ToyOptions, Given, str, int]
 
 
 def experiment(options: ToyOptions) -> str:
@@ -36,23 +36,27 @@ def experiment(options: ToyOptions) -> str:
 
 def _experiment(options: ToyOptions, folder: Path) -> str:
     start = time.perf_counter()
-    planned, given = jobs(options), held_out(options)
+    given, trials = draw_held_out(options), []
+    planned = list(itertools.product(options.couplings, options.train.seeds))
     with _mapping(options, len(planned)) as do_all:
-        finished = list(_told(do_all([(options, given, job) for job in planned]), len(planned)))
-    finished.sort(key=lambda run: planned.index(run.job))
+        done = do_all([(options, given, *job) for job in planned])
+        for trial in tqdm(done, total=len(planned), unit="run", disable=None):
+            log.info("%s, seed %d: %s", trial.coupling, trial.seed, summary.line(trial))
+            trials.append(trial)
+    trials.sort(key=lambda trial: planned.index((trial.coupling, trial.seed)))
 
-    text = summary.markdown(options, given, finished, time.perf_counter() - start)
+    text = summary.markdown(options, given, trials, time.perf_counter() - start)
     options_load.save(options, folder / "options.yml")
-    plots.save_png(figures.samples(options, given, finished), folder / "figure.png")
-    plots.save_png(figures.layers(options, finished), folder / "layers.png")
-    write_atomically(folder / "summary.json", json.dumps(summary.record(options, given, finished), indent=1).encode())
+    plots.save_png(figures.draw_samples(options, given, trials), folder / "figure.png")
+    plots.save_png(figures.draw_layers(options, trials), folder / "layers.png")
+    write_atomically(folder / "summary.json", json.dumps(summary.record(options, given, trials), indent=1).encode())
     write_atomically(folder / "summary.md", text.encode())
     log.info("%s: figure.png, layers.png, summary.md, summary.json", folder)
     return text
 
 
 @contextlib.contextmanager
-def _mapping(options: ToyOptions, n_jobs: int) -> Iterator[Callable[[Sequence[Arguments]], Iterator[Finished]]]:
+def _mapping(options: ToyOptions, n_jobs: int) -> Iterator[Callable[[Sequence[Arguments]], Iterator[Trial]]]:
     """A function that performs jobs, in processes of their own unless ``n_workers`` is 0; in any order."""
     n_workers = cpus.available() if options.n_workers is None else options.n_workers
     if n_workers == 0:
@@ -70,10 +74,3 @@ def _perform_packed(arguments: bytes) -> bytes:
 
 def _leave_signals_to_main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _told(finished: Iterable[Finished], total: int) -> Iterator[Finished]:
-    """The same runs, with a line for each."""
-    for run in tqdm(finished, total=total, unit="run", disable=None):
-        log.info("%s, seed %d: %s", run.job.coupling, run.job.seed, summary.line(run))
-        yield run

@@ -9,30 +9,30 @@ from torch import Tensor
 
 from robustflow.options.toy import ToyOptions
 from robustflow.toy.points import WINDOW
-from robustflow.toy.run import Finished, Given
-from robustflow.toy.summary import name_of
+from robustflow.toy.run import Given, Trial
+from robustflow.toy.summary import name_level
 
 _IN, _OUT = "#2a6fbb", "#c8401e"
-# Of inputs y shown side by side: told apart by colour-blind readers, too.
+# Of inputs y shown side by side: distinct for colour-blind readers, too.
 _INPUTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
 _LARGEST = 1e30
 
 
-def typical(options: ToyOptions, finished: Sequence[Finished], coupling: str) -> Finished:
+def choose_typical(options: ToyOptions, trials: Sequence[Trial], coupling: str) -> Trial:
     """The run of a coupling whose spread at ``sigma_figure`` is the (lower) median."""
-    own = [run for run in finished if run.job.coupling == coupling]
+    own = [run for run in trials if run.coupling == coupling]
     spreads = [run.levels[options.val.sigma_figure].figures["spread"] for run in own]
     return own[spreads.index(statistics.median_low(spreads))]
 
 
-def samples(options: ToyOptions, given: Given, finished: Sequence[Finished]) -> Figure:
+def draw_samples(options: ToyOptions, given: Given, trials: Sequence[Trial]) -> Figure:
     """Training data; for each coupling samples in and out of distribution, all in the same window."""
     columns: list[float | None] = [None, *options.val.sigma_ood]
     n_rows, n_columns = len(options.couplings), len(columns) + 1
     figure = Figure(figsize=(2.1 * n_columns, 2.0 * n_rows + 0.5), layout="constrained")
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
     for row, coupling in enumerate(options.couplings):
-        run = typical(options, finished, coupling)
+        run = choose_typical(options, trials, coupling)
         _window(grid[row, 0])
         if row == 0:
             _dots(grid[0, 0], given[None].x, "#444444")
@@ -42,8 +42,8 @@ def samples(options: ToyOptions, given: Given, finished: Sequence[Finished]) -> 
         for axes, level in zip(grid[row, 1:], columns, strict=True):
             _panel(axes, run, level)
             if row == 0:
-                axes.set_title(name_of(level), fontsize=9)
-        grid[row, 1].set_ylabel(f"{coupling}\n(seed {run.job.seed})", fontsize=9)
+                axes.set_title(name_level(level), fontsize=9)
+        grid[row, 1].set_ylabel(f"{coupling}\n(seed {run.seed})", fontsize=9)
     figure.suptitle(
         "In distribution: one sample for each of many inputs. Out of distribution: five inputs, one colour each, "
         "in the same window. Seeds of median spread.",
@@ -52,7 +52,7 @@ def samples(options: ToyOptions, given: Given, finished: Sequence[Finished]) -> 
     return figure
 
 
-def _panel(axes: Axes, run: Finished, level: float | None) -> None:
+def _panel(axes: Axes, run: Trial, level: float | None) -> None:
     measured = run.levels[level]
     _window(axes)
     if level is None:
@@ -62,8 +62,8 @@ def _panel(axes: Axes, run: Finished, level: float | None) -> None:
             _dots(axes, points, colour, size=3)
     figures = measured.figures
     spread, true_spread, outside = figures["spread"], figures["true_spread"], 100 * figures["outside"]
-    told = f"spread {spread:.2g}, true {true_spread:.2g}\n{outside:.2g} % outside"
-    axes.text(0.03, 0.97, told, transform=axes.transAxes, va="top", fontsize=6.5)
+    text = f"spread {spread:.2g}, true {true_spread:.2g}\n{outside:.2g} % outside"
+    axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", fontsize=6.5)
 
 
 def _dots(axes: Axes, points: Tensor, colour: str, size: float = 1) -> None:
@@ -78,15 +78,15 @@ def _window(axes: Axes) -> None:
     axes.tick_params(labelsize=7)
 
 
-def layers(options: ToyOptions, finished: Sequence[Finished]) -> Figure:
+def draw_layers(options: ToyOptions, trials: Sequence[Trial]) -> Figure:
     """Variance of both coordinates behind each layer, from latent to sample, in and out of distribution."""
     figure = Figure(figsize=(4.2 * len(options.couplings), 4.0), layout="constrained")
     grid = figure.subplots(1, len(options.couplings), sharey=True, squeeze=False)[0]
     ood = options.val.sigma_figure
     for axes, coupling in zip(grid, options.couplings, strict=True):
-        shown = typical(options, finished, coupling)
-        for run in finished:
-            if run.job.coupling == coupling:
+        shown = choose_typical(options, trials, coupling)
+        for run in trials:
+            if run.coupling == coupling:
                 for level, colour in ((None, _IN), (ood, _OUT)):
                     _variances(axes, run, level, colour, bold=run is shown)
         axes.set_yscale("log")
@@ -100,9 +100,9 @@ def layers(options: ToyOptions, finished: Sequence[Finished]) -> Figure:
     return figure
 
 
-def _variances(axes: Axes, run: Finished, level: float | None, colour: str, bold: bool) -> None:
+def _variances(axes: Axes, run: Trial, level: float | None, colour: str, bold: bool) -> None:
     for k, style in enumerate(("-", "--")):
-        label = f"{name_of(level)}, x{'₁₂'[k]}" if bold else None
+        label = f"{name_level(level)}, x{'₁₂'[k]}" if bold else None
         values = run.levels[level].variances[:, k].clamp(1 / _LARGEST, _LARGEST)
         width, alpha = (2.0, 1.0) if bold else (0.7, 0.45)
         axes.plot(values, color=colour, linestyle=style, linewidth=width, alpha=alpha, label=label)

@@ -82,7 +82,7 @@ class ToyFlow(Bijection):
             total = total + log_det
         return z, total
 
-    def traced(self, z: Tensor, cond: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def trace(self, z: Tensor, cond: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Sample, giving each layer's name and what leaves it, (b, 2); the last one is x."""
         for name, layer in zip(reversed(self.names), reversed(self.layers), strict=True):
             z, _ = layer.inverse(z, cond)  # type: ignore[operator]

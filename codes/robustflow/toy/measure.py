@@ -10,33 +10,31 @@ from robustflow.toy.flow import DIMENSIONS, ToyFlow
 from robustflow.toy.points import WINDOW, Observation, exact_bits_per_dim, posterior
 
 
-class Inputs(NamedTuple):
+class HeldOut(NamedTuple):
     """Held-out points and inputs of one noise level, with the exact answers.
 
     Attributes:
         x: Points, (n, 2).
         y: Their inputs, (n, 2); the first ``n_conditions`` are sampled many times, all are sampled once.
-        n_conditions: See y.
         mean: Of the posterior of these first ones, (n_conditions, 2).
         var: The same.
-        bits_per_dim: Of a perfect model.
+        bits_per_dim: Of a perfect observation.
     """
 
     x: Tensor
     y: Tensor
-    n_conditions: int
     mean: Tensor
     var: Tensor
     bits_per_dim: float
 
 
-def inputs(
-    x: Tensor, condition: Observation, sigma: float | None, n_conditions: int, generator: torch.Generator
-) -> Inputs:
+def draw_inputs(
+    x: Tensor, observation: Observation, sigma: float | None, n_conditions: int, generator: torch.Generator
+) -> HeldOut:
     """Draw the inputs of held-out points x at a noise level (None: as in training)."""
-    y = condition.draw(x, sigma, generator)
-    truth = posterior(y[:n_conditions], condition)
-    return Inputs(x, y, n_conditions, truth.mean, truth.var, exact_bits_per_dim(x, y, condition))
+    y = observation.draw(x, sigma, generator)
+    mean, var, _ = posterior(y[:n_conditions], observation)
+    return HeldOut(x, y, mean, var, exact_bits_per_dim(x, y, observation))
 
 
 class Measurement(NamedTuple):
@@ -58,12 +56,12 @@ class Measurement(NamedTuple):
 
 
 @torch.no_grad()
-def measure(flow: ToyFlow, given: Inputs, n_sample: int, generator: torch.Generator) -> Measurement:
+def measure(flow: ToyFlow, given: HeldOut, n_sample: int, generator: torch.Generator) -> Measurement:
     """Sample and score held-out points; the flow in eval mode."""
     bits = float(-flow.log_prob(given.x, given.y).double().mean() / (DIMENSIONS * math.log(2)))
     z = torch.randn(len(given.x), DIMENSIONS, generator=generator)
     marginal, _ = flow.inverse(z, given.y)
-    layers, variances, samples = _traced(flow, given, n_sample, generator)
+    layers, variances, samples = _trace(flow, given, n_sample, generator)
     figures = {
         "bits_per_dim": bits,
         "bits_gap": bits - given.bits_per_dim,
@@ -75,14 +73,14 @@ def measure(flow: ToyFlow, given: Inputs, n_sample: int, generator: torch.Genera
     return Measurement(figures, layers, variances, samples, marginal)
 
 
-def _traced(
-    flow: ToyFlow, given: Inputs, n_sample: int, generator: torch.Generator
+def _trace(
+    flow: ToyFlow, given: HeldOut, n_sample: int, generator: torch.Generator
 ) -> tuple[list[str], Tensor, Tensor]:
     """Layer names, variances behind them, and the samples."""
-    y = given.y[: given.n_conditions].repeat_interleave(n_sample, dim=0)
+    y = given.y[: len(given.mean)].repeat_interleave(n_sample, dim=0)
     x = torch.randn(len(y), DIMENSIONS, generator=generator)
     layers, variances = ["latent"], [_variance(x, n_sample)]
-    for name, value in flow.traced(x, y):
+    for name, value in flow.trace(x, y):
         x = value
         layers.append(name)
         variances.append(_variance(x, n_sample))
@@ -95,7 +93,7 @@ def _variance(x: Tensor, n_sample: int) -> Tensor:
     return pooled.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
-def _against_truth(samples: Tensor, given: Inputs) -> dict[str, float]:
+def _against_truth(samples: Tensor, given: HeldOut) -> dict[str, float]:
     """Standard deviation at fixed y, pooled over y and coordinates, and RMS distance of the centres from the truth."""
     spread = float(samples.var(dim=1).mean().sqrt())
     true_spread = float(given.var.mean().sqrt())

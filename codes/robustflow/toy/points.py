@@ -29,7 +29,7 @@ class Observation(NamedTuple):
 
     @classmethod
     def from_name(cls, name: str, sigma_max: float) -> "Observation":
-        """The condition of the option ``data.condition``."""
+        """That of the option ``data.condition``."""
         return {"noisy": cls(True, sigma_max), "constant": cls(False, 0.0), "independent": cls(False, sigma_max)}[name]
 
     def draw(self, x: Tensor, sigma: float | None, generator: torch.Generator) -> Tensor:
@@ -46,51 +46,41 @@ def draw_points(n: int, generator: torch.Generator) -> Tensor:
     return u @ torch.tensor(M).T
 
 
-class Posterior(NamedTuple):
-    """p(x | y) exactly, but for the grid on x₁.
+def posterior(y: Tensor, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """p(x | y) by quadrature over x₁: given x₁, x₂ is uniform on a segment.
 
-    Attributes:
-        mean: (b, 2).
-        var: (b, 2).
-        log_evidence: log p(y₁ | σ) − const, (b,); nats.
+    Returns:
+        Mean and variance, (b, 2), and log evidence, log p(y₁ | σ) − const in nats, (b,).
     """
-
-    mean: Tensor
-    var: Tensor
-    log_evidence: Tensor
-
-
-def posterior(y: Tensor, condition: Observation) -> Posterior:
-    """Mean and variance of the points given y, (b, 2), by quadrature over x₁: given x₁, x₂ is uniform on a segment."""
     (a, b), (c, d) = M
     x1 = torch.linspace(-(abs(a) + abs(b)), abs(a) + abs(b), _GRID, dtype=torch.float64)
     ends = torch.stack([(x1 - abs(a)) / b, (x1 + abs(a)) / b]).sort(dim=0).values.clamp(-1, 1)  # of u₂
     low, high = (c / a) * x1 + (d - c * b / a) * ends
     prior = (high - low).abs() / (high - low).abs().sum()
-    parts = [
-        _posterior(part, condition, (x1, (low + high) / 2, (high - low) ** 2 / 12, prior)) for part in y.split(_CHUNK)
-    ]
-    return Posterior(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    grid = x1, (low + high) / 2, (high - low) ** 2 / 12, prior
+    mean, var, log_evidence = zip(*(_posterior(part, observation, *grid) for part in y.split(_CHUNK)), strict=True)
+    return torch.cat(mean), torch.cat(var), torch.cat(log_evidence)
 
 
-def _posterior(y: Tensor, condition: Observation, grid: tuple[Tensor, Tensor, Tensor, Tensor]) -> Posterior:
-    x1, x2, var2, prior = grid
-    log_weight = prior.log() + _log_likelihood(x1, y.double()[:, None], condition)
+def _posterior(
+    y: Tensor, observation: Observation, x1: Tensor, x2: Tensor, var2: Tensor, prior: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    log_weight = prior.log() + _log_likelihood(x1, y.double()[:, None], observation)
     log_evidence = log_weight.logsumexp(1)
     weight = torch.exp(log_weight - log_evidence[:, None])
     mean = torch.stack([weight @ x1, weight @ x2], dim=1)
     var = torch.stack([weight @ x1**2, weight @ (x2**2 + var2)], dim=1) - mean**2
-    return Posterior(mean, var, log_evidence)
+    return mean, var, log_evidence
 
 
-def _log_likelihood(x1: Tensor, y: Tensor, condition: Observation) -> Tensor:
+def _log_likelihood(x1: Tensor, y: Tensor, observation: Observation) -> Tensor:
     """log p(y₁ | x₁, σ) + log σ√2π, the same constant as in the evidence; y (..., 2)."""
-    if not condition.sees_x:
+    if not observation.sees_x:
         return torch.zeros_like(x1 + y[..., 0])
     return -0.5 * ((y[..., 0] - x1) / y[..., 1]) ** 2
 
 
-def exact_bits_per_dim(x: Tensor, y: Tensor, condition: Observation) -> float:
+def exact_bits_per_dim(x: Tensor, y: Tensor, observation: Observation) -> float:
     """Mean of −log₂ p(x | y) / 2 of points on the parallelogram: what a perfect model reaches."""
-    nats = _log_likelihood(x.double()[:, 0], y.double(), condition) - posterior(y, condition).log_evidence
+    nats = _log_likelihood(x.double()[:, 0], y.double(), observation) - posterior(y, observation)[2]
     return float(-(nats - math.log(AREA)).mean() / (2 * math.log(2)))

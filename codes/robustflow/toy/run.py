@@ -10,54 +10,43 @@ import torch
 from robustflow.options.toy import ToyOptions
 from robustflow.registry import ELEMENTWISE
 from robustflow.toy.flow import ToyFlow
-from robustflow.toy.measure import Inputs, Measurement, inputs, measure
+from robustflow.toy.measure import HeldOut, Measurement, draw_inputs, measure
 from robustflow.toy.points import Observation, draw_points
 from robustflow.utils.errors import RunFailed
 from robustflow.utils.seeds import derive_seed
 
 # By noise level; None: as in training.
-Given = dict[float | None, Inputs]
+Given = dict[float | None, HeldOut]
 
 
-class Job(NamedTuple):
-    """A run to be done."""
+class Trial(NamedTuple):
+    """A run that is done; ``levels``: by noise level, as in ``Given``. ``seconds``: of wall clock."""
 
     coupling: str
     seed: int
-
-
-class Finished(NamedTuple):
-    """A run that is done; ``levels``: by noise level, as in ``Given``. ``seconds``: of wall clock."""
-
-    job: Job
     levels: dict[float | None, Measurement]
     seconds: float
 
 
-def jobs(options: ToyOptions) -> list[Job]:
-    """All runs, coupling by coupling."""
-    return [Job(coupling, seed) for coupling in options.couplings for seed in options.train.seeds]
-
-
-def perform(options: ToyOptions, given: Given, job: Job) -> Finished:
-    """Train and measure one run, on one thread; the same numbers for the same options and job."""
+def perform(options: ToyOptions, given: Given, coupling: str, seed: int) -> Trial:
+    """Train and measure one run, on one thread; the same numbers for the same arguments."""
     start = time.perf_counter()
     with _one_thread(), torch.random.fork_rng(devices=[]):
-        flow = train(options, job).eval()
+        flow = train(options, coupling, seed).eval()
         measured = {
             level: measure(flow, at_level, options.val.n_sample, _generator("latents", options.val.seed))
             for level, at_level in given.items()
         }
-    return Finished(job, measured, time.perf_counter() - start)
+    return Trial(coupling, seed, measured, time.perf_counter() - start)
 
 
-def train(options: ToyOptions, job: Job) -> ToyFlow:
+def train(options: ToyOptions, coupling: str, seed: int) -> ToyFlow:
     """Maximum likelihood with Adam. RunFailed if the loss is no longer finite."""
     o, condition = options.train, Observation.from_name(options.data.condition, options.data.sigma_max)
-    flow = build(options, job).train()
+    flow = build(options, coupling, seed).train()
     adam = torch.optim.Adam(flow.parameters(), o.lr_G, (o.beta1, o.beta2), fused=True)
-    x = draw_points(options.data.n_points, _generator("points", job.seed))
-    generator = _generator("training", job.seed)
+    x = draw_points(options.data.n_points, _generator("points", seed))
+    generator = _generator("training", seed)
     for iteration in range(1, o.niter + 1):
         # Draw a batch and what is seen of it.
         x_batch = x[torch.randint(len(x), (o.batch_size,), generator=generator)]
@@ -68,7 +57,7 @@ def train(options: ToyOptions, job: Job) -> ToyFlow:
         adam.zero_grad(set_to_none=True)
         loss.backward()
         if not torch.isfinite(loss):
-            place = f"{job.coupling}, seed {job.seed}, iteration {iteration}"
+            place = f"{coupling}, seed {seed}, iteration {iteration}"
             raise RunFailed(f"{place}: the loss is {loss.item()}; lower train.lr_G (now {o.lr_G:g})")
 
         # Update weights.
@@ -76,19 +65,19 @@ def train(options: ToyOptions, job: Job) -> ToyFlow:
     return flow
 
 
-def build(options: ToyOptions, job: Job) -> ToyFlow:
+def build(options: ToyOptions, coupling: str, seed: int) -> ToyFlow:
     """The untrained flow of a run; draws from torch's global generator, which it seeds."""
-    network, coupling = options.network_G, options.couplings[job.coupling]
-    torch.manual_seed(derive_seed("initialisation", job.seed))
-    return ToyFlow(lambda: ELEMENTWISE.build(coupling), network.K, network.hidden_channels, network.hidden_layers)
+    network, elementwise = options.network_G, options.couplings[coupling]
+    torch.manual_seed(derive_seed("initialisation", seed))
+    return ToyFlow(lambda: ELEMENTWISE.build(elementwise), network.K, network.hidden_channels, network.hidden_layers)
 
 
-def held_out(options: ToyOptions) -> Given:
+def draw_held_out(options: ToyOptions) -> Given:
     """Held-out points and their inputs at every noise level, the same for all runs."""
     val, condition = options.val, Observation.from_name(options.data.condition, options.data.sigma_max)
     x = draw_points(val.n_held_out, _generator("held-out points", val.seed))
     return {
-        level: inputs(x, condition, level, val.n_conditions, _generator(f"inputs at {level}", val.seed))
+        level: draw_inputs(x, condition, level, val.n_conditions, _generator(f"inputs at {level}", val.seed))
         for level in (None, *val.sigma_ood)
     }
 

@@ -8,9 +8,9 @@ from typing import Any
 from robustflow.options.toy import ToyOptions
 from robustflow.report.columns import cell
 from robustflow.report.tables import align
-from robustflow.toy.measure import Inputs
+from robustflow.toy.measure import HeldOut
 from robustflow.toy.points import AREA, WINDOW, M
-from robustflow.toy.run import Finished, Given
+from robustflow.toy.run import Given, Trial
 
 COLUMNS = {
     "bits_per_dim": "bits/dim",
@@ -24,40 +24,40 @@ COLUMNS = {
 }
 
 
-def name_of(level: float | None) -> str:
+def name_level(level: float | None) -> str:
     """A noise level in words."""
     return "in distribution" if level is None else f"σ = {level:g}"
 
 
-def line(run: Finished) -> str:
-    """A finished run in one line."""
+def line(run: Trial) -> str:
+    """A trial in one line."""
     level = max(run.levels, key=lambda level: level or 0)
     ours, ood = run.levels[None].figures, run.levels[level].figures
     return (
-        f"{ours['bits_per_dim']:.3f} bits/dim, spread {cell(ours['spread'])}, at {name_of(level)} "
+        f"{ours['bits_per_dim']:.3f} bits/dim, spread {cell(ours['spread'])}, at {name_level(level)} "
         f"{cell(ood['spread'])}; {run.seconds:.0f} s"
     )
 
 
-def record(options: ToyOptions, given: Given, finished: Sequence[Finished]) -> dict[str, Any]:
+def record(options: ToyOptions, given: Given, trials: Sequence[Trial]) -> dict[str, Any]:
     """Every figure of every run; non-finite numbers as text."""
     return {
         "name": options.name,
         "condition": options.data.condition,
-        "exact_bits_per_dim": {name_of(level): at_level.bits_per_dim for level, at_level in given.items()},
+        "exact_bits_per_dim": {name_level(level): at_level.bits_per_dim for level, at_level in given.items()},
         "runs": [
             {
-                "coupling": run.job.coupling,
-                "seed": run.job.seed,
+                "coupling": run.coupling,
+                "seed": run.seed,
                 "seconds": round(run.seconds, 1),
-                "levels": {name_of(level): _plain(measured.figures) for level, measured in run.levels.items()},
+                "levels": {name_level(level): _plain(measured.figures) for level, measured in run.levels.items()},
                 "layers": run.levels[None].layers,
                 "variances": {
-                    name_of(level): [[_number(v) for v in row] for row in measured.variances.tolist()]
+                    name_level(level): [[_number(v) for v in row] for row in measured.variances.tolist()]
                     for level, measured in run.levels.items()
                 },
             }
-            for run in finished
+            for run in trials
         ],
     }
 
@@ -70,31 +70,27 @@ def _number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def markdown(options: ToyOptions, given: Given, finished: Sequence[Finished], seconds: float) -> str:
+def markdown(options: ToyOptions, given: Given, trials: Sequence[Trial], seconds: float) -> str:
     """All tables with what they mean."""
-    runs = (
-        f"{options.train.niter} iterations of {options.train.batch_size} points; {len(finished)} runs, {seconds:.0f} s"
-    )
-    sections = [_section(options, at_level, finished, level) for level, at_level in given.items()]
+    runs = f"{options.train.niter} iterations of {options.train.batch_size} points; {len(trials)} runs, {seconds:.0f} s"
+    sections = [_section(options, at_level, trials, level) for level, at_level in given.items()]
     return "\n".join(
         [f"# {options.name}\n", f"{_WHAT[options.data.condition]} {runs}.\n", _LEGEND, *sections, _reading()]
     )
 
 
-def _section(options: ToyOptions, given: Inputs, finished: Sequence[Finished], level: float | None) -> str:
+def _section(options: ToyOptions, given: HeldOut, trials: Sequence[Trial], level: float | None) -> str:
     rows = []
     for coupling in options.couplings:
-        own = [run for run in finished if run.job.coupling == coupling]
+        own = [run for run in trials if run.coupling == coupling]
         figures = [run.levels[level].figures for run in own]
-        rows += [
-            [coupling, str(run.job.seed), *_cells(f), f["jump_layer"]] for run, f in zip(own, figures, strict=True)
-        ]
+        rows += [[coupling, str(run.seed), *_cells(f), f["jump_layer"]] for run, f in zip(own, figures, strict=True)]
         median = {key: statistics.median(f[key] for f in figures) for key in COLUMNS}
         rows.append([f"**{coupling}**", "**median**", *(f"**{text}**" for text in _cells(median)), ""])
     table = align(rows, ["coupling", "seed", *COLUMNS.values(), "jump at"], 2, "github")
     truth = math.sqrt(float(given.var.mean()))
     exact = f"Exact: {given.bits_per_dim:.3f} bits/dim, spread {truth:.3f}."
-    return f"## {name_of(level)}\n\n{exact}\n\n{table}\n"
+    return f"## {name_level(level)}\n\n{exact}\n\n{table}\n"
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:
