@@ -134,9 +134,10 @@ def test_failures_of_two_runs(first, other):
 
 def test_gallery_shows_the_worst_sample_of_the_worst_image(runs):
     shown = gallery.choose(runs, n=2)
-    assert [(row.dataset, row.image) for row in shown] == [("inside", "a"), ("inside", "b"), (OUTSIDE, "sub/b")]
-    assert [file.name for file in shown[-1].samples] == ["b_t0.9_01.png", "b_t0.9_02.png"]
-    assert shown[-1].texts[0] == "max residual infinite"
+    assert [(dataset, image) for dataset, image, _ in shown] == [("inside", "a"), ("inside", "b"), (OUTSIDE, "sub/b")]
+    files, texts = zip(*shown[-1][-1], strict=True)
+    assert [file.name for file in files] == ["b_t0.9_01.png", "b_t0.9_02.png"]
+    assert texts[0] == "max residual infinite"
 
 
 def test_gallery_picture_holds_the_samples(folders, tmp_path):

@@ -131,10 +131,10 @@ def test_large_pictures_are_shown_smaller_with_a_crop_around_the_failure(tmp_pat
     folder = results_folder.make(tmp_path, size=768, exploding=EXPLODING)
     results = read(folder)
     parts = pictures.list_parts(results, "out <b>side</b>", "sub/b")
-    assert [part.label for part in parts][:4] == ["input", "ground truth", "pixel errors", "std of samples"]
-    shown = [part.open() for part in parts]
+    assert [label for _, label, _, _ in parts][:4] == ["input", "ground truth", "pixel errors", "std of samples"]
+    shown = pictures.read(parts)
     budget = pictures.Budget()
-    made = pictures.entry("large", shown, budget)
+    made = pictures.embed("large", shown, budget)
     sizes = {shot.label: (shot.width, shot.height) for shot in made.shots}
     assert sizes["input"] == (192, 192)
     assert sizes["sample 1"] == (512, 512)
@@ -142,10 +142,10 @@ def test_large_pictures_are_shown_smaller_with_a_crop_around_the_failure(tmp_pat
     assert budget.left == pictures.BUDGET - sum(len(shot.src) for shot in (*made.shots, *made.crops))
 
     small = pictures.Budget(sum(len(shot.src) for shot in made.shots))
-    without = pictures.entry("large", shown, small)
+    without = pictures.embed("large", shown, small)
     assert without.crops == ()
     assert "no space for a crop" in without.note
-    assert pictures.entry("large", shown, small) is None
+    assert pictures.embed("large", shown, small) is None
 
 
 def test_small_budget_shows_the_worst_and_says_so(tmp_path, monkeypatch):

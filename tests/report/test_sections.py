@@ -7,7 +7,6 @@ import results_folder
 
 from robustflow.evaluation.metrics import Column
 from robustflow.report import plots, sections
-from robustflow.report.plots import Series
 from robustflow.report.results import read
 
 
@@ -15,20 +14,19 @@ def test_best_of_n_is_the_mean_over_images_of_the_best_so_far():
     values = {"a": (20.0, 22.0, 21.0), "b": (None, 24.0, 26.0)}
     rows = [(image, k, value) for image, found in values.items() for k, value in enumerate(found)]
     frame, psnr = pd.DataFrame(rows, columns=["image", "sample", "psnr"]), Column("psnr", "PSNR", "high")
-    assert sections._best(frame, psnr) == Series((1, 2, 3), (20.0, 23.0, 24.0))
-    assert sections._best(frame.assign(psnr=[math.nan, math.inf] * 3), psnr) is None
+    assert sections._best(frame, psnr) == [(1, 20.0, ""), (2, 23.0, ""), (3, 24.0, "")]
+    assert sections._best(frame.assign(psnr=[math.nan, math.inf] * 3), psnr) == []
 
 
 def test_latents_of_several_images_are_pooled():
     values = [[-1.0, 0.0, 1.0, 1.0], [2.0, 3.0]]
-    pooled = sections._pool(
+    edges, density, text = sections._pool(
         [{"edges": [-4, 1.5, 4], "counts": [len(z), 0], "mean": fmean(z), "std": pstdev(z)} for z in values]
     )
     together = [value for one in values for value in one]
-    assert pooled.mean == pytest.approx(fmean(together))
-    assert pooled.std == pytest.approx(pstdev(together))
-    assert pooled.density == [pytest.approx(1 / 5.5), 0]
-    assert pooled.n == 2
+    assert text == f"mean {fmean(together):.4g}, std {pstdev(together):.4g}, 2 inputs"
+    assert edges == [-4, 1.5, 4]
+    assert density == [pytest.approx(1 / 5.5), 0]
 
 
 def test_failures_against_the_rank_of_the_score(monkeypatch):
@@ -36,9 +34,10 @@ def test_failures_against_the_rank_of_the_score(monkeypatch):
     monkeypatch.setattr(plots, "rank", lambda *arguments: drawn.setdefault("arguments", arguments) and "")
     pairs = [(score, score >= 15) for score in range(20)]
     sections.rank_plot(pairs[::-1], "inputs")
-    rate, low, high, average, what = drawn["arguments"]
-    assert rate.x == [5, 15, 25, 35, 45, 55, 65, 75, 85, 95]
-    assert rate.y == [0, 0, 0, 0, 0, 0, 0, 50, 100, 100]
+    points, low, high, average, what = drawn["arguments"]
+    x, y, _ = zip(*points, strict=True)
+    assert x == (5, 15, 25, 35, 45, 55, 65, 75, 85, 95)
+    assert y == (0, 0, 0, 0, 0, 0, 0, 50, 100, 100)
     assert average == 25
     assert low[0] == 0
     assert high[-1] == 100
@@ -52,14 +51,14 @@ def test_no_plot_without_data(tmp_path):
 
 
 def test_plots_carry_their_values_for_those_who_do_not_see_them():
-    text = plots.curves({"a <b>": Series([0, 1], [2.5, 3.5]), "none": None}, "x", "y", "Rise & fall")
+    text = plots.curves({"a <b>": [(0, 2.5, ""), (1, 3.5, "")], "none": []}, "x", "y", "Rise & fall")
     assert "<title" in text
     assert "Rise &amp; fall</title>" in text
     assert "a &lt;b&gt;: 2.5 at 0, 3.5 at 1</desc>" in text
     assert "var(--series-1)" in text
     assert "currentColor" in text
     assert "#fe0" not in text
-    assert text == plots.curves({"a <b>": Series([0, 1], [2.5, 3.5]), "none": None}, "x", "y", "Rise & fall")
+    assert text == plots.curves({"a <b>": [(0, 2.5, ""), (1, 3.5, "")], "none": []}, "x", "y", "Rise & fall")
 
 
 def test_inputs_unlike_the_training_patches_are_listed(tmp_path):

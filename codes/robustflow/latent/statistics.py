@@ -16,7 +16,6 @@ from robustflow.evaluation.records import known_bits, to_json
 from robustflow.latent.space import LatentSpace
 from robustflow.report import plots
 from robustflow.report.columns import cell
-from robustflow.report.sections import Plot
 from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ _WHITE_RMS = 3.0
 
 def write(
     space: LatentSpace, name: str, image: Tensor, output: Path
-) -> tuple[dict[str, Any], dict[str, Tensor], list[Plot]]:
+) -> tuple[dict[str, Any], dict[str, Tensor], list[tuple[str, str]]]:
     """Encode an image (3, H, W), as read; write latents, statistics and plots.
 
     No noise is added, where tests add that of training: their bits per dimension are not these. Of sides that the flow
@@ -112,12 +111,12 @@ def _draw_channels(axes: Any, z: Tensor) -> None:
     axes.legend(fontsize=8)
 
 
-def _plot(name: str, latents: Mapping[int, Tensor], figures: Mapping[int, Mapping[str, Any]]) -> list[Plot]:
+def _plot(name: str, latents: Mapping[int, Tensor], figures: Mapping[int, Mapping[str, Any]]) -> list[tuple[str, str]]:
     densities = {level: _density(z) for level, z in latents.items()}
     edges = np.linspace(-_END, _END, _BINS + 1).tolist()
     top = 1.05 * max(0.4, *(density.max() for density in densities.values()))
     return [
-        Plot(
+        (
             plots.histogram(edges, density.tolist(), top, f"Latents of {name}, level {level}"),
             f"{name}, level {level}: mean {cell(figures[level]['mean'])}, std {cell(figures[level]['std'])}",
         )

@@ -14,7 +14,7 @@ from robustflow.evaluation.records import to_json
 from robustflow.models import Model
 from robustflow.report import pictures, sheet
 from robustflow.report.pages import render
-from robustflow.report.sections import Plot, Section
+from robustflow.report.sections import Section
 from robustflow.utils.files import write_atomically
 
 _NOTE = "Grey: N(0, 1). The outermost bins hold all that lies beyond them."
@@ -45,8 +45,8 @@ class Album:
     """Pictures and plots of a page, embedded as they come while there is room; more are counted, not shown."""
 
     def __init__(self) -> None:
-        self.entries: list[pictures.Entry] = []
-        self.plots: list[Plot] = []
+        self.entries: list[pictures.Exhibit] = []
+        self.plots: list[tuple[str, str]] = []
         self.images: set[str] = set()
         self.shown: set[str] = set()
         self._budget = pictures.Budget()
@@ -62,14 +62,14 @@ class Album:
         if self._full:
             return
         title = f"{image}, {part}" if part else image
-        embedded = pictures.entry(title, [_picture(*each) for each in shown.items()], self._budget, _guide(shown))
+        embedded = pictures.embed(title, [_panel(*each) for each in shown.items()], self._budget, _guide(shown))
         if embedded is None:
             self._full = True
         else:
             self.entries.append(embedded)
             self.shown.add(image)
 
-    def plot(self, plots: Sequence[Plot]) -> None:
+    def plot(self, plots: Sequence[tuple[str, str]]) -> None:
         """Add an image's plots, if the page has its pictures."""
         if not self._full:
             self.plots += plots
@@ -121,7 +121,7 @@ def _guide(shown: Mapping[str, Tensor]) -> Image.Image | None:
     return None
 
 
-def _picture(label: str, image: Tensor) -> pictures.Picture:
+def _panel(label: str, image: Tensor) -> pictures.Panel:
     failed = pixel_errors(image) if image.is_floating_point() else 0.0
     caption = f"{label}: {failed:.3g} % of its pixels outside [{PIXEL_RANGE[0]:g}, {PIXEL_RANGE[1]:g}]"
-    return pictures.Picture(sheet.to_picture(image), label, caption if failed > 0 else label, failed > 0)
+    return pictures.Panel(sheet.to_picture(image), label, caption if failed > 0 else label, failed > 0)

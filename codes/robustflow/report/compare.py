@@ -127,7 +127,7 @@ def content(runs: Sequence[Results], headers: Sequence[str], differences: Sequen
         "paired": [headers, *differences] if differences else [],
         "paired_notes": paired.notes(runs),
         "settings": settings(described),
-        "told": _PAGE[runs[0].protocol.averages],
+        "caption": _PAGE[runs[0].protocol.averages],
         "sets": [
             {
                 "name": name,
@@ -151,22 +151,22 @@ def _merge(runs: Sequence[Results], dataset: str) -> pd.DataFrame:
 def _parts(runs: Sequence[Results], dataset: str, image: str) -> list[Part]:
     """Input, schemes of each run where the protocol has them, the worst sample of each run, ground truth."""
     place, protocol = runs[0].folder / dataset, runs[0].protocol
-    parts = [Part(place / f"{image}_lr.png", "input", protocol.input)]
+    parts: list[Part] = [(place / f"{image}_lr.png", "input", protocol.input, False)]
     named = list(zip(names_of(runs), runs, strict=True))
     if protocol.averages:
         parts += [
-            part._replace(label=f"{name}, {part.label}", caption=f"{name}, {part.caption}")
+            (file, f"{name}, {label}", f"{name}, {caption}", failed)
             for name, run in named
-            for part in pictures.list_schemes(run, dataset, image)
+            for file, label, caption, failed in pictures.list_schemes(run, dataset, image)
         ]
     for name, run in named:
         rows = run.of_image(dataset, image)
         rows = rows[rows.averaged.isna()]
         row = worst_row(rows, protocol.extent)
         text = f"{name}, {pictures.describe_row(row, run)}; {pictures.FURTHEST[protocol.extent]} of {len(rows)} samples"
-        parts.append(Part(sample_file(run.folder, row), name, text, failed=row["pixel_errors"] > 0))
-    parts.append(Part(place / f"{image}_gt.png", "ground truth", "ground truth"))
-    return [part for part in parts if part.file.is_file()]
+        parts.append((sample_file(run.folder, row), name, text, row["pixel_errors"] > 0))
+    parts.append((place / f"{image}_gt.png", "ground truth", "ground truth", False))
+    return [part for part in parts if part[0].is_file()]
 
 
 def default_output(folders: Sequence[Path]) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -19,13 +19,6 @@ from robustflow.utils.yaml_tree import show
 APPLICATIONS = "apply"
 _ARROWS = {"low": "↓", "high": "↑", None: ""}
 _WORDS = {"low": "lower is better", "high": "higher is better", None: ""}
-
-
-class Figure(NamedTuple):
-    """One value of a table: as text, and its confidence interval."""
-
-    text: str
-    interval: str = ""
 
 
 def write(folder: Path) -> Path:
@@ -115,11 +108,11 @@ def heading(one: Column) -> tuple[str, str, str]:
     return one.label, _ARROWS[one.better], _WORDS[one.better]
 
 
-def figure(values: Mapping[str, Any], key: str) -> Figure:
-    """A figure with its interval, where the summary has one."""
+def figure(values: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """A figure as text, and its confidence interval where the summary has one, else ""."""
     interval = values.get(f"{key.removesuffix('_pct')}_ci", values.get(f"{key}_ci"))
     text = f"{cell(interval[0])} to {cell(interval[1])}" if isinstance(interval, list) else ""
-    return Figure(cell(values.get(key)), text)
+    return cell(values.get(key)), text
 
 
 def list_figures(dataset: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -131,7 +124,7 @@ def list_figures(dataset: Mapping[str, Any], metrics: Mapping[str, Any]) -> list
     for key in keys:
         label, arrow, direction = heading(column(columns, key))
         how = protocol_of(key, metrics["protocol"])
-        values = [Figure("not computed") if how.startswith("not computed") else figure(one, key) for one in by_heat]
+        values = [("not computed", "") if how.startswith("not computed") else figure(one, key) for one in by_heat]
         found.append({"label": label, "arrow": arrow, "direction": direction, "figures": values, "protocol": how})
     return found
 
@@ -142,13 +135,13 @@ def _is_count(key: str) -> bool:
 
 def over_how_many(dataset: Mapping[str, Any]) -> list[str]:
     """How many inputs and samples the means of each temperature are over."""
-    told = []
+    texts = []
     for heat, values in dataset["heats"].items():
         text = f"{values['n_finite']} finite of {values['n_samples']} samples"
         if "n_images_finite" in values:
             text += f", {values['n_images_finite']} of {dataset['n_images']} inputs with finite samples alone"
-        told.append(f"τ = {heat}: {text}")
-    return told
+        texts.append(f"τ = {heat}: {text}")
+    return texts
 
 
 def about(protocol: Mapping[str, Any], name: str) -> str:

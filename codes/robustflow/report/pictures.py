@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,29 +52,20 @@ def choose(rows: pd.DataFrame, results: Results, limit: int = MAX_IMAGES) -> dic
             # The first of equals.
             reasons.setdefault(badness.idxmax(), []).append(label)
     others = [name for name in rows.image.unique() if name not in reasons]
-    names = [*reasons, *_spread(others, limit - len(reasons))][:limit]
+    names = [*reasons, *_space_evenly(others, limit - len(reasons))][:limit]
     return {name: tuple(reasons.get(name, ())) for name in names}
 
 
-def _spread(names: Sequence[str], n: int) -> list[str]:
+def _space_evenly(names: Sequence[str], n: int) -> list[str]:
     n = min(n, len(names))
     return [names[k * len(names) // n] for k in range(n)]
 
 
-class Part(NamedTuple):
-    """A picture to embed: its file, what it shows, and what is known of it."""
-
-    file: Path
-    label: str
-    caption: str
-    failed: bool = False
-
-    def open(self) -> "Picture":
-        """The picture itself. UserError if the file is damaged."""
-        return Picture(_open(self.file), self.label, self.caption, self.failed)
+# A picture's file, what it shows, and what is known of it: its label, caption and whether it has pixel errors.
+Part = tuple[Path, str, str, bool]
 
 
-class Picture(NamedTuple):
+class Panel(NamedTuple):
     """A picture to embed, and what is known of it."""
 
     image: Image.Image
@@ -95,7 +86,7 @@ class Shot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class Exhibit:
     """One image of the gallery.
 
     Attributes:
@@ -128,25 +119,6 @@ class Budget:
         return True
 
 
-@dataclass
-class Gallery:
-    """The shown images of a data set, how many it has, and whether any of them has pictures."""
-
-    n_images: int
-    entries: list[Entry] = field(default_factory=list)
-    no_pictures: bool = True
-
-    @property
-    def worst(self) -> list[Entry]:
-        """Those that are the worst of something."""
-        return [entry for entry in self.entries if entry.reasons]
-
-    @property
-    def others(self) -> list[Entry]:
-        """Those that are not."""
-        return [entry for entry in self.entries if not entry.reasons]
-
-
 def list_parts(results: Results, dataset: str, image: str) -> list[Part]:
     """Files of an image: input, schemes, ground truth, maps, all samples at one temperature, the first at the others.
 
@@ -160,20 +132,20 @@ def list_parts(results: Results, dataset: str, image: str) -> list[Part]:
     heat = worst_row(samples, protocol.extent)["tau"]
     of_heat = samples[samples.tau == heat]
     parts = [
-        Part(place / f"{image}_lr.png", "input", protocol.input),
+        (place / f"{image}_lr.png", "input", protocol.input, False),
         *(list_schemes(results, dataset, image) if protocol.averages else []),
-        Part(place / f"{image}_gt.png", "ground truth", "ground truth"),
+        (place / f"{image}_gt.png", "ground truth", "ground truth", False),
     ]
     if (of_heat.pixel_errors > 0).any():
         text = f"white: a pixel error in at least one of {len(of_heat)} samples, τ = {heat}"
-        parts.append(Part(place / f"{image}_t{heat}_mask.png", "pixel errors", text, failed=True))
+        parts.append((place / f"{image}_t{heat}_mask.png", "pixel errors", text, True))
     text = f"standard deviation over the finite samples, white: a quarter of the range, τ = {heat}"
-    parts.append(Part(place / f"{image}_t{heat}_std.png", "std of samples", text))
+    parts.append((place / f"{image}_t{heat}_std.png", "std of samples", text, False))
     parts += [_sample(results, row, f"sample {row['sample']}") for row in of_heat.to_dict("records")]
     for other in results.heats:
         first = samples[samples.tau == other][:1] if other != heat else samples[:0]
         parts += [_sample(results, row, f"sample {row['sample']}, τ = {other}") for row in first.to_dict("records")]
-    return [part for part in parts if part.file.is_file()]
+    return [part for part in parts if part[0].is_file()]
 
 
 def list_schemes(results: Results, dataset: str, image: str) -> list[Part]:
@@ -184,12 +156,16 @@ def list_schemes(results: Results, dataset: str, image: str) -> list[Part]:
     for row in rows[rows.averaged.notna()].to_dict("records"):
         label = f"scheme 2, mean of {row['sample']}, τ = {row['tau']}"
         parts.append(_sample(results, row, label, label))
-    return [part for part in parts if part.file.is_file()]
+    return [part for part in parts if part[0].is_file()]
 
 
 def _sample(results: Results, row: Mapping[str, Any], label: str, name: str | None = None) -> Part:
-    text = describe_row(row, results, name)
-    return Part(sample_file(results.folder, row), label, text, failed=row["pixel_errors"] > 0)
+    return sample_file(results.folder, row), label, describe_row(row, results, name), row["pixel_errors"] > 0
+
+
+def read(parts: Sequence[Part]) -> list[Panel]:
+    """The pictures themselves. UserError if a file is damaged."""
+    return [Panel(_open(part[0]), *part[1:]) for part in parts]
 
 
 def describe_row(row: Mapping[str, Any], results: Results, name: str | None = None) -> str:
@@ -209,31 +185,31 @@ def _extent(row: Mapping[str, Any], results: Results) -> str:
     return f"{column(results.columns, key).label} {cell(row[key])}"
 
 
-def entry(
+def embed(
     name: str,
-    pictures: Sequence[Picture],
+    panels: Sequence[Panel],
     budget: Budget,
     guide: Image.Image | None = None,
     reasons: tuple[str, ...] = (),
     facts: str = "",
-) -> Entry | None:
+) -> Exhibit | None:
     """Embed an image's pictures: with crops in full resolution, else without them, else None.
 
     ``guide``: crops are taken where it is brightest; None: where pixel errors are, or samples differ most.
     """
-    shots = tuple(_shot(picture) for picture in pictures)
-    width, height = max((picture.image.size for picture in pictures), key=max)
+    shots = tuple(_encode(panel) for panel in panels)
+    width, height = max((panel.image.size for panel in panels), key=max)
     note = ""
     if max(width, height) > OVERVIEW:
-        box = _box(pictures, guide)
+        box = _place_crop(panels, guide)
         note = f"Whole pictures are shown smaller than they are ({width}×{height})"
-        crops = tuple(_shot(picture._replace(image=_crop(picture.image, box, (width, height)))) for picture in pictures)
+        crops = tuple(_encode(panel._replace(image=_crop(panel.image, box, (width, height)))) for panel in panels)
         if budget.take([*shots, *crops]):
             size = f"{box[2] - box[0]}×{box[3] - box[1]}"
             note += f"; below them the {size} pixels at ({box[0]}, {box[1]}) in full resolution."
-            return Entry(name, reasons, shots, crops, note, facts)
+            return Exhibit(name, reasons, shots, crops, note, facts)
         note += "; no space for a crop in full resolution."
-    return Entry(name, reasons, shots, (), note, facts) if budget.take(shots) else None
+    return Exhibit(name, reasons, shots, (), note, facts) if budget.take(shots) else None
 
 
 def galleries(
@@ -241,8 +217,8 @@ def galleries(
     results: Results,
     parts_of: Callable[[str, str], Sequence[Part]],
     budget: Budget,
-) -> dict[str, Gallery]:
-    """Galleries of several data sets that share a budget; the worst images of all of them come first.
+) -> dict[str, dict[str, Any]]:
+    """Galleries of several data sets, for the template; they share a budget, the worst images of all come first.
 
     Args:
         sets: Rows of the samples of each data set.
@@ -250,19 +226,28 @@ def galleries(
         parts_of: Pictures of (data set, image).
         budget: Of the page.
     """
-    found = {name: Gallery(rows.image.nunique()) for name, rows in sets.items()}
+    found: dict[str, list[Exhibit]] = {name: [] for name in sets}
+    without = set(sets)
     for name, image, reasons in _take_turns({name: choose(rows, results) for name, rows in sets.items()}):
         parts = parts_of(name, image)
         if not parts:
             continue
-        found[name].no_pictures = False
-        rows = sets[name][sets[name].image == image]
-        shown, facts = [part.open() for part in parts], _describe_image(rows, results)
-        made = entry(image, shown, budget, None, reasons, facts)
-        if made is None:
+        without.discard(name)
+        facts = _describe_image(sets[name][sets[name].image == image], results)
+        exhibit = embed(image, read(parts), budget, None, reasons, facts)
+        if exhibit is None:
             break
-        found[name].entries.append(made)
-    return found
+        found[name].append(exhibit)
+    return {
+        name: {
+            "worst": [one for one in exhibits if one.reasons],
+            "others": [one for one in exhibits if not one.reasons],
+            "n_shown": len(exhibits),
+            "n_images": sets[name].image.nunique(),
+            "no_pictures": name in without,
+        }
+        for name, exhibits in found.items()
+    }
 
 
 def _take_turns(chosen: Mapping[str, Mapping[str, tuple[str, ...]]]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -294,18 +279,18 @@ def _open(file: Path) -> Image.Image:
         raise UserError(f"{file}: expected a complete PNG, got a damaged file; run test.py again") from error
 
 
-def _shot(picture: Picture) -> Shot:
-    image, small = picture.image, max(picture.image.size) <= OVERVIEW
+def _encode(panel: Panel) -> Shot:
+    image, small = panel.image, max(panel.image.size) <= OVERVIEW
     if not small:
         image = image.copy()
         image.thumbnail((OVERVIEW, OVERVIEW), Image.Resampling.LANCZOS)
-    return Shot(data_uri(image, lossless=small), picture.label, picture.caption, picture.failed, *image.size)
+    return Shot(data_uri(image, lossless=small), panel.label, panel.caption, panel.failed, *image.size)
 
 
-def _box(pictures: Sequence[Picture], guide: Image.Image | None) -> tuple[int, int, int, int]:
+def _place_crop(panels: Sequence[Panel], guide: Image.Image | None) -> tuple[int, int, int, int]:
     """The crop of the largest picture: around the pixel errors, else where samples differ most, else the middle."""
-    width, height = max((picture.image.size for picture in pictures), key=max)
-    guides = {picture.label: picture.image for picture in pictures}
+    width, height = max((panel.image.size for panel in panels), key=max)
+    guides = {panel.label: panel.image for panel in panels}
     if guide is None:
         guide = guides.get("pixel errors", guides.get("std of samples"))
     x, y = (0.5, 0.5) if guide is None else _brightest(guide)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -49,19 +49,15 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-class Series(NamedTuple):
-    """Points of a line; ``labels`` are written beside them."""
-
-    x: Sequence[float]
-    y: Sequence[float]
-    labels: Sequence[str] = ()
+# Of a line: x, y, and what is written beside it.
+Points = Sequence[tuple[float, float, str]]
 
 
-def curves(series: Mapping[str, Series | None], x_label: str, y_label: str, name: str, *, steps: bool = False) -> str:
-    """Lines through points, one per entry of ``series``; None keeps an entry's colour but draws nothing.
+def curves(lines: Mapping[str, Points], x_label: str, y_label: str, name: str, *, steps: bool = False) -> str:
+    """Lines through points; one without any keeps its colour but is not drawn.
 
     Args:
-        series: By what they show, named in the page's legend.
+        lines: By what they show, named in the page's legend.
         x_label: Of the horizontal axis.
         y_label: Of the vertical axis.
         name: Title for readers who do not see the plot.
@@ -69,12 +65,12 @@ def curves(series: Mapping[str, Series | None], x_label: str, y_label: str, name
     """
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _figure(x_label, y_label)
-        for k, one in enumerate(series.values()):
-            if one is not None:
-                _line(axes, k, one)
+        for k, points in enumerate(lines.values()):
+            if points:
+                _draw_line(axes, k, points)
         if steps:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _svg(figure, name, "; ".join(f"{key}: {_told(one)}" for key, one in series.items() if one is not None))
+        return _svg(figure, name, "; ".join(f"{key}: {_list(points)}" for key, points in lines.items() if points))
 
 
 def histogram(edges: Sequence[float], density: Sequence[float], top: float, name: str) -> str:
@@ -88,37 +84,24 @@ def histogram(edges: Sequence[float], density: Sequence[float], top: float, name
         return _svg(figure, name, "Grey area: the standard normal density, the aim.")
 
 
-def rank(rate: Series, low: Sequence[float], high: Sequence[float], average: float, what: str) -> str:
+def rank(points: Points, low: Sequence[float], high: Sequence[float], average: float, what: str) -> str:
     """Rates (%) of failed inputs or patches with their intervals against the rank; the average as a dashed line."""
+    x, y, _ = zip(*points, strict=True)
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _figure("rank of the OOD score, %", f"{what} with pixel errors, %", width=4.2)
-        y = np.asarray(rate.y)
-        spans = np.clip([y - np.asarray(low), np.asarray(high) - y], 0, None)
-        axes.errorbar(rate.x, y, spans, color=_colour(0), marker="o", markersize=4, linewidth=1.5, capsize=2)
+        spans = np.clip([np.subtract(y, low), np.subtract(high, y)], 0, None)
+        axes.errorbar(x, y, spans, color=_colour(0), marker="o", markersize=4, linewidth=1.5, capsize=2)
         axes.axhline(average, color=_INK, linestyle="--", linewidth=1)
         axes.annotate("average", (0, average), (2, 3), textcoords="offset points")
         axes.set_xlim(0, 100)
         axes.set_ylim(-2, 102)
-        return _svg(
-            figure, f"Rate of {what} with pixel errors against OOD score rank", f"{_told(rate)}; average {average:.3g}"
-        )
+        name = f"Rate of {what} with pixel errors against OOD score rank"
+        return _svg(figure, name, f"{_list(points)}; average {average:.3g}")
 
 
-class LegendEntry(NamedTuple):
-    """An entry of the page's legend: marker, number of the colour (from 1), SVG dash array, name."""
-
-    glyph: str
-    colour: int
-    dash: str
-    name: str
-
-
-def legend(names: Sequence[str]) -> list[LegendEntry]:
-    """Keys of the series of those names, in the order they are drawn."""
-    return [
-        LegendEntry(GLYPHS[k % len(GLYPHS)], k % len(_SERIES) + 1, _DASHES[_dash(k)], name)
-        for k, name in enumerate(names)
-    ]
+def legend(names: Sequence[str]) -> list[tuple[str, int, str, str]]:
+    """For lines of those names, as drawn: marker, number of the colour (from 1), SVG dash array, name."""
+    return [(GLYPHS[k % len(GLYPHS)], k % len(_SERIES) + 1, _DASHES[_dash(k)], name) for k, name in enumerate(names)]
 
 
 def save_png(figure: Figure, path: Path) -> None:
@@ -138,19 +121,20 @@ def _figure(x_label: str, y_label: str, width: float = 3.6) -> tuple[Figure, Axe
     return figure, axes
 
 
-def _line(axes: Axes, k: int, one: Series) -> None:
+def _draw_line(axes: Axes, k: int, points: Points) -> None:
+    x, y, _ = zip(*points, strict=True)
     axes.plot(
-        one.x,
-        one.y,
+        x,
+        y,
         color=_colour(k),
         marker=_MARKERS[k % len(_MARKERS)],
         linestyle=_dash(k),
         markersize=4,
         linewidth=1.5,
-        markevery=max(1, len(one.x) // 12),
+        markevery=max(1, len(x) // 12),
     )
-    for x, y, label in zip(one.x, one.y, one.labels, strict=False):
-        axes.annotate(label, (x, y), (3, 3), textcoords="offset points", fontsize=7)
+    for x_point, y_point, label in points:
+        axes.annotate(label, (x_point, y_point), (3, 3), textcoords="offset points", fontsize=7)
 
 
 def _colour(k: int) -> str:
@@ -161,8 +145,8 @@ def _dash(k: int) -> str:
     return list(_DASHES)[k % len(_DASHES)]
 
 
-def _told(one: Series) -> str:
-    return ", ".join(f"{y:.4g} at {x:.4g}" for x, y in zip(one.x, one.y, strict=True))
+def _list(points: Points) -> str:
+    return ", ".join(f"{y:.4g} at {x:.4g}" for x, y, _ in points)
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
@@ -177,13 +161,11 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     body = _own_ids(text[text.index(">") + 1 :], prefix)
     for placeholder, colour in _COLOURS.items():
         body = body.replace(placeholder, colour)
-    title, told = (
-        f'<title id="{prefix}-t">{escape(name)}</title>',
-        f'<desc id="{prefix}-d">{escape(description)}</desc>',
+    labels = f'role="img" aria-labelledby="{prefix}-t" aria-describedby="{prefix}-d"'
+    return (
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} {labels} class="plot">'
+        f'<title id="{prefix}-t">{escape(name)}</title><desc id="{prefix}-d">{escape(description)}</desc>{body.strip()}'
     )
-    described = f'role="img" aria-labelledby="{prefix}-t" aria-describedby="{prefix}-d"'
-    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} {described} class="plot">'
-    return opening + title + told + body.strip()
 
 
 def _own_ids(text: str, prefix: str) -> str:

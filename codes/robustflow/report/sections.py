@@ -13,31 +13,25 @@ from robustflow.evaluation.metrics.base import Place
 from robustflow.evaluation.metrics.failures import wilson
 from robustflow.report import plots
 from robustflow.report.columns import cell
-from robustflow.report.plots import Series
 from robustflow.report.results import Results
 
 N_BINS = 10
-
-
-class Plot(NamedTuple):
-    """A plot and what is said below it."""
-
-    svg: str
-    caption: str = ""
 
 
 class Section(NamedTuple):
     """Plots of one kind with a common legend.
 
     Attributes:
+        legend: See `plots.legend`.
+        plots: SVG, and what is said below it.
         table: Heading and rows of a table below the plots; none if empty.
     """
 
     id: str
     title: str
     note: str
-    keys: list[plots.LegendEntry]
-    plots: list[Plot]
+    legend: list[tuple[str, int, str, str]]
+    plots: list[tuple[str, str]]
     table: Sequence[Sequence[str]] = ()
 
 
@@ -55,26 +49,26 @@ def temperature(results: Results) -> Section | None:
     drawn = []
     for one in _columns_at(results, "curves"):
         series = {name: _points(dataset, None, one.key) for name, dataset in datasets.items()}
-        if any(points is not None for points in series.values()):
+        if any(series.values()):
             label = _label(one)
-            drawn.append(Plot(plots.curves(series, "temperature τ", label, f"{label} against τ")))
+            drawn.append((plots.curves(series, "temperature τ", label, f"{label} against τ"), ""))
     trade = {name: _points(dataset, "psnr", "lpips") for name, dataset in datasets.items()}
     if any(one is not None for one in trade.values()):
         svg = plots.curves(trade, "PSNR, dB (distortion)", "LPIPS (perception)", "LPIPS against PSNR")
-        drawn.append(Plot(svg, "Perception against distortion; the numbers at the points are τ"))
+        drawn.append((svg, "Perception against distortion; the numbers at the points are τ"))
     note = "One line per data set. Better is right and down in the plot of LPIPS against PSNR."
     return Section("curves", "Temperature", note, plots.legend(list(datasets)), drawn) if drawn else None
 
 
-def _points(dataset: Mapping[str, Any], x_key: str | None, y_key: str) -> Series | None:
-    """A figure against another, or against the temperature; None without any finite point."""
+def _points(dataset: Mapping[str, Any], x_key: str | None, y_key: str) -> plots.Points:
+    """A figure against another, or against the temperature; the finite points."""
     points = []
     for heat, values in sorted(dataset["heats"].items(), key=lambda pair: float(pair[0])):
         x = float(heat) if x_key is None else values.get(x_key)
         y = values.get(y_key)
         if x is not None and y is not None and math.isfinite(x) and math.isfinite(y):
             points.append((x, y, "" if x_key is None else heat))
-    return Series(*zip(*points, strict=True)) if points else None
+    return points
 
 
 def _columns_at(results: Results, place: Place) -> list[Column]:
@@ -96,18 +90,17 @@ def best_of_n(results: Results) -> Section | None:
         if one.key not in results.samples:
             continue
         series = {name: _best(rows, one) for name, rows in sets.items()}
-        if any(points is not None for points in series.values()):
+        if any(series.values()):
             title = f"Best {_label(one)} of n samples"
-            drawn.append(Plot(plots.curves(series, "number of samples n", _label(one), title, steps=True)))
+            drawn.append((plots.curves(series, "number of samples n", _label(one), title, steps=True), ""))
     note = f"Mean over inputs of the best of the first n samples, τ = {heat}; over the inputs with a finite sample."
     return Section("best", "Best of n samples", note, plots.legend(names), drawn) if drawn else None
 
 
-def _best(rows: pd.DataFrame, one: Column) -> Series | None:
-    """The best of n against n; None without any finite point."""
+def _best(rows: pd.DataFrame, one: Column) -> plots.Points:
+    """The best of n against n; the finite points."""
     values = enumerate(frames.best_of_n(rows, one.key, one.better), start=1)
-    points = [(n, value) for n, value in values if value is not None and math.isfinite(value)]
-    return Series(*zip(*points, strict=True)) if points else None
+    return [(n, value, "") for n, value in values if value is not None and math.isfinite(value)]
 
 
 def latents(results: Results) -> Section | None:
@@ -119,10 +112,10 @@ def latents(results: Results) -> Section | None:
     found = {name: pooled for name, pooled in pools.items() if pooled is not None}
     if not found:
         return None
-    top = 1.05 * max(0.4, *(max(pooled.density) for pooled in found.values()))
+    top = 1.05 * max(0.4, *(max(density) for _, density, _ in found.values()))
     drawn = [
-        Plot(plots.histogram(pooled.edges, pooled.density, top, f"Latents, {name}"), f"{name}: {pooled.describe()}")
-        for name, pooled in found.items()
+        (plots.histogram(edges, density, top, f"Latents, {name}"), f"{name}: {text}")
+        for name, (edges, density, text) in found.items()
     ]
     note = (
         "Latents of the ground truth given the input. Grey: N(0, 1), which they follow if the model fits. The "
@@ -131,21 +124,8 @@ def latents(results: Results) -> Section | None:
     return Section("latents", "Latents", note, [], drawn)
 
 
-class Pooled(NamedTuple):
-    """Latents of the images of a data set together; ``density`` between ``edges``."""
-
-    edges: list[float]
-    density: list[float]
-    mean: float
-    std: float
-    n: int
-
-    def describe(self) -> str:
-        """Mean and standard deviation, in words."""
-        return f"mean {cell(self.mean)}, std {cell(self.std)}, {self.n} inputs"
-
-
-def _pool(known: Sequence[Mapping[str, Any]]) -> Pooled | None:
+def _pool(known: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float], str] | None:
+    """Latents of the images of a data set together: edges, densities between them, mean and standard deviation."""
     known = [one for one in known if one["edges"] == known[0]["edges"] and one["mean"] is not None]
     if not known:
         return None
@@ -156,7 +136,8 @@ def _pool(known: Sequence[Mapping[str, Any]]) -> Pooled | None:
     counts = [sum(bins) for bins in zip(*(one["counts"] for one in known), strict=True)]
     widths = [high - low for low, high in itertools.pairwise(edges)]
     density = [count / total / width for count, width in zip(counts, widths, strict=True)]
-    return Pooled(edges, density, mean, math.sqrt(max(0.0, square - mean**2)), len(known))
+    std = math.sqrt(max(0.0, square - mean**2))
+    return edges, density, f"mean {cell(mean)}, std {cell(std)}, {len(known)} inputs"
 
 
 def ood(results: Results) -> Section | None:
@@ -170,8 +151,8 @@ def ood(results: Results) -> Section | None:
         pairs = [pair for of_set in scored.values() for pair in of_set]
         if len(pairs) > 1:
             caption = f"{len(pairs)} {what}, ranked by OOD score: how many have a pixel error in any sample"
-            drawn.append(Plot(rank_plot(pairs, what), caption))
-        rows += [[name, what, *_spread([score for score, _ in of_set])] for name, of_set in scored.items() if of_set]
+            drawn.append((rank_plot(pairs, what), caption))
+        rows += [[name, what, *_summarize([score for score, _ in of_set])] for name, of_set in scored.items() if of_set]
     header = ["data set", "of", "mean score", "lowest", "highest", "number"]
     note = "Groups of equal size by the rank of the score; bars: 95 % Wilson intervals; dashed: average."
     sentences = [*([note] if drawn else []), *_unlike(results.metrics.get("unlike_training") or {})]
@@ -193,7 +174,7 @@ def _unlike(found: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     ]
 
 
-def _spread(scores: Sequence[float]) -> list[str]:
+def _summarize(scores: Sequence[float]) -> list[str]:
     return [cell(sum(scores) / len(scores)), cell(min(scores)), cell(max(scores)), str(len(scores))]
 
 
@@ -207,4 +188,5 @@ def rank_plot(pairs: Sequence[tuple[float, bool]], what: str) -> str:
     spans = [wilson(sum(group), len(group)) for group in groups]
     rates = [100 * sum(group) / len(group) for group in groups]
     average = 100 * sum(ranked) / len(ranked)
-    return plots.rank(Series(x, rates), [low for low, _ in spans], [high for _, high in spans], average, what)
+    points = [(at, rate, "") for at, rate in zip(x, rates, strict=True)]
+    return plots.rank(points, [low for low, _ in spans], [high for _, high in spans], average, what)

@@ -18,7 +18,7 @@ class HeldOut(NamedTuple):
         y: Their inputs, (n, 2); the first ``n_conditions`` are sampled many times, all are sampled once.
         mean: Of the posterior of these first ones, (n_conditions, 2).
         var: The same.
-        bits_per_dim: Of a perfect observation.
+        bits_per_dim: Of a perfect model.
     """
 
     x: Tensor
