@@ -11,7 +11,7 @@ pytestmark = pytest.mark.compiles
 
 @pytest.fixture(autouse=True)
 def nothing_compiled(monkeypatch):
-    fused._compiled.cache_clear()
+    fused._compile.cache_clear()
     monkeypatch.setattr(fused, "_without_compiler", set())
 
 
@@ -33,12 +33,12 @@ def test_compiled_equals_plain(elementwise, monkeypatch):
     x = 0.5 * torch.randn(2, 3, 2, 8, 8, dtype=torch.float64, generator=generator)
     params = torch.randn(3, elementwise.num_params, 2, 8, 8, dtype=torch.float64, generator=generator)
     expected = results(elementwise, x, params)
-    assert fused._compiled.cache_info().currsize == 0
+    assert fused._compile.cache_info().currsize == 0
     monkeypatch.setattr(fused, "COMPILED_FROM", 1)
     found = results(elementwise, x, params)
     if "cpu" in fused._without_compiler:
         pytest.skip("no compiler here")
-    assert fused._compiled.cache_info().currsize == len(expected) // 2
+    assert fused._compile.cache_info().currsize == len(expected) // 2
     for value, other in zip(found, expected, strict=True):
         torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-10)
 
@@ -111,7 +111,7 @@ def test_pieces_equal_the_whole(piece, monkeypatch):
 
 def test_a_short_run_is_not_compiled(monkeypatch):
     monkeypatch.setattr(fused, "COMPILED_FROM", 1)
-    monkeypatch.setattr(fused, "_compiled", lambda chain: lambda *inputs: ("compiled",))
+    monkeypatch.setattr(fused, "_compile", lambda chain: lambda *inputs: ("compiled",))
     x = torch.rand(1, 8)
     assert fused.run(double, [x]) == ("compiled",)
     # The outermost counts: a validation computes as the training that it belongs to.

@@ -126,7 +126,7 @@ def test_what_weights_alone_add_is_added_after_each_replay(make_options, make_mo
         step = Step(number, gt, lr, seed=number)
         loss = gradients(step)
         found = [parameter.grad.clone() for parameter in model.parameters()]
-        expected = Gradients(model, options).uncaptured(step)
+        expected = Gradients(model, options).compute_uncaptured(step)
         torch.testing.assert_close(loss, expected, rtol=0, atol=0)
         for gradient, parameter in zip(found, model.parameters(), strict=True):
             assert torch.equal(gradient, parameter.grad)

@@ -193,7 +193,7 @@ def step(make_options, make_model):
     gt, lr = (torch.rand(2, 3, side, side, generator=images) for side in (16, 4))
 
     given = Step(1, gt, lr, derive_seed(0, "noise", 1))
-    return model.network, options, given, lambda: Gradients(model, options).uncaptured(given)
+    return model.network, options, given, lambda: Gradients(model, options).compute_uncaptured(given)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def gradients(make_options, make_model, perturb):
                 buffer.fill_(True)
         images = torch.Generator().manual_seed(1)
         gt, lr = (torch.rand(4, 3, side, side, generator=images, dtype=torch.float64) for side in (16, 4))
-        loss = Gradients(built, options).uncaptured(Step(1, gt, lr, seed=2))
+        loss = Gradients(built, options).compute_uncaptured(Step(1, gt, lr, seed=2))
         return loss, {name: parameter.grad for name, parameter in built.network.named_parameters()}
 
     return of

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.nn.convolutions import add_shared, conv, flow_format, for_convolution, scaled, scaled_together
+from robustflow.nn.convolutions import add_shared, conv, flow_format, for_convolution, scale_kernel, scale_kernels
 
 
 class ZeroConv(nn.Module):
@@ -23,7 +23,7 @@ class ZeroConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, in_channels, h, w) to (b, out_channels, h, w)."""
         scale = torch.exp(3 * self.logs)
-        return conv(x, scaled(self.weight, scale), self.bias * scale)
+        return conv(x, scale_kernel(self.weight, scale), self.bias * scale)
 
 
 def glow_kernel(out_channels: int, in_channels: int, size: int) -> nn.Parameter:
@@ -135,11 +135,11 @@ def fold_networks(networks: Sequence[ConvNetwork]) -> FoldedNetworks:
     head_scale, head_shift = _scale_and_shift(heads, 3)
     own = [network.conv_in for network in networks if network.conv_in is not None]
     parts = (
-        scaled_together(own, scale, dtype) if own else [None] * len(networks),
+        scale_kernels(own, scale, dtype) if own else [None] * len(networks),
         shift.unbind(),
-        scaled_together([network.conv_mid for network in networks], middle_scale, dtype),
+        scale_kernels([network.conv_mid for network in networks], middle_scale, dtype),
         middle_shift.to(dtype).unbind(),
-        scaled_together([head.weight for head in heads], head_scale, dtype),
+        scale_kernels([head.weight for head in heads], head_scale, dtype),
         head_shift.to(dtype).unbind(),
     )
     weights = [NetworkWeights(*each) for each in zip(*parts, strict=True)]

@@ -22,7 +22,7 @@ class Permutation(Bijection):
     weight: Tensor
 
     @staticmethod
-    def inverted(weights: Tensor) -> Tensor:
+    def invert_weights(weights: Tensor) -> Tensor:
         """W⁻¹ of each, in float64."""
         return torch.linalg.inv(weights.double())
 
@@ -37,7 +37,7 @@ class Permutation(Bijection):
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return x = W⁻¹·z and its log-determinant, (b,)."""
-        return mix_channels(self.inverted(self.weight[None])[0].to(z.dtype), z), -self._log_det(z)
+        return mix_channels(self.invert_weights(self.weight[None])[0].to(z.dtype), z), -self._log_det(z)
 
     def _log_det(self, x: Tensor) -> Tensor:
         log_det = self.log_abs_det(self.weight[None])[0].to(x.dtype)
@@ -74,7 +74,7 @@ class FixedOrthogonal(Permutation):
         return self
 
     @staticmethod
-    def inverted(weights: Tensor) -> Tensor:
+    def invert_weights(weights: Tensor) -> Tensor:
         """The transposes."""
         return weights.mT
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustflow.encoders.base import Encoder
-from robustflow.nn.checkpointing import checkpointed
+from robustflow.nn.checkpointing import recompute
 from robustflow.nn.convolutions import conv, for_convolution
 
 
@@ -137,7 +137,7 @@ class BlockEncoder(Encoder):
         """
         outputs: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            x = checkpointed(block, self.checkpointing)(x, self.compute_dtype)
+            x = recompute(block, self.checkpointing)(x, self.compute_dtype)
             if index in self.taps:
                 outputs.append(x if self.compute_dtype is None else x.to(self.compute_dtype))
         convolved = conv(for_convolution(x, self.compute_dtype), self.trunk_conv.weight, self.trunk_conv.bias)

@@ -12,8 +12,8 @@ from robustflow.bijections.networks import Context, FoldedNetworks
 from robustflow.flows.level import FlowLevel, LevelWeights
 from robustflow.flows.projection import share_out
 from robustflow.flows.step import Mixing, StepCondition
-from robustflow.nn.checkpointing import checkpointed
-from robustflow.nn.convolutions import conv, for_convolution, scaled
+from robustflow.nn.checkpointing import recompute
+from robustflow.nn.convolutions import conv, for_convolution, scale_kernel
 from robustflow.nn.nearest import Resized
 
 
@@ -100,7 +100,7 @@ class LevelCondition:
         folded = (None, None) if weights is None else (weights.injectors, weights.couplings)
         injectors = level.injector_projection(self.native, taps, steps, folded[0])
         parameters = [
-            checkpointed(level.full_steps[index].injector.parameters_for, level.checkpoint_steps)(context)
+            recompute(level.full_steps[index].injector.parameters_for, level.checkpoint_steps)(context)
             for index, context in zip(steps, injectors, strict=True)
         ]
         del injectors
@@ -117,7 +117,7 @@ class LevelCondition:
         rows, bias = slice(steps.start * hidden, steps.stop * hidden), None
         own: Tensor = kernel[rows]
         if folded is not None:
-            own, bias = scaled(own, folded.scale[rows]), folded.shift[rows]
+            own, bias = scale_kernel(own, folded.scale[rows]), folded.shift[rows]
         return share_out(conv(self._noise, own, bias), steps, folded)
 
 

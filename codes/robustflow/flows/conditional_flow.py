@@ -19,7 +19,7 @@ from robustflow.flows.condition import Condition, LevelCondition
 from robustflow.flows.level import FlowLevel, LevelWeights
 from robustflow.flows.prior import latent_mean, standard_normal_log_prob
 from robustflow.flows.step import Mixing, fold_unmixing, mixing_log_det
-from robustflow.nn.checkpointing import checkpointed
+from robustflow.nn.checkpointing import recompute
 from robustflow.nn.convolutions import add_shared
 from robustflow.utils.errors import UserError
 
@@ -191,7 +191,7 @@ class ConditionalFlow(nn.Module):
         last = self.latent_shapes(*condition.size)[-1]
         return replace(condition, mean=latent_mean(mean, last, len(self.levels)))
 
-    def _prepared(self, condition: Tensor | Condition, noise: Tensor | None) -> Condition:
+    def _prepare(self, condition: Tensor | Condition, noise: Tensor | None) -> Condition:
         prepared = self.condition(condition) if isinstance(condition, Tensor) else condition
         return prepared.with_noise(noise)
 
@@ -212,7 +212,7 @@ class ConditionalFlow(nn.Module):
             mean: Prior mean instead of the encoder's, laid out as x is; flows without splits only.
             mixing: Count the log-determinant of ActNorms and 1×1 convolutions, see ``mixing_log_det``.
         """
-        prepared = self._prepared(condition, noise)
+        prepared = self._prepare(condition, noise)
         if mean is not None:
             prepared = self._with_mean(prepared, mean)
         if x.shape[-2:] != prepared.size or x.shape[0] != prepared.batch:
@@ -223,7 +223,7 @@ class ConditionalFlow(nn.Module):
         pixels, latents, log_dets = x[0, 0].numel(), [], []
         for level, given in zip(self.typed_levels, prepared.levels, strict=True):
             if self.checkpoint_levels and torch.is_grad_enabled():
-                x, latent, log_det = checkpointed(partial(_encode_anew, level, given), True)(x)
+                x, latent, log_det = recompute(partial(_encode_anew, level, given), True)(x)
             else:
                 x, latent, log_det = level.encode(x, given.mixings, given.steps())
             log_dets.append(log_det)
@@ -250,7 +250,7 @@ class ConditionalFlow(nn.Module):
 
         Latents may hold n samples for each of the b conditions, sample-major: item s·b + i belongs to condition i.
         """
-        prepared = self._prepared(condition, noise)
+        prepared = self._prepare(condition, noise)
         self._check_latents(latents, prepared)
         rest, log_dets = list(latents), []
         x = rest.pop() if prepared.mean is None else add_shared(rest.pop(), prepared.mean)
@@ -295,7 +295,7 @@ class ConditionalFlow(nn.Module):
         """
         if n < 1:
             raise ValueError(f"expected at least one sample, got n = {n}")
-        prepared = self._prepared(condition, None)
+        prepared = self._prepare(condition, None)
         reference = next(self.parameters())
         draws = [self.draw_latents(prepared.size, generator) for _ in range(n * prepared.batch)]
         latents = [temperature * torch.cat(per_level).to(reference) for per_level in zip(*draws, strict=True)]

@@ -13,7 +13,7 @@ from robustflow.bijections.squeeze import Squeeze
 from robustflow.flows.prior import SplitPrior
 from robustflow.flows.projection import FeatureProjection
 from robustflow.flows.step import FlowStep, Mixing, StepCondition, TransitionStep, fold_mixing
-from robustflow.nn.checkpointing import checkpointed
+from robustflow.nn.checkpointing import recompute
 from robustflow.nn.convolutions import flow_format
 
 
@@ -86,9 +86,9 @@ class FlowLevel(nn.Module):
         noisy = [step.noise_coupling for step in steps if step.noise_coupling is not None]
         return LevelWeights(
             fold_mixing(self.mixing_steps),
-            _folded([step.injector for step in steps]),
-            _folded([step.coupling for step in steps]),
-            _folded(noisy) if noisy else None,
+            _fold([step.injector for step in steps]),
+            _fold([step.coupling for step in steps]),
+            _fold(noisy) if noisy else None,
         )
 
     def encode(
@@ -107,7 +107,7 @@ class FlowLevel(nn.Module):
         for step, condition in zip(self.full_steps, conditions, strict=True):
             mixing = next(each)
             x = step.mix(x, None) if mixing is None else x
-            x, log_det = checkpointed(step.couple, self.checkpoint_steps)(x, condition, mixing)
+            x, log_det = recompute(step.couple, self.checkpoint_steps)(x, condition, mixing)
             log_dets.append(log_det)
         latent = None
         if self.split_prior is not None:
@@ -136,5 +136,5 @@ class FlowLevel(nn.Module):
         return z, torch.stack(log_dets).sum(0)
 
 
-def _folded(layers: list[Injector] | list[Coupling]) -> FoldedNetworks:
+def _fold(layers: list[Injector] | list[Coupling]) -> FoldedNetworks:
     return fold_networks([cast(ConvNetwork, layer.network) for layer in layers])

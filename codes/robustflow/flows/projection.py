@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from robustflow.bijections.networks import Context, FoldedNetworks, glow_kernel
-from robustflow.nn.convolutions import conv, scaled
+from robustflow.nn.convolutions import conv, scale_kernel
 from robustflow.nn.nearest import Resized
 
 
@@ -32,7 +32,7 @@ class FeatureProjection(nn.Module):
         rows = slice(steps.start * self.hidden_channels, steps.stop * self.hidden_channels)
         own, of_taps, bias = self.native[rows], self.taps[rows], None
         if folded is not None:
-            own, of_taps = (scaled(kernel, folded.scale[rows]) for kernel in (own, of_taps))
+            own, of_taps = (scale_kernel(kernel, folded.scale[rows]) for kernel in (own, of_taps))
             bias = folded.shift[rows]
         return share_out(conv(native, own, bias) + taps.conv(of_taps), steps, folded)
 

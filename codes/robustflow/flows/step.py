@@ -14,12 +14,8 @@ from robustflow.bijections.networks import Context
 from robustflow.bijections.permutation import Permutation
 from robustflow.nn.convolutions import mix_channels
 
-
-class Mixing(NamedTuple):
-    """ActNorm and 1×1 convolution as one map, z = matrix·x + shift, or the inverse of that."""
-
-    matrix: Tensor
-    shift: Tensor
+# ActNorm and 1×1 convolution as one map, z = matrix·x + shift, or the inverse of that: matrix and shift.
+Mixing = tuple[Tensor, Tensor]
 
 
 class StepCondition(NamedTuple):
@@ -48,11 +44,13 @@ class TransitionStep(nn.Module):
         """Both as one map or, without it, one after the other: an ActNorm may set itself then."""
         if mixing is None:
             return self.permutation(self.actnorm(x)[0])[0]
-        return mix_channels(mixing.matrix, x, mixing.shift)
+        matrix, shift = mixing
+        return mix_channels(matrix, x, shift)
 
     def unmix(self, z: Tensor, unmixing: Mixing) -> Tensor:
         """Undo ``mix``, given the inverse."""
-        return mix_channels(unmixing.matrix, z, unmixing.shift)
+        matrix, shift = unmixing
+        return mix_channels(matrix, z, shift)
 
 
 class FlowStep(TransitionStep):
@@ -102,25 +100,25 @@ class FlowStep(TransitionStep):
 
 def fold_mixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
     """z = W·((x + b)·exp(logs)) of steps of one size, all at once."""
-    logs, bias, weights = _stacked(steps)
+    logs, bias, weights = _stack(steps)
     matrices = weights * torch.exp(logs)[:, None]
-    return list(map(Mixing, matrices.unbind(), (matrices @ bias[..., None])[..., 0].unbind()))
+    return list(zip(matrices.unbind(), (matrices @ bias[..., None])[..., 0].unbind(), strict=True))
 
 
 def fold_unmixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
     """x = (W⁻¹·z)·exp(−logs) − b of steps of one size, all at once."""
-    logs, bias, weights = _stacked(steps)
-    matrices = steps[0].permutation.inverted(weights).to(logs.dtype) * torch.exp(-logs)[..., None]
-    return list(map(Mixing, matrices.unbind(), (-bias).unbind()))
+    logs, bias, weights = _stack(steps)
+    matrices = steps[0].permutation.invert_weights(weights).to(logs.dtype) * torch.exp(-logs)[..., None]
+    return list(zip(matrices.unbind(), (-bias).unbind(), strict=True))
 
 
 def mixing_log_det(steps: Sequence[TransitionStep]) -> Tensor:
     """log|det| of all ActNorms and 1×1 convolutions for each position, scalar: Σ logs + Σ log|det W|."""
-    logs, _, weights = _stacked(steps)
+    logs, _, weights = _stack(steps)
     return logs.sum() + steps[0].permutation.log_abs_det(weights).sum().to(logs.dtype)
 
 
-def _stacked(steps: Sequence[TransitionStep]) -> tuple[Tensor, Tensor, Tensor]:
+def _stack(steps: Sequence[TransitionStep]) -> tuple[Tensor, Tensor, Tensor]:
     """logs, b (n, c) and W (n, c, c)."""
     norms = [step.actnorm for step in steps]
     logs, bias = torch.stack([norm.logs for norm in norms]), torch.stack([norm.bias for norm in norms])

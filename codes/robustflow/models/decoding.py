@@ -92,7 +92,7 @@ class Decoder:
         decode = self._decoders[y.shape][1]
         # The next call writes to the same place.
         x = decode(*latents).clone()
-        # A capture that failed is not tried, and told, for each size anew.
+        # A capture that failed is neither tried nor logged for each size anew.
         self._conditions.active = decode.active
         return (x,)
 

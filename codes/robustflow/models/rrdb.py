@@ -1,7 +1,7 @@
 """The encoder alone, as plain super-resolution: pretraining, and a deterministic comparator."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,13 +34,6 @@ class RRDBOptions(SuperResolutionOptions):
 
 # The head's convolutions, one after each upsampling and two more, reach scale + 1 HR pixels.
 _HEAD_RADIUS = 2
-
-
-class ImagePair(NamedTuple):
-    """HR and LR images, (b, 3, H, W) and (b, 3, h, w)."""
-
-    hr: Tensor
-    lr: Tensor
 
 
 @MODELS.register("RRDB", RRDBOptions)
@@ -89,13 +82,13 @@ class RRDB(Model):
         """HR images whose sides are multiples of the scale need no padding."""
         return self.scale
 
-    def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> ImagePair:
+    def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> LossInputs:
         """Both images; nothing random."""
-        return ImagePair(hr, lr)
+        return hr, lr
 
     def data_loss(self, inputs: LossInputs) -> Tensor:
         """Mean error, images in [0, 1]."""
-        hr, lr = cast(ImagePair, inputs)
+        hr, lr = cast(tuple[Tensor, Tensor], inputs)
         return self._criterion(self.network(lr), hr)
 
     def likelihood(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> None:

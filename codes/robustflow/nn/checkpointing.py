@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 Function = TypeVar("Function", bound=Callable)
 
 
-def checkpointed(function: Function, active: bool) -> Function:
+def recompute(function: Function, active: bool) -> Function:
     """The function; if ``active``, its activations are not kept but computed again in the backward pass."""
     if not active or not torch.is_grad_enabled():
         return function

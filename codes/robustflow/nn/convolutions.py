@@ -29,13 +29,13 @@ def conv(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x, kernel.to(x.dtype), bias, padding=kernel.shape[-1] // 2)
 
 
-def scaled(kernel: Tensor, scale: Tensor) -> Tensor:
+def scale_kernel(kernel: Tensor, scale: Tensor) -> Tensor:
     """Kernel (out, in, height, width) of a convolution whose output is multiplied by scale (out,)."""
     return kernel * scale[:, None, None, None]
 
 
-def scaled_together(kernels: Sequence[Tensor], scales: Tensor, dtype: torch.dtype | None) -> list[Tensor]:
-    """``scaled`` for kernels of one shape and scales (n, out), in one pass; channels last as convolutions want them."""
+def scale_kernels(kernels: Sequence[Tensor], scales: Tensor, dtype: torch.dtype | None) -> list[Tensor]:
+    """Likewise for kernels of one shape and scales (n, out), in one pass; channels last as convolutions want them."""
     stacked = torch.stack([kernel.permute(0, 2, 3, 1) for kernel in kernels]) * scales[:, :, None, None, None]
     return [kernel.permute(0, 3, 1, 2) for kernel in stacked.to(dtype or stacked.dtype).unbind()]
 

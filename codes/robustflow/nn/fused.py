@@ -45,7 +45,7 @@ def expecting(elements: float) -> Iterator[None]:
 
 
 @cache
-def _compiled(chain: Chain) -> Chain:
+def _compile(chain: Chain) -> Chain:
     return torch.compile(chain, dynamic=True)
 
 
@@ -66,7 +66,7 @@ def run(chain: Chain, inputs: Sequence[Tensor], numbers: Sequence[Tensor] = ()) 
     worthwhile = inputs[0].numel() >= COMPILED_FROM and not short
     if worthwhile and device not in _without_compiler and not switched_off:
         try:
-            return _compiled(chain)(*inputs, *numbers)
+            return _compile(chain)(*inputs, *numbers)
         except torch.OutOfMemoryError:
             raise
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:

@@ -18,7 +18,7 @@ def compare(
 ) -> Iterator[tuple[str, str, dict[str, str], str]]:
     """Compare image by image: data set, temperature, difference by key where there is one, and failures, as text."""
     differences = _by_image(other, columns) - _by_image(first, columns)
-    failed = pd.concat([_failed(run) for run in (first, other)], axis=1, join="inner", keys=["first", "other"])
+    failed = pd.concat([_find_failures(run) for run in (first, other)], axis=1, join="inner", keys=["first", "other"])
     for dataset, of_set in first.metrics["datasets"].items():
         for heat in of_set["heats"]:
             at = differences[_at(differences, dataset, heat)]
@@ -38,7 +38,7 @@ def _by_image(run: Results, columns: Sequence[Column]) -> pd.DataFrame:
     return finite.groupby(_KEYS, sort=False)[keys].mean()
 
 
-def _failed(run: Results) -> pd.Series:
+def _find_failures(run: Results) -> pd.Series:
     return (run.samples.pixel_errors > 0).groupby([run.samples[key] for key in _KEYS], sort=False).any()
 
 

@@ -38,7 +38,7 @@ def _experiment(options: ToyOptions, folder: Path) -> str:
     start = time.perf_counter()
     given, trials = draw_held_out(options), []
     planned = list(itertools.product(options.couplings, options.train.seeds))
-    with _mapping(options, len(planned)) as do_all:
+    with _start_workers(options, len(planned)) as do_all:
         done = do_all([(options, given, *job) for job in planned])
         for trial in tqdm(done, total=len(planned), unit="run", disable=None):
             log.info("%s, seed %d: %s", trial.coupling, trial.seed, summary.line(trial))
@@ -56,7 +56,7 @@ def _experiment(options: ToyOptions, folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _mapping(options: ToyOptions, n_jobs: int) -> Iterator[Callable[[Sequence[Arguments]], Iterator[Trial]]]:
+def _start_workers(options: ToyOptions, n_jobs: int) -> Iterator[Callable[[Sequence[Arguments]], Iterator[Trial]]]:
     """A function that performs jobs, in processes of their own unless ``n_workers`` is 0; in any order."""
     n_workers = cpus.available() if options.n_workers is None else options.n_workers
     if n_workers == 0:

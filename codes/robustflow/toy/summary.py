@@ -75,7 +75,7 @@ def markdown(options: ToyOptions, given: Given, trials: Sequence[Trial], seconds
     runs = f"{options.train.niter} iterations of {options.train.batch_size} points; {len(trials)} runs, {seconds:.0f} s"
     sections = [_section(options, at_level, trials, level) for level, at_level in given.items()]
     return "\n".join(
-        [f"# {options.name}\n", f"{_WHAT[options.data.condition]} {runs}.\n", _LEGEND, *sections, _reading()]
+        [f"# {options.name}\n", f"{_WHAT[options.data.condition]} {runs}.\n", _LEGEND, *sections, _explain()]
     )
 
 
@@ -112,7 +112,7 @@ _LEGEND = f"""- bits/dim: of held-out points; above exact: less that of the true
 """
 
 
-def _reading() -> str:
+def _explain() -> str:
     first, second = (math.sqrt((row[0] ** 2 + row[1] ** 2) / 3) for row in M)
     pooled = math.sqrt((first**2 + second**2) / 2)
     return f"""## Compact is not correct

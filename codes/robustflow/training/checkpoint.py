@@ -52,7 +52,7 @@ def state_file(experiment: Path, iteration: int) -> Path:
     return experiment / "training_state" / f"{iteration:08d}{SUFFIX}"
 
 
-def tested_file(run: Run) -> Path:
+def file_to_test(run: Run) -> Path:
     """What tests take of the iteration that a run has come to: its moving average if there is one, else its weights."""
     return (ema_file if run.averages else weights_file)(run.experiment, run.progress.iteration)
 
@@ -201,7 +201,7 @@ def resume(run: Run, state: Path) -> Progress:
         known = {"validated": saved["iteration"], "rollback": saved.get("went_back"), **saved}
         return Progress(**{field.name: known[field.name] for field in fields(Progress) if field.name in known})
     except _DAMAGED as error:
-        raise _damaged(state, error) from error
+        raise _damage_error(state, error) from error
 
 
 def restore(run: Run, state: Path) -> Mapping[str, Any]:
@@ -219,7 +219,7 @@ def restore(run: Run, state: Path) -> Mapping[str, Any]:
     except UserError:
         raise
     except _DAMAGED as error:
-        raise _damaged(state, error) from error
+        raise _damage_error(state, error) from error
     return saved
 
 
@@ -281,7 +281,7 @@ def _read(state: Path) -> Mapping[str, Any]:
     except CheckpointError:
         raise
     except (*_DAMAGED, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise _damaged(state, error) from error
+        raise _damage_error(state, error) from error
     return saved
 
 
@@ -309,7 +309,7 @@ def _weights_of(state: Path, iteration: int) -> Path:
     return file
 
 
-def _damaged(state: Path, error: Exception) -> CheckpointError:
+def _damage_error(state: Path, error: Exception) -> CheckpointError:
     reason = next(iter(str(error).splitlines()), "it ends too early")
     if isinstance(error, pickle.UnpicklingError):  # which torch explains by its own settings
         reason = "it is no pickle of tensors and plain values"

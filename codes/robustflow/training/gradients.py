@@ -97,7 +97,7 @@ class Gradients:
             parameter.grad = None
         self._graphed.drop()
 
-    def uncaptured(self, step: Step) -> Tensor:
+    def compute_uncaptured(self, step: Step) -> Tensor:
         """Likewise, by calling every module, and each parameter's hooks."""
         freeze_encoder(self.model.encoder, self.options, step.iteration)
         return self._with_weights(self._of_data(*self._inputs(step))[0])

@@ -137,7 +137,7 @@ def fit_ood_score(run: Run) -> None:
     Nothing to do if it is there already.
     """
     size, n_patches = run.options.datasets["train"].GT_size, run.options.train.ood_patches
-    file = checkpoint.tested_file(run)
+    file = checkpoint.file_to_test(run)
     if n_patches == 0 or mahalanobis.file_beside(file).is_file():
         return
     try:

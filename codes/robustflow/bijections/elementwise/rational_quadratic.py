@@ -11,7 +11,7 @@ from robustflow.bijections.base import InverseBound
 from robustflow.registry import ELEMENTWISE, Options
 
 
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+def _require_order(bounds: tuple[float, float]) -> tuple[float, float]:
     if not bounds[0] < bounds[1]:
         raise ValueError(f"expected [lower, upper] with lower < upper, got {list(bounds)}")
     return bounds
@@ -21,13 +21,13 @@ class RationalQuadraticOptions(Options):
     """Options of the modified rational-quadratic spline."""
 
     type: Literal["rq_spline"] = "rq_spline"
-    bounds: Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ordered)] = Field(
+    bounds: Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_require_order)] = Field(
         (-0.5, 0.5), description="The box [B1, B2]; the map is x + t outside it."
     )
     eps: float = Field(1e-3, gt=0, lt=0.5, description="Smallest relative bin width and height, and smallest slope.")
 
 
-class _Box(NamedTuple):
+class _Bounds(NamedTuple):
     """The box [B1, B2] and ε."""
 
     lower: Tensor
@@ -102,7 +102,7 @@ class RationalQuadratic(AnalyticElementwise):
     @staticmethod
     def evaluate(x: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return y = q(x) + t and log q'(x)."""
-        (*_, t), box = params.unbind(-2), _Box(*constants)
+        (*_, t), box = params.unbind(-2), _Bounds(*constants)
         inside, b = box.contains(x), _bin(x, params, box)
         theta = (box.from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         pi = theta * (1 - theta)
@@ -113,7 +113,7 @@ class RationalQuadratic(AnalyticElementwise):
     @staticmethod
     def invert(y: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return x = q⁻¹(y − t) and −log q'(x): the root of the quadratic without cancellation."""
-        (*_, t), box = params.unbind(-2), _Box(*constants)
+        (*_, t), box = params.unbind(-2), _Bounds(*constants)
         v = y - t
         inside, b = box.contains(v), _bin(v, params, box, by_height=True)
         u = (box.from_outer_knot(v, b.sign) * b.per_height).clamp(0, 1)
@@ -131,7 +131,7 @@ class RationalQuadratic(AnalyticElementwise):
     @staticmethod
     def partials(x: Tensor, params: Tensor, *constants: Tensor) -> Partials:
         """Return dy/dx, dl/dx and the derivatives by ŵ, ĥ, d̂, t; l = log q'."""
-        (_, _, d_hat, _), box = params.unbind(-2), _Box(*constants)
+        (_, _, d_hat, _), box = params.unbind(-2), _Bounds(*constants)
         inside, b = box.contains(x), _bin(x, params, box)
         theta = (box.from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = _bin_partials(b, theta)
@@ -148,7 +148,7 @@ class RationalQuadratic(AnalyticElementwise):
         return _where(inside, g_xi, 1.0), inside * b.sign * l_xi, by_param
 
 
-def _bin(x: Tensor, params: Tensor, box: _Box, by_height: bool = False) -> _Bin:
+def _bin(x: Tensor, params: Tensor, box: _Bounds, by_height: bool = False) -> _Bin:
     """The bin of x, or, by height, of q(x)."""
     w_hat, h_hat, d_hat, _ = params.unbind(-2)
     (left_width, right_width, w_slope), (left_height, right_height, h_slope) = _sizes(w_hat, box), _sizes(h_hat, box)
@@ -158,7 +158,7 @@ def _bin(x: Tensor, params: Tensor, box: _Box, by_height: bool = False) -> _Bin:
     return _Bin(2 * left - 1, width, height, 1 / height, height / width, delta, (w_slope, h_slope))
 
 
-def _sizes(a: Tensor, box: _Box) -> tuple[Tensor, Tensor, Tensor]:
+def _sizes(a: Tensor, box: _Bounds) -> tuple[Tensor, Tensor, Tensor]:
     """Sizes of the left and the right bin, f(±a) times the box, f(a) = σ(a)(1−2ε) + ε, and σ(a)·σ(−a)."""
     # Not torch.sigmoid, which rounds in another way where a tensor's last elements fill no vector register.
     left, right = 1 / (1 + torch.exp(-a)), 1 / (1 + torch.exp(a))

@@ -37,14 +37,14 @@ def ssim(image: Tensor, reference: Tensor, crop: int = 0) -> float | None:
 
 def _ssim(x: np.ndarray, y: np.ndarray) -> float:
     """Structural similarity of two channels (H, W), float64: Wang et al., 2004, equation 13, averaged."""
-    mean_x, mean_y = _windowed(x), _windowed(y)
-    var_x, var_y = _windowed(x * x) - mean_x**2, _windowed(y * y) - mean_y**2
-    cov = _windowed(x * y) - mean_x * mean_y
+    mean_x, mean_y = _filter(x), _filter(y)
+    var_x, var_y = _filter(x * x) - mean_x**2, _filter(y * y) - mean_y**2
+    cov = _filter(x * y) - mean_x * mean_y
     similar = (2 * mean_x * mean_y + _C1) * (2 * cov + _C2)
     return float((similar / ((mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2))).mean())
 
 
-def _windowed(values: np.ndarray) -> np.ndarray:
+def _filter(values: np.ndarray) -> np.ndarray:
     """Weighted mean in the window around each pixel whose window lies inside: (H, W) to (H - 10, W - 10)."""
     return cv2.sepFilter2D(values, -1, _WEIGHTS, _WEIGHTS)[_REACH:-_REACH, _REACH:-_REACH]
 

@@ -8,7 +8,6 @@ are then computed once more. So the host need not wait for the device.
 import logging
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,22 +34,6 @@ class TrainingStopped(RunFailed):
     """Training cannot go on; the message says why and what to do."""
 
 
-class Update(NamedTuple):
-    """One that was made or suppressed: its step, learning rate, and loss and gradient norm on their way to the CPU."""
-
-    step: Step
-    rate: float
-    measured: Tensor
-    arrived: torch.cuda.Event | None
-
-    def values(self) -> tuple[float, float]:
-        """Loss and gradient norm, waiting for them if need be."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        loss, norm = self.measured.tolist()
-        return loss, norm
-
-
 class NonFiniteGuard:
     """Holds the last update until it is settled; counts events, dumps the first ones, and ends the run when it must.
 
@@ -66,7 +49,8 @@ class NonFiniteGuard:
     ) -> None:
         self._run, self._gradients, self._finish = run, gradients, finish
         self._lags = settles_later(run.model.device)
-        self._last: Update | None = None
+        # Made or suppressed: its step, learning rate, and what waits for its loss and gradient norm.
+        self._last: tuple[Step, float, Callable[[], list[float]]] | None = None
 
     def note(self, step: Step, rate: float, measured: Tensor) -> None:
         """Hold an update; settle it now if the device is not to be waited for, or the step has initialised weights.
@@ -76,12 +60,7 @@ class NonFiniteGuard:
             rate: Learning rate.
             measured: Loss and gradient norm of the whole batch, (2,), on the device.
         """
-        arrived = None
-        on_cpu = measured.to("cpu", non_blocking=True)
-        if measured.is_cuda:
-            arrived = torch.cuda.Event()
-            arrived.record(torch.cuda.current_stream(measured.device))
-        self._last = Update(step, rate, on_cpu, arrived)
+        self._last = step, rate, send_to_cpu(measured)
         if not self._lags or self._gradients.initialised:
             self.settle()
 
@@ -96,24 +75,26 @@ class NonFiniteGuard:
         """
         if self._last is None:
             return False
-        update, (loss, norm) = self._last, self._last.values()
+        step, rate, receive = self._last
+        loss, norm = receive()
         made = math.isfinite(loss) and math.isfinite(norm)
         if not made:
-            self._answer_step(update.step, f"loss {loss:g}, gradient norm {norm:g}")
+            self._answer_step(step, f"loss {loss:g}, gradient norm {norm:g}")
         self._last = None
-        self._finish(update.step.iteration, update.rate, loss, norm, made)
+        self._finish(step.iteration, rate, loss, norm, made)
         return not made
 
     def abandon(self) -> None:
         """Finish the last update without a word to other processes; a failed one is left to the run that resumes."""
         if self._last is None:
             return
-        update, (loss, norm) = self._last, self._last.values()
+        step, rate, receive = self._last
+        loss, norm = receive()
         self._last = None
         if math.isfinite(loss) and math.isfinite(norm):
-            self._finish(update.step.iteration, update.rate, loss, norm, True)
+            self._finish(step.iteration, rate, loss, norm, True)
         else:
-            self._run.progress.iteration = update.step.iteration - 1
+            self._run.progress.iteration = step.iteration - 1
 
     def bad_validation(self, failed: int, drawn: int) -> bool:
         """Whether too many of a validation's samples are not finite; that is answered as a failing step is.
@@ -149,7 +130,7 @@ class NonFiniteGuard:
         """Find where a step fails, write it to disk, and say so."""
         run, file = self._run, dump.file_for(self._run.experiment, step.iteration)
         try:
-            found = diagnose(run.model.network, lambda: self._gradients.uncaptured(step))
+            found = diagnose(run.model.network, lambda: self._gradients.compute_uncaptured(step))
         except (MemoryError, RuntimeError) as error:
             if not is_of_memory(error):
                 raise
@@ -180,6 +161,21 @@ class NonFiniteGuard:
         if o.non_finite == "rollback":
             run.progress.rollback = (iteration, distributed.on_main(checkpoint.roll_back, run, iteration))
             distributed.share(*run.stateful)
+
+
+def send_to_cpu(measured: Tensor) -> Callable[[], list[float]]:
+    """Begin to copy values to the CPU; return a function that waits for them, if need be, and gives them."""
+    on_cpu = measured.to("cpu", non_blocking=True)
+    if not measured.is_cuda:
+        return on_cpu.tolist
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(measured.device))
+
+    def receive() -> list[float]:
+        arrived.synchronize()
+        return on_cpu.tolist()
+
+    return receive
 
 
 def settles_later(device: torch.device) -> bool:

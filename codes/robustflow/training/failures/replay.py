@@ -33,7 +33,7 @@ def replay(recorded: dump.Dump) -> Diagnosis:
         raise UserError(f"expected weights of the network that the dump's options describe: {error}") from error
     model.to(device).train()
     step = recorded.step._replace(gt=recorded.step.gt.to(device), lr=recorded.step.lr.to(device))
-    return diagnose(model.network, lambda: Gradients(model, options).uncaptured(step))
+    return diagnose(model.network, lambda: Gradients(model, options).compute_uncaptured(step))
 
 
 def report(recorded: dump.Dump, found: Diagnosis) -> str:
