@@ -32,7 +32,9 @@ def watch(name):
 
     def watched(*arguments):
         frames = traceback.extract_stack()[:-1]
-        found[name] = [f.name for f in frames if f.filename.startswith(ROOT)] + [name]
+        # Not those of an environment inside the checkout.
+        ours = (f"{ROOT}/codes/", f"{ROOT}/{sys.argv[0]}")
+        found[name] = [f.name for f in frames if f.filename.startswith(ours)] + [name]
         return function(*arguments)
 
     setattr(RationalQuadratic, name, staticmethod(watched))
