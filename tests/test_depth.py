@@ -51,16 +51,22 @@ for calls in found.values():
 """
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    place = tmp_path_factory.mktemp("runs")
-    return f"|path.experiments={place / 'experiments'}|path.results={place / 'results'}"
-
-
-@pytest.mark.parametrize(("command", "limit"), [("train.py", 15), ("test.py", 16)])
-def test_calls_from_a_command_to_the_formula(command, limit, places):
+def run(command, places):
+    """The calls on each way from a command to the formula."""
     arguments = [str(ROOT), command, "-opt", "confs/demo.yml", "--override", OVERRIDE + places]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    calls = [line.split(" > ") for line in done.stderr.splitlines() if line.startswith("calls: ")]
-    assert calls and all(len(each) <= limit for each in calls), calls
+    return [line.split(" > ") for line in done.stderr.splitlines() if line.startswith("calls: ")]
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    """Those of training a model, and of testing it."""
+    place = tmp_path_factory.mktemp("runs")
+    places = f"|path.experiments={place / 'experiments'}|path.results={place / 'results'}"
+    return {command: run(command, places) for command in ("train.py", "test.py")}
+
+
+@pytest.mark.parametrize(("command", "limit"), [("train.py", 15), ("test.py", 16)])
+def test_calls_from_a_command_to_the_formula(command, limit, calls):
+    assert calls[command] and all(len(each) <= limit for each in calls[command]), calls[command]

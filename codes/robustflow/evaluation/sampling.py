@@ -1,6 +1,6 @@
 """Drawing samples, reproducibly: the same for a seed, an image's name and a sample's number."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ def latent_generator(seed: int, name: str, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, name, index))
 
 
-def latent_generators(seed: int, name: str, indices: Iterable[int]) -> list[torch.Generator]:
-    """Those of several samples."""
-    return [latent_generator(seed, name, index) for index in indices]
+def batch_generators(seed: int, name: str, n: int, batch: int) -> Iterator[list[torch.Generator]]:
+    """Generators of n samples, at most ``batch`` at a time."""
+    for first in range(0, n, batch):
+        yield [latent_generator(seed, name, index) for index in range(first, min(first + batch, n))]
 
 
 @torch.no_grad()
@@ -52,14 +53,15 @@ def draw_samples(
     draw = model.prepare(lr[None], tile, overlap)
     for heat in heats:
         wanted = n if isinstance(n, int) else n(heat)
-        samples: Tensor | None = None
-        for first in range(0, wanted, batch):
-            part = draw(heat, latent_generators(seed, name, range(first, min(first + batch, wanted))))
+        samples, first = None, 0
+        for generators in batch_generators(seed, name, wanted, batch):
+            part = draw(heat, generators)
             if len(part) == wanted:
                 samples = part.contiguous()
                 break
             samples = part.new_empty(wanted, *part.shape[1:]) if samples is None else samples
             samples[first : first + len(part)] = part
+            first += len(part)
             # Let go before the next batch is drawn: no more than one is held twice.
             del part
         assert samples is not None, "expected at least one sample"
@@ -69,8 +71,8 @@ def draw_samples(
 @torch.no_grad()
 def batches(draw: Draw, heat: float, n: int, *, name: str, seed: int, batch: int) -> Iterator[Tensor]:
     """Yield n samples at one temperature, (at most batch, 3, H, W) at a time; see `draw_samples`."""
-    for first in range(0, n, batch):
-        yield draw(heat, latent_generators(seed, name, range(first, min(first + batch, n))))
+    for generators in batch_generators(seed, name, n, batch):
+        yield draw(heat, generators)
 
 
 def average(samples: Tensor) -> Tensor:

@@ -80,13 +80,13 @@ def draw(
     sheet.remove_beyond(output, f"{name}_sample", n)
     if not projected:
         sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
-    found: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": best_of}
-    found["best"] = None if best_of is None else _best(rows, best_of)
+    best = None if best_of is None else _best(rows, best_of)
+    if best_of is not None and best is None:
+        log.warning("%s: no sample is the best by %s: none is finite", name, best_of)
+    found: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": best_of, "best": best}
     if projected:
         found["back_projection"] = {"iterations": back_projection, "samples": projected}
-    if best_of is not None and found["best"] is None:
-        log.warning("%s: no sample is the best by %s: none is finite", name, best_of)
-    shown = {"input": lr, **_write_kept(output, name, kept, found["best"], n), **_write_spread(output, name, spread)}
+    shown = {"input": lr, **_write_kept(output, name, kept, best, n), **_write_spread(output, name, spread)}
     return found, shown if reference is None else {**shown, "reference": reference}
 
 

@@ -169,7 +169,8 @@ class Model(nn.Module, ABC):
         if n < 1:
             raise ValueError(f"expected at least one sample, got n = {n}")
         draw, generator = self.prepare(lr, tile, overlap), seed_generator(generator)
-        parts = [draw(temperature, [generator] * len(k)) for k in torch.arange(n).split(at_once or n)]
+        step = n if at_once is None else at_once
+        parts = [draw(temperature, [generator] * min(step, n - first)) for first in range(0, n, step)]
         return torch.cat(parts).unflatten(0, (n, len(lr)))
 
     def save(self, path: str | Path) -> None:
