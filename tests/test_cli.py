@@ -44,6 +44,7 @@ FORMER = {
     "evaluation.ood": "ood",
     "evaluation.report_html": "report",
     "evaluation.study": "study",
+    "fetch": "fetch",
     "interop.convert": "convert",
     "options": "options",
     "training.replay": "replay",

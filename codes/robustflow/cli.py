@@ -18,6 +18,7 @@ COMMANDS = {
     "ood": "fit, rank by and plot the out-of-distribution score",
     "apply": "restore, encode, sample, interpolate, transfer in latent space",
     "example": "images for `apply`, and one picture of what it made of them",
+    "fetch": "published data sets and weights, put where the recipes look for them",
     "prepare": "decode a folder of images once, for fast training crops",
     "enhance": "write a folder of images sharpened, as in Enhanced Urban100",
     "convert": "convert weights between the published layout and ours",

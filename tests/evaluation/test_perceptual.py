@@ -96,8 +96,8 @@ def test_absent_weights_say_what_to_do(tmp_path):
     missing = load("cpu", [tmp_path])
     assert isinstance(missing, NotComputed)
     assert missing.reason == (
-        "put torchvision's AlexNet weights alexnet-owt-7be5be79.pth into the folder pretrained_weights, or into "
-        "checkpoints of torch's hub cache, and test again"
+        "run 'robustflow fetch alexnet', or put torchvision's AlexNet weights alexnet-owt-7be5be79.pth into the "
+        "folder pretrained_weights, or into checkpoints of torch's hub cache, and test again"
     )
 
 

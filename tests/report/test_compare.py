@@ -92,6 +92,14 @@ def test_runs_of_different_protocols_are_not_joined(folders, tmp_path, capsys, c
     assert not (tmp_path / "out").exists()
 
 
+def test_how_to_get_what_was_not_computed_may_be_worded_anew(folders):
+    for folder, text in zip(folders, ("not computed: put it there", "not computed: fetch it"), strict=False):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["protocol"]["lpips"] = text
+        results_folder.write_json(folder / "metrics.json", metrics)
+    compare.check_protocols([read(folder) for folder in folders[:2]])
+
+
 def test_folder_without_results(tmp_path):
     assert call([tmp_path], "--output", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from robustflow.options.schema import TRAINING_ONLY, DatasetOptions, RunOptions
 from robustflow.utils import precision
 
 # Without the reason, which may name files of this machine: protocols are compared.
-NO_LPIPS = "not computed: put torchvision's alexnet-owt-7be5be79.pth into pretrained_weights"
+NO_LPIPS = "not computed: its backbone is missing, run 'robustflow fetch alexnet'"
 _TEXTS = {
     "best_of_n": "mean over images of the best of the first n samples",
     "bits_per_dim": "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1], largest crop the flow takes",

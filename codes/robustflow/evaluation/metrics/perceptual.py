@@ -108,8 +108,8 @@ def load(device: torch.device | str, folders: Sequence[Path] | None = None) -> P
             return Perceptual(backbone, f"sha256 {digest}", device)
         wrong.append(f"{file}: expected a file whose SHA-256 begins with {_DIGITS}, got {digest[:8]}; ")
     return NotComputed(
-        f"{''.join(wrong)}put torchvision's AlexNet weights {BACKBONE} into the folder {FOLDER}, or into checkpoints "
-        "of torch's hub cache, and test again"
+        f"{''.join(wrong)}run 'robustflow fetch alexnet', or put torchvision's AlexNet weights {BACKBONE} into the "
+        f"folder {FOLDER}, or into checkpoints of torch's hub cache, and test again"
     )
 
 
