@@ -113,6 +113,8 @@ def test_no_network(tmp_path):
             download(address, tmp_path / "file.bin")
     with pytest.raises(RunFailed, match=r"cannot be reached"):
         download("http://no-such-host.invalid", tmp_path / "file.bin")
+    with pytest.raises(RunFailed, match=r"cannot be reached \(Invalid IPv6 URL\)"):
+        download("http://[no-address", tmp_path / "file.bin")
 
 
 @pytest.mark.parametrize(("spare", "free"), [(False, len(CONTENT) - 1), (True, 2 * len(CONTENT) - 1)])

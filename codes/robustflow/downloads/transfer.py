@@ -107,7 +107,7 @@ def _open(url: str, part: Path, tag: Path, checksum: str | None, advice: str) ->
             # What is there is no beginning of the file: from the start.
             _remove(part, tag)
             response, _ = stack.enter_context(_open(url, part, tag, checksum, advice))
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             raise RunFailed(f"{url}: cannot be reached ({reason}); without a network, {advice}") from error
         given = response.headers.get("Content-Range")
