@@ -134,6 +134,9 @@ def _make_evaluator(
     if isinstance(lpips, perceptual.NotComputed):
         log.info("lpips, diversity_score: not computed; %s", lpips.reason)
     measured, versions = metrics.choose(model.protocol), description.versions(model)
+    for key, how in (text for metric in measured for text in metric.describe().items()):
+        if str(how).startswith("not computed"):
+            log.info("%s: %s", key, how)
     protocol = description.describe_protocol(
         options, model.protocol, measured, lpips, device, ood_fitted=score is not None, input_path=input_path
     )
