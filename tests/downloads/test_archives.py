@@ -120,8 +120,8 @@ def test_an_interruption_leaves_nothing_half(archive, tmp_path, monkeypatch):
 
 
 def test_what_a_killed_one_left_is_removed(archive, tmp_path):
-    (tmp_path / "out" / ".unpacking").mkdir(parents=True)
-    (tmp_path / "out" / ".unpacking" / "a.png").write_bytes(b"ha")
+    (tmp_path / "out" / ".unpacking.archive").mkdir(parents=True)
+    (tmp_path / "out" / ".unpacking.archive" / "a.png").write_bytes(b"ha")
     archives.unpack(archive(MEMBERS), tmp_path / "out", WANTED)
     assert set(contents(tmp_path / "out")) == {"a.png", "b.png"}
 

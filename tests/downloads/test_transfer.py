@@ -25,8 +25,8 @@ def served():
         yield server, address
 
 
-def download(address, place, name="file.bin", checksum=CHECKSUM, spare=False):
-    transfer.download(f"{address}/{name}", place, checksum=checksum, spare=spare, advice="do it by hand")
+def download(address, place, name="file.bin", checksum=CHECKSUM, folder=None):
+    transfer.download(f"{address}/{name}", place, checksum=checksum, advice="do it by hand", folder=folder)
 
 
 def left_in(folder):
@@ -117,14 +117,27 @@ def test_no_network(tmp_path):
         download("http://[no-address", tmp_path / "file.bin")
 
 
-@pytest.mark.parametrize(("spare", "free"), [(False, len(CONTENT) - 1), (True, 2 * len(CONTENT) - 1)])
-def test_space_is_asked_for_before_anything_is_written(served, tmp_path, monkeypatch, spare, free):
+@pytest.mark.parametrize(("unpacked", "free"), [(False, len(CONTENT) - 1), (True, 2 * len(CONTENT) - 1)])
+def test_space_is_asked_for_before_anything_is_written(served, tmp_path, monkeypatch, unpacked, free):
+    folder = tmp_path / "new" if unpacked else None
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, free))
     with pytest.raises(CannotWrite, match=r"too little space for file.bin: expected .* MiB free"):
-        download(served[1], tmp_path / "file.bin", spare=spare)
+        download(served[1], tmp_path / "file.bin", folder=folder)
     assert not (tmp_path / "file.bin.part").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, free + 1))
-    download(served[1], tmp_path / "file.bin", spare=spare)
+    download(served[1], tmp_path / "file.bin", folder=folder)
+
+
+def test_what_is_unpacked_may_go_to_another_disk(served, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(transfer, "_device_of", lambda place: place.name)
+    free = {"other": len(CONTENT) - 1}
+    usage = lambda place: shutil._ntuple_diskusage(10**9, 0, free.get(place.name, len(CONTENT)))  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(CannotWrite, match=r"other: too little space for what is unpacked of file.bin"):
+        download(served[1], tmp_path / "file.bin", folder=tmp_path / "other")
+    free["other"] += 1
+    download(served[1], tmp_path / "file.bin", folder=tmp_path / "other")
 
 
 def test_a_disk_that_fills_up(served, tmp_path, monkeypatch):

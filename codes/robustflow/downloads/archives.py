@@ -20,7 +20,7 @@ from robustflow.utils.errors import RunFailed, UserError, enumerate_some
 from robustflow.utils.files import explain_faults
 
 # Where members lie until all of them are there: image folders leave hidden ones out.
-_UNFINISHED = ".unpacking"
+_UNFINISHED = ".unpacking."
 _PIECE = 2**20
 # What zipfile and tarfile raise for damaged or forged files.
 _DAMAGED = (
@@ -55,7 +55,8 @@ def unpack(archive: Path, folder: Path, wanted: str) -> dict[str, str]:
         UserError: files of the same names and other content are there; nothing is changed then.
         CannotWrite: no space, or no permission.
     """
-    unfinished = folder / _UNFINISHED
+    # Another archive may be unpacked to the same folder at the same time.
+    unfinished = folder / f"{_UNFINISHED}{archive.name}"
     with explain_faults(folder):
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)

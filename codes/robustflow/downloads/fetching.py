@@ -73,7 +73,8 @@ def _fetch(published: Published, root: Path, url: str, *, keep: bool) -> None:
             transfer.require_same(file, checksum)
         else:
             advice = f"download it by other means (see {published.page}), put it at {file}, and run the command again"
-            transfer.download(url, file, checksum=checksum, spare=published.members is not None, advice=advice)
+            folder = None if published.members is None else find_place(published, root)
+            transfer.download(url, file, checksum=checksum, advice=advice, folder=folder)
         digests = {published.name: transfer.digest(file)}
         if published.members is not None:
             place = find_place(published, root)

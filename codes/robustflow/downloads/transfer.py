@@ -22,15 +22,15 @@ _MIB = 2**20
 _CANNOT_RESUME = 416
 
 
-def download(url: str, place: Path, *, checksum: str | None, spare: bool, advice: str) -> None:
+def download(url: str, place: Path, *, checksum: str | None, advice: str, folder: Path | None = None) -> None:
     """Download a file to ``place``; go on with what an earlier transfer left in ``<place>.part``.
 
     Args:
         url: Address.
         place: Where to; its folders are made.
         checksum: "sha256:…" or "md5:…" of the file, None for any.
-        spare: Ask for as much free space again, for what is unpacked of it.
         advice: What to do where it cannot be had.
+        folder: Where it is unpacked to: as much space again is asked for there.
 
     Raises:
         RunFailed: no network, an answer that is none, a broken transfer, another file than expected.
@@ -44,7 +44,7 @@ def download(url: str, place: Path, *, checksum: str | None, spare: bool, advice
         length = response.headers.get("Content-Length")
         total = None if length is None else begun + int(length)
         if total is not None:
-            require_space(place.parent, total - begun + (total if spare else 0), place.name)
+            _require_space_for_both(place, total - begun, folder, total)
         _receive(response, part, begun, total)
     if total is not None and part.stat().st_size != total:
         raise RunFailed(
@@ -85,6 +85,19 @@ def require_space(folder: Path, needed: int, name: str) -> None:
             f"{folder}: too little space for {name}: expected {needed / _MIB:.4g} MiB free, found "
             f"{free / _MIB:.4g} MiB; make room, or choose another folder with --into"
         )
+
+
+def _require_space_for_both(place: Path, missing: int, folder: Path | None, unpacked: int) -> None:
+    """Raise CannotWrite unless there is space for what is missing of a file, and for what is unpacked of it."""
+    if folder is not None and _device_of(folder) == _device_of(place):
+        missing += unpacked
+    elif folder is not None:
+        require_space(folder, unpacked, f"what is unpacked of {place.name}")
+    require_space(place.parent, missing, place.name)
+
+
+def _device_of(place: Path) -> int:
+    return find_existing_part(place).stat().st_dev
 
 
 @contextlib.contextmanager
