@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from robustflow.downloads.transfer import digest, require_space
+from robustflow.downloads.transfer import require_space
+from robustflow.utils.checksums import digest
 from robustflow.utils.errors import RunFailed, UserError, enumerate_some
 from robustflow.utils.files import explain_faults
 

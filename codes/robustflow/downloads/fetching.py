@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustflow.downloads import archives, transfer
 from robustflow.downloads.catalogue import FILES, FOLDER, FORMS, Published
-from robustflow.utils import locks
+from robustflow.utils import checksums, locks
 from robustflow.utils.errors import UserError, enumerate_some
 from robustflow.utils.files import write_atomically
 
@@ -75,7 +75,7 @@ def _fetch(published: Published, root: Path, url: str, *, keep: bool) -> None:
             advice = f"download it by other means (see {published.page}), put it at {file}, and run the command again"
             folder = None if published.members is None else find_place(published, root)
             transfer.download(url, file, checksum=checksum, advice=advice, folder=folder)
-        digests = {published.name: transfer.digest(file)}
+        digests = {published.name: checksums.digest(file)}
         if published.members is not None:
             place = find_place(published, root)
             digests |= archives.unpack(file, place, published.members)
@@ -93,7 +93,7 @@ def _has_members(published: Published, root: Path, noted: Mapping[str, str]) -> 
         return False
     place = find_place(published, root)
     members = {name: digest for name, digest in noted.items() if name != published.name}
-    other = [name for name, digest in members.items() if transfer.digest(place / name) != digest]
+    other = [name for name, digest in members.items() if checksums.digest(place / name) != digest]
     if other:
         raise UserError(
             f"{place}: {len(other)} files of {published.name} are no longer as they came ({enumerate_some(other)}); "

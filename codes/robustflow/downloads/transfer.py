@@ -1,7 +1,6 @@
 """The transfer of one file: with a progress bar, resumable, checked, and in its place only when it is whole."""
 
 import contextlib
-import hashlib
 import http.client
 import shutil
 import urllib.error
@@ -13,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from robustflow import __version__
+from robustflow.utils import checksums
 from robustflow.utils.errors import RunFailed, UserError
 from robustflow.utils.files import CannotWrite, explain_faults, find_existing_part, write_atomically
 
@@ -42,7 +42,7 @@ def download(url: str, place: Path, *, checksum: str | None, advice: str, folder
         place.parent.mkdir(parents=True, exist_ok=True)
     with _open(url, part, tag, checksum, advice) as (response, begun):
         length = response.headers.get("Content-Length")
-        total = None if length is None else begun + int(length)
+        total = begun + int(length) if length is not None and length.isdecimal() else None
         if total is not None:
             _require_space_for_both(place, total - begun, folder, total)
         _receive(response, part, begun, total)
@@ -64,17 +64,8 @@ def find_fault(file: Path, checksum: str | None) -> str | None:
     if checksum is None:
         return None
     kind, _, expected = checksum.partition(":")
-    found = digest(file, kind)
+    found = checksums.digest(file, kind)
     return None if found == expected else f"expected {kind.upper()} {expected}, got {found}"
-
-
-def digest(file: Path, kind: str = "sha256") -> str:
-    """SHA-256 or MD5 of a file."""
-    hashed = hashlib.new(kind, usedforsecurity=False)
-    with file.open("rb") as opened:
-        while piece := opened.read(_PIECE):
-            hashed.update(piece)
-    return hashed.hexdigest()
 
 
 def require_space(folder: Path, needed: int, name: str) -> None:

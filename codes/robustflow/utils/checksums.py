@@ -54,19 +54,20 @@ def _read(file: Path) -> dict[str, str]:
     return {line[66:]: line[:64] for line in lines}
 
 
-def _fault(file: Path, digest: str | None) -> str | None:
-    if digest is None:
+def _fault(file: Path, expected: str | None) -> str | None:
+    if expected is None:
         return None
     if not file.is_file():
         return f"{file}: missing"
     try:
-        return None if _digest(file) == digest else f"{file}: damaged, its SHA-256 is not the one noted in checksums"
+        return None if digest(file) == expected else f"{file}: damaged, its SHA-256 is not the one noted in checksums"
     except OSError as error:
         return f"{file}: cannot be read ({error.strerror or error})"
 
 
-def _digest(file: Path) -> str:
-    hashed = hashlib.sha256()
+def digest(file: Path, kind: str = "sha256") -> str:
+    """SHA-256, or MD5, of a file."""
+    hashed = hashlib.new(kind, usedforsecurity=False)
     with file.open("rb") as opened:
         while piece := opened.read(1 << 22):
             hashed.update(piece)
