@@ -22,7 +22,7 @@ from robustflow.options.load import load, save
 from robustflow.training import checkpoint, engine
 from robustflow.training.failures import dump, guard
 from robustflow.training.loop import crop_numbers, train
-from robustflow.utils import launcher
+from robustflow.utils import distributed
 from robustflow.utils.errors import UserError
 
 pytestmark = pytest.mark.forks
@@ -122,7 +122,7 @@ def interrupt_second_process(monkeypatch, in_iteration):
 
     def interrupting(*arguments):
         calls.append(torch.is_grad_enabled())
-        if launcher.rank() == 1 and sum(calls) == 2 * in_iteration:
+        if distributed.rank() == 1 and sum(calls) == 2 * in_iteration:
             signal.raise_signal(signal.SIGTERM)
         return loss(*arguments)
 
@@ -321,7 +321,7 @@ def test_an_error_in_one_process_ends_the_evaluation_of_all(tested, folder, monk
     evaluated = evaluation.Evaluator._evaluate_image
 
     def failing(*arguments):
-        if launcher.rank() == 1:
+        if distributed.rank() == 1:
             raise UserError("the second process gives up")
         return evaluated(*arguments)
 
@@ -339,7 +339,7 @@ def test_an_interruption_of_one_process_ends_the_evaluation_of_all(tested, folde
     evaluated = evaluation.Evaluator._evaluate_image
 
     def interrupting(*arguments):
-        if launcher.rank() == 1:
+        if distributed.rank() == 1:
             raise KeyboardInterrupt
         return evaluated(*arguments)
 

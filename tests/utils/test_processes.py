@@ -8,7 +8,7 @@ import pytest
 import torch
 from several import forked, in_group
 
-from robustflow.utils import answer, devices, distributed, launcher
+from robustflow.utils import answer, devices, distributed
 from robustflow.utils.errors import UserError
 
 pytestmark = pytest.mark.forks
@@ -135,24 +135,24 @@ def as_second(monkeypatch):
 
 def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert (launcher.size(), launcher.rank(), launcher.local_rank()) == (1, 0, 0)
     with distributed.joined():
         assert (distributed.size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
-    launcher.require_one_process()
+        assert distributed.rank("LOCAL_RANK") == 0
+    answer.require_one_process()
 
 
 def test_only_the_first_process_of_a_machine_complains(as_second, monkeypatch, capsys, caplog):
-    assert (launcher.size(), launcher.rank(), launcher.local_rank()) == (4, 3, 1)
+    assert (distributed.size(), distributed.rank(), distributed.rank("LOCAL_RANK")) == (4, 3, 1)
     waited = []
     monkeypatch.setattr(time, "sleep", waited.append)
     with pytest.raises(SystemExit), answer.exit_on_mistake():
-        launcher.require_one_process()
+        answer.require_one_process()
     assert capsys.readouterr().err == caplog.text == ""
     # torchrun ends all processes once one has ended: the first must have spoken.
     assert waited == [answer.PATIENCE]
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(SystemExit) as exit_, answer.exit_on_mistake():
-        launcher.require_one_process()
+        answer.require_one_process()
     assert exit_.value.code == 2
     assert caplog.messages == ["error: expected one process, got 4; start it without torchrun"]
 

@@ -13,8 +13,8 @@ All keys: robustflow options
 from collections.abc import Sequence
 
 from robustflow.commands.arguments import Parser, add_options, path_text, read_options
-from robustflow.utils import cpus, launcher
-from robustflow.utils.answer import exit_on_mistake, print_messages
+from robustflow.utils import cpus
+from robustflow.utils.answer import exit_on_mistake, print_messages, require_one_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_messages(quiet=chosen.quiet)
         options = read_options(chosen)
         if chosen.trace:
-            launcher.require_one_process()
+            require_one_process()
     # Imported after the options are read: a mistake in them is answered before the libraries are loaded.
     from robustflow.commands import evaluate
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from robustflow.commands.arguments import Parser, add_options, read_options_of_any
 from robustflow.options.toy import ToyOptions
-from robustflow.utils import cpus, launcher
-from robustflow.utils.answer import answer, exit_on_mistake
+from robustflow.utils import cpus
+from robustflow.utils.answer import answer, exit_on_mistake, require_one_process
 from robustflow.utils.errors import UserError
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = make_parser().parse_args(arguments)
         options = read_options_of_any(chosen)
         if isinstance(options, ToyOptions):
-            launcher.require_one_process()
+            require_one_process()
             if chosen.check:
                 raise UserError(f"--check: expected a model of images, got {options.name}: it takes minutes, run it")
     # Imported after the options are read: a mistake in them is answered before the libraries are loaded.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from robustflow.utils import launcher
+from robustflow.utils import distributed
 from robustflow.utils.errors import RunFailed, UserError
 
 DONE = 0
@@ -79,7 +79,7 @@ def answering(
     reply = Reply()
     try:
         if alone:
-            launcher.require_one_process()
+            require_one_process()
         yield reply
         _flush_output()
     except UserError as error:
@@ -115,7 +115,7 @@ def exit_on_mistake() -> Iterator[None]:
 
     The first process of each machine says what it is: they would all say the same.
     """
-    first = launcher.local_rank() == 0
+    first = distributed.rank("LOCAL_RANK") == 0
     try:
         with contextlib.nullcontext() if first else contextlib.redirect_stderr(io.StringIO()):
             yield
@@ -127,6 +127,13 @@ def exit_on_mistake() -> Iterator[None]:
         if not first and status != DONE:
             time.sleep(PATIENCE)
         raise SystemExit(status) from None
+
+
+def require_one_process() -> None:
+    """Raise UserError if torchrun started several processes for what one computes."""
+    n = distributed.size()
+    if n > 1:
+        raise UserError(f"expected one process, got {n}; start it without torchrun")
 
 
 def accept_all_characters() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from robustflow.utils import launcher
+from robustflow.utils import distributed
 from robustflow.utils.errors import UserError
 
 
@@ -19,13 +19,13 @@ def choose(name: str) -> torch.device:
     if kind == "cuda" and int(number or 0) >= count:
         known = f"cuda:0 to cuda:{count - 1}, which are here" if count > 0 else "cpu or auto: no CUDA device is here"
         raise UserError(f"device: expected {known}; got {name}")
-    if kind == "cuda" and launcher.size() > 1:
+    if kind == "cuda" and distributed.size() > 1:
         return _own_gpu(name, count)
     return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
 def _own_gpu(name: str, count: int) -> torch.device:
-    rank = launcher.local_rank()
+    rank = distributed.rank("LOCAL_RANK")
     if name != "cuda":
         raise UserError(f"device: expected auto, cuda or cpu for several processes, got {name}: each takes its own GPU")
     if rank >= count:
