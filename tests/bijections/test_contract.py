@@ -12,7 +12,7 @@ from robustflow.bijections.injector import Injector
 from robustflow.bijections.networks import ConvNetwork
 from robustflow.bijections.permutation import FixedOrthogonal, InvertibleConv
 from robustflow.bijections.squeeze import Squeeze
-from robustflow.flows.step import FlowStep, StepCondition, TransitionStep, fold_mixing, fold_unmixing, mixing_log_det
+from robustflow.flows.step import FlowStep, TransitionStep, fold_mixing, fold_unmixing, mixing_log_det
 from robustflow.testing import check_bijection, check_elementwise
 
 ELEMENTWISE = {
@@ -77,7 +77,7 @@ def step(elementwise, noisy):
 
 def step_condition(elementwise, noisy):
     params, context = normal(2, elementwise.num_params, 4, 2, 3), normal(2, HIDDEN, 2, 3)
-    return StepCondition(params, context, context.flip(1) if noisy else None)
+    return params, context, context.flip(1) if noisy else None
 
 
 # Name → function of an elementwise map that returns the bijection, x and the condition.

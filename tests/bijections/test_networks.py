@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robustflow.bijections.networks import Context, ConvNetwork, fold_networks
+from robustflow.bijections.networks import ConvNetwork, fold_networks
 
 B, SAMPLES, HIDDEN, OUT = 2, 3, 5, 6
 
@@ -29,7 +29,7 @@ def contexts(networks, raw):
     folded = fold_networks(networks)
     scales, shifts = (value.view(len(networks), HIDDEN, 1, 1) for value in (folded.scale, folded.shift))
     return [
-        Context(None if raw is None else (raw * scale + shift).to(raw.dtype), weights)
+        (None if raw is None else (raw * scale + shift).to(raw.dtype), weights)
         for scale, shift, weights in zip(scales, shifts, folded.networks, strict=True)
     ]
 
@@ -51,7 +51,7 @@ def test_folded_and_raw_contexts_give_the_same(networks, n):
     for network, context in zip(networks, contexts(networks, inputs_of(networks[0])[1]), strict=True):
         x_a, raw = inputs_of(network, n)
         expected = plainly(network, x_a, raw)
-        for found in (network(x_a, context), network(x_a, raw), network(x_a, Context(raw))):
+        for found in (network(x_a, context), network(x_a, raw), network(x_a, (raw, None))):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
         assert not torch.equal(network(x_a, raw), network(x_a, raw + 1))
 
@@ -76,13 +76,13 @@ def test_without_features(perturb):
     x_a, _ = inputs_of(network)
     (context,) = contexts([network], None)
     expected = plainly(network, x_a, None)
-    for given in (context, None, Context(None)):
+    for given in (context, None, (None, None)):
         torch.testing.assert_close(network(x_a, given), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_nothing_to_read_is_an_error(perturb):
     network = perturb(ConvNetwork(0, HIDDEN, OUT))
-    for context in (None, Context(None), contexts([network], None)[0]):
+    for context in (None, (None, None), contexts([network], None)[0]):
         with pytest.raises(ValueError, match="expected x_a, context or both"):
             network(None, context)
 
@@ -92,10 +92,11 @@ def test_inputs_stay_as_they_are(networks):
     for network in networks:
         x_a, raw = inputs_of(network)
         (context,) = contexts([network], raw)
-        kept = [None if value is None else value.clone() for value in (x_a, raw, *context.weights, context.features)]
+        features, weights = context
+        kept = [None if value is None else value.clone() for value in (x_a, raw, *weights, features)]
         with torch.no_grad():
             network(x_a, context), network(x_a, raw)
-        for value, before in zip((x_a, raw, *context.weights, context.features), kept, strict=True):
+        for value, before in zip((x_a, raw, *weights, features), kept, strict=True):
             assert (value is None) == (before is None)
             assert value is None or torch.equal(value, before)
 
@@ -108,9 +109,9 @@ def test_16_bits(networks):
     for index, (network, expected) in enumerate(zip(networks, exact, strict=True)):
         x_a, raw = (None if value is None else value.float() for value in inputs_of(network))
         context = contexts(networks, raw.bfloat16())[index]
-        assert context.features.dtype == torch.bfloat16
-        kernels = (context.weights.kernel, context.weights.middle, context.weights.head)
-        assert {kernel.dtype for kernel in kernels if kernel is not None} == {torch.bfloat16}
+        features, weights = context
+        assert features.dtype == torch.bfloat16
+        assert {kernel.dtype for kernel in weights[::2] if kernel is not None} == {torch.bfloat16}
         for found in (network(x_a, context), network(x_a, raw.bfloat16())):
             assert found.dtype == torch.float32
             error = (found.double() - expected).norm() / expected.norm()
@@ -128,5 +129,5 @@ def test_16_bits_round_alike_folded_or_not(networks):
 
 def test_folded_kernels_are_channels_last(networks):
     for weights in fold_networks([network.to(memory_format=torch.channels_last) for network in networks]).networks:
-        for kernel in (weights.kernel, weights.middle, weights.head):
+        for kernel in weights[::2]:
             assert kernel is None or kernel.is_contiguous(memory_format=torch.channels_last)

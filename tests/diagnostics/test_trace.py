@@ -10,7 +10,6 @@ import torch
 from robustflow import models
 from robustflow.commands import evaluate as engine
 from robustflow.diagnostics.trace import trace
-from robustflow.diagnostics.trace.probe import Seen
 from robustflow.diagnostics.trace.trace import LayerTrace
 from robustflow.models import weights
 from robustflow.options.load import load
@@ -41,7 +40,7 @@ GAIN = "LR gain 2"
 
 def seen(value, log_slopes, log_growth=0.0):
     growth = torch.full((len(value),), log_growth, dtype=torch.float64)
-    return Seen(0, value, torch.as_tensor(log_slopes, dtype=torch.float64), growth)
+    return value, torch.as_tensor(log_slopes, dtype=torch.float64), growth
 
 
 def layer_trace(*largest):
@@ -55,7 +54,7 @@ def test_a_layer_trace_counts_what_it_sees():
     slopes = [math.log(10) * torch.randn(2, 500, generator=generator) for _ in range(3)]
     for value, log_slopes in zip(values, slopes, strict=True):
         found.max_abs.append(0.0)
-        found.add(seen(value, log_slopes, math.log(10)))
+        found.add(*seen(value, log_slopes, math.log(10)))
     assert found.max_abs == pytest.approx([float(value.abs().max()) for value in values])
     expected = np.mean([value.double().flatten(1).var(1).numpy() for value in values])
     assert found.variance == pytest.approx(expected)
@@ -71,7 +70,7 @@ def test_what_is_not_finite_is_infinite(bad):
     found = LayerTrace(max_abs=[0.0])
     value = torch.zeros(2, 1, 2, 2)
     value[1, 0, 0, 0] = bad
-    found.add(seen(value, [bad], bad))
+    found.add(*seen(value, [bad], bad))
     assert found.max_abs == [math.inf]
     assert found.variance == math.inf
     if not bad < 0:

@@ -3,9 +3,14 @@ import math
 import pytest
 import torch
 
-from robustflow.toy.points import AREA, M, Observation, draw_points, exact_bits_per_dim, posterior
+from robustflow.options.toy import ToyDataOptions
+from robustflow.toy.points import AREA, M, draw_points, exact_bits_per_dim, posterior
+from robustflow.toy.run import draw_inputs
 
-NOISY = Observation.from_name("noisy", 0.5)
+
+def inputs(x, sigma, name="noisy", seed=0):
+    data = ToyDataOptions(condition=name, sigma_max=0.5)
+    return draw_inputs(data, x, sigma, torch.Generator().manual_seed(seed))
 
 
 def points(n=200_000):
@@ -20,13 +25,13 @@ def test_points_fill_the_parallelogram():
 
 
 def test_training_inputs_of_each_condition():
-    x, generator = points(1000), torch.Generator().manual_seed(0)
+    x = points(1000)
     for name in ("noisy", "independent", "constant"):
-        y = Observation.from_name(name, 0.5).draw(x, None, generator)
+        y = inputs(x, None, name, seed=1)
         assert (y == 0).all() == (name == "constant")
         correlation = torch.corrcoef(torch.stack([x[:, 0], y[:, 0]]))[0, 1]
         assert name == "constant" or (correlation > 0.5) == (name == "noisy")
-        assert (Observation.from_name(name, 0.5).draw(x, 3.0, generator)[:, 1] == 3).all()
+        assert (inputs(x, 3.0, name)[:, 1] == 3).all()
 
 
 @pytest.mark.parametrize(("y1", "sigma"), [(0.1, 0.05), (-0.3, 0.2), (2.0, 1.0)])
@@ -34,7 +39,7 @@ def test_posterior_is_what_importance_sampling_gives(y1, sigma):
     x = points(1_000_000).double()
     weight = torch.softmax(-0.5 * ((y1 - x[:, 0]) / sigma) ** 2, dim=0)
     mean = weight @ x
-    exact_mean, exact_var, log_evidence = posterior(torch.tensor([[y1, sigma]]), NOISY)
+    exact_mean, exact_var, log_evidence = posterior(torch.tensor([[y1, sigma]]), True)
     assert torch.allclose(exact_mean[0], mean, atol=2e-3)
     assert torch.allclose(exact_var[0], weight @ (x - mean) ** 2, atol=1e-3)
     evidence = torch.exp(-0.5 * ((y1 - x[:, 0]) / sigma) ** 2).mean().log()
@@ -44,11 +49,11 @@ def test_posterior_is_what_importance_sampling_gives(y1, sigma):
 def test_without_information_the_answer_is_the_whole_parallelogram():
     x = points(1000)
     bits = math.log2(AREA) / 2
-    for condition, sigma in ((NOISY, 1e4), (Observation.from_name("constant", 0.5), 1.0)):
-        y = condition.draw(x, sigma, torch.Generator().manual_seed(0))
-        mean, var, _ = posterior(y, condition)
+    for name, sigma in (("noisy", 1e4), ("constant", 1.0)):
+        y, sees_x = inputs(x, sigma, name), name == "noisy"
+        mean, var, _ = posterior(y, sees_x)
         assert torch.allclose(var.sqrt(), torch.tensor([0.2566, 0.1756], dtype=torch.float64), atol=1e-3)
         assert mean.abs().max() < 1e-3
-        assert exact_bits_per_dim(x, y, condition) == pytest.approx(bits, abs=1e-3)
+        assert exact_bits_per_dim(x, y, sees_x) == pytest.approx(bits, abs=1e-3)
     assert bits == pytest.approx(-1.161, abs=1e-3)
-    assert exact_bits_per_dim(x, NOISY.draw(x, 0.1, torch.Generator().manual_seed(0)), NOISY) < bits - 0.3
+    assert exact_bits_per_dim(x, inputs(x, 0.1), True) < bits - 0.3

@@ -31,15 +31,8 @@ def glow_kernel(out_channels: int, in_channels: int, size: int) -> nn.Parameter:
     return nn.Parameter(0.05 * torch.randn(out_channels, in_channels, size, size))
 
 
-class NetworkWeights(NamedTuple):
-    """Kernels and biases of a ConvNetwork's three convolutions, ActNorms and the head's scale folded in."""
-
-    kernel: Tensor | None
-    shift: Tensor
-    middle: Tensor
-    middle_shift: Tensor
-    head: Tensor
-    head_shift: Tensor
+# Kernels and biases of a ConvNetwork's three convolutions, ActNorms and the head's scale folded in.
+NetworkWeights = tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class FoldedNetworks(NamedTuple):
@@ -50,17 +43,9 @@ class FoldedNetworks(NamedTuple):
     networks: list[NetworkWeights]
 
 
-class Context(NamedTuple):
-    """What a ConvNetwork needs besides x_a.
-
-    Attributes:
-        features: The condition's part of its first convolution, (b, hidden, h, w), with the first ActNorm folded in
-            if the weights are given; None: no condition.
-        weights: Its folded weights; None: it folds them itself.
-    """
-
-    features: Tensor | None
-    weights: NetworkWeights | None = None
+# What a ConvNetwork needs besides x_a: the condition's part of its first convolution, (b, hidden, h, w), with the first
+# ActNorm folded in if the weights are given (None: no condition), and its folded weights (None: it folds them itself).
+Context = tuple[Tensor | None, NetworkWeights | None]
 
 
 class ConvNetwork(nn.Module):
@@ -94,13 +79,14 @@ class ConvNetwork(nn.Module):
         A tensor as context stands for features without weights.
         """
         x_a = None if x_a is None else for_convolution(x_a, self.compute_dtype)
-        features, weights = context if isinstance(context, Context) else (context, None)
+        features, weights = context if isinstance(context, tuple) else (context, None)
         if weights is None:
             features, weights = self._fold(x_a, features)
-        first = _first(weights.kernel, weights.shift, x_a, features)
+        kernel, shift, middle, middle_shift, head, head_shift = weights
+        first = _first(kernel, shift, x_a, features)
         hidden = F.relu(first, inplace=first is not features)
-        hidden = F.relu(conv(hidden, weights.middle, weights.middle_shift), inplace=True)
-        params = conv(hidden, weights.head, weights.head_shift)
+        hidden = F.relu(conv(hidden, middle, middle_shift), inplace=True)
+        params = conv(hidden, head, head_shift)
         return params.to(self.head.bias.dtype, memory_format=flow_format(params))
 
     def _fold(self, x_a: Tensor | None, raw: Tensor | None) -> tuple[Tensor | None, NetworkWeights]:
@@ -142,8 +128,7 @@ def fold_networks(networks: Sequence[ConvNetwork]) -> FoldedNetworks:
         scale_kernels([head.weight for head in heads], head_scale, dtype),
         head_shift.to(dtype).unbind(),
     )
-    weights = [NetworkWeights(*each) for each in zip(*parts, strict=True)]
-    return FoldedNetworks(scale.flatten(), shift.flatten(), weights)
+    return FoldedNetworks(scale.flatten(), shift.flatten(), list(zip(*parts, strict=True)))
 
 
 def _scale_and_shift(layers: Sequence[ActNorm] | Sequence[ZeroConv], power: float = 1) -> tuple[Tensor, Tensor]:

@@ -131,8 +131,8 @@ def _make_evaluator(
     options = model.options
     device = model.device
     lpips = perceptual.load(device)
-    if isinstance(lpips, perceptual.NotComputed):
-        log.info("lpips, diversity_score: not computed; %s", lpips.reason)
+    if isinstance(lpips, str):
+        log.info("lpips, diversity_score: not computed; %s", lpips)
     measured, versions = metrics.choose(model.protocol), description.versions(model)
     for key, how in (text for metric in measured for text in metric.describe().items()):
         if str(how).startswith("not computed"):
@@ -144,7 +144,7 @@ def _make_evaluator(
         model,
         options.val,
         folder,
-        perceptual=None if isinstance(lpips, perceptual.NotComputed) else lpips,
+        perceptual=None if isinstance(lpips, str) else lpips,
         score=None if score is None else score.bind(model),
         common={
             "protocol": {key: value for key, value in protocol.items() if key != "datasets"},

@@ -21,21 +21,21 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def reference() -> str:
     """Markdown: one table of the keys of every run, and one for each registered entry's own."""
     sections: dict[str, list[Key]] = {"": []}
-    shared = [key for key in keys(DatasetOptions, "datasets.*.") if key.entry == ""]
-    names = {key.path for key in shared if key.path != "datasets.*.mode"}
+    shared = [key for key in keys(DatasetOptions, "datasets.*.") if key[2] == ""]
+    names = {path for path, _, _ in shared if path != "datasets.*.mode"}
     # Of the degradations, which all data sets have, once.
-    for key in {(key.entry, key.path): key for key in keys()}.values():
-        if key.entry == "" or key.path not in names:
-            sections.setdefault(key.entry, []).append(key)
+    for (entry, path), field in {(entry, path): field for path, field, entry in keys()}.items():
+        if entry == "" or path not in names:
+            sections.setdefault(entry, []).append((path, field, entry))
     return "\n".join(
         [
             "# Options\n",
             *_table(sections.pop("")),
             "\n## Every dataset\n",
-            *_table(key for key in shared if key.path in names),
+            *_table(key for key in shared if key[0] in names),
             *(line for name, found in sections.items() for line in (f"\n## {name}\n", *_table(found))),
             "\n## model toy2d: these in place of all others\n",
-            *_table(key for key in keys(ToyOptions) if key.entry == ""),
+            *_table(key for key in keys(ToyOptions) if key[2] == ""),
         ]
     )
 
@@ -73,13 +73,9 @@ def _table(found: Iterable[Key]) -> list[str]:
 
 
 def _row(key: Key) -> str:
-    default = "required" if key.field.is_required() else show(key.field.get_default())
-    cells = (
-        f"`{key.path}`",
-        plain_type(field_hint(key.field)),
-        default,
-        key.field.description or f"Selects {key.entry}.",
-    )
+    path, field, entry = key
+    default = "required" if field.is_required() else show(field.get_default())
+    cells = (f"`{path}`", plain_type(field_hint(field)), default, field.description or f"Selects {entry}.")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from robustflow.diagnostics.trace.probe import Layer
+from robustflow.diagnostics.trace.probe import Layer, kind_of
 
 # Why the inverse of a kind of layer may stretch, and what training does about it.
 PARTS = {
@@ -25,8 +25,8 @@ PARTS = {
 }
 
 
-def bound_of(layers: Sequence[Layer]) -> dict[str, Any]:
-    """What sampling can do to a difference d of latents, from the bounds of the layers in the order of sampling.
+def bound_of(layers: Mapping[str, Layer]) -> dict[str, Any]:
+    """What sampling can do to a difference d of latents, by the bounds of the layers, named, in the order of sampling.
 
     ‖Δx‖ ≤ 10^factor·‖d‖ + 10^offset·√n.
 
@@ -35,7 +35,7 @@ def bound_of(layers: Sequence[Layer]) -> dict[str, Any]:
         ``log10_offset``: None for none; ``unbounded``: kinds of layers without a bound; ``by_kind``: number of layers,
         and log₁₀ of their factors' product; ``sentences``: the same in plain words.
     """
-    bounds = [(layer.kind, layer.bound) for layer in layers]
+    bounds = [(kind_of(name), layer.inverse_bound()) for name, layer in layers.items()]
     unbounded = list(dict.fromkeys(kind for kind, bound in bounds if bound is None))
     rows = [(kind, bound.factor, bound.offset) for kind, bound in bounds if bound is not None]
     frame = pd.DataFrame(rows, columns=["kind", "factor", "offset"])

@@ -9,7 +9,7 @@ import torch
 from robustflow import __version__
 from robustflow.data.sources.folders import PAIRING
 from robustflow.evaluation.metrics import Column, Metric, lr_psnr
-from robustflow.evaluation.metrics.perceptual import NotComputed, Perceptual
+from robustflow.evaluation.metrics.perceptual import Perceptual
 from robustflow.models import Model
 from robustflow.models.protocol import Protocol
 from robustflow.options.schema import TRAINING_ONLY, DatasetOptions, RunOptions
@@ -42,7 +42,7 @@ def describe_protocol(
     options: RunOptions,
     protocol: Protocol,
     metrics: Sequence[Metric],
-    perceptual: Perceptual | NotComputed,
+    perceptual: Perceptual | str,
     device: torch.device,
     *,
     ood_fitted: bool,
@@ -68,8 +68,8 @@ def describe_protocol(
     }
 
 
-def _describe_backbone(metrics: Sequence[Metric], perceptual: Perceptual | NotComputed) -> dict[str, str]:
-    if isinstance(perceptual, NotComputed):
+def _describe_backbone(metrics: Sequence[Metric], perceptual: Perceptual | str) -> dict[str, str]:
+    if isinstance(perceptual, str):
         return {metric.name: NO_LPIPS for metric in metrics if "backbone" in metric.needs}
     return {"lpips": perceptual.version}
 

@@ -93,7 +93,7 @@ class LevelCondition:
             return made
         contexts = self._project_noise(range(max(steps.start, first) - first, steps.stop - first))
         clean = [None] * (len(steps) - len(contexts))
-        return [each._replace(noise=own) for each, own in zip(made, [*clean, *contexts], strict=True)]
+        return [(*each[:2], own) for each, own in zip(made, [*clean, *contexts], strict=True)]
 
     def _project_features(self, steps: range) -> list[StepCondition]:
         level, weights, taps = self.level, self.weights, Resized(self._taps, self._factor)
@@ -105,7 +105,7 @@ class LevelCondition:
         ]
         del injectors
         couplings = level.coupling_projection(self.native, taps, steps, folded[1])
-        return [StepCondition(*each) for each in zip(parameters, couplings, strict=True)]
+        return [(*each, None) for each in zip(parameters, couplings, strict=True)]
 
     def _project_noise(self, steps: range) -> list[Context]:
         """Contexts of some of the noise couplings, counted among themselves."""
@@ -113,7 +113,7 @@ class LevelCondition:
         kernel, hidden = self.level.noise_projection, self.level.injector_projection.hidden_channels
         if self._noise is None or kernel is None:
             networks = [None] * len(steps) if folded is None else folded.networks[steps.start : steps.stop]
-            return [Context(None, network) for network in networks]
+            return [(None, network) for network in networks]
         rows, bias = slice(steps.start * hidden, steps.stop * hidden), None
         own: Tensor = kernel[rows]
         if folded is not None:

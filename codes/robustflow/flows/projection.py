@@ -41,4 +41,4 @@ def share_out(projected: Tensor, steps: range, folded: FoldedNetworks | None) ->
     """Contexts of some steps' networks from their features, which lie one behind the other in the channels."""
     features = projected.chunk(len(steps), dim=1)
     networks = [None] * len(steps) if folded is None else folded.networks[steps.start : steps.stop]
-    return [Context(*each) for each in zip(features, networks, strict=True)]
+    return list(zip(features, networks, strict=True))

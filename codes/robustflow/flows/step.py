@@ -1,7 +1,6 @@
 """Steps of the flow, and what is made for many of them at once."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +17,9 @@ from robustflow.nn.convolutions import mix_channels
 Mixing = tuple[Tensor, Tensor]
 
 
-class StepCondition(NamedTuple):
-    """What one step needs of the condition.
-
-    Attributes:
-        injector: Elementwise parameters of the injector.
-        coupling: Context of the self coupling.
-        noise: Context of the noise coupling, or None without.
-    """
-
-    injector: Tensor
-    coupling: Context | Tensor
-    noise: Context | Tensor | None = None
+# What one step needs of the condition: elementwise parameters of the injector, context of the self coupling, and that
+# of the noise coupling, or None without.
+StepCondition = tuple[Tensor, Context | Tensor, Context | Tensor | None]
 
 
 class TransitionStep(nn.Module):
@@ -39,6 +29,11 @@ class TransitionStep(nn.Module):
         super().__init__()
         self.actnorm = actnorm
         self.permutation = permutation
+
+    @property
+    def layers(self) -> list[Bijection]:
+        """The layers, data to latent."""
+        return [self.actnorm, self.permutation]
 
     def mix(self, x: Tensor, mixing: Mixing | None) -> Tensor:
         """Both as one map or, without it, one after the other: an ActNorm may set itself then."""
@@ -76,25 +71,27 @@ class FlowStep(TransitionStep):
     def layers(self) -> list[Bijection]:
         """The layers, data to latent."""
         noisy = [] if self.noise_coupling is None else [self.noise_coupling]
-        return [self.actnorm, self.permutation, self.injector, *noisy, self.coupling]
+        return [*super().layers, self.injector, *noisy, self.coupling]
 
     def couple(self, x: Tensor, cond: StepCondition, mixing: Mixing | None = None) -> tuple[Tensor, Tensor]:
         """Injector and couplings, after ``mix`` if that is given; return z and their log|det|, (b,)."""
+        params, context, noise = cond
         x = x if mixing is None else self.mix(x, mixing)
-        x, total = self.injector.transform(x, cond.injector)
+        x, total = self.injector.transform(x, params)
         if self.noise_coupling is not None:
-            x, log_det = self.noise_coupling(x, cond.noise)
+            x, log_det = self.noise_coupling(x, noise)
             total = total + log_det
-        x, log_det = self.coupling(x, cond.coupling)
+        x, log_det = self.coupling(x, context)
         return x, total + log_det
 
     def uncouple(self, z: Tensor, cond: StepCondition) -> tuple[Tensor, Tensor]:
         """Undo ``couple``; return x and log|det| of the inverse, (b,)."""
-        z, total = self.coupling.inverse(z, cond.coupling)
+        params, context, noise = cond
+        z, total = self.coupling.inverse(z, context)
         if self.noise_coupling is not None:
-            z, log_det = self.noise_coupling.inverse(z, cond.noise)
+            z, log_det = self.noise_coupling.inverse(z, noise)
             total = total + log_det
-        z, log_det = self.injector.untransform(z, cond.injector)
+        z, log_det = self.injector.untransform(z, params)
         return z, total + log_det
 
 

@@ -35,8 +35,8 @@ class Likeness:
 
     def __init__(self, device: torch.device) -> None:
         self.lpips = perceptual.load(device)
-        if isinstance(self.lpips, perceptual.NotComputed):
-            log.info("lpips: not computed; %s", self.lpips.reason)
+        if isinstance(self.lpips, str):
+            log.info("lpips: not computed; %s", self.lpips)
 
     def __call__(self, image: Tensor, clean: Tensor) -> Figures:
         """`METRICS` of two uint8 images (3, H, W) on the CPU."""
@@ -44,7 +44,7 @@ class Likeness:
         return {
             "psnr": psnr(image, clean),
             "ssim": ssim(image, clean),
-            "lpips": None if isinstance(lpips, perceptual.NotComputed) else lpips.distance(image, clean),
+            "lpips": None if isinstance(lpips, str) else lpips.distance(image, clean),
         }
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from robustflow.data.images import to_float, to_uint8, write_png
 from robustflow.evaluation import sampling
-from robustflow.evaluation.metrics import diversity, perceptual
+from robustflow.evaluation.metrics import diversity
 from robustflow.latent.edit import back_project
 from robustflow.latent.measure import METRICS, SMALLEST, Likeness, measure
 from robustflow.latent.space import size_of
@@ -116,8 +116,8 @@ def _load_likeness(model: FlowModel, best_of: str | None, reference: Tensor) -> 
     if best_of is not None and min(size_of(reference)) < (smallest := SMALLEST[best_of]):
         raise UserError(f"--best-of {best_of}: expected {smallest} x {smallest} pixels or more; choose psnr")
     found = Likeness(model.device)
-    if best_of == "lpips" and isinstance(found.lpips, perceptual.NotComputed):
-        raise UserError(f"--best-of lpips: cannot be computed; choose psnr or ssim, or {found.lpips.reason}")
+    if best_of == "lpips" and isinstance(found.lpips, str):
+        raise UserError(f"--best-of lpips: cannot be computed; choose psnr or ssim, or {found.lpips}")
     return found
 
 

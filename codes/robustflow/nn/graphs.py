@@ -7,7 +7,7 @@ import gc
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,10 +20,8 @@ Result = TypeVar("Result")
 _WARM_UPS = 3
 
 
-class _Captured(NamedTuple):
-    graph: torch.cuda.CUDAGraph
-    inputs: list[Tensor | None]
-    result: Any
+# A graph, its inputs and its result.
+_Captured = tuple[torch.cuda.CUDAGraph, list[Tensor | None], Any]
 
 
 class Graphed(Generic[Result]):
@@ -60,11 +58,12 @@ class Graphed(Generic[Result]):
         captured = self._captured_of(tensors, key)
         if captured is None:
             return self._function(*tensors)
-        for static, given in zip(captured.inputs, tensors, strict=True):
+        graph, inputs, result = captured
+        for static, given in zip(inputs, tensors, strict=True):
             if static is not None and given is not None:
                 static.copy_(given, non_blocking=True)
-        captured.graph.replay()
-        return captured.result
+        graph.replay()
+        return result
 
     def captures(self, device: torch.device) -> bool:
         """Whether calls on a device are captured; if not, it is as well to call the function itself."""
@@ -72,7 +71,7 @@ class Graphed(Generic[Result]):
 
     def owns(self, result: Result) -> bool:
         """Whether this is what a capture returns, to be overwritten by the next call for its shapes."""
-        return any(captured.result is result for captured in self._captures.values())
+        return any(own is result for _, _, own in self._captures.values())
 
     def drop(self) -> None:
         """Forget all captures, and free their memory once nobody holds what they returned."""
@@ -123,7 +122,7 @@ class Graphed(Generic[Result]):
                 with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                     result = self._function(*inputs)
             current.wait_stream(stream)
-        return _Captured(graph, inputs, result)
+        return graph, inputs, result
 
 
 def has_graphs(device: torch.device) -> bool:

@@ -1,20 +1,15 @@
 """Which keys there are: for the reference, and for messages of those that are not."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from robustflow.options.schema import RunOptions
 from robustflow.registry import Options, Registry
 
-
-class Key(NamedTuple):
-    """One option: dotted path, field, and the registry entry it belongs to ("coupling affine") or ""."""
-
-    path: str
-    field: FieldInfo
-    entry: str
+# One option: dotted path, field, and the registry entry it belongs to ("coupling affine") or "".
+Key = tuple[str, FieldInfo, str]
 
 
 def keys(cls: type[Options] = RunOptions, prefix: str = "", entry: str = "") -> Iterator[Key]:
@@ -24,18 +19,18 @@ def keys(cls: type[Options] = RunOptions, prefix: str = "", entry: str = "") -> 
         if get_origin(hint) is dict:
             path, hint = f"{path}.*", get_args(hint)[1]
         if get_origin(hint) is tuple and registry_of(get_args(hint)[0]) is not None:
-            yield Key(path, field, entry)
+            yield path, field, entry
             path, hint = f"{path}[]", get_args(hint)[0]
         registry = registry_of(hint)
         if registry is not None:
             if not path.endswith("[]"):
-                yield Key(path, field, entry)
+                yield path, field, entry
             for known in registry.names():
                 yield from keys(registry.options_class(known), f"{path}.", f"{registry.kind} {known}")
         elif _is_options(hint):
             yield from keys(hint, f"{path}.", entry)
         else:
-            yield Key(path, field, entry)
+            yield path, field, entry
 
 
 def _is_options(hint: Any) -> bool:

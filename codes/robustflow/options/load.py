@@ -334,7 +334,7 @@ def _message(tree: Node, path: KeyPath, details: list[Any], schema: type[Options
 def _unknown(tree: Node, path: KeyPath, schema: type[Options]) -> str:
     key, cls = str(path[-1]), options_class_at(plain(tree), path[:-1], schema)
     known = {name.lower(): name for name in cls.model_fields} if cls is not None else {}
-    parts = [entry.path.split(".") for entry in keys(schema)]
+    parts = [path.split(".") for path, _, _ in keys(schema)]
     elsewhere = list(dict.fromkeys(".".join(part[: part.index(key) + 1]) for part in parts if key in part))
     near = difflib.get_close_matches(key.lower(), known, n=1)
     if path == ("base",):

@@ -29,6 +29,16 @@ class ToyDataOptions(Options):
     )
     sigma_max: Sigma = Field(0.5, description="sigma ~ U(0, sigma_max) in training.")
 
+    @property
+    def sees_x(self) -> bool:
+        """Whether inputs hold x₁."""
+        return self.condition == "noisy"
+
+    @property
+    def sigma_of_training(self) -> float:
+        """Largest noise level in training."""
+        return 0.0 if self.condition == "constant" else self.sigma_max
+
 
 class ToyNetworkOptions(Options):
     """The flow."""

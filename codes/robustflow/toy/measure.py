@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustflow.toy.flow import DIMENSIONS, ToyFlow
-from robustflow.toy.points import WINDOW, Observation, exact_bits_per_dim, posterior
+from robustflow.toy.points import WINDOW, exact_bits_per_dim, posterior
 
 
 class HeldOut(NamedTuple):
@@ -28,13 +28,10 @@ class HeldOut(NamedTuple):
     bits_per_dim: float
 
 
-def draw_inputs(
-    x: Tensor, observation: Observation, sigma: float | None, n_conditions: int, generator: torch.Generator
-) -> HeldOut:
-    """Draw the inputs of held-out points x at a noise level (None: as in training)."""
-    y = observation.draw(x, sigma, generator)
-    mean, var, _ = posterior(y[:n_conditions], observation)
-    return HeldOut(x, y, mean, var, exact_bits_per_dim(x, y, observation))
+def solve(x: Tensor, y: Tensor, sees_x: bool, n_conditions: int) -> HeldOut:
+    """Held-out points x and their inputs y with the exact answers; see `points.posterior`."""
+    mean, var, _ = posterior(y[:n_conditions], sees_x)
+    return HeldOut(x, y, mean, var, exact_bits_per_dim(x, y, sees_x))
 
 
 class Measurement(NamedTuple):

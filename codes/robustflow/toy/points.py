@@ -1,7 +1,6 @@
 """The toy's data, what is seen of them, and the exact answer."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,28 +15,10 @@ _GRID = 4001
 _CHUNK = 1000
 
 
-class Observation(NamedTuple):
-    """How y depends on x: y = (x₁ + σn, σ), n ~ N(0, 1), or without x₁.
-
-    Attributes:
-        sees_x: Whether y holds x₁.
-        sigma_max: σ ~ U(0, sigma_max) in training; 0: y is always (0, 0) there.
-    """
-
-    sees_x: bool
-    sigma_max: float
-
-    @classmethod
-    def from_name(cls, name: str, sigma_max: float) -> "Observation":
-        """That of the option ``data.condition``."""
-        return {"noisy": cls(True, sigma_max), "constant": cls(False, 0.0), "independent": cls(False, sigma_max)}[name]
-
-    def draw(self, x: Tensor, sigma: float | None, generator: torch.Generator) -> Tensor:
-        """Inputs y, (b, 2), of points x, (b, 2), at one noise level, or at those of training (None)."""
-        n = len(x)
-        sigmas = torch.rand(n, generator=generator) * self.sigma_max if sigma is None else torch.full((n,), sigma)
-        seen = x[:, 0] if self.sees_x else torch.zeros(n)
-        return torch.stack([seen + sigmas * torch.randn(n, generator=generator), sigmas], dim=1)
+def observe(x: Tensor, sigmas: Tensor, sees_x: bool, generator: torch.Generator) -> Tensor:
+    """Inputs y = (x₁ + σn, σ), n ~ N(0, 1), or without x₁, (b, 2), of points x, (b, 2), at noise levels σ, (b,)."""
+    seen = x[:, 0] if sees_x else torch.zeros(len(x))
+    return torch.stack([seen + sigmas * torch.randn(len(x), generator=generator), sigmas], dim=1)
 
 
 def draw_points(n: int, generator: torch.Generator) -> Tensor:
@@ -46,8 +27,8 @@ def draw_points(n: int, generator: torch.Generator) -> Tensor:
     return u @ torch.tensor(M).T
 
 
-def posterior(y: Tensor, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
-    """p(x | y) by quadrature over x₁: given x₁, x₂ is uniform on a segment.
+def posterior(y: Tensor, sees_x: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """p(x | y) by quadrature over x₁: given x₁, x₂ is uniform on a segment. ``sees_x``: y holds x₁.
 
     Returns:
         Mean and variance, (b, 2), and log evidence, log p(y₁ | σ) − const in nats, (b,).
@@ -58,14 +39,14 @@ def posterior(y: Tensor, observation: Observation) -> tuple[Tensor, Tensor, Tens
     low, high = (c / a) * x1 + (d - c * b / a) * ends
     prior = (high - low).abs() / (high - low).abs().sum()
     grid = x1, (low + high) / 2, (high - low) ** 2 / 12, prior
-    mean, var, log_evidence = zip(*(_posterior(part, observation, *grid) for part in y.split(_CHUNK)), strict=True)
+    mean, var, log_evidence = zip(*(_posterior(part, sees_x, *grid) for part in y.split(_CHUNK)), strict=True)
     return torch.cat(mean), torch.cat(var), torch.cat(log_evidence)
 
 
 def _posterior(
-    y: Tensor, observation: Observation, x1: Tensor, x2: Tensor, var2: Tensor, prior: Tensor
+    y: Tensor, sees_x: bool, x1: Tensor, x2: Tensor, var2: Tensor, prior: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    log_weight = prior.log() + _log_likelihood(x1, y.double()[:, None], observation)
+    log_weight = prior.log() + _log_likelihood(x1, y.double()[:, None], sees_x)
     log_evidence = log_weight.logsumexp(1)
     weight = torch.exp(log_weight - log_evidence[:, None])
     mean = torch.stack([weight @ x1, weight @ x2], dim=1)
@@ -73,14 +54,14 @@ def _posterior(
     return mean, var, log_evidence
 
 
-def _log_likelihood(x1: Tensor, y: Tensor, observation: Observation) -> Tensor:
+def _log_likelihood(x1: Tensor, y: Tensor, sees_x: bool) -> Tensor:
     """log p(y₁ | x₁, σ) + log σ√2π, the same constant as in the evidence; y (..., 2)."""
-    if not observation.sees_x:
+    if not sees_x:
         return torch.zeros_like(x1 + y[..., 0])
     return -0.5 * ((y[..., 0] - x1) / y[..., 1]) ** 2
 
 
-def exact_bits_per_dim(x: Tensor, y: Tensor, observation: Observation) -> float:
+def exact_bits_per_dim(x: Tensor, y: Tensor, sees_x: bool) -> float:
     """Mean of −log₂ p(x | y) / 2 of points on the parallelogram: what a perfect model reaches."""
-    nats = _log_likelihood(x.double()[:, 0], y.double(), observation) - posterior(y, observation)[2]
+    nats = _log_likelihood(x.double()[:, 0], y.double(), sees_x) - posterior(y, sees_x)[2]
     return float(-(nats - math.log(AREA)).mean() / (2 * math.log(2)))

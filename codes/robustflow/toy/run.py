@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from robustflow.options.toy import ToyOptions
+from robustflow.options.toy import ToyDataOptions, ToyOptions
 from robustflow.registry import ELEMENTWISE
 from robustflow.toy.flow import ToyFlow
-from robustflow.toy.measure import HeldOut, Measurement, draw_inputs, measure
-from robustflow.toy.points import Observation, draw_points
+from robustflow.toy.measure import HeldOut, Measurement, measure, solve
+from robustflow.toy.points import draw_points, observe
 from robustflow.utils.errors import RunFailed
 from robustflow.utils.seeds import derive_seed
 
@@ -42,7 +43,7 @@ def perform(options: ToyOptions, given: Given, coupling: str, seed: int) -> Tria
 
 def train(options: ToyOptions, coupling: str, seed: int) -> ToyFlow:
     """Maximum likelihood with Adam. RunFailed if the loss is no longer finite."""
-    o, condition = options.train, Observation.from_name(options.data.condition, options.data.sigma_max)
+    o = options.train
     flow = build(options, coupling, seed).train()
     adam = torch.optim.Adam(flow.parameters(), o.lr_G, (o.beta1, o.beta2), fused=True)
     x = draw_points(options.data.n_points, _generator("points", seed))
@@ -50,7 +51,7 @@ def train(options: ToyOptions, coupling: str, seed: int) -> ToyFlow:
     for iteration in range(1, o.niter + 1):
         # Draw a batch and what is seen of it.
         x_batch = x[torch.randint(len(x), (o.batch_size,), generator=generator)]
-        y = condition.draw(x_batch, None, generator)
+        y = draw_inputs(options.data, x_batch, None, generator)
 
         # Forward and backward.
         loss = -flow.log_prob(x_batch, y).mean()
@@ -74,12 +75,20 @@ def build(options: ToyOptions, coupling: str, seed: int) -> ToyFlow:
 
 def draw_held_out(options: ToyOptions) -> Given:
     """Held-out points and their inputs at every noise level, the same for all runs."""
-    val, condition = options.val, Observation.from_name(options.data.condition, options.data.sigma_max)
+    val = options.val
     x = draw_points(val.n_held_out, _generator("held-out points", val.seed))
-    return {
-        level: draw_inputs(x, condition, level, val.n_conditions, _generator(f"inputs at {level}", val.seed))
+    inputs = {
+        level: draw_inputs(options.data, x, level, _generator(f"inputs at {level}", val.seed))
         for level in (None, *val.sigma_ood)
     }
+    return {level: solve(x, y, options.data.sees_x, val.n_conditions) for level, y in inputs.items()}
+
+
+def draw_inputs(data: ToyDataOptions, x: Tensor, sigma: float | None, generator: torch.Generator) -> Tensor:
+    """Inputs of points x, (b, 2), at one noise level, or at those of training (None)."""
+    n, largest = len(x), data.sigma_of_training
+    sigmas = torch.rand(n, generator=generator) * largest if sigma is None else torch.full((n,), sigma)
+    return observe(x, sigmas, data.sees_x, generator)
 
 
 def _generator(purpose: str, seed: int) -> torch.Generator:

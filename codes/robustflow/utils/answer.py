@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from robustflow.utils import distributed
@@ -54,7 +53,6 @@ _OF_MEMORY = (
 log = logging.getLogger(__name__)
 
 
-@dataclass
 class Reply:
     """The exit status of a command whose work is under way."""
 

@@ -2,8 +2,8 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import yaml
@@ -133,13 +133,11 @@ def has_comment(text: str) -> bool:
     return "#" in text[end:]
 
 
-@dataclass(frozen=True)
 class Reader:
     """Turns YAML into nodes and notes what cannot be used; ``name`` is the file, or the flag."""
 
-    name: str
-    mistakes: list[Mistake]
-    _grown: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
+    def __init__(self, name: str, mistakes: list[Mistake]) -> None:
+        self.name, self.mistakes, self._grown = name, mistakes, itertools.count()
 
     def read(self, text: str, path: KeyPath = ()) -> Node:
         """Tree of a text; OptionsError if it is no YAML, or too large for options."""

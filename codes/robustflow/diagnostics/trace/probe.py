@@ -2,14 +2,15 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.bijections.base import Bijection, InverseBound
+from robustflow.bijections.base import Bijection
 from robustflow.bijections.coupling import Coupling
 from robustflow.bijections.injector import Injector
 from robustflow.bijections.squeeze import Squeeze
@@ -17,72 +18,44 @@ from robustflow.flows.conditional_flow import ConditionalFlow
 from robustflow.flows.prior import SplitPrior
 from robustflow.flows.step import FlowStep, Mixing, TransitionStep
 
+Layer = Bijection | SplitPrior
+# Called with a layer's place in ``layers`` and what it did to n·b samples: what left it, (n·b, c, h, w); log|dx/dz| of
+# the elements (or directions) that it scales, any shape; and by how much it lengthened a small random perturbation of
+# the latents, natural logarithm, (n·b,), the parameters of all elementwise maps held, infinite or NaN where the samples
+# are.
+See = Callable[[int, Tensor, Tensor, Tensor], object]
 
-class Layer(NamedTuple):
-    """A layer of a flow.
 
-    Attributes:
-        name: Such as "level 1 step 3 coupling"; levels (finest first), steps and transitions count from 1.
-        kind: Last part of the name.
-        module: The layer.
+def layers(flow: ConditionalFlow) -> dict[str, Layer]:
+    """The layers of a flow by name, latent to data as in sampling; squeezes, which change nothing, left out.
+
+    Names are such as "level 1 step 3 coupling"; levels (finest first), steps and transitions count from 1.
     """
-
-    name: str
-    kind: str
-    module: Bijection | SplitPrior
-
-    @property
-    def bound(self) -> InverseBound | None:
-        """What its inverse can do whatever the input."""
-        return self.module.inverse_bound()
-
-
-class Seen(NamedTuple):
-    """What one layer did to n·b samples.
-
-    Attributes:
-        place: The layer's, in ``layers``.
-        value: What left it, (n·b, c, h, w).
-        log_slopes: log|dx/dz| of the elements (or directions) that it scales, any shape.
-        log_growth: By how much it lengthened a small random perturbation of the latents, natural logarithm, (n·b,),
-            the parameters of all elementwise maps held; infinite or NaN where the samples are.
-    """
-
-    place: int
-    value: Tensor
-    log_slopes: Tensor
-    log_growth: Tensor
-
-
-def layers(flow: ConditionalFlow) -> list[Layer]:
-    """The layers of a flow in the order of sampling, latent to data; squeezes, which change nothing, left out."""
-    found: list[Layer] = []
+    found: dict[str, Layer] = {}
     for number, level in reversed(list(enumerate(flow.typed_levels, start=1))):
         if level.split_prior is not None:
-            found.append(Layer(f"level {number} split prior", "split prior", level.split_prior))
-        for k, step in reversed(list(enumerate(level.full_steps, start=1))):
-            found += _of_step(step, f"level {number} step {k}")
-        for k, transition in reversed(list(enumerate(level.transitions, start=1))):
-            for module in (transition.permutation, transition.actnorm):
-                assert isinstance(module, Bijection)
-                kind = _kind(module)
-                found.append(Layer(f"level {number} transition {k} {kind}", kind, module))
+            found[f"level {number} split prior"] = level.split_prior
+        n = len(level.transitions)
+        for k, step in reversed(list(enumerate(level.mixing_steps, start=1))):
+            place = f"level {number} " + (f"step {k - n}" if isinstance(step, FlowStep) else f"transition {k}")
+            for module in reversed(step.layers):
+                noisy = isinstance(step, FlowStep) and module is step.noise_coupling
+                found[f"{place} {'noise ' if noisy else ''}{_name(module)}"] = module
     return found
 
 
-def _of_step(step: FlowStep, name: str) -> Iterator[Layer]:
-    for module in reversed(step.layers):
-        kind = "noise coupling" if module is step.noise_coupling else _kind(module)
-        yield Layer(f"{name} {kind}", kind, module)
+def kind_of(name: str) -> str:
+    """What kind of layer has a name: its last part."""
+    return re.sub(r"^level \d+ ((step|transition) \d+ )?", "", name)
 
 
-def _kind(module: Bijection) -> str:
+def _name(module: Bijection) -> str:
     names = {ActNorm: "ActNorm", Coupling: "coupling", Injector: "injector"}
     return next((name for known, name in names.items() if isinstance(module, known)), "1x1 convolution")
 
 
 @contextlib.contextmanager
-def probing(flow: ConditionalFlow, see: Callable[[Seen], None], seed: int = 0) -> Iterator[None]:
+def probing(flow: ConditionalFlow, see: See, seed: int = 0) -> Iterator[None]:
     """Call ``see`` for each layer of every ``decode`` inside the ``with`` block, without autograd.
 
     The flow itself knows nothing of it: layers are wrapped inside the block only.
@@ -94,11 +67,11 @@ def probing(flow: ConditionalFlow, see: Callable[[Seen], None], seed: int = 0) -
             _wrap(stack, level.squeeze, "inverse", functools.partial(_unsqueeze, level.squeeze, perturbation))
             for step in level.mixing_steps:
                 _wrap(stack, step, "unmix", functools.partial(_unmix, step))
-        for place, layer in enumerate(layers(flow)):
-            watched = _Watched(place, layer.module, perturbation, see)
-            _wrap(stack, layer.module, watched.method, watched.run)
-            if isinstance(layer.module, Coupling | Injector):
-                _wrap(stack, layer.module.elementwise, "inverse", watched.run_elementwise)
+        for place, layer in enumerate(layers(flow).values()):
+            watched = _Watched(place, layer, perturbation, see)
+            _wrap(stack, layer, watched.method, watched.run)
+            if isinstance(layer, Coupling | Injector):
+                _wrap(stack, layer.elementwise, "inverse", watched.run_elementwise)
         yield
 
 
@@ -155,9 +128,7 @@ def _unmix(step: TransitionStep, unmix: Callable[..., Tensor], z: Tensor, unmixi
 class _Watched:
     """One layer under watch: runs it, moves the perturbation on, and tells."""
 
-    def __init__(
-        self, place: int, module: Bijection | SplitPrior, perturbation: _Perturbation, see: Callable[[Seen], None]
-    ) -> None:
+    def __init__(self, place: int, module: Layer, perturbation: _Perturbation, see: See) -> None:
         self.place, self.module, self.perturbation, self.see = place, module, perturbation, see
         self.method = {Injector: "untransform", SplitPrior: "merge"}.get(type(module), "inverse")
         self._log_slopes = torch.empty(0)
@@ -171,7 +142,7 @@ class _Watched:
     def run(self, original: Callable[..., Any], z: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         value, log_det = original(z, *arguments)
         log_slopes = self._stretch(z, original)
-        self.see(Seen(self.place, value, log_slopes, self.perturbation.growth()))
+        self.see(self.place, value, log_slopes, self.perturbation.growth())
         return value, log_det
 
     def _stretch(self, z: Tensor, inverse: Callable[..., Any]) -> Tensor:

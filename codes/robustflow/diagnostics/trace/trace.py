@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from robustflow.data import EvaluationSet
 from robustflow.diagnostics import audit
-from robustflow.diagnostics.trace.probe import Seen, layers, probing
+from robustflow.diagnostics.trace.probe import kind_of, layers, probing
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import FlowModel
 
@@ -46,16 +46,16 @@ class LayerTrace:
     counts: np.ndarray = field(default_factory=lambda: np.zeros(len(_EDGES) - 1, dtype=np.int64))
     log_growths: list[float] = field(default_factory=list)
 
-    def add(self, seen: Seen) -> None:
-        """Note what was seen of samples of the newest input."""
-        largest = _not_finite_as_infinite(seen.value.abs().flatten(1).amax(1)).max()
+    def add(self, value: Tensor, log_slopes: Tensor, log_growth: Tensor) -> None:
+        """Note what was seen of samples of the newest input, see `probe.See`."""
+        largest = _not_finite_as_infinite(value.abs().flatten(1).amax(1)).max()
         self.max_abs[-1] = max(self.max_abs[-1], float(largest))
-        self.variances += _not_finite_as_infinite(seen.value.double().flatten(1).var(1)).tolist()
-        slopes = (_not_finite_as_infinite(seen.log_slopes.double()) / _LOG10).flatten().cpu().numpy()
+        self.variances += _not_finite_as_infinite(value.double().flatten(1).var(1)).tolist()
+        slopes = (_not_finite_as_infinite(log_slopes.double()) / _LOG10).flatten().cpu().numpy()
         low, high = self.log_slopes
         self.log_slopes = min(low, float(slopes.min())), max(high, float(slopes.max()))
         self.counts += np.histogram(np.clip(slopes, _EDGES[0], _EDGES[-1]), _EDGES)[0]
-        self.log_growths += (_not_finite_as_infinite(seen.log_growth) / _LOG10).tolist()
+        self.log_growths += (_not_finite_as_infinite(log_growth) / _LOG10).tolist()
 
     @property
     def variance(self) -> float:
@@ -132,7 +132,7 @@ def trace(model: FlowModel, sets: Mapping[str, EvaluationSet]) -> dict[str, Any]
     The first data set is the reference, in distribution.
     """
     of_flow, reference = layers(model.flow), next(iter(sets))
-    names, kinds = [layer.name for layer in of_flow], [layer.kind for layer in of_flow]
+    names, kinds = list(of_flow), list(map(kind_of, of_flow))
     usual: list[LayerTrace] = []
     entries: dict[str, Any] = {}
     for name, items in sets.items():
@@ -147,7 +147,7 @@ def trace(model: FlowModel, sets: Mapping[str, EvaluationSet]) -> dict[str, Any]
         "temperature": max(model.options.val.heats),
         "reference": reference,
         "exploded_above": EXPLODED,
-        "layers": [{"name": layer.name, "kind": layer.kind} for layer in of_flow],
+        "layers": [{"name": name, "kind": kind} for name, kind in zip(names, kinds, strict=True)],
         "bound": audit.bound_of(of_flow),
         "datasets": entries,
     }
@@ -157,7 +157,7 @@ def trace(model: FlowModel, sets: Mapping[str, EvaluationSet]) -> dict[str, Any]
 def trace_set(model: FlowModel, items: EvaluationSet, name: str) -> list[LayerTrace]:
     """Sample a data set at the largest temperature; note what every layer does, in the order of sampling."""
     val, found = model.options.val, [LayerTrace() for _ in layers(model.flow)]
-    with probing(model.flow, lambda seen: found[seen.place].add(seen)):
+    with probing(model.flow, lambda place, *seen: found[place].add(*seen)):
         for item in tqdm(items, total=len(items), desc=f"trace {name}", leave=False, unit="image", disable=None):
             for layer in found:
                 layer.max_abs.append(0.0)

@@ -5,7 +5,6 @@ import importlib.metadata
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ FOLDER = Path("pretrained_weights")
 SMALLEST = 31
 # Pixels computed at once, about 1 GB.
 _PIXELS = 2**22
-
-
-@dataclass(frozen=True)
-class NotComputed:
-    """A metric that cannot be computed here; ``reason`` says what is missing and what to do."""
-
-    reason: str
 
 
 class Perceptual:
@@ -89,8 +81,8 @@ class Perceptual:
         return images.to(self._device).float() / 127.5 - 1
 
 
-def load(device: torch.device | str, folders: Sequence[Path] | None = None) -> Perceptual | NotComputed:
-    """LPIPS, if the backbone's weights are there.
+def load(device: torch.device | str, folders: Sequence[Path] | None = None) -> Perceptual | str:
+    """LPIPS, or why it cannot be computed and what to do: the backbone's weights are missing, or other ones.
 
     Args:
         device: Where to compute.
@@ -107,7 +99,7 @@ def load(device: torch.device | str, folders: Sequence[Path] | None = None) -> P
             backbone = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             return Perceptual(backbone, f"sha256 {digest}", device)
         wrong.append(f"{file}: expected a file whose SHA-256 begins with {_DIGITS}, got {digest[:8]}; ")
-    return NotComputed(
+    return (
         f"{''.join(wrong)}run 'robustflow fetch alexnet', or put torchvision's AlexNet weights {BACKBONE} into the "
         f"folder {FOLDER}, or into checkpoints of torch's hub cache, and test again"
     )
