@@ -69,18 +69,13 @@ def draw(
         rows.append(describe(number, sample))
         if n > 1:
             spread.add(sample)
-        if best_of is not None and _best(rows, best_of) == number:
-            kept = {number: sample}
-        elif best_of is None and number < _SHOWN:
-            kept[number] = sample
+        kept = _keep(kept, number, sample, _best(rows, best_of), best_of is None)
         if back_projection > 0:
             again = back_project(sample, to_float(lr), model.scale, back_projection)
             write_png(output / f"{stem}_back_projected.png", again)
             projected.append(describe(number, again))
-    sheet.remove_beyond(output, f"{name}_sample", n)
-    if not projected:
-        sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
-    best = None if best_of is None else _best(rows, best_of)
+    _remove_others(output, name, n, projected=back_projection > 0)
+    best = _best(rows, best_of)
     if best_of is not None and best is None:
         log.warning("%s: no sample is the best by %s: none is finite", name, best_of)
     found: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": best_of, "best": best}
@@ -142,11 +137,29 @@ def _draw(model: FlowModel, name: str, lr: Tensor, temperature: float, n: int, s
             bar.update(len(some))
 
 
-def _best(rows: Sequence[Mapping[str, Any]], metric: str) -> int | None:
-    """Number of the best sample, the first of equals; None if none could be measured."""
+def _best(rows: Sequence[Mapping[str, Any]], metric: str | None) -> int | None:
+    """Number of the best sample, the first of equals; None without a metric, or if none could be measured."""
+    if metric is None:
+        return None
     sign = -1 if metric == "lpips" else 1
     measured = [row for row in rows if row[metric] is not None]
     return max(measured, key=lambda row: sign * row[metric])["sample"] if measured else None
+
+
+def _keep(
+    kept: dict[int, Tensor], number: int, sample: Tensor, best: int | None, shows_first: bool
+) -> dict[int, Tensor]:
+    """The samples to show, once another is drawn: the best one, or the first ones."""
+    if best == number:
+        return {number: sample}
+    return {**kept, number: sample} if shows_first and number < _SHOWN else kept
+
+
+def _remove_others(output: Path, name: str, n: int, projected: bool) -> None:
+    """Remove what an earlier call drew beyond n samples, and back-projected ones that this one did not make."""
+    sheet.remove_beyond(output, f"{name}_sample", n)
+    if not projected:
+        sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
 
 
 def _write_kept(output: Path, name: str, kept: Mapping[int, Tensor], best: int | None, n: int) -> dict[str, Tensor]:
