@@ -21,6 +21,7 @@ device: cpu
 plugins: [{plugins}]
 datasets:
   train: {{mode: bundled, split: train, GT_size: 16, batch_size: 2, degrade: [{{type: fog, density: 0.3}}]}}
+  val: {{mode: bundled, split: test, GT_size: 16, n_crops: 1}}
   test_fog: {{mode: bundled, split: test, GT_size: 16, n_crops: 2, degrade: [{{type: fog, density: 0.5}}]}}
 network_G: {{encoder: thin, nf: 8, flow: {{K: 1, L: 2, hidden_channels: 8, coupling: {{type: shift, limit: 0.5}}}}}}
 train: {{niter: 2, ood_patches: 0}}
@@ -50,8 +51,9 @@ def test_one_of_each_in_a_run(options, tmp_path):
     assert (type(model).__name__, type(model.encoder).__name__) == ("Residual", "Thin")
     assert type(model.flow.typed_levels[0].full_steps[0].coupling.elementwise).__name__ == "Shift"
     assert type(load(tmp_path / "experiments/mine", device="cpu")) is type(model)
-    fogs = [dataset.degrade[0].density for dataset in options.datasets.values()]
+    fogs = [dataset.degrade[0].density for key, dataset in options.datasets.items() if key != "val"]
     assert fogs == [0.3, 0.5]
+    assert "mae_t0.9 " in (tmp_path / "experiments/mine/train.log").read_text()
     clean = options.datasets["test_fog"].model_copy(update={"degrade": ()})
     foggy, clear = (data_sets.evaluation_set(options, each)[0].lr for each in (options.datasets["test_fog"], clean))
     assert foggy.double().mean() > clear.double().mean()

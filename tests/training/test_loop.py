@@ -309,6 +309,8 @@ def test_log_file_tensorboard_and_options(make_options):
     assert {"train/bits_per_dim", "train/lr", "train/grad_norm", "val/bits_per_dim", "val/psnr_t0.9"} <= set(scalars)
     assert [event.step for event in events.Scalars("train/bits_per_dim")] == [1, 2, 3, 4]
     assert [event.step for event in events.Scalars("val/inf_pct_t0.9")] == [2, 4]
+    figures = {name.removesuffix("_t0.9") for name in scalars if name.endswith("_t0.9")}
+    assert figures == {f"val/{key}" for key in ("psnr", "lr_psnr_mean", "pixel_error_pct", "inf_pct")}
     (picture,) = events.Tags()["images"]
     assert (events.Images(picture)[0].width, events.Images(picture)[0].height) == (3 * 16, 16)
 

@@ -5,6 +5,7 @@ import math
 
 import torch
 
+from robustflow.evaluation import metrics
 from robustflow.evaluation.evaluator import Evaluator
 from robustflow.evaluation.sampling import strip
 from robustflow.training import checkpoint
@@ -33,9 +34,10 @@ def validate(run: Run, guard: NonFiniteGuard) -> None:
         raise
     drawn, finite = (sum(of_heat[key] for of_heat in summary["heats"].values()) for key in ("n_samples", "n_finite"))
     scalars = {"bits_per_dim": summary["bits_per_dim"], "non_finite_samples": drawn - finite}
+    columns = [column for metric in metrics.choose(model.protocol) for column in metric.columns]
+    noted = [column.key for column in columns if "training" in column.places]
     for heat, values in summary["heats"].items():
-        figures = ("psnr", "psnr_gtmean", "lr_psnr_mean", "pixel_error_pct", "inf_pct")
-        scalars |= {f"{key}_t{heat}": values.get(key) for key in figures}
+        scalars |= {f"{key}_t{heat}": values.get(key) for key in noted}
     if distributed.is_main():
         run.logbook.validation(iteration, scalars, strip(model, items[0], options.val))
     run.model.train()

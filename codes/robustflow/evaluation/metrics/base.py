@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 Better = Literal["low", "high"] | None
 # Tables of robustness and fidelity; plots against the temperature, and of the best of n samples; differences between
-# runs; captions of pictures; and whether the image that is worst in it is shown first.
-Place = Literal["robustness", "fidelity", "curves", "best", "differences", "captions", "worst"]
+# runs; captions of pictures; validations in the course of training; and whether the image that is worst in it is shown
+# first.
+Place = Literal["robustness", "fidelity", "curves", "best", "differences", "captions", "training", "worst"]
 Places = tuple[Place, ...]
 Need = Literal["ground truth", "backbone"]
 Values = Mapping[str, float | int | bool | None]
@@ -168,7 +169,7 @@ class SampleMetric(Metric):
         of_finite: Measured on finite samples alone; others have the value None.
     """
 
-    places: Places = ("fidelity", "curves", "best", "differences", "captions")
+    places: Places = ("fidelity", "curves", "best", "differences", "captions", "training")
     of_finite: bool = True
 
     @property
@@ -226,7 +227,7 @@ class SetMetric(Metric):
         each: ``of_samples`` gives a value for each sample, which it computes together.
     """
 
-    places: Places = ("fidelity", "curves", "differences")
+    places: Places = ("fidelity", "curves", "differences", "training")
     each: bool = False
 
     @abstractmethod

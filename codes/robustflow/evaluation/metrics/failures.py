@@ -33,9 +33,9 @@ class Failures(SampleMetric):
     def columns(self) -> tuple[Column, ...]:
         """Rates in percent, and extents."""
         return (
-            Column("inf_pct", "%Inf", "low", places=("robustness",)),
+            Column("inf_pct", "%Inf", "low", places=("robustness", "training")),
             Column("nan_pct", "%NaN", "low"),
-            Column("pixel_error_pct", "%PixelErr image", "low", places=("robustness", "curves")),
+            Column("pixel_error_pct", "%PixelErr image", "low", places=("robustness", "curves", "training")),
             Column("pixel_error_pixel_pct", "%PixelErr pixel", "low", places=("robustness",)),
             Column("max_abs", "max |value|", "low", places=("robustness",)),
             Column("max_residual", "max residual", "low", places=("robustness", "differences")),

@@ -43,7 +43,7 @@ class LRPSNR(SampleMetric):
         return (
             Column(f"{key}_min", f"LR-PSNR min{end}", "high", "dB", ("robustness",) if main else ()),
             Column(f"{key}_std", f"LR-PSNR σ{end}", "low", "dB", ("robustness",) if main else ()),
-            Column(f"{key}_mean", f"LR-PSNR mean{end}", "high", "dB", ("curves",) if main else ()),
+            Column(f"{key}_mean", f"LR-PSNR mean{end}", "high", "dB", ("curves", "training") if main else ()),
         )
 
     def of_sample(self, sample: Sample, target: Target) -> Values:

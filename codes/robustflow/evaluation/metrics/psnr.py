@@ -11,7 +11,7 @@ class PSNR(FullReference):
 
     label, better, unit = "PSNR", "high", "dB"
     protocol = "RGB, uint8 (quantize), finite samples; psnr_y: luma (ITU-R BT.601, 16-235)"
-    places: Places = ("fidelity", "curves", "best", "differences", "captions", "worst")
+    places: Places = ("fidelity", "curves", "best", "differences", "captions", "training", "worst")
     compare = staticmethod(psnr)
 
 
@@ -21,4 +21,4 @@ class BrightenedPSNR(PSNR):
 
     label, usual, brightened = "PSNR GT-mean", False, True
     protocol = "as psnr, of sample * mean grey of ground truth / mean grey of sample, both in [0, 1]"
-    places = ("fidelity", "curves", "best", "differences", "captions")
+    places = ("fidelity", "curves", "best", "differences", "captions", "training")
