@@ -64,16 +64,17 @@ network_G:
 train: {niter: 1, ood_patches: 0}
 val: {n_sample: 1}
 """
-# What examples.sh does before, and a step that is not finite.
+# What examples.sh does before.
 BEFORE = """
-train.py -opt confs/demo.yml --override name=demo_runs/affine
-test.py -opt confs/demo.yml --override name=demo_runs/affine
+train.py -opt confs/demo.yml
+test.py -opt confs/demo.yml
 train.py -opt confs/demo.yml --override name=demo_runs/rq_spline --override network_G.flow.coupling=rq_spline
 test.py -opt confs/demo.yml --override name=demo_runs/rq_spline --override network_G.flow.coupling=rq_spline
 train.py -opt confs/fsncsr_4x_rq.yml --override name=full_size
 train.py -opt confs/lowlight_demo.yml --override network_G.flow.coupling=rq_spline|name=lowlight_runs/rq_spline
 train.py -opt confs/robust_lol.yml
 train.py -opt confs/llflow_lol.yml
+-m robustflow.evaluation.ood fit -opt confs/robust_lol.yml --patch 100 --n-patches 20
 -m robustflow.evaluation.ood fit -opt confs/llflow_lol.yml --patch 100 --n-patches 20
 -m robustflow.evaluation.ood rank -opt confs/llflow_lol.yml
 """
@@ -102,6 +103,13 @@ SHORTER = {
     "train.niter=200": ["--override", "train.niter=2|name=apart"],
     "ood fit": ["--n-patches", "20"],
     "restore-study": ["--input", "photos"],
+}
+# What single commands go on from, besides.
+NEEDED = {
+    "train_HR_prepared, GT_size": "robustflow prepare datasets/DF2K/train_HR datasets/DF2K/train_HR_prepared",
+    "plot results/llflow_lol results/robust_lol": "robustflow ood rank -opt confs/robust_lol.yml",
+    "--weights ours.safetensors": "robustflow convert -opt published.yml --weights published_G.pth "
+    "--output ours.safetensors",
 }
 DUMP = "experiments/demo/non_finite/00000123.safetensors"
 LINES = [words for words in readme.commands() if words[0] != "bash" and "benchmarks" not in words]
@@ -147,7 +155,7 @@ def _published(place):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def prepared(tmp_path_factory):
     """A folder with all that the documented commands read."""
     place = tmp_path_factory.mktemp("place")
     (place / "confs").mkdir()
@@ -165,25 +173,34 @@ def place(tmp_path_factory):
         patch.setenv("TORCH_COMPILE_DISABLE", "1")
         for line in BEFORE.strip().splitlines():
             assert run(line.split(), patch) == 0, line
+        shutil.copytree("results/demo", "results/demo_runs/affine")
+        # A step that is not finite.
         broken = "train.py -opt confs/demo.yml --override name=broken|train.lr_G=1e30|train.niter=9"
         assert run(broken.split(), patch) == 1
-        yield place
+        (dump,) = Path("experiments/broken/non_finite").glob("*.safetensors")
+        Path(DUMP).parent.mkdir()
+        dump.rename(DUMP)
+    return place
+
+
+@pytest.fixture
+def place(prepared, tmp_path, monkeypatch):
+    """The working folder: a copy of its own for each test."""
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
+    monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "place"))
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_documented_command(place, monkeypatch, capsys, words):
-    monkeypatch.chdir(place)
-    if DUMP in words:
-        (dump,) = Path("experiments/broken/non_finite").glob("*.safetensors")
-        Path(DUMP).parent.mkdir(exist_ok=True)
-        shutil.copy(dump, DUMP)
+    for part, needed in NEEDED.items():
+        if part in " ".join(words):
+            assert run(needed.split(), monkeypatch) == 0
     shorter = next((flags for part, flags in SHORTER.items() if part in " ".join(words)), [])
     assert run([*words, *shorter], monkeypatch) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", WITH_OPTIONS.values(), ids=map(" ".join, WITH_OPTIONS))
 def test_every_override_of_a_command_counts(place, monkeypatch, capsys, words):
-    monkeypatch.chdir(place)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     flags = ["--override", "nitr=1", "--override", "scael=2"]
     assert run([*words, *flags], monkeypatch) == 2
@@ -202,13 +219,11 @@ def test_every_override_of_a_command_counts(place, monkeypatch, capsys, words):
     ],
 )
 def test_mistakes_in_lists_of_a_study(place, monkeypatch, caplog, flags, mistake):
-    monkeypatch.chdir(place)
     assert run(["-m", "robustflow.evaluation.study", flags[0], "-opt", "confs/demo.yml", *flags[1:]], monkeypatch) == 2
     assert mistake in caplog.text
 
 
 def test_a_study_has_a_row_per_temperature_and_explains_bits_below_0(place, monkeypatch, capsys, caplog):
-    monkeypatch.chdir(place)
     caplog.set_level(logging.INFO)
     run(COMMANDS[-len(FURTHER.strip().splitlines())], monkeypatch)
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
