@@ -1,6 +1,7 @@
 """The command `robustflow`, and the names that its commands had."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -52,12 +53,22 @@ FORMER = {
 
 
 @pytest.mark.parametrize(("former", "command"), FORMER.items())
-def test_commands_go_by_the_names_they_had(former, command):
+def test_commands_go_by_the_names_they_had(former, command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"robustflow.{former}", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out.startswith(f"usage: robustflow {command} ")
+
+
+def test_a_former_name_in_a_process_of_its_own():
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "codes")}
-    words = [sys.executable, "-m", f"robustflow.{former}", "--help"]
+    words = [sys.executable, "-m", "robustflow.evaluation.report_html", "--help"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: robustflow {command} ")
+    assert done.stdout.startswith("usage: robustflow report ")
 
 
 def test_threads_wait_as_the_command_says(monkeypatch, capsys):

@@ -1,10 +1,13 @@
 """How many calls of ours lie between a command and the spline's formula: a reader follows them by hand."""
 
-import subprocess
+import runpy
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
+
+from robustflow.bijections.elementwise.rational_quadratic import RationalQuadratic
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("text", "enhanced", "noise", "gain", "inverted")
@@ -19,44 +22,31 @@ OVERRIDE = "|".join(
         *(f"datasets.test_{name}=null" for name in SETS),
     ]
 )
-# Runs a command; prints the calls of ours that lead to the map's last evaluation and to its last inversion.
-PROGRAM = """
-import runpy, sys, traceback
-sys.path.insert(0, "codes")
-from robustflow.bijections.elementwise.rational_quadratic import RationalQuadratic
-
-found = {}
-
-def watch(name):
-    function = getattr(RationalQuadratic, name)
-
-    def watched(*arguments):
-        frames = traceback.extract_stack()[:-1]
-        # Not those of an environment inside the checkout.
-        ours = (f"{ROOT}/codes/", f"{ROOT}/{sys.argv[0]}")
-        found[name] = [f.name for f in frames if f.filename.startswith(ours)] + [name]
-        return function(*arguments)
-
-    setattr(RationalQuadratic, name, staticmethod(watched))
-
-ROOT = sys.argv[1]
-watch("evaluate"), watch("invert")
-sys.argv = sys.argv[2:]
-try:
-    runpy.run_path(f"{ROOT}/{sys.argv[0]}", run_name="__main__")
-except SystemExit as end:
-    assert end.code == 0, end.code
-for calls in found.values():
-    sys.stderr.write("calls: " + " > ".join(calls) + "\\n")
-"""
 
 
-def run(command, places):
-    """The calls on each way from a command to the formula."""
-    arguments = [str(ROOT), command, "-opt", "confs/demo.yml", "--override", OVERRIDE + places]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [line.split(" > ") for line in done.stderr.splitlines() if line.startswith("calls: ")]
+def run(command, places, patch):
+    """Run a command; the calls of ours that lead to the map's last evaluation and to its last inversion."""
+    found = {}
+
+    def watch(name):
+        function = getattr(RationalQuadratic, name)
+
+        def watched(*arguments):
+            frames = traceback.extract_stack()[:-1]
+            # Not those of an environment inside the checkout.
+            ours = (f"{ROOT}/codes/", f"{ROOT}/{command}")
+            found[name] = [f.name for f in frames if f.filename.startswith(ours)] + [name]
+            return function(*arguments)
+
+        patch.setattr(RationalQuadratic, name, staticmethod(watched))
+
+    watch("evaluate"), watch("invert")
+    patch.chdir(ROOT)
+    patch.setattr(sys, "argv", [command, "-opt", "confs/demo.yml", "--override", OVERRIDE + places])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(f"{ROOT}/{command}", run_name="__main__")
+    assert ended.value.code == 0
+    return list(found.values())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +54,11 @@ def calls(tmp_path_factory):
     """Those of training a model, and of testing it."""
     place = tmp_path_factory.mktemp("runs")
     places = f"|path.experiments={place / 'experiments'}|path.results={place / 'results'}"
-    return {command: run(command, places) for command in ("train.py", "test.py")}
+    found = {}
+    for command in ("train.py", "test.py"):
+        with pytest.MonkeyPatch.context() as patch:
+            found[command] = run(command, places, patch)
+    return found
 
 
 @pytest.mark.parametrize(("command", "limit"), [("train.py", 15), ("test.py", 16)])

@@ -1,8 +1,6 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -235,17 +233,6 @@ def test_mistakes_on_the_command_line(model, tmp_path, caplog, kind, arguments, 
 def test_results_that_are_not_there(tmp_path, caplog):
     assert ood.main(["plot", str(tmp_path), "--output", str(tmp_path / "x.svg")]) == 2
     assert "expected a results folder with ood.json" in caplog.text
-
-
-def test_module_is_a_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "robustflow.evaluation.ood", "rank", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--enhance" in done.stdout
 
 
 def test_running_mean_over_ranks():

@@ -7,12 +7,14 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import threading
 import time
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from training_runs import assert_same_end, average_at, folder_of, saved_at, weights_at
 
@@ -28,6 +30,21 @@ from robustflow.utils import checksums, files
 pytestmark = pytest.mark.long
 
 EVERY = {"save_checkpoint_freq": 1}
+TWO = {"niter": 2, "ema": 0.5, "val_freq": 100}
+
+
+@pytest.fixture(scope="module")
+def run_of_two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    assert train(tiny.training_options(folder, train=TWO, logger=EVERY))
+    return folder
+
+
+@pytest.fixture
+def two(run_of_two, make_options, tmp_path):
+    """Options of a run of two iterations that is done, each with a checkpoint: a copy for each test."""
+    shutil.copytree(run_of_two, tmp_path, dirs_exist_ok=True)
+    return make_options(train=TWO, logger=EVERY)
 
 
 def iterations_of(options):
@@ -53,11 +70,10 @@ def remove(file):
 
 @pytest.mark.parametrize("kind", [checkpoint.state_file, checkpoint.weights_file])
 @pytest.mark.parametrize("damage", [flip_a_byte, truncate, remove])
-def test_the_checkpoint_before_a_damaged_one_is_used(make_options, caplog, kind, damage):
+def test_the_checkpoint_before_a_damaged_one_is_used(two, make_options, caplog, kind, damage):
     if (kind, damage) == (checkpoint.state_file, remove):
         pytest.skip("without a state there is no checkpoint")
-    options = make_options(train={"niter": 2, "ema": 0.5, "val_freq": 100}, logger=EVERY)
-    assert train(options)
+    options = two
     whole = {name: tensor.clone() for name, tensor in weights_at(options, 2).items()}
     file = kind(folder_of(options), 2)
     damage(file)
@@ -70,9 +86,8 @@ def test_the_checkpoint_before_a_damaged_one_is_used(make_options, caplog, kind,
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights_at(options, 2).items())
 
 
-def test_a_damaged_checkpoint_without_checksums(make_options, caplog):
-    options = make_options(train={"niter": 2}, logger=EVERY)
-    assert train(options)
+def test_a_damaged_checkpoint_without_checksums(two):
+    options = two
     for file in (folder_of(options) / "checksums").iterdir():
         file.unlink()
     state = checkpoint.state_file(folder_of(options), 2)
