@@ -47,7 +47,7 @@ def reference(x: np.ndarray, factor: float, kernel=cubic, width: int = 2) -> np.
     return finish(rows @ weights(x.shape[-1], factor, kernel, width).T)
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8, 16])
 @pytest.mark.parametrize("shape", [(3, 16, 24), (1, 17, 13), (2, 5, 1), (1, 1, 9), (1, 1, 1)])
 def test_matches_explicit_kernel(shape: tuple[int, ...], scale: int):
     x = np.random.default_rng(0).random(shape)
@@ -59,7 +59,7 @@ def test_matches_explicit_kernel(shape: tuple[int, ...], scale: int):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8, 16])
 @pytest.mark.parametrize("shape", [(3, 16, 24), (1, 17, 13), (2, 5, 1), (1, 1, 1)])
 def test_every_kernel_matches_its_formula(kernel: str, scale: int, shape: tuple[int, ...]):
     x = np.random.default_rng(0).random(shape)

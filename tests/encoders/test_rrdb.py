@@ -30,6 +30,7 @@ def test_default_taps(n_blocks, taps):
         (4, 3, (2, 1, 0.5)),
         (8, 4, (4, 2, 1, 0.5)),
         (8, 3, (4, 2, 1)),
+        (16, 4, (8, 4, 2, 1)),
         (2, 1, (1,)),
         (2, 3, (1, 0.5, 0.25)),
         (1, 2, (0.5, 0.25)),
@@ -79,7 +80,7 @@ def test_8x_upsamples_the_upsampled_map(perturb):
     torch.testing.assert_close(finest, up, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("scale", "n_levels"), [(2, 3), (4, 1), (4, 3), (8, 1), (8, 4)])
+@pytest.mark.parametrize(("scale", "n_levels"), [(2, 3), (4, 1), (4, 3), (8, 1), (8, 4), (16, 4)])
 def test_every_weight_of_the_pretraining_network_is_trained(scale, n_levels):
     network = RRDBNet(encoder(scale, n_levels), scale)
     network.double()
@@ -89,7 +90,7 @@ def test_every_weight_of_the_pretraining_network_is_trained(scale, n_levels):
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(("scale", "n_levels"), [(2, 3), (4, 3), (8, 4)])
+@pytest.mark.parametrize(("scale", "n_levels"), [(2, 3), (4, 3), (8, 4), (16, 4)])
 def test_pretrained_encoder_loads_into_that_of_a_flow(scale, n_levels):
     options = NetworkOptions(nf=CHANNELS, nb=2, gc=GROWTH)
     pretrained = RRDBNet(encoders.build(options, scale, n_levels=1), scale)

@@ -100,7 +100,7 @@ def test_published_weights_are_loaded_with_their_option_file(tmp_path):
     [
         ({"S": 3, "K": 2}, ValueError, "flow.S: expected at most K = 2"),
         ({"hidden_chanels": 8}, TypeError, "did you mean 'hidden_channels'"),
-        ({"scale": 1}, ValueError, "scale: expected 2, 4 or 8"),
+        ({"scale": 1}, ValueError, "scale: expected 2, 4, 8 or 16"),
         ({"nb": 0}, ValueError, "nb: Input should be greater"),
         ({"coupling": "afine"}, ValueError, "did you mean 'affine'"),
         ({"encoder": "low_light"}, ValueError, "expected RRDB for super-resolution"),

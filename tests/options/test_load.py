@@ -46,7 +46,7 @@ def test_yaml_1_1_words_and_times_are_text(write):
         ("network_G: {flow: {S: []}}", "network_G.flow.S: expected at least 1 value(s), got []"),
         ("val: {heats: [x]}", "val.heats[0]: expected a number, got 'x'"),
         ("path: {results: 3}", "path.results: expected text, got 3"),
-        ("scale: 3", "scale: expected 1, 2, 4 or 8, got 3"),
+        ("scale: 3", "scale: expected 1, 2, 4, 8 or 16, got 3"),
         (
             "datasets: {test: {mode: bundled, enhance: 3}}",
             "datasets.test.enhance: expected 'published' or 'unit' or true or false, got 3",
@@ -73,7 +73,7 @@ def test_several_mistakes_at_once_with_source_and_suggestion(write):
     assert "  --override: network_G.flow.couplng: unknown key; did you mean 'coupling'?" in lines
     assert "  --override: train.nitr: unknown key; did you mean 'niter'?" in lines
     assert "  run.yml:5: val.heat: unknown key; did you mean 'heats'?" in lines
-    assert "  run.yml:3: scale: expected 1, 2, 4 or 8, got 3" in lines
+    assert "  run.yml:3: scale: expected 1, 2, 4, 8 or 16, got 3" in lines
     assert len(lines) == 4
 
 

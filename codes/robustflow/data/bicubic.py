@@ -96,7 +96,7 @@ def _resize(
     """Reduce by ``down`` or enlarge by ``up``, band by band, each padded by what lies or is mirrored around it.
 
     Both dimensions are padded before either pass: torch gives wrong values for maps of width 1 when only their height
-    is reduced. uint8 images are computed in float64, where all weights of factors 2, 4 and 8 are exact (but those of
+    is reduced. uint8 images are computed in float64, where all weights of factors 2 to 16 are exact (but those of
     lanczos), so that ties are ties and a crop of a resized image equals the resized crop.
     """
     rounded = x.dtype == torch.uint8

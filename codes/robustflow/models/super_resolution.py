@@ -25,7 +25,7 @@ class SuperResolutionOptions(Options):
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """The HR image is larger, and the LR image has three channels."""
         if root.scale == 1:
-            yield "scale", "expected 2, 4 or 8 for super-resolution, got 1"
+            yield "scale", "expected 2, 4, 8 or 16 for super-resolution, got 1"
         if root.network_G.encoder.type == "low_light":
             yield "network_G.encoder", "expected RRDB for super-resolution, got low_light, which reads 6 channels"
 
@@ -47,7 +47,7 @@ class SRFlowOptions(SuperResolutionOptions):
 
 class _NoiseConditionalOptions(SuperResolutionOptions):
     noise_max: NoiseLevel | None = Field(
-        None, description="Largest noise std c_max in training; images in [0, 1]; null: 0.03 for 8x, else 0.05."
+        None, description="Largest noise std c_max in training; images in [0, 1]; null: 0.03 from 8x on, else 0.05."
     )
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
@@ -118,7 +118,8 @@ class SuperResolution(FlowModel):
         **architecture: See `FlowModel`.
 
     Attributes:
-        noise_conditional: The LR image gets the downsampled noise and noise couplings see it (NCSR).
+        noise_conditional: The LR image gets the downsampled noise (bicubic, with whatever kernel LR images were made)
+            and noise couplings see it (NCSR).
         frequency_separation: Model the residual to the LR image's bicubic upsampling, which is added back (FS-NCSR).
     """
 
@@ -131,8 +132,8 @@ class SuperResolution(FlowModel):
 
     @classmethod
     def published_at(cls, scale: int) -> Architecture:
-        """Four levels at 8x, three otherwise."""
-        return {"L": 4} if scale == 8 else {}
+        """Four levels from 8x on, three otherwise."""
+        return {"L": 4} if scale >= 8 else {}
 
     def _base(self, lr: Tensor) -> Tensor:
         return F.interpolate(lr, scale_factor=self.scale, mode="bicubic", align_corners=False)
@@ -186,7 +187,7 @@ class NCSR(SuperResolution):
     Args:
         scale: Super-resolution factor.
         coupling: Elementwise map; see `FlowModel`, as the rest.
-        noise_max: Largest std of the noise; images in [0, 1]; None: 0.03 for 8x, else 0.05.
+        noise_max: Largest std of the noise; images in [0, 1]; None: 0.03 from 8x on, else 0.05.
         **architecture: See `FlowModel`; without ``S``, the two coarsest levels, but never the finest, see the noise.
     """
 
@@ -195,7 +196,7 @@ class NCSR(SuperResolution):
     def __init__(
         self, scale: int = 4, coupling: Any = "affine", *, noise_max: float | None = None, **architecture: Any
     ) -> None:
-        default = 0.03 if scale == 8 else 0.05
+        default = 0.03 if scale >= 8 else 0.05
         noise = RandomLevelNoise(default if noise_max is None else noise_max)
         sizes = {**self.published_at(scale), **architecture}
         architecture.setdefault("S", _noisy_steps(sizes.get("K", 16), sizes.get("L", 3)))
@@ -204,8 +205,8 @@ class NCSR(SuperResolution):
 
     @classmethod
     def published_at(cls, scale: int) -> Architecture:
-        """Four levels of 20 steps at 8x, three of 16 otherwise."""
-        return {"K": 20, "L": 4} if scale == 8 else {}
+        """Four levels of 20 steps at 8x, of 16 at 16x; three of 16 otherwise."""
+        return {"K": 20, "L": 4} if scale == 8 else super().published_at(scale)
 
 
 def _noisy_steps(steps: int, levels: int) -> tuple[int, ...]:

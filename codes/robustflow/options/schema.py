@@ -62,7 +62,9 @@ class DatasetOptions(Options):
     )
     seed: NonNegative = Field(0, description="Seed of fixed crops and their noise (validation and tests).")
     downsampling: Literal["bicubic", "bilinear", "area", "lanczos"] = Field(
-        "bicubic", description="Kernel that LR images are made with from HR ones: antialiased, as MATLAB's imresize."
+        "bicubic",
+        description="Kernel that LR images are made with from HR ones, antialiased, as MATLAB's imresize; LR-PSNR "
+        "downsamples samples and ground truth with it.",
     )
     degrade: tuple[DegradationChoice, ...] = Field(
         (),
@@ -267,7 +269,9 @@ class RunOptions(Options):
 
     name: RunName = Field(description="Names the folders in experiments/ and results/.")
     model: ModelChoice = Field(description="Problem and model; RRDB pretrains the encoder alone.")
-    scale: Literal[1, 2, 4, 8] = Field(4, description="Super-resolution factor; 1: input and output are of one size.")
+    scale: Literal[1, 2, 4, 8, 16] = Field(
+        4, description="Super-resolution factor; 1: input and output are of one size."
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto",
         description="auto (CUDA if there is one), cpu, cuda or cuda:N; of several processes each takes its own GPU.",
