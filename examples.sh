@@ -140,6 +140,10 @@ rq_eps_0.01 $flow.coupling={type: rq_spline, eps: 0.01}
 rq_orthogonal $flow.coupling=rq_spline|$flow.permutation_train=false
 rq_no_split $flow.coupling=rq_spline|$flow.split.enable=false
 robust+ $flow.coupling=rq_spline|$flow.split.max_log_scale=2
+exp_affine $flow.coupling=exp_affine
+inverse_affine $flow.coupling=inverse_affine
+soft_affine $flow.coupling=soft_affine
+soft_affine_bounded_prior $flow.coupling=soft_affine|$flow.split.max_log_scale=2
 robust+_orthogonal $flow.coupling=rq_spline|$flow.split.max_log_scale=2|$flow.permutation_train=false
 END
     robustflow compare "${results[@]}" --output results/remedies

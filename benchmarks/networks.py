@@ -1,10 +1,10 @@
 """Networks to measure: the 4x networks of confs/ at full size, or tiny, all ways of one coupling with equal weights."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from benchmarks.plain import PlainFlow
 from benchmarks.setting import Setting
 from robustflow import models
 from robustflow.bijections.base import Elementwise
-from robustflow.bijections.elementwise import Affine, RationalQuadratic
+from robustflow.bijections.elementwise import Affine, ExpAffine, InverseAffine, RationalQuadratic, SoftAffine
 from robustflow.data.bicubic import downsample
 from robustflow.data.sources.bundled import BundledSource
 from robustflow.encoders.blocks import BlockEncoder
@@ -29,6 +29,8 @@ from robustflow.utils import precision
 ROOT = Path(__file__).resolve().parents[1]
 CONFS = {"affine": "fsncsr_4x_affine", "bounded": "fsncsr_4x_bounded", "rq": "fsncsr_4x_rq"}
 COUPLINGS = ("affine", "rq")
+# Measured as elementwise maps alone: those of networks, and others by their names in the registry.
+MAPS = (*COUPLINGS, "soft_affine")
 SCALE = 4
 FULL = ("path.pretrain_model_G=null", "network_G.train_RRDB_delay=0")
 TINY = (
@@ -158,13 +160,21 @@ def _in(way: str, model: FlowModel) -> Network:
     return Network(model, plain_of(model.flow) if described.plain else None, described.tile, described.precision)
 
 
-def plain_map(elementwise: Elementwise) -> plain_maps.Affine | plain_maps.Spline:
+_PLAIN_MAPS: dict[type[Elementwise], Callable[[Any], plain_maps.PlainMap]] = {
+    Affine: lambda of: plain_maps.Affine(of.eps),
+    RationalQuadratic: lambda of: plain_maps.Spline(of.bounds, of.eps),
+    ExpAffine: lambda of: plain_maps.ExpAffine(),
+    InverseAffine: lambda of: plain_maps.InverseAffine(of.eps),
+    SoftAffine: lambda of: plain_maps.SoftAffine(of.B, of.eps),
+}
+
+
+def plain_map(elementwise: Elementwise) -> plain_maps.PlainMap:
     """The same map in the published style."""
-    if isinstance(elementwise, Affine):
-        return plain_maps.Affine(elementwise.eps)
-    if isinstance(elementwise, RationalQuadratic):
-        return plain_maps.Spline(elementwise.bounds, elementwise.eps)
-    raise TypeError(f"expected Affine or RationalQuadratic, got {type(elementwise).__name__}")
+    if type(elementwise) not in _PLAIN_MAPS:
+        expected = ", ".join(kind.__name__ for kind in _PLAIN_MAPS)
+        raise TypeError(f"expected one of {expected}, got {type(elementwise).__name__}")
+    return _PLAIN_MAPS[type(elementwise)](elementwise)
 
 
 def plain_of(flow: ConditionalFlow) -> PlainFlow:

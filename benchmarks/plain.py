@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.plain_encoder import PlainEncoder
-from benchmarks.plain_maps import Affine, Pair, Spline
+from benchmarks.plain_maps import Pair, PlainMap
 
-_BRANCHES = {"affine": "fAffine", "rqspline": "fRQspline"}
+_BRANCHES = {"affine": "fAffine", "affinereparam": "fAffine", "rqspline": "fRQspline"}
 
 
 @dataclass
@@ -45,7 +45,7 @@ class PlainFlow:
     def __init__(
         self,
         tensors: Mapping[str, Tensor],
-        elementwise: Affine | Spline,
+        elementwise: PlainMap,
         scale: int,
         taps: Sequence[int],
         noisy: Sequence[int],

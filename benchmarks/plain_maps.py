@@ -1,13 +1,14 @@
 """The elementwise maps in the published style: textbook formulas, boolean masks, plain autograd."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]
+PlainMap: TypeAlias = "Affine | ExpAffine | InverseAffine | SoftAffine | Spline"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,63 @@ class Affine:
         """Return x and log|dx/dy|; shapes as in ``forward``."""
         shift, scale = params[:, 0], torch.sigmoid(params[:, 1] + 2.0) + self.eps
         return y / scale - shift, -torch.log(scale)
+
+
+@dataclass(frozen=True)
+class ExpAffine:
+    """y = x·exp(s) + b."""
+
+    num_params: ClassVar[int] = 2
+
+    def forward(self, x: Tensor, params: Tensor) -> Pair:
+        """Return y and log|dy/dx| of x (b, c, *spatial), params (b, 2, c, *spatial)."""
+        return x * torch.exp(params[:, 1]) + params[:, 0], params[:, 1]
+
+    def inverse(self, y: Tensor, params: Tensor) -> Pair:
+        """Return x and log|dx/dy|; shapes as in ``forward``."""
+        return (y - params[:, 0]) / torch.exp(params[:, 1]), -params[:, 1]
+
+
+@dataclass(frozen=True)
+class InverseAffine:
+    """y = (x + t)/r, r = σ(r̂ + 2) + ε."""
+
+    num_params: ClassVar[int] = 2
+    eps: float = 1e-4
+
+    def forward(self, x: Tensor, params: Tensor) -> Pair:
+        """Return y and log|dy/dx| of x (b, c, *spatial), params (b, 2, c, *spatial)."""
+        shift, divisor = params[:, 0], torch.sigmoid(params[:, 1] + 2.0) + self.eps
+        return (x + shift) / divisor, -torch.log(divisor)
+
+    def inverse(self, y: Tensor, params: Tensor) -> Pair:
+        """Return x and log|dx/dy|; shapes as in ``forward``."""
+        shift, divisor = params[:, 0], torch.sigmoid(params[:, 1] + 2.0) + self.eps
+        return y * divisor - shift, torch.log(divisor)
+
+
+@dataclass(frozen=True)
+class SoftAffine:
+    """y = u − (1 − s)·u/(1 + |u|/B), u = x + t, s = σ(ŝ + 2) + ε; its inverse by the textbook root of the quadratic."""
+
+    num_params: ClassVar[int] = 2
+    B: float = 10.0
+    eps: float = 1e-4
+
+    def forward(self, x: Tensor, params: Tensor) -> Pair:
+        """Return y and log|dy/dx| of x (b, c, *spatial), params (b, 2, c, *spatial)."""
+        u, scale = x + params[:, 0], torch.sigmoid(params[:, 1] + 2.0) + self.eps
+        return u - (1 - scale) * u / (1 + u.abs() / self.B), self._log_slope(u, scale)
+
+    def inverse(self, y: Tensor, params: Tensor) -> Pair:
+        """Return x and log|dx/dy|; shapes as in ``forward``."""
+        scale = torch.sigmoid(params[:, 1] + 2.0) + self.eps
+        size, half = y.abs(), (self.B * scale - y.abs()) / 2
+        u = torch.sign(y) * (torch.sqrt(half**2 + self.B * size) - half)
+        return u - params[:, 0], -self._log_slope(u, scale)
+
+    def _log_slope(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.log(1 - (1 - scale) / (1 + u.abs() / self.B) ** 2)
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustflow.bijections.elementwise import Affine, RationalQuadratic
+    from robustflow.bijections.elementwise import Affine, ExpAffine, InverseAffine, RationalQuadratic, SoftAffine
     from robustflow.models import FSNCSR, NCSR, RRDB, LLFlow, SRFlow
     from robustflow.models.loading import load
 
 __version__ = "0.1.0"
-__all__ = ["FSNCSR", "NCSR", "RRDB", "Affine", "LLFlow", "RationalQuadratic", "SRFlow", "load"]
+__all__ = [
+    "FSNCSR",
+    "NCSR",
+    "RRDB",
+    "Affine",
+    "ExpAffine",
+    "InverseAffine",
+    "LLFlow",
+    "RationalQuadratic",
+    "SRFlow",
+    "SoftAffine",
+    "load",
+]
 # ``python -m robustflow.apply`` and the like, as commands were spelt.
 __path__.append(str(Path(__file__).parent / "former"))
 
 _HOMES = {
-    **dict.fromkeys(("Affine", "RationalQuadratic"), "robustflow.bijections.elementwise"),
+    **dict.fromkeys(
+        ("Affine", "ExpAffine", "InverseAffine", "RationalQuadratic", "SoftAffine"), "robustflow.bijections.elementwise"
+    ),
     **dict.fromkeys(("FSNCSR", "NCSR", "RRDB", "LLFlow", "SRFlow"), "robustflow.models"),
     "load": "robustflow.models.loading",
 }

@@ -7,7 +7,7 @@ from benchmarks.setting import Setting
 from published_fixtures import CASES, bits_per_position, difference, fixture, needs_fixtures, noise_of
 from published_fixtures import unused as unused_in
 
-from robustflow.bijections.elementwise import Affine, RationalQuadratic
+from robustflow.bijections.elementwise import Affine, ExpAffine, InverseAffine, RationalQuadratic, SoftAffine
 from robustflow.interop import published
 
 MAPS = {
@@ -15,6 +15,9 @@ MAPS = {
     "bounded": Affine(0.1),
     "rq": RationalQuadratic(),
     "box": RationalQuadratic((-1.0, 2.0), 0.01),
+    "exp": ExpAffine(),
+    "inverse": InverseAffine(),
+    "soft": SoftAffine(0.5),
 }
 
 

@@ -1,26 +1,33 @@
 import pytest
 
 from robustflow.bijections.base import Elementwise
+from robustflow.bijections.elementwise import ExpAffine
 from robustflow.registry import ELEMENTWISE, Options, Registry
 
 
 def test_builtin_maps_are_built_from_their_names():
-    assert ELEMENTWISE.names() == ["affine", "rq_spline"]
+    assert ELEMENTWISE.names() == ["affine", "exp_affine", "inverse_affine", "rq_spline", "soft_affine"]
     assert ELEMENTWISE.build(ELEMENTWISE.parse("affine")).eps == 1e-4
     spline = ELEMENTWISE.build(ELEMENTWISE.parse({"type": "rq_spline", "bounds": (-1.0, 2.0), "eps": 0.01}))
     assert (spline.bounds, spline.eps) == ((-1.0, 2.0), 0.01)
+    assert isinstance(ELEMENTWISE.build(ELEMENTWISE.parse("exp_affine")), ExpAffine)
+    assert ELEMENTWISE.build(ELEMENTWISE.parse({"type": "inverse_affine", "eps": 0.01})).eps == 0.01
+    soft = ELEMENTWISE.build(ELEMENTWISE.parse({"type": "soft_affine", "B": 3.0}))
+    assert (soft.B, soft.eps) == (3.0, 1e-4)
 
 
-@pytest.mark.parametrize(("name", "suggestion"), [("afine", "affine"), ("rq-spline", "rq_spline")])
+@pytest.mark.parametrize(
+    ("name", "suggestion"), [("afine", "affine"), ("rq-spline", "rq_spline"), ("soft-affine", "soft_affine")]
+)
 def test_unknown_coupling_suggests_the_nearest(name, suggestion):
     with pytest.raises(
-        ValueError, match=f"unknown coupling '{name}', known: affine, rq_spline; did you mean '{suggestion}'"
+        ValueError, match=f"unknown coupling '{name}', known: affine, .*, soft_affine; did you mean '{suggestion}'"
     ):
         ELEMENTWISE.parse(name)
 
 
 def test_unlike_names_get_no_suggestion():
-    with pytest.raises(ValueError, match=r"known: affine, rq_spline$"):
+    with pytest.raises(ValueError, match=r"known: affine, exp_affine, inverse_affine, rq_spline, soft_affine$"):
         ELEMENTWISE.parse("neural")
 
 
@@ -32,6 +39,11 @@ def test_unlike_names_get_no_suggestion():
         {"type": "affine", "eps": "0.1"},
         {"type": "rq_spline", "bounds": (0.5, -0.5)},
         {"type": "rq_spline", "eps": 0.5},
+        {"type": "exp_affine", "eps": 0.1},
+        {"type": "inverse_affine", "eps": 0.0},
+        {"type": "soft_affine", "B": 0.0},
+        {"type": "soft_affine", "B": float("inf")},
+        {"type": "soft_affine", "eps": 1.0},
         {"eps": 0.1},
         3,
     ],

@@ -70,9 +70,19 @@ def test_the_bound_is_the_product_of_the_layers_and_is_never_exceeded(perturb, s
     assert float(observed.std()) > 0
 
 
+@pytest.mark.parametrize(
+    ("coupling", "of_map"),
+    [
+        ({"type": "rq_spline", "bounds": (-0.5, 1.0)}, 1.5),
+        ({"type": "soft_affine", "B": 2.0, "eps": 0.01}, 4 * 0.99),
+        ({"type": "inverse_affine", "eps": 0.1}, None),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else "",
+)
 @torch.no_grad()
-def test_a_spline_moves_differences_by_its_boxes_at_most(perturb):
-    flow = flow_with(perturb, 0.5, coupling={"type": "rq_spline", "bounds": (-0.5, 1.0)})
+def test_a_map_moves_differences_by_a_fixed_amount_at_most(perturb, coupling, of_map):
+    """Splines by their box, soft affine maps by 2B(1 − ε); inverse affine ones stretch by 1 + ε at most."""
+    flow, of_slope = flow_with(perturb, 0.5, coupling=coupling), 1.1 if of_map is None else 1.0
     for module in flow.modules():
         if isinstance(module, Coupling):  # parameters that do not follow the latents: held
             module.network.get_submodule("head").weight.data.zero_()
@@ -83,12 +93,15 @@ def test_a_spline_moves_differences_by_its_boxes_at_most(perturb):
         own = {
             ActNorm: lambda m=module: float(torch.exp(-m.logs).max()),
             InvertibleConv: lambda m=module: float(torch.linalg.matrix_norm(torch.linalg.inv(m.weight), ord=2)),
-            Coupling: lambda: 1.0,
-            Injector: lambda: 1.0,
+            Coupling: lambda: of_slope,
+            Injector: lambda: of_slope,
         }.get(type(module), lambda: math.exp(MAX_LOG_SCALE))()
-        factor, offset = factor * own, offset * own + (1.5 if isinstance(module, Coupling | Injector) else 0.0)
+        factor, offset = (
+            factor * own,
+            offset * own + ((of_map or 0.0) if isinstance(module, Coupling | Injector) else 0.0),
+        )
     assert bound["log10_factor"] == pytest.approx(math.log10(factor))
-    assert bound["log10_offset"] == pytest.approx(math.log10(offset))
+    assert bound["log10_offset"] == (None if of_map is None else pytest.approx(math.log10(offset)))
 
     generator = torch.Generator().manual_seed(0)
     y = torch.rand(1, 3, 1, 1, dtype=torch.float64, generator=generator)
@@ -100,6 +113,11 @@ def test_a_spline_moves_differences_by_its_boxes_at_most(perturb):
         apart = (flow.decode(z, y)[0] - flow.decode(other, y)[0]).flatten(1).norm(dim=1)
         between = torch.cat([(a - b).flatten(1) for a, b in zip(z, other, strict=True)], dim=1)
         assert (apart <= factor * between.norm(dim=1) + offset * math.sqrt(48)).all()
+
+
+def test_an_exponential_map_has_no_bound(perturb):
+    flow = flow_with(perturb, 0.1, coupling="exp_affine")
+    assert audit.bound_of(layers(flow))["unbounded"] == ["coupling", "injector"]
 
 
 def test_what_has_no_bound_is_named(perturb):

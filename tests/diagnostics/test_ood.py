@@ -298,7 +298,9 @@ def test_one_line_warns_of_all_inputs_of_a_set_in_the_upper_percent():
         "set: 2 of 3 inputs have an OOD score above 99 % of the training patches, the highest 1e+06 (c): the model may "
         "fail there (coupling affine can explode); the report lists them"
     )
-    assert "explode" not in mahalanobis.warning("set", found, 4, "rq_spline")
+    assert "(coupling exp_affine can explode)" in mahalanobis.warning("set", found, 4, "exp_affine")
+    for stable in ("rq_spline", "soft_affine"):
+        assert "explode" not in mahalanobis.warning("set", found, 4, stable)
 
 
 def test_fit_and_save_says_what_it_did(model, saved, caplog):

@@ -5,7 +5,7 @@ import torch
 
 from robustflow.bijections import networks
 from robustflow.bijections.coupling import Coupling
-from robustflow.bijections.elementwise import Affine, RationalQuadratic
+from robustflow.bijections.elementwise import Affine, ExpAffine, RationalQuadratic, SoftAffine
 from robustflow.bijections.injector import Injector
 from robustflow.bijections.networks import ConvNetwork
 from robustflow.flows import build, level
@@ -192,7 +192,9 @@ def layouts(x):
 
 @pytest.mark.parametrize("is_last", [False, True], ids=["planes", "channels last"])
 @pytest.mark.parametrize("kind", ["coupling", "injector"])
-@pytest.mark.parametrize("elementwise", [Affine(), RationalQuadratic()], ids=lambda map: type(map).__name__)
+@pytest.mark.parametrize(
+    "elementwise", [Affine(), RationalQuadratic(), ExpAffine(), SoftAffine()], ids=lambda map: type(map).__name__
+)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_layers_take_every_layout(size, elementwise, kind, is_last, perturb, channels_last):
     (channels, height, width), n, hidden = size, SAMPLES * B, 3

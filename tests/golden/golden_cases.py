@@ -21,7 +21,7 @@ class Case:
     model: str
     coupling: str
     scale: int = 4
-    eps: float = 1e-4
+    eps: float | None = 1e-4
     L: int = 3
     K: int = 1
     S: tuple[int, ...] = (0, 0, 0)
@@ -29,6 +29,7 @@ class Case:
     splits: tuple[int, ...] = ()
     max_log_scale: float | None = None
     fixed: bool = False
+    B: float | None = None
 
     nf, nb, gc, hidden = 4, 2, 3, 6
 
@@ -51,9 +52,17 @@ CASES = {
     ),
     "llflow_affine": Case(6, "LLFlow", "affine", scale=1),
     "llflow_rq": Case(7, "LLFlow", "rq_spline", scale=1, eps=1e-3, taps=(0,)),
+    "srflow_16x_exp": Case(
+        8, "SRFlow", "exp_affine", scale=16, eps=None, L=4, S=(0, 0, 0, 0), splits=(1, 2), max_log_scale=1
+    ),
+    "fsncsr_inverse": Case(9, "FS-NCSR", "inverse_affine", eps=0.1, S=(0, 1, 1), splits=(1, 2)),
+    "ncsr_soft": Case(10, "NCSR", "soft_affine", eps=0.01, S=(0, 1, 1), splits=(1,), B=0.5),
 }
 
 Named = Iterator[tuple[str, np.ndarray]]
+
+# Of the published couplings' tensors; others here go by the affine one's.
+_NAMES = {"rq_spline": ("rqspline.", "fRQspline"), "inverse_affine": ("affinereparam.", "fAffine")}
 
 
 class Source:
@@ -123,7 +132,7 @@ def _mixing(case: Case, source: Source, name: str, channels: int) -> Named:
 
 
 def _couplings(case: Case, source: Source, name: str, channels: int, noisy: bool) -> Named:
-    branch, own = ("rqspline.", "fRQspline") if case.coupling == "rq_spline" else ("affine.", "fAffine")
+    branch, own = _NAMES.get(case.coupling, ("affine.", "fAffine"))
     n_features, kept = case.nf * (1 + len(case.taps)), channels // 2
     networks = {"fFeatures": (n_features, channels), own: (kept + n_features, channels - kept)}
     if noisy:

@@ -12,15 +12,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from benchmarks.plain import PlainFlow
-from benchmarks.plain_maps import Affine, Spline
+from benchmarks.plain_maps import Affine, ExpAffine, InverseAffine, SoftAffine, Spline
 from golden_cases import CASES, Case, inputs, latents, weights
 
 HERE = Path(__file__).parent
 
 
 def flow_of(case: Case) -> PlainFlow:
-    coupling = Spline(eps=case.eps) if case.coupling == "rq_spline" else Affine(case.eps)
-    return PlainFlow(weights(case), coupling, case.scale, case.taps, case.S, case.max_log_scale)
+    couplings = {
+        "affine": lambda: Affine(case.eps),
+        "rq_spline": lambda: Spline(eps=case.eps),
+        "exp_affine": ExpAffine,
+        "inverse_affine": lambda: InverseAffine(case.eps),
+        "soft_affine": lambda: SoftAffine(case.B, case.eps),
+    }
+    return PlainFlow(weights(case), couplings[case.coupling](), case.scale, case.taps, case.S, case.max_log_scale)
 
 
 def condition_of(case: Case, lr: torch.Tensor) -> torch.Tensor:

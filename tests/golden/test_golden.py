@@ -1,5 +1,6 @@
 """The package against what a plain implementation computed: features, latents, likelihoods, log-dets, samples."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ def options_of(case):
     return tiny.options(
         {"type": case.model, **noise},
         scale=case.scale,
-        coupling={"type": case.coupling, "eps": case.eps},
+        coupling={"type": case.coupling, **{k: v for k in ("eps", "B") if (v := getattr(case, k)) is not None}},
         hidden_channels=case.hidden,
         permutation_train=not case.fixed,
         stackRRDB={"blocks": case.taps},
@@ -38,9 +39,16 @@ def options_of(case):
 
 @cache
 def loaded(name):
-    model = models.build(options_of(CASES[name])).eval()
-    published.fill(model.network, weights(CASES[name]))
-    return model
+    case = CASES[name]
+    model = models.build(options_of(case)).eval()
+    if case.coupling in ("exp_affine", "soft_affine"):
+        # In no published checkpoint: their heads are laid out as those of affine.
+        affine = models.build(options_of(replace(case, coupling="affine", eps=1e-4, B=None)))
+        published.fill(affine.network, weights(case))
+        model.load_state_dict(affine.state_dict())
+    else:
+        published.fill(model.network, weights(case))
+    return model.eval()
 
 
 def stored(name):

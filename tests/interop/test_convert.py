@@ -29,10 +29,14 @@ network_G:
   flow: {K: 2, L: 2, S: [0, 1], coupling: COUPLING, CondAffineSeparatedAndCond: {eps: 1e-3, hidden_channels: 8},
          additionalFlowNoAffine: 1, split: {enable: true, correct_splits: true}, permutation_train: PERMUTATION}
 """
-COUPLINGS = {"affine": "CondAffineSeparatedAndCond", "spline": "CondRQsplineSeparatedAndCond"}
+COUPLINGS = {
+    "affine": "CondAffineSeparatedAndCond",
+    "spline": "CondRQsplineSeparatedAndCond",
+    "inverse": "CondAffineReparamSeparatedAndCond",
+}
 
 
-@pytest.fixture(params=["affine", "spline", "spline with fixed permutations"])
+@pytest.fixture(params=["affine", "spline", "spline with fixed permutations", "inverse"])
 def small(request, tmp_path, monkeypatch):
     """A published option file, a network with random weights, and its ``.pth`` file under published names."""
     monkeypatch.chdir(tmp_path)

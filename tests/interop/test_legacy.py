@@ -136,6 +136,12 @@ def test_spline(published, own, bounds):
     assert flow.hidden_channels == 48
 
 
+def test_inverse_affine(published):
+    name = "CondAffineReparamSeparatedAndCond"
+    flow = load(published(f"{name}\n    {name}: {{eps: 0.01, hidden_channels: 48}}")).network_G.flow
+    assert (flow.coupling.model_dump(), flow.hidden_channels) == ({"type": "inverse_affine", "eps": 0.01}, 48)
+
+
 def test_box_that_is_no_bijection(published):
     path = published(SPLINE + "\n    CondRQsplineSeparatedAndCond: {left: -0.5, right: 0.5, bottom: -1.0, top: 0.5}")
     with pytest.raises(OptionsError, match=r"left and bottom to be equal, got -0\.5 and -1\.0"):

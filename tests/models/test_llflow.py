@@ -72,7 +72,11 @@ def test_crops_without_their_image_equalised_as_a_whole_are_refused(low, gt):
 # Likelihood and loss
 
 
-@pytest.mark.parametrize("coupling", ["affine", {"type": "affine", "eps": 0.1}, "rq_spline"], ids=str)
+@pytest.mark.parametrize(
+    "coupling",
+    ["affine", {"type": "affine", "eps": 0.1}, "rq_spline", "exp_affine", "inverse_affine", "soft_affine"],
+    ids=str,
+)
 @torch.no_grad()
 def test_likelihood_is_under_the_mean_of_the_encoder(low, gt, coupling):
     model = make({"type": "LLFlow", "train_gt_ratio": 1.0}, coupling=coupling)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from robustflow import models
 from robustflow.bijections.analytic import AnalyticElementwise
 from robustflow.data.bicubic import downsample
-from robustflow.models import RRDB, FlowModel
+from robustflow.models import NCSR, RRDB, FlowModel, SRFlow
 from robustflow.options.load import load
 
 COUPLINGS = ["affine", {"type": "affine", "eps": 0.1}, "rq_spline"]
@@ -85,7 +85,7 @@ def test_pieces_of_a_batch_get_the_noise_of_the_whole(make_options, model, piece
 
 
 @pytest.mark.parametrize("model", ["NCSR", "FS-NCSR"])
-@pytest.mark.parametrize(("scale", "expected"), [(2, 0.05), (4, 0.05), (8, 0.03)])
+@pytest.mark.parametrize(("scale", "expected"), [(2, 0.05), (4, 0.05), (8, 0.03), (16, 0.03)])
 def test_largest_noise_level_by_scale(make_options, model, scale, expected):
     assert models.build(make_options(model, scale=scale, L=3, S=(1,))).noise.maximum == expected
 
@@ -161,6 +161,33 @@ def test_samples_have_exactly_scale_times_the_size(make_model, L, size):
     sample = model.prepare(torch.rand(1, 3, *size, generator=generator()))(0.9, [generator()])
     assert sample.shape == (1, 3, 4 * size[0], 4 * size[1])
     assert sample.isfinite().all()
+
+
+@pytest.mark.parametrize("model", SILENT, ids=lambda model: model["type"])
+def test_sixteen_times_the_size(make_model, model):
+    """Levels read the 8, 4 and 2 times upsampled features and the LR-sized ones; no padding at any LR size."""
+    model = make_model(model, scale=16, L=4, coupling="soft_affine", split={"enable": True, "max_log_scale": 2})
+    lr = torch.rand(1, 3, 3, 5, generator=generator())
+    gt = torch.rand(1, 3, 48, 80, generator=generator(1))
+    assert model.encoder(model.encoder_input(lr)).factors == (8, 4, 2, 1)
+    loss = model.loss(gt, lr, generator())
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model.decode(model.encode(gt, lr), lr), gt, rtol=0, atol=1e-4)
+        sample = model.prepare(lr)(0.8, [generator(), generator(1)])
+    assert sample.shape == (2, 3, 48, 80)
+    assert sample.isfinite().all()
+
+
+def test_published_sizes_at_sixteen_times():
+    with torch.device("meta"):
+        networks = {kind: kind(scale=16, nb=1).network for kind in (SRFlow, NCSR)}
+    for network in networks.values():
+        assert [len(level.steps) for level in network.levels] == [16] * 4
+        assert len(network.encoder.up_convs) == 3
 
 
 @torch.no_grad()

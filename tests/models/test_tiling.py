@@ -96,6 +96,8 @@ SHAPES = [
     {"scale": 4, "L": 3, "S": (0, 2, 2), "K": 2},
     {"scale": 8, "L": 3, "S": (0, 0, 1), "K": 1},
     {"scale": 2, "L": 3, "S": (0, 1, 1), "K": 1},
+    # With random weights of affine maps four levels explode.
+    {"scale": 16, "L": 4, "S": (0, 0, 1, 1), "K": 1, "coupling": "soft_affine", "split": {"max_log_scale": 2}},
 ]
 
 
@@ -177,6 +179,16 @@ def test_tiles_change_nothing(make_deep_model, model, shape, size, tile):
     lr = torch.rand(1, 3, *size, dtype=torch.float64)
     whole, tiled = (model.prepare(lr, side)(0.9, generators(1, 2)) for side in (None, tile))
     assert whole.shape == (2, 3, shape["scale"] * size[0], shape["scale"] * size[1])
+    torch.testing.assert_close(tiled, whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("model", ["SRFlow", "NCSR", "FS-NCSR"])
+@torch.no_grad()
+def test_tiles_at_sixteen_times_the_size(make_deep_model, model):
+    model = make_deep_model(model, **SHAPES[4])
+    lr = torch.rand(1, 3, 1, 64, dtype=torch.float64)
+    assert len(tiling.tiles((1, 64), 8, model.network.receptive_field)) > 1
+    whole, tiled = (model.prepare(lr, side)(0.9, generators(1)) for side in (None, 8))
     torch.testing.assert_close(tiled, whole, rtol=1e-9, atol=1e-9)
 
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from robustflow.bijections.elementwise import Affine, RationalQuadratic
+from robustflow.bijections.elementwise import Affine, RationalQuadratic, SoftAffine
 from robustflow.nn import fused
 
 pytestmark = pytest.mark.compiles
@@ -16,7 +16,7 @@ def nothing_compiled(monkeypatch):
 
 
 def results(elementwise, x, params):
-    """Values, log-slopes and gradients of a map and, for splines, its inverse: compiling takes seconds for each."""
+    """Values, log-slopes and gradients of a map and, but for affine, its inverse: compiling takes seconds for each."""
     found = []
     for direction in (elementwise, elementwise.inverse)[: 1 if isinstance(elementwise, Affine) else 2]:
         variables = x.clone().requires_grad_(), params.clone().requires_grad_()
@@ -27,7 +27,9 @@ def results(elementwise, x, params):
     return found
 
 
-@pytest.mark.parametrize("elementwise", [Affine(), RationalQuadratic()], ids=["affine", "rq_spline"])
+@pytest.mark.parametrize(
+    "elementwise", [Affine(), RationalQuadratic(), SoftAffine()], ids=["affine", "rq_spline", "soft_affine"]
+)
 def test_compiled_equals_plain(elementwise, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x = 0.5 * torch.randn(2, 3, 2, 8, 8, dtype=torch.float64, generator=generator)

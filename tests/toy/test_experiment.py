@@ -14,6 +14,7 @@ from robustflow.toy.run import build, draw_held_out, perform
 from robustflow.utils.yaml_tree import OptionsError
 
 CONF = Path(__file__).parents[2] / "confs" / "toy2d.yml"
+COUPLINGS = {"affine", "affine_bounded", "rq_spline", "exp_affine", "inverse_affine", "soft_affine"}
 TINY = {
     "data.n_points": 500,
     "network_G.hidden_channels": 8,
@@ -65,18 +66,19 @@ def test_experiment_writes_figures_and_every_seed(tmp_path, capsys):
     text = (folder / "summary.md").read_text()
     assert capsys.readouterr().out == text
     rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| ")]
-    for coupling in ("affine", "affine_bounded", "rq_spline"):
+    for coupling in COUPLINGS:
         for seed in "03":
             assert sum(cells[0].strip() == coupling and cells[1].strip() == seed for cells in rows) == 3
-    assert text.count("**median**") == 9
-    assert load_any(folder / "options.yml").couplings.keys() == {"affine", "affine_bounded", "rq_spline"}
+    assert text.count("**median**") == 3 * len(COUPLINGS)
+    assert load_any(folder / "options.yml").couplings.keys() == COUPLINGS
 
 
 def test_same_seed_same_figures_in_processes_of_their_own(tmp_path):
     runs = {}
     for n_workers in (0, 2):
-        more = {"n_workers": n_workers, "path.results": tmp_path / str(n_workers), "couplings.affine_bounded": "null"}
-        engine.experiment(tiny(tmp_path, **more))
+        more = {"n_workers": n_workers, "path.results": tmp_path / str(n_workers)}
+        left_out = dict.fromkeys((f"couplings.{name}" for name in COUPLINGS - {"affine", "rq_spline"}), "null")
+        engine.experiment(tiny(tmp_path, **more, **left_out))
         runs[n_workers] = json.loads((tmp_path / str(n_workers) / "toy2d" / "summary.json").read_text())["runs"]
         for run in runs[n_workers]:
             del run["seconds"]
@@ -173,7 +175,7 @@ def test_resolved_options_run_again(tmp_path):
 def test_own_map_takes_part(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "toy_maps.py").write_text(PLUGIN)
-    others = dict.fromkeys(("couplings.affine", "couplings.affine_bounded", "couplings.rq_spline"), "null")
+    others = dict.fromkeys((f"couplings.{name}" for name in COUPLINGS), "null")
     options = tiny(tmp_path, **others, **{"plugins": "[toy_maps]", "couplings.shift": "toy_shift", "n_workers": 1})
     assert "| shift" in engine.experiment(options)
 

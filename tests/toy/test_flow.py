@@ -3,11 +3,18 @@ from functools import partial
 import pytest
 import torch
 
-from robustflow.bijections.elementwise import Affine, RationalQuadratic
+from robustflow.bijections.elementwise import Affine, ExpAffine, InverseAffine, RationalQuadratic, SoftAffine
 from robustflow.testing import check_bijection
 from robustflow.toy.flow import ToyFlow
 
-MAPS = {"affine": Affine, "bounded": partial(Affine, eps=0.1), "rq_spline": RationalQuadratic}
+MAPS = {
+    "affine": Affine,
+    "bounded": partial(Affine, eps=0.1),
+    "rq_spline": RationalQuadratic,
+    "exp_affine": ExpAffine,
+    "inverse_affine": InverseAffine,
+    "soft_affine": SoftAffine,
+}
 
 
 def given(n=6):

@@ -60,7 +60,7 @@ NF, GC, HIDDEN = "network_G.nf", "network_G.gc", "network_G.flow.CondAffineSepar
 
 # Names that differ between the published couplings: the branch of a step, and what follows ``f`` in it.
 Family = tuple[str, str]
-AFFINE, SPLINE = ("affine", "Affine"), ("rqspline", "RQspline")
+AFFINE, SPLINE, INVERSE_AFFINE = ("affine", "Affine"), ("rqspline", "RQspline"), ("affinereparam", "Affine")
 
 
 def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
@@ -97,7 +97,7 @@ def of_encoder(flow: ConditionalFlow) -> dict[str, Published]:
 
 
 def _unused_features(flow: ConditionalFlow) -> Entries:
-    """A feature convolution that flows carry and never run: 96 channels with RRDB, at 4x and 8x."""
+    """A feature convolution that flows carry and never run: 96 channels with RRDB."""
     encoder = flow.encoder
     out, features = 96, encoder.native_channels + encoder.tap_channels
     if isinstance(encoder, LowLightEncoder):

@@ -29,6 +29,7 @@ Note: TypeAlias = tuple[str, str]  # a published key, and what became of it
 
 _NOTHING = Node(None, "")
 AFFINE, SPLINE = "CondAffineSeparatedAndCond", "CondRQsplineSeparatedAndCond"
+COUPLINGS = {AFFINE: "affine", SPLINE: "rq_spline", "CondAffineReparamSeparatedAndCond": "inverse_affine"}
 # The published code spells one bound "righ"; left and bottom, right and top are the same bounds of the box.
 _BOUNDS = {"left": 0, "bottom": 0, "right": 1, "righ": 1, "top": 1}
 
@@ -44,7 +45,7 @@ AS_PUBLISHED: dict[str, Any] = {
 
 def is_published(tree: Node) -> bool:
     """Whether a tree of options was written for the published code."""
-    marks = {("network_G", "which_model_G"), (*FLOW, AFFINE), (*FLOW, SPLINE)}
+    marks = {("network_G", "which_model_G"), *((*FLOW, name) for name in COUPLINGS)}
     return any(path[: len(mark)] == mark for path, _ in _leaves(tree) for mark in marks)
 
 
@@ -190,17 +191,17 @@ def _adapt_low_light(keys: Keys) -> Iterator[Note]:
 
 def _adapt_coupling(keys: Keys) -> Iterator[Note]:
     """The coupling's name and its own mapping become ``coupling: {type: ...}`` and ``hidden_channels``."""
-    settings = {name: _take_below(keys, (*FLOW, name)) for name in (AFFINE, SPLINE)}
+    settings = {name: _take_below(keys, (*FLOW, name)) for name in COUPLINGS}
     named = keys.get((*FLOW, "coupling"), _NOTHING)
     if not isinstance(named.value, str) or named.value not in settings:
         return
     own = settings[named.value]
-    # The published spline takes the width of its networks from the affine coupling's mapping.
+    # The other published couplings take the width of their networks from the affine coupling's mapping.
     width = settings[AFFINE].get("hidden_channels", own.get("hidden_channels"))
     own.pop("hidden_channels", None)
     if width is not None:
         keys |= {(*FLOW, "hidden_channels"): width}
-    kind = "affine" if named.value == AFFINE else "rq_spline"
+    kind = COUPLINGS[named.value]
     box = {key: own.pop(key) for key in _BOUNDS if key in own}
     if named.value == SPLINE and box:
         ends = tuple(_end_of(box, side, Node(default, named.source)) for side, default in enumerate((-0.5, 0.5)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.bijections.elementwise import Affine, RationalQuadratic
+from robustflow.bijections.elementwise import Affine, InverseAffine, RationalQuadratic
 from robustflow.encoders.rrdb import RRDBEncoder, RRDBNet
 from robustflow.flows import ConditionalFlow
 from robustflow.interop import layout as layouts
@@ -29,6 +29,9 @@ SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 # Options that ``complete`` can read off a checkpoint.
 ENCODER_SIZES, FLOW_SIZES = ("nf", "nb", "gc"), ("hidden_channels", "permutation_train")
 
+
+# Names that the couplings have there.
+_FAMILIES = {Affine: layouts.AFFINE, RationalQuadratic: layouts.SPLINE, InverseAffine: layouts.INVERSE_AFFINE}
 
 # What torch.load and zipfile raise for damaged or forged files, besides UnpicklingError.
 _DAMAGED = (
@@ -169,10 +172,11 @@ def layout_of(network: nn.Module) -> dict[str, Published]:
         return layouts.of_rrdb(network)
     flow = _flow(network)
     elementwise = flow.typed_levels[0].full_steps[0].coupling.elementwise
-    for kind, family in ((Affine, layouts.AFFINE), (RationalQuadratic, layouts.SPLINE)):
+    for kind, family in _FAMILIES.items():
         if isinstance(elementwise, kind):
             return layouts.of_flow(flow, family)
-    raise PublishedError(f"published checkpoints know affine and rq_spline couplings, not {type(elementwise).__name__}")
+    name = type(elementwise).__name__
+    raise PublishedError(f"published checkpoints know affine, inverse_affine and rq_spline couplings, not {name}")
 
 
 def _is_whole(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:

@@ -39,6 +39,7 @@ SUFFIX = ".ood.safetensors"
 PATCH = 160
 N_PATCHES = 2000
 WARN_ABOVE = 99.0
+CAN_EXPLODE = ("affine", "exp_affine")  # couplings whose inverse has steep slopes far out
 _FORMAT = "robustflow ood 1"
 _PERCENTS = np.linspace(0, 100, 1001)
 _FOLDS = 10
@@ -151,12 +152,12 @@ def warning(dataset: str, found: Mapping[str, float], n_inputs: int, coupling: s
         dataset: Its name.
         found: See `unlike`.
         n_inputs: Of the data set.
-        coupling: Type of the model's coupling; "affine" is known to explode.
+        coupling: Type of the model's coupling.
     """
     if not found:
         return None
     highest = next(iter(found))
-    explosion = " (coupling affine can explode)" if coupling == "affine" else ""
+    explosion = f" (coupling {coupling} can explode)" if coupling in CAN_EXPLODE else ""
     return (
         f"{dataset}: {len(found)} of {n_inputs} inputs have an OOD score above {WARN_ABOVE:g} % of the training "
         f"patches, the highest {found[highest]:.4g} ({highest}): the model may fail there{explosion}; the report lists "

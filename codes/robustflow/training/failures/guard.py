@@ -189,6 +189,6 @@ def _advice(run: Run) -> str:
     other = policy if o.non_finite == "raise" else f"train.non_finite_budget (more than {o.non_finite_budget} events)"
     return (
         "  Look at: train.lr_G (lower it), train.warmup_iter (lengthen it), train.max_grad_norm (set it), "
-        f"network_G.flow.coupling (rq_spline is the stable one), the training images, and {other}.\n"
+        f"network_G.flow.coupling (rq_spline and soft_affine are the stable ones), the training images, and {other}.\n"
         f"  Newest checkpoint: {checkpoint.newest(run.experiment) or 'none yet'}; go on from it with --resume auto."
     )
