@@ -212,6 +212,7 @@ def test_kernels_of_lr_images(kernel: str, degrade: tuple[object, ...]):
         assert image.lr.equal(to_float(downsample(to_uint8(image.gt), 4, kernel)))
         assert item.lr.equal(image.lr[:, top : top + 4, left : left + 4])
         assert not item.lr_altered
+        assert (item.kernel, plain.kernel) == (kernel, "bicubic")
         assert item.gt.equal(plain.gt)
         assert not item.lr.equal(plain.lr)
     assert crops[2]["gt"].equal(plain_crops[2]["gt"])

@@ -5,14 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from robustflow.commands import evaluate as engine
 from robustflow.data import evaluation_of_folder
+from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, to_uint8, write_png
 from robustflow.evaluation import records
 from robustflow.evaluation.evaluator import Evaluator
 from robustflow.evaluation.frames import write_results
+from robustflow.evaluation.metrics.images import psnr
 from robustflow.evaluation.records import to_json
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.flows import builder
@@ -59,6 +62,16 @@ def run(make_options, make_model, tmp_path):
 def rows_of(folder: Path):
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def test_lr_psnr_uses_the_kernel_that_lr_images_were_made_with(run, tmp_path):
+    crop = tiny.crops(split="test", n_crops=1, downsampling="bilinear")
+    result = run(datasets={"test": crop}, heats=(0.9,), n_sample=1)
+    assert result["protocol"]["datasets"]["test"]["downsampling"] == "bilinear"
+    (row,) = rows_of(tmp_path / "out")
+    sample, gt = (read_image(tmp_path / "out" / "test" / f"{row['image']}_{end}.png") for end in ("t0.9_00", "gt"))
+    expected = psnr(*(downsample(image, 4, "bilinear") for image in (sample, gt)))
+    assert float(row["lr_psnr"]) == float(row["lr_psnr_gt"]) == pytest.approx(expected, rel=1e-9)
 
 
 def test_metrics_rows_and_images(run, tmp_path):

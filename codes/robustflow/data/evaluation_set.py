@@ -30,6 +30,7 @@ class EvaluationItem:
         lr: (3, H / scale, W / scale), float32, in [0, 1] unless a gain took it out.
         lr_altered: The LR image was degraded, so ``lr`` is not the downsampled ``gt``.
         whole: ``lr`` and what was made of the whole image, (c, H / scale, W / scale); None: nothing was.
+        kernel: What ``lr`` was made with of ``gt``, see `downsample`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class EvaluationItem:
     lr: Tensor
     lr_altered: bool
     whole: Tensor | None = None
+    kernel: Kernel = "bicubic"
 
     @property
     def condition(self) -> Tensor:
@@ -124,9 +126,8 @@ class EvaluationSet(Sequence[EvaluationItem]):
         gt = None if hr is None else to_float(self.cropping.crop_hr(hr, box)).contiguous()
         lr = to_float(self.cropping.crop_lr(hr, lr, box)).contiguous()
         lr = apply(self.of_lr, lr, torch.Generator().manual_seed(derive_seed("lr noise", self.seed, name)))
-        if len(lr) == 3:
-            return EvaluationItem(name, gt, lr, self._lr_altered)
-        return EvaluationItem(name, gt, lr[:3].contiguous(), self._lr_altered, whole=lr)
+        rgb, whole = (lr, None) if len(lr) == 3 else (lr[:3].contiguous(), lr)
+        return EvaluationItem(name, gt, rgb, self._lr_altered, whole, self.cropping.kernel)
 
     def _box(self, image: str, crop: int | None, height: int, width: int) -> Box:
         """Where to cut, in an LR image of (height, width)."""

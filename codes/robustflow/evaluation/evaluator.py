@@ -173,6 +173,7 @@ class Evaluator:
             truncate=self.truncate,
             against_input=self.options.lr_reference == "input" or item.lr_altered,
             perceptual=self.perceptual,
+            kernel=item.kernel,
         )
 
     def _measure(self, heat: float, index: int, raw: Tensor, target: Target) -> Row:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from robustflow.data.bicubic import downsample
+from robustflow.data.bicubic import Kernel, downsample
 from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics.images import scale_to_mean_of
 from robustflow.models.protocol import Protocol
@@ -62,6 +62,7 @@ class Target:
         truncate: Samples are rounded down to 8 bits.
         against_input: LR-PSNR is against the input even if there is a ground truth.
         perceptual: The backbone, or None.
+        kernel: What samples and ground truth are downsampled with: what the input was made with.
     """
 
     lr: Tensor
@@ -72,11 +73,12 @@ class Target:
     truncate: bool = False
     against_input: bool = False
     perceptual: "Perceptual | None" = None
+    kernel: Kernel = "bicubic"
 
     @cached_property
     def lr_of_gt(self) -> Tensor | None:
         """Ground truth, downsampled: uint8 (3, h, w)."""
-        return None if self.gt is None else downsample(self.gt, self.scale)
+        return None if self.gt is None else downsample(self.gt, self.scale, self.kernel)
 
     def meets(self, needs: Iterable[Need]) -> bool:
         """Whether what a metric needs is there."""
@@ -117,7 +119,7 @@ class Sample:
     @cached_property
     def small(self) -> Tensor:
         """8-bit image, downsampled: (3, h, w)."""
-        return downsample(self.image, self._target.scale)
+        return downsample(self.image, self._target.scale, self._target.kernel)
 
     @cached_property
     def brightened(self) -> Tensor:
