@@ -3,6 +3,7 @@ import readme
 import torch
 
 from robustflow import cli, models
+from robustflow.data.bicubic import downsample
 from robustflow.options.load import dump, load, load_any
 from robustflow.registry import ELEMENTWISE
 from robustflow.testing import check_elementwise
@@ -32,9 +33,50 @@ def test_every_coupling_has_its_experiment():
         assert spline["type"] == "rq_spline"
 
 
-def test_robust_8x_has_fixed_permutations():
-    for name in ("fsncsr_8x_rq", "celeba_8x_rq"):
-        assert not load(ROOT / "confs" / f"{name}.yml").network_G.flow.permutation_train
+def test_couplings_are_compared_with_the_same_permutations():
+    """Fixed ones at 8x; learned ones, as of published affine weights, go by another name."""
+    for family in ("fsncsr_8x", "celeba_8x"):
+        for kind in ("affine", "bounded", "rq"):
+            assert not load(ROOT / "confs" / f"{family}_{kind}.yml").network_G.flow.permutation_train
+        for kind in ("affine", "bounded"):
+            fixed, learned = (load(ROOT / "confs" / f"{family}_{kind}{end}.yml") for end in ("", "_learned"))
+            assert learned.network_G.flow.permutation_train
+            assert learned.network_G.flow.coupling == fixed.network_G.flow.coupling
+
+
+def test_faces_by_bilinear_downsampling_are_so_everywhere():
+    for name in ("rrdb_celeba_8x_bilinear", "srflow_celeba_8x_bilinear"):
+        datasets = load(ROOT / "confs" / f"{name}.yml").datasets
+        assert {key: dataset.downsampling for key, dataset in datasets.items()} == dict.fromkeys(
+            ("train", "val", "test_celeba"), "bilinear"
+        )
+
+
+def narrow(conf):
+    """Options of an experiment whose network is as small as its kind may be."""
+    small = (
+        "network_G.nf=4|network_G.nb=1|network_G.gc=2|network_G.flow.K=1|network_G.flow.hidden_channels=4|device=cpu"
+    )
+    small += "|network_G.flow.stackRRDB.blocks=[0]|" + FULL_SIZE
+    noisy = load(conf).network_G.flow.S
+    return load(conf, f"{small}|network_G.flow.S={[min(1, n) for n in noisy]}")
+
+
+@pytest.mark.parametrize("conf", [conf for conf in CONFS if conf.stem != "toy2d"], ids=lambda conf: conf.stem)
+def test_a_narrow_network_takes_a_step(conf):
+    options = narrow(conf)
+    model = models.build(options)
+    gt = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    lr = 0.1 * gt if options.scale == 1 else downsample(gt, options.scale, options.datasets["train"].downsampling)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.Adam(model.parameters(), options.train.lr_G)
+    loss = model.loss(gt, model.condition_of(lr), torch.Generator().manual_seed(0))
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+    moved = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
+    assert len(moved) > 20
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 # 41.7 M and 46.6 M are published; 0.6-0.8 M of them are parameters that the published network never uses.

@@ -225,6 +225,11 @@ def test_missing_extra_and_wrong_tensors_are_all_named():
         ({"nb": 5}, "RRDB.RRDB_trunk.4.RDB1.conv1.weight", "network_G.nb (encoder blocks): the options make 5"),
         ({"gc": 32}, "RRDB.RRDB_trunk.0.RDB1.conv1.weight", "network_G.gc: 4 would fit"),
         ({"hidden": 32}, "fFeatures.2.weight", "hidden_channels: 16 would fit"),
+        (
+            {"permutation_train": False},
+            "invconv.weight",
+            "permutation_train: false (fixed 1x1 convolutions): the options make 15, the checkpoint has 0",
+        ),
         ({"K": 4}, "fFeatures.0.weight", "network_G.flow.K times L (full steps): the options make 12"),
     ],
 )
@@ -234,8 +239,8 @@ def test_remedy_for_options_that_do_not_fit(changed, tensor, remedy):
     flow = network["flow"] = {**network["flow"]}
     if "hidden" in changed:
         flow["CondAffineSeparatedAndCond"] = {"eps": 1e-4, "hidden_channels": changed["hidden"]}
-    elif "K" in changed:
-        flow["K"] = changed["K"]
+    elif changed.keys() & {"K", "permutation_train"}:
+        flow |= changed
     else:
         network |= changed
     with pytest.raises(published.PublishedError) as caught:

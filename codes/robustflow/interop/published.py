@@ -254,6 +254,7 @@ def _counts(live: Mapping[str, Published], tensors: Mapping[str, Tensor]) -> lis
         "network_G.nb (encoder blocks)": "RDB1.conv1.weight",
         "network_G.flow.K times L (full steps)": "fFeatures.0.weight",
         "network_G.flow.split (split priors)": ".conv.logs",
+        "network_G.flow.permutation_train: false (fixed 1x1 convolutions)": ".invconv.weight_transpose",
     }
     lines = []
     for option, ending in parts.items():
