@@ -30,7 +30,7 @@ class Job:
     Attributes:
         work: "train", "sample", "forward+backward" or "inverse" (the last two: an elementwise map alone).
         way: Key of ``networks.WAYS``.
-        coupling: Key of ``networks.CONFS``, or, for a map alone, any name of the registry.
+        coupling: Key of ``networks.CONFS``, or any name of the registry.
         items: Images of a batch, or samples of one image.
         height: Of the LR image; likewise ``width``.
     """
@@ -109,10 +109,9 @@ def samples(network: Network, lr: Tensor, n: int) -> Tensor:
 
 
 def _map_of(job: Job, setting: Setting) -> Elementwise:
-    coupling: Any = job.coupling
-    if coupling in networks.CONFS:
-        coupling = networks.options_of(coupling, setting.tiny).network_G.flow.coupling
-    elementwise: Elementwise = ELEMENTWISE.build(ELEMENTWISE.parse(coupling))
+    elementwise: Elementwise = ELEMENTWISE.build(
+        networks.options_of(job.coupling, setting.tiny).network_G.flow.coupling
+    )
     return elementwise
 
 

@@ -96,8 +96,10 @@ class Network:
 
 
 def options_of(coupling: str, tiny: bool) -> RunOptions:
-    """Resolved options of a network."""
-    return load(ROOT / "confs" / f"{CONFS[coupling]}.yml", "|".join((*FULL, *(TINY if tiny else ()))))
+    """Resolved options of a network; of couplings that have no file here, that of the affine one with the coupling."""
+    other = () if coupling in CONFS else (f"network_G.flow.coupling={coupling}",)
+    conf = CONFS.get(coupling, CONFS["affine"])
+    return load(ROOT / "confs" / f"{conf}.yml", "|".join((*FULL, *other, *(TINY if tiny else ()))))
 
 
 def untrained(coupling: str, way: str, tiny: bool) -> FlowModel:
