@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robustflow.nn import fused
-from robustflow.registry import DATASETS, ELEMENTWISE, ENCODERS, METRICS, MODELS
+from robustflow.registry import DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, METRICS, MODELS
 
 
 def pytest_collection_modifyitems(items):
@@ -48,7 +48,7 @@ def uncompiled(request):
 @pytest.fixture(autouse=True)
 def what_is_registered_goes(monkeypatch):
     """Entries that a test registers are there for it alone, whichever tests the same process runs next."""
-    for registry in (DATASETS, ELEMENTWISE, ENCODERS, METRICS, MODELS):
+    for registry in (DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, METRICS, MODELS):
         registry.names()  # registers what is built in
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 

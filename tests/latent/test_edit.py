@@ -1,17 +1,28 @@
+from typing import Literal
+
 import pytest
 import torch
 from photographs import piece
+from pydantic import Field
 
 from robustflow.data.bicubic import downsample
-from robustflow.data.degradations import Noise
+from robustflow.data.degradations import Degradation, Noise
 from robustflow.data.images import to_float, to_uint8, write_png
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.evaluation.metrics.lr_psnr import lr_psnr
 from robustflow.latent import edit
 from robustflow.latent.inputs import read_mask
-from robustflow.latent.restore_study import parse_degradation
+from robustflow.latent.restore_study import describe_degradations, parse_degradation
 from robustflow.latent.space import LatentSpace, normalise
+from robustflow.options.schema import DegradationOptions
+from robustflow.registry import DEGRADATIONS
 from robustflow.utils.errors import UserError
+
+
+class FogOptions(DegradationOptions):
+    type: Literal["fog"] = "fog"
+    density: float = Field(0.5, description="Share of white.")
+    white: float = Field(1.0, description="What white is.")
 
 
 @pytest.fixture
@@ -119,7 +130,7 @@ def test_back_projection_approaches_the_lr_image():
     assert torch.equal(edit.back_project(image, lr, 4, 0), image)
 
 
-@pytest.mark.parametrize("text", ["noise=20", "jpeg=10", "blur=1.5"])
+@pytest.mark.parametrize("text", ["noise=20", "jpeg=10", "blur=1.5", "enhance={kernel: unit}", "gain=0.75"])
 def test_degradations_degrade_reproducibly(text):
     one, same = (parse_degradation(text)[1](piece(), generator(3)) for _ in range(2))
     assert one.dtype == torch.uint8
@@ -142,8 +153,38 @@ def test_masks_are_bright(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["noise", "noise=0", "noise=-1", "jpeg=0", "jpeg=10.5", "rain=3", "blur=x", "blur=0.01"]
+    "text",
+    [
+        *("noise", "noise=0", "noise=-1", "noise=x", "jpeg=0", "jpeg=10.5", "rain=3", "blur=x", "blur=0.01", "blur={}"),
+        *("invert=1", "gain=[1", "noise={std: 0.1, on: LR}", "noise=", "=3", ""),
+    ],
 )
 def test_unknown_degradations_are_refused(text):
     with pytest.raises(UserError, match="--degrade: expected noise=X"):
         parse_degradation(text)
+
+
+def test_degradations_are_those_registered():
+    @DEGRADATIONS.register("fog", FogOptions)
+    class Fog(Degradation):
+        def __init__(self, density, white):
+            self.density, self.white = density, white
+
+        def degrade(self, image, generator):
+            return (1 - self.density) * image + self.density * self.white
+
+    assert "; fog=X: Share of white" in describe_degradations()
+    for text, name, white in (
+        ("fog=0.25", "fog=0.25", 1.0),
+        ("fog={density: 0.25, white: 0.5}", "fog(density=0.25, white=0.5)", 0.5),
+    ):
+        found, fog = parse_degradation(text)
+        assert found == name
+        assert torch.equal(fog(piece()), to_uint8(0.75 * to_float(piece()) + 0.25 * white))
+    with pytest.raises(UserError, match=r"got fog=\{dense: 1\}: expected density, white, got dense"):
+        parse_degradation("fog={dense: 1}")
+
+
+@pytest.mark.parametrize(("text", "std"), [("noise=20", 20 / 255), ("noise={std: 0.2}", 0.2)])
+def test_noise_is_of_255_or_as_the_option_is(text, std):
+    assert parse_degradation(text)[1].std == std

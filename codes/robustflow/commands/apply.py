@@ -83,8 +83,11 @@ def _add_restoring(add: Callable[..., Arguments]) -> None:
     study = add("restore-study", "degrade clean images, restore them, and measure", commands.study, 0.7)
     _add_images(study, "--input", "clean images; default: photographs that are bundled")
     study.add_argument("--split", choices=SPLITS, help="which of the bundled photographs; default test")
-    text = f"one or more of: {restore_study.DESCRIBED}"
-    study.add_argument("--degrade", nargs="+", action="extend", default=["noise=20"], metavar="KIND=X", help=text)
+    text = (
+        f"one or more of those registered, options by name in braces: {restore_study.describe_degradations()}; "
+        "jpeg={quality: 10}"
+    )
+    study.add_argument("--degrade", nargs="+", action="extend", default=["noise=20"], metavar="KIND[=X]", help=text)
     for command in (restore, study):
         command.add_argument(
             "--normalise",

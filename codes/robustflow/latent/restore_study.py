@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from tqdm import tqdm
 
 from robustflow.data import BundledSource
-from robustflow.data.degradations import JPEG, Blur, Degradation, Noise
+from robustflow.data.degradations import Degradation, build
 from robustflow.data.images import read_image, to_float, to_uint8, write_png
 from robustflow.evaluation.metrics.failures import pixel_errors
 from robustflow.latent import edit
@@ -20,27 +21,68 @@ from robustflow.latent.inputs import find_images
 from robustflow.latent.measure import Figures, Likeness
 from robustflow.latent.space import Collection, LatentSpace
 from robustflow.models import FlowModel
+from robustflow.registry import DEGRADATIONS, Options
 from robustflow.report import sheet
 from robustflow.report.application import Album
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
+from robustflow.utils.yaml_tree import Mistake, Reader, plain
 
-_KINDS: dict[str, tuple[str, Callable[[float], Degradation]]] = {
-    "noise": ("standard deviation of white Gaussian noise, of 255, 0.1 or more", lambda std: Noise(std / 255)),
-    "jpeg": ("quality of JPEG compression, 1 to 100", lambda quality: JPEG(int(quality))),
-    "blur": ("standard deviation of a Gaussian blur, pixels, 0.1 or more", Blur),
-}
-DESCRIBED = "; ".join(f"{kind}=X: {meaning}" for kind, (meaning, _) in _KINDS.items())
+# "noise=X" is in levels of 255, as papers give it; a mapping's values are in their options' own units.
+_NOISE_UNIT = 255
+_BETWEEN = re.compile(r"[^\w.+-]+")  # words of such a name, in file names
+_NOISE = "noise=X: standard deviation of white Gaussian noise, of 255"
+
+
+def describe_degradations() -> str:
+    """What `parse_degradation` reads."""
+    return "; ".join(map(_describe, DEGRADATIONS.entries()))
+
+
+def _describe(kind: str) -> str:
+    options = DEGRADATIONS.options_class(kind)
+    if not (keys := _keys(options)):
+        return kind
+    return _NOISE if kind == "noise" else f"{kind}=X: {options.model_fields[keys[0]].description}".rstrip(".")
+
+
+def _keys(options: type[Options]) -> list[str]:
+    """Options of a degradation's own."""
+    return [key for key in options.model_fields if key not in ("type", "on")]
 
 
 def parse_degradation(text: str) -> tuple[str, Degradation]:
-    """Read "noise=20", "jpeg=10" or "blur=1.5": its name and what it is. UserError if it is none of them."""
-    match = re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", text)
-    kind, strength = (match[1], float(match[2])) if match is not None else ("", 0.0)
-    fits = 1 <= strength <= 100 and strength.is_integer() if kind == "jpeg" else 0.1 <= strength <= 1000
-    if kind not in _KINDS or not fits:
-        raise UserError(f"--degrade: expected {DESCRIBED}; got {text}")
-    return f"{kind}={strength:g}", _KINDS[kind][1](strength)
+    """Read a degradation that is registered: its name, with the options given, and what it is.
+
+    "noise=20", "enhance=unit": a value of its first option. "fog={density: 0.3}": options by name, as in YAML.
+    "invert": none. UserError if it is none of them.
+    """
+    kind, _, value = text.partition("=")
+    try:
+        options = DEGRADATIONS.options_class(kind)
+        name, values = _read_values(kind, value, _keys(options)) if "=" in text else (kind, {})
+        return name, build(options.model_validate({"type": kind, **values}))  # type: ignore[arg-type]
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[-1]
+        raise UserError(f"--degrade: expected {describe_degradations()}; got {text}: {reason}") from error
+
+
+def _read_values(kind: str, text: str, keys: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Name and options of a degradation, of what stands behind "=". ValueError for what it does not have."""
+    mistakes: list[Mistake] = []
+    value = plain(Reader("--degrade", mistakes).read(text))
+    if mistakes:
+        raise ValueError(mistakes[0].message)
+    if isinstance(value, dict):
+        if unknown := value.keys() - set(keys):
+            raise ValueError(f"expected {', '.join(keys) or 'no options'}, got {', '.join(sorted(unknown))}")
+        return f"{kind}({', '.join(f'{key}={each}' for key, each in value.items())})", value
+    if not keys:
+        raise ValueError("expected no value")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    in_levels = kind == "noise" and type(value) in (int, float)
+    return f"{kind}={value}", {keys[0]: value / _NOISE_UNIT if in_levels else value}
 
 
 def run(
@@ -75,7 +117,7 @@ def run(
         clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
         for kind, degradation in degradations.items():
             pictures = _make(model, clean, degradation, temperature, collections, partial(derive_seed, seed, name))
-            stem = f"{name}_{kind.replace('=', '_')}"
+            stem = f"{name}_{_BETWEEN.sub('_', kind).strip('_')}"
             for row, picture in pictures.items():
                 write_png(output / f"{stem}_{row.replace(' ', '_')}.png", picture)
             sheet.write(output / f"{stem}_side_by_side.png", {**pictures, "clean": clean})
