@@ -107,6 +107,8 @@ latent() {
     for coupling in affine rq_spline; do
         apply $coupling restore-study --degrade noise=20 jpeg=10 blur=1.5
         apply $coupling transfer-style --input $images/cat.png --reference $images/cup.png
+        apply $coupling transfer-style --input $images/cup.png --reference $images/cat.png \
+            --mask 8,56,104,80 --place 72,60
         apply $coupling encode --input $images/cat_and_print
     done
     for model in affine shift; do
@@ -114,6 +116,7 @@ latent() {
             --mask 5,50,105,90 --temperature 0.9
     done
     apply affine transfer-style --input $images/noisy.png --reference $images/noisy.png
+    apply affine transfer-style --input $images/aside.png --reference $images/noisy.png --mask 8,56,104,80
     apply affine restore --input $images/noisy.png
     apply affine sample --input $images/cat_lr.png --reference $images/cat.png --n 4 --back-projection 10
     apply affine interpolate --input $images/cat_lr.png

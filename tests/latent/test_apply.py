@@ -14,7 +14,7 @@ from scipy import stats
 
 from robustflow.commands.apply import main
 from robustflow.data.bicubic import downsample
-from robustflow.data.images import read_image, to_float, to_uint8
+from robustflow.data.images import read_image, to_float, to_uint8, write_png
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.latent import edit
 from robustflow.latent.space import LatentSpace
@@ -200,6 +200,33 @@ def test_transfer_style_of_an_image_onto_itself(call, folder):
     status, text, _, out = call("transfer-style", "--input", "@photo.png", "--reference", "@photo.png")
     assert status == 0 and "LR-PSNR" in text
     assert torch.equal(read_image(out / "photo_style.png"), read_image(folder / "photo.png"))
+
+
+def test_the_style_of_a_region_of_an_image_of_another_size(call, folder, tmp_path):
+    arguments = ("--input", "@photo.png", "--reference", "@large.png")
+    status, text, told, out = call("transfer-style", *arguments, "--mask", "20,8,12,16", "--place", "3,10")
+    assert status == 0 and "LR-PSNR" in text
+    assert "--place: the region goes to 4,8: regions are moved by multiples of 4 pixels" in told
+    model, large = tiny_model(folder), read_image(folder / "large.png")
+    mask = torch.zeros(48, 40, dtype=torch.bool)
+    mask[8:24, 20:32] = True
+    photo = read_image(folder / "photo.png")
+    expected = edit.transfer_region(LatentSpace.of(model, photo), photo, large, mask, (0, -16))
+    assert torch.equal(read_image(out / "photo_style.png"), to_uint8(expected))
+    assert json.loads((out / "photo_transfer_style.json").read_text())["settings"]["place"] == "3,10"
+    assert "moved 0 pixels down and -16 right" in (out / "photo_transfer_style.html").read_text()
+    write_png(tmp_path / "mask.png", mask.float().expand(3, -1, -1))
+    again = ("--mask", str(tmp_path / "mask.png"), "--place", "3,10")
+    _, _, _, masked = call("transfer-style", *arguments, *again, output=tmp_path / "masked")
+    assert torch.equal(read_image(masked / "photo_style.png"), read_image(out / "photo_style.png"))
+
+
+def test_the_style_of_a_smaller_image_at_a_place(call, folder, tmp_path):
+    arguments = ("--input", "@photo.png", "--reference", "@all/two.png", "--place", "8,20")
+    status, _, _, out = call("transfer-style", *arguments)
+    _, _, _, boxed = call("transfer-style", *arguments, "--mask", "0,0,24,24", output=tmp_path / "boxed")
+    assert status == 0
+    assert torch.equal(read_image(out / "photo_style.png"), read_image(boxed / "photo_style.png"))
 
 
 def test_transfer_content(call, folder):

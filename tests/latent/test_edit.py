@@ -1,3 +1,4 @@
+import math
 from typing import Literal
 
 import pytest
@@ -11,9 +12,10 @@ from robustflow.data.images import to_float, to_uint8, write_png
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.evaluation.metrics.lr_psnr import lr_psnr
 from robustflow.latent import edit
-from robustflow.latent.inputs import read_mask
+from robustflow.latent.inputs import find_offset, read_mask
+from robustflow.latent.measure import measure
 from robustflow.latent.restore_study import describe_degradations, parse_degradation
-from robustflow.latent.space import LatentSpace, normalise
+from robustflow.latent.space import LatentSpace, lr_of, normalise
 from robustflow.options.schema import DegradationOptions
 from robustflow.registry import DEGRADATIONS
 from robustflow.utils.errors import UserError
@@ -66,6 +68,70 @@ def test_style_is_that_of_the_source_and_lr_that_of_the_target(model):
     lr = LatentSpace.of(model, piece(0))
     for z, expected in zip(lr.encode(result[None]), LatentSpace.of(model, piece(1)).encode(piece(1)), strict=True):
         torch.testing.assert_close(z, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(48, 40), (45, 38)])
+def test_a_region_that_is_all_of_the_source_is_a_transfer_of_style(make_model, size):
+    model = make_model(L=3)
+    space, everything = LatentSpace.of(model, piece(0, *size)), torch.ones(size, dtype=torch.bool)
+    result = edit.transfer_region(space, piece(0, *size), piece(1, *size), everything)
+    assert torch.equal(result, edit.transfer_style(space, piece(1, *size)))
+
+
+@pytest.mark.parametrize(("source", "offset"), [((48, 40), (0, 0)), ((30, 64), (8, -24)), ((60, 29), (-24, 8))])
+def test_latents_of_a_region_lie_where_it_goes_and_the_others_stay(make_model, source, offset):
+    model = make_model(L=3)
+    space, other = LatentSpace.of(model, piece(0, 45, 38)), piece(1, *source)
+    mask = torch.zeros(source, dtype=torch.bool)
+    mask[26:29, 25:28] = True
+    own, taken = space.encode(piece(0, 45, 38)), LatentSpace.of(model, other).encode(other)
+    found = edit.paste(space, own, taken, mask, offset)
+    for level, before, z, after in zip(space.levels, own, taken, found, strict=True):
+        cell = 2**level
+        rows, columns = (range(first // cell, -(-last // cell)) for first, last in ((26, 29), (25, 28)))
+        expected = before.clone()
+        for row in rows:
+            for column in columns:
+                expected[..., row + offset[0] // cell, column + offset[1] // cell] = z[..., row, column]
+        assert torch.equal(after, expected) and not torch.equal(after, before)
+
+
+def test_a_region_that_sticks_out_is_cut(model):
+    space, other = LatentSpace.of(model, piece(0)), piece(1, 16, 16)
+    own, taken = space.encode(piece(0)), LatentSpace.of(model, other).encode(other)
+    found = edit.paste(space, own, taken, torch.ones(16, 16, dtype=torch.bool), (40, -12))
+    for level, before, z, after in zip(space.levels, own, taken, found, strict=True):
+        rows, columns = 8 // 2**level, 4 // 2**level
+        assert torch.equal(after[..., -rows:, :columns], z[..., :rows, -columns:])
+        assert torch.equal(after[..., :-rows, :], before[..., :-rows, :])
+        assert torch.equal(after[..., columns:], before[..., columns:])
+    with pytest.raises(ValueError, match="multiples of 4 as offset, got"):
+        edit.paste(space, own, taken, torch.ones(16, 16, dtype=torch.bool), (2, 0))
+
+
+@pytest.mark.parametrize(
+    ("place", "offset"),
+    [(None, (0, 0)), ((10, 5), (0, 0)), ((11, 11), (0, 8)), ((24, 23), (8, 16)), ((0, 0), (-8, 0)), ((25, 0), (8, 0))],
+)
+def test_regions_go_to_the_nearest_multiple_within_the_image(place, offset):
+    mask = torch.zeros(60, 30, dtype=torch.bool)
+    mask[10:25, 5:20] = True
+    assert find_offset(mask, place, (40, 38), 8) == offset
+    assert find_offset(torch.zeros_like(mask), place, (40, 38), 8) == (0, 0)
+
+
+def test_lr_images_are_made_with_the_kernel_of_training(make_model):
+    training = {"mode": "bundled", "GT_size": 16, "downsampling": "bilinear"}
+    test = {**training, "downsampling": "area"}
+    for sets, kernel in (({"test": test, "train": training}, "bilinear"), ({"test": test}, "area"), ({}, "bicubic")):
+        model = make_model()
+        model.options = model.options.model_validate({**model.options.model_dump(), "datasets": sets})
+        lr = lr_of(model, piece(0))
+        assert torch.equal(lr, downsample(piece(0), 4, kernel))
+        # Bicubically downsampled, the image would not agree.
+        assert measure(model, to_float(piece(0)), lr)["lr_psnr"] == math.inf
+        projected = edit.back_project(0.5 * to_float(piece(0)), to_float(lr), 4, 30, kernel)
+        assert measure(model, projected, lr)["lr_psnr"] > 45
 
 
 def test_content_transfer_with_an_empty_mask_is_the_target(model):

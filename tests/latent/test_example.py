@@ -26,4 +26,4 @@ def test_picture(tmp_path, caplog, capsys):
     assert example.main(["picture", str(tmp_path)]) == 0
     assert "applications.jpg" in capsys.readouterr().out
     with Image.open(tmp_path / "applications.jpg") as picture:
-        assert picture.size == (4 * 406 + 6, 4 * 324 + 6)
+        assert picture.size == (4 * 406 + 6, 5 * 324 + 6)

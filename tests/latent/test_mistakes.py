@@ -15,6 +15,8 @@ from robustflow.latent import edit
 from robustflow.models import weights
 from robustflow.options.load import dump
 
+STYLE = ("transfer-style", "--input", "@photo.png", "--reference", "@large.png")
+
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
@@ -52,7 +54,16 @@ from robustflow.options.load import dump
         (("sample", "--input", "@lr.png", "--n", "0"), "--n: expected at least 1, got 0"),
         (("sample", "--input", "@lr.png", "--back-projection", "-1"), "--back-projection: expected at least 0"),
         (("interpolate", "--input", "@lr.png", "--frames", "1"), "--frames: expected at least 2"),
-        (("transfer-style", "--input", "@photo.png", "--reference", "@large.png"), "expected 38 x 45 .* got 40 x 48"),
+        (
+            ("transfer-style", "--input", "@photo.png", "--reference", "@large.png"),
+            "expected 38 x 45 .* of another size: beside --mask or --place, got 40 x 48",
+        ),
+        ((*STYLE, "--mask", "30,0,11,5"), "--mask 30,0,11,5: .* within the 40 x 48 pixels of --reference"),
+        ((*STYLE, "--mask", "@mask.png"), "--mask .*mask.png: expected 40 x 48 .* as --reference has, got 38 x 45"),
+        ((*STYLE, "--mask", "0,0,9,9", "--place", "5"), "--place 5: expected LEFT,TOP in pixels"),
+        ((*STYLE, "--mask", "0,0,9,9", "--place", "30,0"), "--place 30,0: expected LEFT,TOP of at most 29,36: the reg"),
+        ((*STYLE, "--mask", "31,0,9,9"), "--place 31,0 .where --reference has it.: expected LEFT,TOP of at most 29"),
+        ((*STYLE, "--place", "0,0"), "--place 0,0: expected a smaller region .* has 40 x 48 pixels, --input 38 x 45"),
         (
             ("transfer-content", "--input", "@photo.png", "--reference", "@other.png", "--mask", "@none.png"),
             "--mask .*none.png: expected an image file, or a box LEFT,TOP,WIDTH,HEIGHT .* got neither",

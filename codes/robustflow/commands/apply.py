@@ -6,6 +6,7 @@ robustflow apply encode -opt confs/demo.yml --input photos
 robustflow apply sample -opt confs/demo.yml --input small.png --n 10
 robustflow apply interpolate -opt confs/demo.yml --input small.png
 robustflow apply transfer-style -opt confs/demo.yml --input photo.png --reference other.png
+robustflow apply transfer-style -opt confs/demo.yml --input photo.png --reference other.png --mask 8,8,24,16
 robustflow apply transfer-content -opt confs/demo.yml --input photo.png --reference other.png --mask mask.png
 """
 
@@ -19,7 +20,7 @@ from typing import Any, get_args
 from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options
 from robustflow.data.sources.bundled import SPLITS
 from robustflow.latent import commands, edit, restore_study
-from robustflow.latent.inputs import require_mask, require_there
+from robustflow.latent.inputs import read_place, require_mask, require_there
 from robustflow.latent.measure import METRICS
 from robustflow.latent.space import Collection, require_super_resolution
 from robustflow.models import require_flow
@@ -121,7 +122,11 @@ def _add_sampling(add: Callable[..., Arguments]) -> None:
 
 
 def _add_transfers(add: Callable[..., Arguments]) -> None:
-    style = add("transfer-style", "the latents of one image with the LR image of another", commands.transfer_style)
+    text = "the latents of one image, or of a region of it, with the LR image of another"
+    style = add("transfer-style", text, commands.transfer_style)
+    _add_mask(style, "take the latents of --reference there alone", required=False)
+    text = "where in --input the region's upper left corner goes, rounded to whole latents; default: where it was"
+    style.add_argument("--place", metavar="LEFT,TOP", help=text)
     text = "paste a part of one image into another and make it fit its LR image"
     content = add("transfer-content", text, commands.transfer_content, 0.7)
     _add_mask(content, "paste --reference there", required=True)
@@ -129,7 +134,8 @@ def _add_transfers(add: Callable[..., Arguments]) -> None:
         command.add_argument(
             "--input", type=path, required=True, metavar="FILE", help="HR image whose LR image is kept"
         )
-        command.add_argument("--reference", type=path, required=True, metavar="FILE", help="HR image of the same size")
+        text = f"HR image of the same size{', or any beside --mask or --place' if command is style else ''}"
+        command.add_argument("--reference", type=path, required=True, metavar="FILE", help=text)
         _add_projection(command, "the result")
 
 
@@ -194,6 +200,8 @@ def _require_there(chosen: argparse.Namespace) -> None:
             require_there(given, f"--{flag}")
     if getattr(chosen, "mask", None) is not None:
         require_mask(chosen.mask)
+    if getattr(chosen, "place", None) is not None:
+        read_place(chosen.place)
 
 
 def _require_apart(output: Path, chosen: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from robustflow.data.sources.pairs import pair_files
 from robustflow.evaluation.metrics import diversity
 from robustflow.evaluation.sampling import latent_generator
 from robustflow.latent import edit, restore_study, sampling, statistics
-from robustflow.latent.inputs import find_images, read_mask, read_one, require_size
+from robustflow.latent.inputs import find_images, find_offset, read_mask, read_one, read_place, require_size
 from robustflow.latent.measure import measure, to_table
 from robustflow.latent.space import LatentSpace, lr_of, require_super_resolution, size_of
 from robustflow.models import FlowModel, SuperResolution
@@ -234,8 +234,10 @@ def interpolate(call: Call) -> Outcome:
 
 
 def transfer_style(call: Call) -> Outcome:
-    """Decode the latents of one image with the LR image of another."""
-    name, target, source = _read_two(call)
+    """Decode the latents of one image, or those of a region of it, with the LR image of another."""
+    if call.chosen.mask is not None or call.chosen.place is not None:
+        return _transfer_region(call)
+    name, target, source = _read_two(call, "as --input has; of another size: beside --mask or --place")
     space = LatentSpace.of(call.model, target)
     result = edit.transfer_style(space, source)
     call.write(f"{name}_style", result)
@@ -244,9 +246,31 @@ def transfer_style(call: Call) -> Outcome:
     return _finish_transfer(call, name, target, space, shown, about)
 
 
+def _transfer_region(call: Call) -> Outcome:
+    """Decode an image with the latents of a region of another in their place."""
+    chosen, name = call.chosen, call.name
+    target, source = read_one(chosen.input, "--input"), read_one(chosen.reference, "--reference")
+    everything = torch.ones(size_of(source), dtype=torch.bool)
+    mask = everything if chosen.mask is None else read_mask(chosen.mask, size_of(source), "--reference")
+    place = None if chosen.place is None else read_place(chosen.place)
+    multiple = call.model.size_multiple
+    down, right = find_offset(mask, place, size_of(target), multiple)
+    space = LatentSpace.of(call.model, target)
+    result = edit.transfer_region(space, target, source, mask, (down, right))
+    call.write(f"{name}_style", result)
+    region = torch.where(mask, to_float(source), 1 - (1 - to_float(source)) / 3)
+    shown = {"its LR image is kept": target, "latents of a region are taken": region, "style transferred": result}
+    about = (
+        f"The latents of a region of the second image, moved {down} pixels down and {right} right (multiples of "
+        f"{multiple}, as whole cells of every level are), took the place of those of the first image, and were decoded "
+        "with the others given its LR image."
+    )
+    return _finish_transfer(call, name, target, space, shown, about)
+
+
 def transfer_content(call: Call) -> Outcome:
     """Paste a part of one image into another, and make it fit."""
-    name, target, source = _read_two(call)
+    name, target, source = _read_two(call, "as --input has")
     mask = read_mask(call.chosen.mask, size_of(target))
     heat, space = call.chosen.temperature, LatentSpace.of(call.model, target)
     pasted, result = edit.transfer_content(space, target, source, mask, heat, call.generator(name))
@@ -260,11 +284,11 @@ def transfer_content(call: Call) -> Outcome:
     return _finish_transfer(call, name, target, space, shown, about)
 
 
-def _read_two(call: Call) -> tuple[str, Tensor, Tensor]:
-    """Name and pixels of the input, and of the reference of the same size."""
+def _read_two(call: Call, why: str) -> tuple[str, Tensor, Tensor]:
+    """Name and pixels of the input, and of the reference of the same size; ``why`` that is expected."""
     target = read_one(call.chosen.input, "--input")
     source = read_one(call.chosen.reference, "--reference")
-    require_size(source, size_of(target), f"--reference {call.chosen.reference}", "as --input has")
+    require_size(source, size_of(target), f"--reference {call.chosen.reference}", why)
     return call.name, target, source
 
 
@@ -279,7 +303,7 @@ def _finish_transfer(
     if "pasted" in shown:
         measured = {"pasted": shown["pasted"], **measured}
     if steps > 0:
-        projected = edit.back_project(result.cpu(), to_float(lr).cpu(), model.scale, steps)
+        projected = edit.back_project(result.cpu(), to_float(lr).cpu(), model.scale, steps, model.options.kernel)
         write_png(call.output / f"{name}_{call.chosen.kind.removeprefix('transfer-')}_back_projected.png", projected)
         measured[f"{label}, back-projected in {steps} steps"] = projected
     call.show(name, shown)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from robustflow.data.bicubic import downsample, upsample
+from robustflow.data.bicubic import Kernel, downsample, upsample
 from robustflow.data.images import to_float
 from robustflow.latent.space import Collection, LatentSpace, normalise, slerp
 
@@ -49,6 +49,59 @@ def transfer_style(space: LatentSpace, source: Tensor) -> Tensor:
     The result has that image's LR image and the source's fine structure; that of an image and itself is the image.
     """
     return space.decode(LatentSpace.of(space.model, source).encode(source))[0]
+
+
+def transfer_region(
+    space: LatentSpace, target: Tensor, source: Tensor, mask: Tensor, offset: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """Decode the latents of ``target`` with those of a region of ``source`` in their place.
+
+    As `transfer_style` where the region is all of a source of the same size. Around the region the flow's reach changes
+    pixels, too.
+
+    Args:
+        space: That of the target.
+        target: What is changed.
+        source: Of any size.
+        mask: (h, w), boolean, of the source: the region.
+        offset: How far down and right of its place in the source the region goes; see `paste`.
+    """
+    taken = LatentSpace.of(space.model, source).encode(source)
+    return space.decode(paste(space, space.encode(target), taken, mask, offset))[0]
+
+
+def paste(
+    space: LatentSpace, own: Sequence[Tensor], taken: Sequence[Tensor], mask: Tensor, offset: tuple[int, int]
+) -> list[Tensor]:
+    """Latents with those of a region of another image in their place; outside they stay, to the bit.
+
+    At level l the region is every block of 2^l × 2^l pixels that holds one of its pixels where it comes to lie, or one
+    of what is mirrored beyond the image's edge.
+
+    Args:
+        space: Of the latents that are changed.
+        own: These, per level.
+        taken: Those of the other image.
+        mask: (h, w), boolean, of the other image; what comes to lie outside is left out.
+        offset: Pixels down and right, multiples of the model's ``size_multiple``, so that every level moves alike.
+    """
+    if any(side % space.model.size_multiple != 0 for side in offset):
+        raise ValueError(f"expected multiples of {space.model.size_multiple} as offset, got {offset}")
+    masks = space.masks(_move(mask, torch.zeros(space.size, dtype=torch.bool), offset))
+    return [
+        torch.where(inside, _move(z, before, (offset[0] >> level, offset[1] >> level)), before)
+        for level, before, z, inside in zip(space.levels, own, taken, masks, strict=True)
+    ]
+
+
+def _move(x: Tensor, onto: Tensor, offset: tuple[int, int]) -> Tensor:
+    """``onto`` (..., H, W) with what of x (..., h, w), moved down and right, lies in it."""
+    moved = onto.clone()
+    ends = zip(offset, x.shape[-2:], onto.shape[-2:], strict=True)
+    (top, bottom), (left, right) = ((min(max(by, 0), most), min(max(by + n, 0), most)) for by, n, most in ends)
+    down, aside = offset
+    moved[..., top:bottom, left:right] = x[..., top - down : bottom - down, left - aside : right - aside]
+    return moved
 
 
 def transfer_content(
@@ -96,8 +149,8 @@ def interpolate(
         yield space.decode(slerp(first, last, frame / (frames - 1)))[0]
 
 
-def back_project(image: Tensor, lr: Tensor, scale: int, iterations: int) -> Tensor:
-    """Make an image agree with its LR image: x ← x + U(y − D(x)), clamped, with the bicubic D and U of the degradation.
+def back_project(image: Tensor, lr: Tensor, scale: int, iterations: int, kernel: Kernel = "bicubic") -> Tensor:
+    """Make an image agree with its LR image: x ← x + U(y − D(x)), clamped; D is the degradation, U bicubic.
 
     Irani and Peleg, 1991. Each iteration shrinks the difference at the LR image's resolution.
 
@@ -106,6 +159,7 @@ def back_project(image: Tensor, lr: Tensor, scale: int, iterations: int) -> Tens
         lr: y, (..., 3, ceil(H / scale), ceil(W / scale)), floating.
         scale: Of D and U.
         iterations: How often.
+        kernel: Of D.
 
     Returns:
         As ``image``, in [0, 1].
@@ -113,5 +167,5 @@ def back_project(image: Tensor, lr: Tensor, scale: int, iterations: int) -> Tens
     height, width = image.shape[-2:]
     image = image.clamp(0, 1) if iterations > 0 else image
     for _ in range(iterations):
-        image = (image + upsample(lr - downsample(image, scale), scale)[..., :height, :width]).clamp(0, 1)
+        image = (image + upsample(lr - downsample(image, scale, kernel), scale)[..., :height, :width]).clamp(0, 1)
     return image

@@ -51,13 +51,15 @@ class Likeness:
 def measure(model: FlowModel, image: Tensor, lr: Tensor) -> Figures:
     """Figures of a result (3, H, W), not clamped.
 
-    LR-PSNR in dB, of the result as written with 8 bits, to an LR image (3, h, w) as read: inf if they are equal, None
-    if the result is not finite, left out for models without LR images. Pixel errors in percent.
+    LR-PSNR in dB, of the result as written with 8 bits, downsampled as the model's LR images are, to an LR image
+    (3, h, w) as read: inf if they are equal, None if the result is not finite, left out for models without LR images.
+    Pixel errors in percent.
     """
     figures: Figures = {"pixel_errors": pixel_errors(image)}
     if isinstance(model, SuperResolution):
         finite, written, lr = bool(image.isfinite().all()), to_uint8(image).cpu(), to_uint8(lr).cpu()
-        figures = {"lr_psnr": lr_psnr(written, lr, model.scale) if finite else None, **figures}
+        agreement = lr_psnr(written, lr, model.scale, kernel=model.options.kernel) if finite else None
+        figures = {"lr_psnr": agreement, **figures}
     return figures
 
 

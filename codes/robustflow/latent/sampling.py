@@ -71,7 +71,7 @@ def draw(
             spread.add(sample)
         kept = _keep(kept, number, sample, _best(rows, best_of), best_of is None)
         if back_projection > 0:
-            again = back_project(sample, to_float(lr), model.scale, back_projection)
+            again = back_project(sample, to_float(lr), model.scale, back_projection, model.options.kernel)
             write_png(output / f"{stem}_back_projected.png", again)
             projected.append(describe(number, again))
     _remove_others(output, name, n, projected=back_projection > 0)

@@ -109,13 +109,13 @@ def size_of(image: Tensor) -> tuple[int, int]:
 
 
 def lr_of(model: FlowModel, image: Tensor) -> Tensor:
-    """LR image (3, h, w) of an HR image (3, H, W) as read, of the same dtype.
+    """LR image (3, h, w) of an HR image (3, H, W) as read, of the same dtype, made as the model's options say.
 
     Of all of the image: h is H / scale, rounded up, where data sets cut what is left over. UserError for models whose
     inputs are no downsampled images.
     """
     require_super_resolution(model, "downsampling")
-    return downsample(image, model.scale)
+    return downsample(image, model.scale, model.options.kernel)
 
 
 def require_super_resolution(model: FlowModel, what: str) -> None:

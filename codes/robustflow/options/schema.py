@@ -305,6 +305,12 @@ class RunOptions(Options):
         training = self.datasets["train"]
         return self.train.niter * training.batch_size * (training.GT_size or USUAL_SIDE) ** 2
 
+    @property
+    def kernel(self) -> Literal["bicubic", "bilinear", "area", "lanczos"]:
+        """What the model's LR images are made with: `downsampling` of training, or of the first data set there is."""
+        chosen = self.datasets.get("train", next(iter(self.datasets.values()), None))
+        return "bicubic" if chosen is None else chosen.downsampling
+
     def layer_elements(self, *, testing: bool) -> int:
         """Elements of a hidden layer's activations in the finest level, of all images that are computed at once."""
         training, val = self.datasets.get("train"), self.val

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from robustflow.data.bicubic import downsample
+from robustflow.data.bicubic import Kernel, downsample
 from robustflow.evaluation.metrics.base import Column, Sample, SampleMetric, Target, Values, mean
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.registry import METRICS
@@ -64,12 +64,14 @@ class LRPSNR(SampleMetric):
         return found
 
 
-def lr_psnr(sample: Tensor, lr_reference: Tensor, scale: int, crop: int = 0) -> float | None:
-    """PSNR in dB between a uint8 sample (3, H, W), bicubically downsampled, and a uint8 LR image (3, h, w).
+def lr_psnr(
+    sample: Tensor, lr_reference: Tensor, scale: int, crop: int = 0, kernel: Kernel = "bicubic"
+) -> float | None:
+    """PSNR in dB between a uint8 sample (3, H, W), downsampled, and a uint8 LR image (3, h, w).
 
     ``crop`` counts LR pixels.
     """
-    return psnr(downsample(sample, scale), lr_reference, crop)
+    return psnr(downsample(sample, scale, kernel), lr_reference, crop)
 
 
 def _std(values: Sequence[float]) -> float | None:
