@@ -164,8 +164,9 @@ def prepared(tmp_path_factory):
         (place / "confs" / f"{name}.yml").write_text(SUPER_RESOLUTION.format(name=name))
     for name in ("lowlight_demo", "robust_lol", "llflow_lol"):
         (place / "confs" / f"{name}.yml").write_text(LOW_LIGHT.format(name=name))
-    velol = "base: robust_lol.yml\nname: velol\npath: {model_path: experiments/robust_lol}"
-    (place / "confs" / "velol.yml").write_text(velol)
+    for name in ("velol", "lolv2"):
+        text = f"base: robust_lol.yml\nname: {name}\npath: {{model_path: experiments/robust_lol}}"
+        (place / "confs" / f"{name}.yml").write_text(text)
     _images(place)
     _published(place)
     with pytest.MonkeyPatch.context() as patch:

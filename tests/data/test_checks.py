@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from robustflow.data import checks, preparation
 from robustflow.data.bicubic import downsample
@@ -135,6 +136,35 @@ def test_low_light_pairs_that_are_learnt(hr, tmp_path, caplog):
     checks.warn(sets, 1, used="test")
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("datasets.test_2: 1 of 1 files are training files, too")
+
+
+def lol_v2(place, **changes):
+    return DATASETS.parse({"mode": "LoL_v2", "root": str(place), "subset": "Real_captured", "split": "test", **changes})
+
+
+def test_photographs_of_lol_are_found_in_lol_v2_by_their_pixels(hr, tmp_path, caplog):
+    # Other bytes: another compression.
+    for place, image in (("our485/high/1", hr), ("our485/high/2", hr.flip(-2)), ("our485/high/3", hr[:, :-4])):
+        write_png(tmp_path / "lol" / f"{place}.png", image)
+    test = tmp_path / "lol2" / "Real_captured" / "Test" / "Normal"
+    test.mkdir(parents=True)
+    for name, image in (("normal9", hr), ("normal8", hr.flip(-1))):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(test / f"{name}.png", compress_level=0)
+    sets = {"train": DATASETS.parse({"mode": "LoL", "root": str(tmp_path / "lol")}), "test": lol_v2(tmp_path / "lol2")}
+    checks.warn(sets, 1, used="test")
+    (message,) = caplog.messages
+    assert message.startswith("datasets.test: 1 of 2 files are training files, too, by their pixels: ")
+    assert f"{test}/normal9.png ({tmp_path}/lol/our485/high/1.png)" in message
+
+
+def test_photographs_of_lol_that_is_elsewhere_are_told_of(hr, tmp_path, caplog):
+    write_png(tmp_path / "Real_captured" / "Test" / "Normal" / "1.png", hr)
+    write_png(tmp_path / "Synthetic" / "Test" / "Normal" / "1.png", hr)
+    training = DATASETS.parse({"mode": "LoL", "root": str(tmp_path / "none")})
+    synthetic = lol_v2(tmp_path, subset="Synthetic")
+    checks.warn({"train": training, "test": lol_v2(tmp_path), "test_2": synthetic}, 1, used="test")
+    (message,) = caplog.messages
+    assert message.startswith("datasets.test: LOL-v2's captured test set has images that LOL trains on; which ones")
 
 
 def test_sets_that_are_elsewhere_are_left_out(hr, tmp_path, caplog):

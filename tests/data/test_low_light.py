@@ -1,9 +1,21 @@
+from pathlib import Path
+
 import pytest
+import tiny
 import torch
 
 from robustflow.data import checks
 from robustflow.data.images import write_png
-from robustflow.data.sources.low_light import BundledLowLightSource, LoLv2Options, darken, open_lol, open_lol_v2
+from robustflow.data.sources.low_light import (
+    BundledLowLightSource,
+    LoLv2Options,
+    VELOLOptions,
+    darken,
+    open_lol,
+    open_lol_v2,
+    open_ve_lol,
+)
+from robustflow.models import data_sets
 from robustflow.utils.errors import UserError
 
 
@@ -74,6 +86,87 @@ def test_lol_v2_with_one_of_both_says_how_to_choose_it(tmp_path):
         images(tmp_path / "Real_captured" / "Train" / kind, "1.png")
     with pytest.raises(UserError, match=r"Synthetic/Train/Low: expected this folder .* set subset to the one"):
         open_lol_v2(str(tmp_path), None, "train", 1)
+
+
+def ve_lol(root, normal="normal", **folders):
+    """The published layout, with other names for some of its parts."""
+    names = {"Cap-Full": "VE-LOL-L-Cap-Full", "Syn": "VE-LOL-L-Syn", "Low": "Low", **folders}
+    for outer, part, width in (("Cap-Full", "Cap", 9), ("Syn", "Syn", 8)):
+        for split in ("train", "test"):
+            inner = root / names[outer] / f"VE-LOL-L-{part}"
+            numbers = ("00690", "00691") if split == "test" else ("1",)
+            images(Path(f"{inner}-{names['Low']}_{split}"), *(f"low{n}.png" for n in numbers), size=(6, width))
+            images(Path(f"{inner}-Normal_{split}"), *(f"{normal}{n}.png" for n in numbers), size=(6, width))
+    return str(root)
+
+
+@pytest.mark.parametrize("low", ["Low", "low"])
+def test_ve_lol_is_two_subsets(tmp_path, low):
+    root = ve_lol(tmp_path, Low=low)
+    assert open_ve_lol(root, "captured", "train", 1).names == ["1"]
+    assert open_ve_lol(root, "synthetic", "test", 1).size(0) == (6, 8)
+    both = open_ve_lol(root, None, "test", 1)
+    assert both.names == ["captured_00690", "captured_00691", "synthetic_00690", "synthetic_00691"]
+    assert [both.size(k) for k in (1, 2)] == [(6, 9), (6, 8)]
+    options = VELOLOptions(mode="VE_LOL", root=root)
+    assert options.dataroot_GT == [
+        f"{root}/VE-LOL-L-Cap-Full/VE-LOL-L-Cap-Normal_train",
+        f"{root}/VE-LOL-L-Syn/VE-LOL-L-Syn-Normal_train",
+    ]
+
+
+def test_ve_lol_whose_root_is_one_of_its_folders(tmp_path):
+    root = tmp_path / "my_copy"
+    ve_lol(tmp_path, **{"Cap-Full": "my_copy"})
+    assert open_ve_lol(str(root), "captured", "test", 1).names == ["00690", "00691"]
+    assert VELOLOptions(mode="VE_LOL", root=str(root), subset="captured").dataroot_GT == [
+        f"{root}/VE-LOL-L-Cap-Normal_train"
+    ]
+    with pytest.raises(UserError, match=r"VE-LOL-L-Syn-Low_test: expected this folder .*, found VE-LOL-L-Cap-Low_te"):
+        open_ve_lol(str(root), "synthetic", "test", 1)
+
+
+def test_other_prefixes_pair_by_number_or_by_a_pattern(tmp_path):
+    root = ve_lol(tmp_path, normal="bright_")
+    with pytest.raises(UserError, match=r"expected partners .* found none for 2: bright_00690.png"):
+        open_ve_lol(root, "captured", "test", 1)
+    source = open_ve_lol(root, "captured", "test", 1, pair_by="number")
+    assert source.names == ["bright_00690", "bright_00691"]
+    (tmp_path / "lol").mkdir()
+    for part in ("our485", "eval15"):
+        images(tmp_path / "lol" / part / "low", "1_dim.png", "22_dim.png")
+        images(tmp_path / "lol" / part / "high", "1.png", "22.png")
+    assert open_lol(str(tmp_path / "lol"), "test", 1, filename_tmpl="{}_dim").names == ["1", "22"]
+
+
+@pytest.mark.parametrize(("mode", "opening"), [("VE_LOL", open_lol_v2), ("LoL_v2", open_ve_lol)])
+def test_a_set_taken_for_the_other_is_told_by_its_mode(tmp_path, mode, opening):
+    if mode == "VE_LOL":
+        ve_lol(tmp_path)
+    else:
+        for kind in ("Low", "Normal"):
+            images(tmp_path / "Real_captured" / "Test" / kind, "1.png")
+    with pytest.raises(UserError, match=f"that is the layout of mode: {mode};"):
+        opening(str(tmp_path), None, "test", 1)
+
+
+def test_a_folder_of_two_names_is_not_guessed(tmp_path):
+    root = ve_lol(tmp_path, Low="LOW")
+    folder = tmp_path / "VE-LOL-L-Cap-Full"
+    (folder / "VE-LOL-L-Cap-LOW_test").rename(folder / "VE-LOL-L-Cap-low_test")
+    assert open_ve_lol(root, "captured", "test", 1).names == ["00690", "00691"]
+    (folder / "VE_LOL_L_Cap_LOW_test").mkdir()
+    with pytest.raises(UserError, match="VE-LOL-L-Cap-Low_test: expected this folder below root"):
+        open_ve_lol(root, "captured", "test", 1)
+
+
+def test_results_do_not_go_among_what_is_read(tmp_path):
+    sets = {"test": {"mode": "VE_LOL", "root": ve_lol(tmp_path), "split": "test"}}
+    options = tiny.options("LLFlow", datasets=sets, L=3)
+    read = tmp_path / "VE-LOL-L-Syn" / "VE-LOL-L-Syn-Normal_test"
+    data_sets.require_apart(options, None, tmp_path / "results")
+    with pytest.raises(UserError, match="expected a folder for the results apart from"):
+        data_sets.require_apart(options, None, read / "results")
 
 
 def test_training_files_of_both_subsets_are_known(tmp_path, caplog):

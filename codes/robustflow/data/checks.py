@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from robustflow.data.bicubic import downsample
 from robustflow.data.images import list_images, read_header, read_image, to_uint8
 from robustflow.data.sources.base import LazyImage, Pairs, Source
 from robustflow.data.sources.folders import FolderOptions, ImageFolderOptions, PatchFolderOptions
+from robustflow.data.sources.low_light import LoLOptions, LoLv2Options, LowLightOptions
 from robustflow.data.sources.pairs import pair_files
 from robustflow.data.sources.prepared import Index, PreparedOptions, is_current, read_index
 from robustflow.options.schema import DatasetOptions
@@ -115,18 +116,23 @@ def _warn_of_overlaps(datasets: Mapping[str, DatasetOptions]) -> None:
     """Warn of files of HR images that are training files, too, and of images that cannot be compared with those."""
     others = [key for key in datasets if key != "train"]
     learnt = _files("train", datasets["train"]) if "train" in datasets and others else []
-    for key in others if learnt else []:
-        files = _files(key, datasets[key])
+    for key in others if "train" in datasets else []:
+        # The same photographs were published in several of these sets, in files of their own.
+        by_pixels = _are_different_low_light(datasets["train"], datasets[key])
+        files = _files(key, datasets[key]) if learnt or by_pixels else []
+        if files and not learnt:
+            _warn_of_lol(key, datasets["train"], datasets[key])
         try:
-            same = _find_same(files, learnt)
-        except OSError:
+            same = (_find_same_pixels if by_pixels else _find_same)(files, learnt)
+        except (UserError, OSError):
             # Whoever opens the set says what is wrong.
             continue
         if same:
             shown = ", ".join(f"{file} ({of_training})" for file, of_training in same[:_SHOWN])
             log.warning(
-                "datasets.%s: %d of %d files are training files, too: %s%s; figures on what was learnt say little",
-                *(key, len(same), len(files), shown, " ..." if len(same) > _SHOWN else ""),
+                "datasets.%s: %d of %d files are training files, too%s: %s%s; figures on what was learnt say little",
+                *(key, len(same), len(files), ", by their pixels" if by_pixels else ""),
+                *(shown, " ..." if len(same) > _SHOWN else ""),
             )
 
 
@@ -164,6 +170,36 @@ def _find_same(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]
     by_hash_ends = {_hash_ends(other): other for other in candidates}
     digests = {file: _hash_ends(file) for file in files if sizes[file] in present}
     return [(file, by_hash_ends[digest]) for file, digest in digests.items() if digest in by_hash_ends]
+
+
+def _are_different_low_light(one: DatasetOptions, other: DatasetOptions) -> bool:
+    return isinstance(one, LowLightOptions) and isinstance(other, LowLightOptions) and one.mode != other.mode
+
+
+def _warn_of_lol(key: str, training: DatasetOptions, other: DatasetOptions) -> None:
+    """Warn of images known to be in two sets, where one is not here to be compared with."""
+    in_both = isinstance(other, LoLv2Options) and other.split == "test" and other.subset != "Synthetic"
+    if in_both and isinstance(training, LoLOptions) and training.split == "train":
+        log.warning(
+            "datasets.%s: LOL-v2's captured test set has images that LOL trains on; which ones was not found out, as "
+            "datasets.train is not here; figures on what was learnt say little",
+            key,
+        )
+
+
+def _find_same_pixels(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]:
+    """As `_find_same`, by what images show, whatever their files' bytes: those of sizes found in both are decoded."""
+    sizes = {file: read_header(file).size for file in (*files, *others)}
+    shared = {sizes[file] for file in files} & {sizes[other] for other in others}
+    by_pixels = {_hash_pixels(other): other for other in others if sizes[other] in shared}
+    digests = {file: _hash_pixels(file) for file in files if sizes[file] in shared}
+    return [(file, by_pixels[digest]) for file, digest in digests.items() if digest in by_pixels]
+
+
+@lru_cache(maxsize=2**12)
+def _hash_pixels(path: Path) -> bytes:
+    image = to_uint8(read_image(path))
+    return hashlib.blake2b(repr(image.shape).encode() + image.numpy().tobytes()).digest()
 
 
 def _hash_ends(path: Path) -> bytes:

@@ -51,8 +51,9 @@ def select_tested(options: RunOptions) -> dict[str, DatasetOptions]:
 
 def require_apart(options: RunOptions, inputs: str | Path | None, *places: Path) -> None:
     """Raise UserError if pictures in a place would be taken for images of ``inputs`` or of a data set the next time."""
-    roots = (getattr(dataset, key, None) for dataset in options.datasets.values() for key in _ROOTS)
-    files.require_apart(places, [inputs, *(root for root in roots if isinstance(root, str))])
+    roots = (getattr(dataset, key, None) or () for dataset in options.datasets.values() for key in _ROOTS)
+    folders = (root for some in roots for root in ([some] if isinstance(some, str | Path) else some))
+    files.require_apart(places, [inputs, *folders])
 
 
 def _condition_of(options: RunOptions) -> Callable[[Tensor], Tensor] | None:

@@ -25,10 +25,9 @@ def _template(value: str) -> str:
     return value
 
 
-class PairedOptions(DatasetOptions):
-    """How LR files are found for HR files."""
+class PairingOptions(DatasetOptions):
+    """How LR files belong to HR files."""
 
-    dataroot_LQ: PathText | None = Field(None, description="Folder of LR images.")
     pair_by: PairBy = Field(
         "stem",
         description="How LR files belong to HR files: stem: by name, marks of published sets (x4, _LR, ...) aside; "
@@ -40,10 +39,21 @@ class PairedOptions(DatasetOptions):
     )
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
-        """Yield (key path, message) if what is said of pairs has nothing to pair, or differs."""
-        path = f"datasets.{key_of(self, root)}"
+        """Yield (key path, message) if what is said of pairs differs."""
         if self.filename_tmpl is not None and self.pair_by != "stem":
+            path = f"datasets.{key_of(self, root)}"
             yield f"{path}.filename_tmpl", f"expected none beside pair_by: {self.pair_by}"
+
+
+class PairedOptions(PairingOptions):
+    """How LR files are found for HR files."""
+
+    dataroot_LQ: PathText | None = Field(None, description="Folder of LR images.")
+
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) if what is said of pairs has nothing to pair, or differs."""
+        yield from super().contradictions(root)
+        path = f"datasets.{key_of(self, root)}"
         for key, usual in zip(PAIRING, ("stem", None), strict=True):
             if getattr(self, key) != usual and self.dataroot_LQ is None:
                 yield f"{path}.{key}", "expected dataroot_LQ beside it: it says how LR files are found"

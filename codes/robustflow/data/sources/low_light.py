@@ -1,6 +1,7 @@
-"""Pairs of low-light and normal-light photographs: LOL, VE-LOL (LOL-v2), and synthetic ones."""
+"""Pairs of low-light and normal-light photographs: LOL, LOL-v2, VE-LOL, and synthetic ones."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,82 +12,184 @@ from torch import Tensor
 
 from robustflow.data.sources.base import Pairs, Source, register_source
 from robustflow.data.sources.bundled import BundledSource
-from robustflow.data.sources.folders import name_images, open_files
-from robustflow.data.sources.pairs import pair_files
+from robustflow.data.sources.folders import PairingOptions, name_images, open_files
+from robustflow.data.sources.pairs import PairBy, pair_files
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import Finite, PathText
-from robustflow.utils.errors import UserError
+from robustflow.utils.errors import UserError, enumerate_some
 from robustflow.utils.seeds import derive_seed
 
-# Folders of (low light, normal light) below the root.
-_LOL = {"train": ("our485/low", "our485/high"), "test": ("eval15/low", "eval15/high")}
-_SUBSETS_V2 = ("Real_captured", "Synthetic")
-_SPLITS_V2 = {"train": "Train", "test": "Test"}
+# Folders of low light and of normal light below the root, by mode and subset; {} stands for the split.
+_LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
+    "LoL": {"LOL": ("{}/low", "{}/high")},
+    "LoL_v2": {name: (f"{name}/{{}}/Low", f"{name}/{{}}/Normal") for name in ("Real_captured", "Synthetic")},
+    "VE_LOL": {
+        name: (f"VE-LOL-L-{folder}/VE-LOL-L-{part}-Low_{{}}", f"VE-LOL-L-{folder}/VE-LOL-L-{part}-Normal_{{}}")
+        for name, folder, part in (("captured", "Cap-Full", "Cap"), ("synthetic", "Syn", "Syn"))
+    },
+}
+_SPLITS = {
+    "LoL": {"train": "our485", "test": "eval15"},
+    "LoL_v2": {"train": "Train", "test": "Test"},
+    "VE_LOL": {"train": "train", "test": "test"},
+}
 _MARKS = r"(?i)^(low|normal|high)_?(?=\d)"
 _GAMMA = 2.2
 
 
-class LoLOptions(DatasetOptions):
-    """LOL (Wei et al., BMVC 2018): `our485/{low,high}` to train, `eval15/{low,high}` to test."""
+class LowLightOptions(PairingOptions):
+    """What sets of photographs in low and in normal light share.
 
-    mode: Literal["LoL"]
-    root: PathText = Field(description="Folder that holds our485 and eval15.")
-    split: Literal["train", "test"] = Field("train", description="train: our485; test: eval15.")
+    In the names of their folders letter case, - and _ do not count.
+    """
 
-    @property
-    def dataroot_GT(self) -> str:
-        """Folder of the normal-light images, as other modes name it."""
-        return str(Path(self.root) / _LOL[self.split][1])
-
-
-@register_source("LoL", LoLOptions)
-def open_lol(root: str, split: str, scale: int) -> Pairs:
-    """Open the pairs of LOL. UserError naming the folders and files, if one is missing or does not pair."""
-    low, normal = _LOL[split]
-    return _pairs(Path(root), low, normal, scale)
-
-
-class LoLv2Options(DatasetOptions):
-    """VE-LOL, also called LOL-v2 (Yang et al., TIP 2021): `{Synthetic,Real_captured}/{Train,Test}/{Low,Normal}`."""
-
-    mode: Literal["LoL_v2"]
-    root: PathText = Field(description="Folder that holds Synthetic and Real_captured.")
-    subset: Literal["Synthetic", "Real_captured"] | None = Field(None, description="Which of the two; null: both.")
+    root: PathText = Field(description="Folder that holds the data set.")
     split: Literal["train", "test"] = Field("train", description="Which part of it.")
 
     @property
     def dataroot_GT(self) -> list[str]:
         """Folders of the normal-light images, as other modes name it."""
-        return [f"{self.root}/{part}/Normal" for part in _parts_v2(self.subset, self.split).values()]
+        root, folders = Path(self.root), _list_folders(self.mode, getattr(self, "subset", None), self.split)
+        return [str(_find(root, normal) or root / normal) for _, normal in folders.values()]
+
+
+class LoLOptions(LowLightOptions):
+    """LOL (Wei et al., BMVC 2018): `our485/{low,high}` to train, `eval15/{low,high}` to test."""
+
+    mode: Literal["LoL"]
+
+
+class LoLv2Options(LowLightOptions):
+    """LOL-v2 (Yang et al., TIP 2021): `{Synthetic,Real_captured}/{Train,Test}/{Low,Normal}`.
+
+    Images that LOL trains on are in the captured test set, in other files.
+    """
+
+    mode: Literal["LoL_v2"]
+    subset: Literal["Synthetic", "Real_captured"] | None = Field(None, description="Which of the two; null: both.")
+
+
+class VELOLOptions(LowLightOptions):
+    """VE-LOL-L (Liu et al., IJCV 2021): `VE-LOL-L-Cap-Full/VE-LOL-L-Cap-{Low,Normal}_{train,test}`, and Syn likewise.
+
+    The folder in front may be missing: root may be that folder itself.
+    """
+
+    mode: Literal["VE_LOL"]
+    subset: Literal["captured", "synthetic"] | None = Field(None, description="Which of the two; null: both.")
+
+
+@register_source("LoL", LoLOptions)
+def open_lol(root: str, split: str, scale: int, pair_by: PairBy = "stem", filename_tmpl: str | None = None) -> Pairs:
+    """Open the pairs of LOL. UserError naming the folders and files, if one is missing or does not pair."""
+    return _open("LoL", root, None, split, scale, pair_by, filename_tmpl)
 
 
 @register_source("LoL_v2", LoLv2Options)
-def open_lol_v2(root: str, subset: str | None, split: str, scale: int) -> Pairs:
-    """Open the pairs of VE-LOL, of both subsets with their names before those of the images; errors as `open_lol`."""
-    parts = _parts_v2(subset, split)
-    sources = {name: _pairs(Path(root), f"{part}/Low", f"{part}/Normal", scale) for name, part in parts.items()}
-    if subset is not None:
-        return sources[subset]
+def open_lol_v2(
+    root: str,
+    subset: str | None,
+    split: str,
+    scale: int,
+    pair_by: PairBy = "stem",
+    filename_tmpl: str | None = None,
+) -> Pairs:
+    """Open the pairs of LOL-v2, of both subsets with their names before those of the images; errors as `open_lol`."""
+    return _open("LoL_v2", root, subset, split, scale, pair_by, filename_tmpl)
+
+
+@register_source("VE_LOL", VELOLOptions)
+def open_ve_lol(
+    root: str,
+    subset: str | None,
+    split: str,
+    scale: int,
+    pair_by: PairBy = "stem",
+    filename_tmpl: str | None = None,
+) -> Pairs:
+    """Open the pairs of VE-LOL-L; as `open_lol_v2`."""
+    return _open("VE_LOL", root, subset, split, scale, pair_by, filename_tmpl)
+
+
+def _open(
+    mode: str,
+    root: str,
+    subset: str | None,
+    split: str,
+    scale: int,
+    pair_by: PairBy,
+    filename_tmpl: str | None,
+) -> Pairs:
+    """Pairs of a subset, or of all with its name before those of the images."""
+    sources: dict[str, Pairs] = {}
+    for name, folders in _list_folders(mode, subset, split).items():
+        low, normal = (_require(mode, Path(root), folder) for folder in folders)
+        sources[name] = _pairs(low, normal, scale, pair_by, filename_tmpl)
+    if len(sources) == 1:
+        return sources.popitem()[1]
     names = [f"{key}_{name}" for key, source in sources.items() for name in source.names]
     return Pairs([pair for source in sources.values() for pair in source.pairs], names, scale)
 
 
-def _parts_v2(subset: str | None, split: str) -> dict[str, str]:
-    """Folders below the root that hold Low and Normal, by subset."""
-    return {name: f"{name}/{_SPLITS_V2[split]}" for name in (_SUBSETS_V2 if subset is None else (subset,))}
-
-
-def _pairs(root: Path, low: str, normal: str, scale: int) -> Pairs:
+def _pairs(low: Path, normal: Path, scale: int, pair_by: PairBy, filename_tmpl: str | None) -> Pairs:
     """Pairs by name; ``low00690`` and ``normal00690`` are one."""
-    for folder in (root / low, root / normal):
-        if not folder.is_dir():
-            raise UserError(
-                f"{folder}: expected this folder below root, got nothing there; correct root or, with LoL_v2, set "
-                "subset to the one that is there"
-            )
-    files = pair_files(root / normal, root / low, scale)
-    stems = [file.relative_to(root / normal).with_suffix("").as_posix() for file, _ in files]
+    files = pair_files(normal, low, scale, pair_by, filename_tmpl)
+    stems = [file.relative_to(normal).with_suffix("").as_posix() for file, _ in files]
     return open_files(files, name_images([Path(f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]), scale)
+
+
+def _list_folders(mode: str, subset: str | None, split: str) -> dict[str, tuple[str, str]]:
+    """Folders below the root, of low and of normal light, by subset; None: of all."""
+    part, layout = _SPLITS[mode][split], _LAYOUTS[mode]
+    return {
+        name: (low.format(part), normal.format(part))
+        for name, (low, normal) in layout.items()
+        if subset in (None, name)
+    }
+
+
+def _find(root: Path, below: str) -> Path | None:
+    """A folder below the root, or without the first part of VE-LOL's paths; None: not there, or more than one."""
+    shorter = [below.partition("/")[2]] if below.startswith("VE-") else []
+    found = (_find_alike(root, path.split("/")) for path in (below, *shorter))
+    return next((folder for folder in found if folder is not None), None)
+
+
+def _find_alike(folder: Path, names: Sequence[str]) -> Path | None:
+    for name in names:
+        there = [child for child in folder.iterdir() if child.is_dir()] if folder.is_dir() else []
+        alike = [child for child in there if _simplify(child.name) == _simplify(name)]
+        exact = [child for child in alike if child.name == name] or alike
+        if len(exact) != 1:
+            return None
+        (folder,) = exact
+    return folder
+
+
+def _simplify(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).casefold()
+
+
+def _require(mode: str, root: Path, below: str) -> Path:
+    """The folder. UserError if it is not there, with what is, and the mode that would find it."""
+    found = _find(root, below)
+    if found is None:
+        there = sorted(child.name for child in root.iterdir()) if root.is_dir() else []
+        others = [other for other in _LAYOUTS if other != mode and _is_of(other, root)]
+        several = ", or set subset to the one that is there" if len(_LAYOUTS[mode]) > 1 else ""
+        advice = f"that is the layout of mode: {others[0]}" if others else f"correct root{several}"
+        raise UserError(
+            f"{root / below}: expected this folder below root (letter case, - and _ aside), found "
+            f"{enumerate_some(there) or 'nothing'} in {root}; {advice}; for folders of other names use mode: folder "
+            "with dataroot_GT and dataroot_LQ"
+        )
+    return found
+
+
+def _is_of(mode: str, root: Path) -> bool:
+    """Whether a folder of a mode's layout is there."""
+    folders = (pair for split in _SPLITS[mode] for pair in _list_folders(mode, None, split).values())
+    return any(_find(root, folder) is not None for pair in folders for folder in pair)
 
 
 def _exposures(bounds: tuple[float, float]) -> tuple[float, float]:

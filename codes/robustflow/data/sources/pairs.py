@@ -208,7 +208,7 @@ def _require_distinct(files: Files, by_key: Mapping[str, list[str]], others: Col
             raise UserError(f"{second}: expected one image named '{key}', got {first} as well{_ADVICE}")
 
 
-_ADVICE = "; rename files, or say how names pair with filename_tmpl ('{}x4') or pair_by (number, order) of mode folder"
+_ADVICE = "; rename files, or say how names pair with filename_tmpl ('{}x4') or pair_by (number, order)"
 
 
 def _require_none_left(gt: Path, hr: Sequence[Path], lq: Path, lr: Sequence[Path]) -> None:
