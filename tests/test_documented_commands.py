@@ -89,6 +89,8 @@ FURTHER = """
 -m robustflow.evaluation.ood plot results/llflow_lol --output one.svg
 -m robustflow.evaluation.report_html results/demo
 robustflow report results/demo
+robustflow ood fit -opt confs/demo.yml --covariance empirical
+robustflow ood rank -opt confs/demo.yml --input my_photos --patch 16 --stride 8 --n-patches 5
 robustflow trace -opt confs/demo.yml
 -m robustflow.options confs/demo.yml
 -m robustflow.data.prepare datasets/DF2K/train_HR datasets/DF2K/again
@@ -102,6 +104,7 @@ robustflow trace -opt confs/demo.yml
 SHORTER = {
     "train.niter=200": ["--override", "train.niter=2|name=apart"],
     "ood fit": ["--n-patches", "20"],
+    "ood table": ["--n-patches", "20", "--patch", "16"],
     "restore-study": ["--input", "photos"],
 }
 # What single commands go on from, besides.

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from robustflow.data.images import write_png
 from robustflow.diagnostics.ood import mahalanobis
 from robustflow.diagnostics.ood.gaussian import fit_gaussian, shrinkage_of, squared_mahalanobis
+from robustflow.evaluation.description import describe_ood_fit
 from robustflow.models import weights
 from robustflow.utils.errors import UserError
 
@@ -77,6 +79,28 @@ def test_score_of_gaussian_vectors_is_about_their_dimension(c, shrinkage):
         assert score.mean().item() == pytest.approx(c * (n - 1) / (n - c - 2), abs=4 * math.sqrt(2 * c / n_new) + 0.5)
 
 
+def test_mean_scores_are_those_that_are_documented():
+    c, n, new = 256, 1000, 1000
+    features = normal(n, c, seed=5)
+    mean, factor, used = fit_gaussian(features, 0.0)
+    assert used == 0
+    own = squared_mahalanobis(features, mean, factor).mean().item()
+    assert own == pytest.approx(256, abs=1)
+    # In sample whatever the distribution.
+    skewed = features[:, :40].exp()
+    own_of_skewed = squared_mahalanobis(skewed, *fit_gaussian(skewed, 0.0)[:2]).mean().item()
+    assert own_of_skewed == pytest.approx(40 * (n - 1) / n, rel=1e-9)
+
+    def expected(n):
+        return c * (n**2 - 1) / (n * (n - c - 2))
+
+    scores = squared_mahalanobis(normal(new, c, seed=6), mean, factor).mean().item()
+    assert scores == pytest.approx(expected(n), rel=0.01)
+    assert mahalanobis.cross_score(features, 0.0).mean().item() == pytest.approx(expected(0.9 * n), rel=0.01)
+    assert [round(expected(n)) for n in (1000, 2000, 10_000)] == [345, 294, 263]
+    assert [round(expected(0.9 * n)) for n in (1000, 2000, 10_000)] == [359, 299, 264]
+
+
 def test_scores_of_the_fitted_are_as_those_of_new_ones():
     c, n = 40, 500
     own, crossed, new = [], [], []
@@ -98,6 +122,9 @@ def test_fewer_patches_than_features():
     assert mahalanobis.cross_score(normal(20, 64)).isfinite().all()
     with pytest.raises(UserError, match="vary in all 64 directions, got 18"):
         mahalanobis.cross_score(normal(20, 64), 0.0)
+    # Of as many vectors as dimensions the rank is one too low, which rounding may hide.
+    with pytest.raises(UserError, match=r"vary in all 3 directions, got 3 that do not .*a shrunk covariance"):
+        fit_gaussian(torch.eye(3, dtype=torch.float64) + 0.1, 0.0)
 
 
 @pytest.mark.parametrize("features", [torch.ones(20, 3).double(), torch.full((20, 3), math.nan).double()])
@@ -250,6 +277,42 @@ def test_score_comes_back_from_beside_the_weights(saved, model, score):
         )
     assert again.describe() == score.describe()
     json.dumps(again.describe())
+
+
+def test_a_file_says_what_its_mean_is_of(saved, score):
+    found = mahalanobis.load(mahalanobis.file_beside(saved)).describe()
+    assert (found["covariance"], found["n_features"], found["n_patches"]) == ("shrunk", 8, 40)
+    assert (found["mean_score_of"], found["in_sample_mean"]) == ("out of sample, ten-fold", score.in_sample_mean)
+    _, metadata = weights.read(mahalanobis.file_beside(saved))
+    assert json.loads(metadata["values"]) == {key: str(value) for key, value in found.items()}
+    text = describe_ood_fit(found)
+    assert text.startswith("Gaussian of 40 patches of 32 x 32, 8 features, covariance shrunk by ")
+    own, crossed = f"{score.in_sample_mean:.4g}", f"{score.mean_score:.4g}"
+    assert text.endswith(f"; their mean score {crossed} (out of sample, ten-fold), {own} (in sample)")
+
+
+def test_an_earlier_file_does_not(saved, model, score):
+    path = mahalanobis.file_beside(saved)
+    tensors, metadata = weights.read(path)
+    later = ("covariance", "n_features", "mean_score_of", "in_sample_mean")
+    values = {key: value for key, value in json.loads(metadata["values"]).items() if key not in later}
+    path.write_bytes(safetensors.torch.save(tensors, {**metadata, "values": json.dumps(values)}))
+    found = mahalanobis.load_beside(saved, model.encoder)
+    assert found.mean_score == score.mean_score and found.in_sample_mean is None
+    text = describe_ood_fit(found.describe())
+    assert "8 features, covariance shrunk by" in text  # which follow from what it holds
+    assert text.endswith(f"their mean score {score.mean_score:.4g} (in or out of sample: not recorded)")
+    mahalanobis.save(path, found)
+    assert mahalanobis.load(path).describe() == found.describe()
+
+
+def test_an_empirical_fit(model):
+    crops = mahalanobis.training_patches(model.options, 32, 0)
+    found = mahalanobis.fit(model, crops, 40, shrinkage=0.0)
+    assert found.describe()["covariance"] == "empirical"
+    assert found.in_sample_mean == pytest.approx(8 * 39 / 40, rel=1e-9)
+    assert found.mean_score > found.in_sample_mean
+    assert "covariance empirical; " in describe_ood_fit(found.describe())
 
 
 def test_scores_are_not_taken_for_weights(saved):

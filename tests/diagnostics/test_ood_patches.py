@@ -8,6 +8,7 @@ import torch
 
 from robustflow.commands import ood
 from robustflow.data import EvaluationSet, open_folders
+from robustflow.data.degradations import Enhance
 from robustflow.data.images import write_png
 from robustflow.diagnostics.ood import mahalanobis, patches
 from robustflow.evaluation.metrics.failures import measure_failures
@@ -97,7 +98,11 @@ def test_failures_are_counted_by_quarter_of_the_scores(tmp_path, make_options):
     assert list(found.position) == [(0, 16 * k) for k in range(8)]
     # Neighbours shine in at the edges of an LR image cut from the whole.
     assert list(found.score) == pytest.approx([v**2 for v in values], abs=0.05)
-    assert list(found.pixel_error) == [value > 0.5 for value in values]
+    # One pixel of the last of two samples of 16 x 16.
+    assert list(found.failed_samples_pct) == [50 * (value > 0.5) for value in values]
+    assert list(found.failed_pixels_pct) == pytest.approx([100 / 512 * (value > 0.5) for value in values])
+    assert summary["failed_samples_pct"] == pytest.approx(62.5 / 2)
+    assert summary["failed_pixels_pct"] == pytest.approx(62.5 / 512)
     assert found.percentile[0] < 20
     assert found.percentile[3] == 100
     assert summary["pixel_error_pct"] == pytest.approx(62.5)
@@ -112,9 +117,9 @@ def test_a_single_failing_sample_counts(tmp_path, make_options):
         return row
 
     white = rank("white", 1.0)
-    assert (white.pixel_error, white.finite, white.max_residual) == (True, False, math.inf)
+    assert (white.failed_samples_pct, white.finite, white.max_residual) == (pytest.approx(100 / 3), False, math.inf)
     dark = rank("dark", 0.2)
-    assert (dark.pixel_error, dark.finite) == (False, True)
+    assert (dark.failed_samples_pct, dark.failed_pixels_pct, dark.finite) == (0, 0, True)
     assert dark.max_residual == pytest.approx(0.3, abs=0.01)
 
 
@@ -137,13 +142,46 @@ def test_patches_of_a_folder(model, images, tmp_path):
     assert patch["score"] == pytest.approx(expected, rel=1e-4)
     ((_, samples),) = draw_samples(model, lr, name="large_16_16", heats=(0.9,), n=2, seed=0, batch=10)
     upsampled = torch.zeros(3, 16, 16)
-    assert patch["pixel_error"] == any(measure_failures(sample, upsampled)["pixel_errors"] > 0 for sample in samples)
+    failed = [measure_failures(sample, upsampled)["pixel_errors"] for sample in samples]
+    assert patch["failed_samples_pct"] == 50 * sum(n > 0 for n in failed)
+    assert patch["failed_pixels_pct"] == pytest.approx(100 * sum(failed) / 512)
 
     with (place / "ood.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(int(row["top"]), int(row["left"])) for row in rows] == [tuple(p["position"]) for p in written["patches"]]
     assert float(rows[5]["score"]) == patch["score"]
+    assert float(rows[5]["failed_samples_pct"]) == patch["failed_samples_pct"]
     assert (place / "ood.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_places_of_patches(tmp_path):
+    items = steps(tmp_path, [0.1] * 3)  # 4 x 12 LR pixels
+    assert patches.place(items, 4) == [[(0, 0), (0, 4), (0, 8)]]
+    assert patches.place(items, 4, 2) == [[(0, 0), (0, 2), (0, 4), (0, 6), (0, 8)]]
+    assert patches.place(items, 4, 8) == [[(0, 0), (0, 8)]]
+    assert patches.place(items, 5) == [[]]
+    chosen = [patches.place(items, 4, 1, 3, seed)[0] for seed in range(20)]
+    assert chosen[4] == patches.place(items, 4, 1, 3, 4)[0]
+    assert all(len(set(of_seed)) == 3 and of_seed == sorted(of_seed) for of_seed in chosen)
+    assert {place for of_seed in chosen for place in of_seed} == {(0, left) for left in range(9)}
+    assert patches.place(items, 4, None, 100) == patches.place(items, 4)
+
+
+def test_what_a_stride_leaves_out(tmp_path, make_options, caplog):
+    def rank(**arguments):
+        given = Failing(), brightness_score(), make_options().val, 4, "steps", steps(tmp_path, [0.1, 0.9, 0.3])
+        return patches.rank(*given, **arguments)
+
+    summary, found = rank(stride=2)
+    assert summary["n_patches"] == 5 and summary["dropped_pixels_pct"] == 0
+    assert list(found.position) == [(0, 8 * k) for k in range(5)]
+    summary, _ = rank(stride=6)
+    assert summary["n_patches"] == 2 and summary["dropped_pixels_pct"] == pytest.approx(100 / 3)
+    summary, _ = rank(n_patches=1)
+    assert summary["n_patches"] == 1 and summary["dropped_pixels_pct"] == pytest.approx(200 / 3)
+    assert summary["n_images_too_small"] == 0 and caplog.text == ""
+    assert rank(n_patches=4)[0]["n_patches"] == 3
+    assert "steps: expected 4 patches, found 3: a smaller --stride gives more" in caplog.text
 
 
 def test_enhanced_folder(model, images):
@@ -205,14 +243,23 @@ def test_commands(model, images, tmp_path, capsys, caplog):
     file.unlink()
     assert command(options, tmp_path, "rank", "--input", images) == 2
     assert f"error: {file}: expected the OOD score of 00000005_G.safetensors" in caplog.text
-    fitting = ("--n-patches", 20, "--patch", 16, "--batch", 5, "--seed", 3, "--shrinkage", 0.1)
-    assert command(options, tmp_path, "fit", *fitting) == 0
+    fitting = ("--n-patches", 20, "--patch", 16, "--batch", 5, "--seed", 3)
+    assert command(options, tmp_path, "fit", *fitting, "--covariance", "empirical") == 0
+    assert mahalanobis.load(file).describe()["covariance"] == "empirical"
+    assert command(options, tmp_path, "fit", *fitting, "--shrinkage", 0.1) == 0
     assert mahalanobis.load(file).n_patches == 20 and mahalanobis.load(file).shrinkage == 0.1
     experiment = tmp_path / "experiments" / "tiny"
     ranking = ("--weights", experiment, "--input", images, "--n-sample", 1, "--output", tmp_path / "out")
     assert command(options, tmp_path, "rank", *ranking) == 0
-    assert "mean OOD score" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "mean OOD score" in printed
+    assert "OOD score: Gaussian of 20 patches of 16 x 16, 8 features, covariance shrunk by 0.1; their" in printed
     assert json.loads((tmp_path / "out" / "ood.json").read_text())["protocol"]["n_sample"] == 1
+    sparse = (*ranking[:-1], tmp_path / "sparse", "--stride", 8, "--n-patches", 7)
+    assert command(options, tmp_path, "rank", *sparse) == 0
+    found = json.loads((tmp_path / "sparse" / "ood.json").read_text())
+    assert (found["protocol"]["stride"], found["protocol"]["n_patches"], len(found["patches"])) == (8, 7, 7)
+    assert all(top % 8 == left % 8 == 0 for top, left in (patch["position"] for patch in found["patches"]))
     assert ood.main(["plot", str(tmp_path / "out"), "--output", str(tmp_path / "both.svg")]) == 0
     assert f"tiny: {tmp_path.name}/in (8 patches)" in (tmp_path / "both.svg").read_text()
 
@@ -222,7 +269,17 @@ def test_commands(model, images, tmp_path, capsys, caplog):
     [
         ("fit", ("--shrinkage", "2"), "--shrinkage: expected a number from 0 to 1"),
         ("fit", ("--batch", "0"), "--batch: expected at least 1"),
+        ("fit", ("--patch", "0"), "--patch: expected at least 1"),
+        ("fit", ("--covariance", "empirical", "--shrinkage", "0.5"), "--shrinkage: expected none beside --covariance"),
         ("rank", ("--n-sample", "0"), "--n-sample: expected at least 1"),
+        ("rank", ("--n-patches", "0"), "--n-patches: expected at least 1"),
+        ("rank", ("--stride", "6"), "--stride: expected a multiple of the scale 4, got 6"),
+        (
+            "table",
+            ("--held-out", "test_text", "--test", "nowhere"),
+            "--test: expected a folder of HR images or one of the data sets of the options",
+        ),
+        ("table", ("--test", "test_text"), "--held-out: expected a folder of HR images or one of the data sets"),
     ],
 )
 def test_mistakes_on_the_command_line(model, tmp_path, caplog, kind, arguments, message):
@@ -235,19 +292,94 @@ def test_results_that_are_not_there(tmp_path, caplog):
     assert "expected a results folder with ood.json" in caplog.text
 
 
+def test_results_of_before_the_shares(tmp_path, caplog):
+    earlier = {"name": "x", "datasets": {"a": {}}, "patches": [{"dataset": "a", "score": 1.0, "pixel_error": True}]}
+    (tmp_path / "ood.json").write_text(json.dumps(earlier))
+    assert ood.main(["plot", str(tmp_path), "--output", str(tmp_path / "x.svg")]) == 2
+    assert "expected of each patch the share of its samples with a pixel error, got an earlier file" in caplog.text
+    assert "run robustflow ood rank again" in caplog.text and not (tmp_path / "x.svg").exists()
+
+
+def table_of(options, tmp_path, *arguments):
+    """Rows of ood_table.csv."""
+    given = ("--n-patches", 30, "--patch", 16, "--output", tmp_path / "out", *arguments)
+    assert command(options, tmp_path, "table", *given) == 0
+    with (tmp_path / "out" / "ood_table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_table_of_distributions(model, images, tmp_path, capsys):
+    options, network, score = model
+    file = tmp_path / "experiments" / "tiny" / "models" / "00000005_G.ood.safetensors"
+    before = file.read_bytes()
+    rows = table_of(options, tmp_path, "--covariance", "empirical", "--held-out", "test_more", "--test", images)
+    name = f"{tmp_path.name}/in"
+    assert [(row["distribution"], row["scored"], row["published"]) for row in rows] == [
+        ("training", "in sample", "236.78"),
+        ("training", "out of sample, ten-fold", ""),
+        ("held out: more", "out of sample", ""),
+        (name, "out of sample", "331.01"),
+        (f"{name}, enhanced (published)", "out of sample", "511.35"),
+    ]
+    assert [row["n_scored"] for row in rows] == ["30", "30", "30", "8", "8"]
+    assert {(row["n_fitted"], row["covariance"], row["n_features"], row["patch"]) for row in rows} == {
+        ("30", "empirical", "8", "16")
+    }
+    assert float(rows[0]["mean_score"]) == pytest.approx(8 * 29 / 30)
+
+    # The same by what fits, cuts and scores patches one by one.
+    fitted = mahalanobis.fit(network, mahalanobis.training_patches(options, 16, 0), 30, shrinkage=0.0)
+    enhanced = EvaluationSet(open_folders(str(images), None, 4), 4, degradations=[Enhance("published")])
+    lr = enhanced[0].lr
+    pieces = [lr[:, top : top + 4, left : left + 4] for top in (0, 4) for left in (0, 4, 8, 12)]
+    assert float(rows[4]["mean_score"]) == pytest.approx(fitted.of_patches(network, pieces).mean().item(), rel=1e-4)
+
+    printed, markdown = capsys.readouterr().out, (tmp_path / "out" / "ood_table.md").read_text()
+    assert "236.78" in printed and "N fitted" in printed and "compare the order, not the sizes" in printed
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines() if line.startswith("|")]
+    assert [line[0] for line in cells[2:]] == [row["distribution"] for row in rows]
+    assert cells[2][1:] == ["in sample", "7.733", "236.78", "30", "30", "empirical", "8"]
+    assert file.read_bytes() == before and score.n_patches == 40
+
+
+def test_table_fitted_to_a_folder(model, tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    for number in range(3):
+        write_png(tmp_path / "hr" / f"{number}.png", torch.rand(3, 48, 48, generator=generator))
+    given = ("--train", tmp_path / "hr", "--held-out", tmp_path / "hr", "--test", "test_text", "--enhance", "unit")
+    rows = table_of(model[0], tmp_path, *given)
+    # The images fitted on look familiar, the others do not.
+    own, crossed, again, other, _ = (float(row["mean_score"]) for row in rows)
+    assert max(own, crossed, again) < 0.1 * other
+    assert rows[4]["distribution"] == "test_text, enhanced (unit)" and rows[4]["published"] == ""
+    assert rows[0]["covariance"] == "shrunk" and 0 < float(rows[0]["shrinkage"]) <= 1
+
+
+def test_a_table_does_not_go_where_images_are(model, images, tmp_path, caplog):
+    given = ("--held-out", images, "--test", images, "--output", images / "out")
+    assert command(model[0], tmp_path, "table", *given) == 2
+    assert "apart from" in caplog.text and not (images / "out").exists()
+
+
+def test_patches_larger_than_all_images(model, images, tmp_path, caplog):
+    given = ("--n-patches", 20, "--held-out", images, "--test", images, "--patch", 64)
+    assert command(model[0], tmp_path, "table", *given) == 2
+    assert "expected images of at least 64 x 64 pixels, found none; lower --patch" in caplog.text
+
+
 def test_running_mean_over_ranks():
-    # Twenty patches, windows of two; the upper half fails.
-    curve = [(float(k), k >= 10) for k in reversed(range(20))]
+    # Twenty patches, windows of two; of the upper half eight samples in ten fail.
+    curve = [(float(k), 80.0 * (k >= 10)) for k in reversed(range(20))]
     rank, share = report.smooth(curve)
     assert len(rank) == 19 and rank[0] == pytest.approx(5) and rank[-1] == pytest.approx(95)
-    np.testing.assert_allclose(share, [0] * 9 + [50] + [100] * 9)
-    rank, share = report.smooth([(1.0, True)])
+    np.testing.assert_allclose(share, [0] * 9 + [40] + [80] * 9)
+    rank, share = report.smooth([(1.0, 100.0)])
     assert (rank.tolist(), share.tolist()) == ([50], [100])
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_pictures_are_reproducible(tmp_path, suffix):
-    curves = {"affine": [(k, k % 3 == 0) for k in range(40)], "one": [(3.0, False)], "none": []}
+    curves = {"affine": [(k, 10.0 * (k % 3)) for k in range(40)], "one": [(3.0, 0.0)], "none": []}
     for name in ("a", "b"):
         report.plot(curves, tmp_path / f"{name}.{suffix}")
     assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()

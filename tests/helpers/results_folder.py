@@ -20,6 +20,8 @@ PROTOCOL = {
     "seed": 0,
     "datasets": {"inside": {"mode": "folder", "lr_noise": 0.0}, "out <b>side</b>": {"mode": "folder", "lr_noise": 0.2}},
 }
+FITTED = {"covariance": "empirical", "n_features": 64, "mean_score": 70.5, "shrinkage": 0.0, "n_patches": 500}
+FITTED |= {"patch": 40, "scale": 4, "encoder": "e", "mean_score_of": "out of sample, ten-fold", "in_sample_mean": 63.9}
 IMAGES = {"inside": ["a", "b", "c"], "out <b>side</b>": ["sub/a", "sub/b"]}
 EDGES = [edge / 4 for edge in range(-20, 21)]
 
@@ -63,7 +65,9 @@ def make(folder, name="demo/x", *, heats=(0.9,), exploding=(), offset=0.0, size=
                     write_png(f"{place}_t{heat:g}_mask.png", mask)
             rows_of[image] = rows
             score = 100.0 + 10 * len(patches) if ood else None
-            patches.append({"dataset": dataset, "score": score, "pixel_error": (dataset, image) in exploding})
+            patches.append(
+                {"dataset": dataset, "score": score, "failed_samples_pct": 100 * ((dataset, image) in exploding) / 3}
+            )
             if records:
                 write_record(folder, dataset, image, rows, heats, size, score)
             lines += [{"dataset": dataset, "image": image, **one} for one in rows]
@@ -74,7 +78,7 @@ def make(folder, name="demo/x", *, heats=(0.9,), exploding=(), offset=0.0, size=
     (folder / "metrics.csv").write_text(csv_of(lines))
     (folder / "options.yml").write_text("name: demo/x # <script>alert(1)</script>\n")
     if ood:
-        write_json(folder / "ood.json", {"patches": patches})
+        write_json(folder / "ood.json", {"patches": patches, "protocol": {"fitted": FITTED}})
     return folder
 
 

@@ -47,3 +47,12 @@ def test_bits_per_dimension_below_0_are_explained():
     text = "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1]"
     assert protocol_of("bits_per_dim", {"bits_per_dim": text}) == f"{text}; {DENSITY}"
     assert protocol_of("bits_per_dim", {}) == ""
+
+
+def test_a_table_with_scores_says_what_they_are_by():
+    metrics = {"datasets": {"a": {"n_images": 1, "bits_per_dim": None, "ood_mean": 80.0, "heats": {"0.9": {}}}}}
+    assert tables.footnotes([metrics]).endswith("\nOOD score: its Gaussian: not recorded")
+    other = {**metrics, "ood_fit": results_folder.FITTED}
+    assert "64 features, covariance empirical; their mean score 70.5 (out of" in tables.footnotes([other])
+    # Tables of models show no score, and theirs differ.
+    assert "OOD" not in tables.footnotes([metrics, other])

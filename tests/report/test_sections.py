@@ -66,3 +66,14 @@ def test_inputs_unlike_the_training_patches_are_listed(tmp_path):
     results.metrics["unlike_training"] = {"a": {"x": 812.34, "y": None}, "b": {}}
     (found,) = [section for section in sections.sections(results) if section.id == "ood"]
     assert found.note == "a, above 99 % of the training patches: x (812.3), y (–)."
+
+
+def test_patches_of_earlier_results_are_reported(tmp_path):
+    results = read(results_folder.make(tmp_path, ood=True, exploding=[("inside", "b")]))
+    (now,) = [section for section in sections.sections(results) if section.id == "ood"]
+    assert "Gaussian of 500 patches of 160 x 160, 64 features, covariance empirical" in now.plots[1][1]
+    assert now.plots[0][1].endswith("Score: its Gaussian: not recorded")
+    for patch in results.ood["patches"]:
+        patch["pixel_error"] = patch.pop("failed_samples_pct") > 0
+    (before,) = [section for section in sections.sections(results) if section.id == "ood"]
+    assert before == now

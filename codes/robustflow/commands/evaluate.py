@@ -158,6 +158,7 @@ def _make_evaluator(
         "protocol": protocol,
         "evaluation": model.protocol.describe(),
         "columns": description.describe_columns(measured),
+        "ood_fit": None if score is None else score.describe(),
     }
 
 

@@ -3,21 +3,23 @@
 robustflow ood fit -opt confs/x.yml
 robustflow ood rank -opt confs/x.yml [--input DIR --enhance published]
 robustflow ood plot results/a results/b --output both.svg
+robustflow ood table -opt confs/x.yml --test datasets/Urban100/HR [--train DIR --held-out DIR]
 """
 
 import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from robustflow import data
-from robustflow.commands.arguments import Parser, add_options, path, read_options
+from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options
 from robustflow.data.degradations import Enhance, Enhancement
-from robustflow.diagnostics.ood import mahalanobis, patches
+from robustflow.data.sources.folders import FolderOptions
+from robustflow.diagnostics.ood import distributions, mahalanobis, patches
 from robustflow.models import data_sets
 from robustflow.models.loading import load_model
-from robustflow.options.schema import RunOptions
+from robustflow.options.schema import DatasetOptions, RunOptions
 from robustflow.report import ood as report
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
@@ -28,6 +30,7 @@ _LOWERED = {
     "fit": "Lower --batch or --patch.",
     "rank": "Lower --patch, --n-sample or val.sample_batch.",
     "plot": "Give fewer results.",
+    "table": "Lower --batch or --patch.",
 }
 
 
@@ -35,20 +38,35 @@ def _parser() -> Parser:
     parser = Parser(prog="robustflow ood", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     fitting = kinds.add_parser("fit", help="fit the score on the training set and keep it beside the weights")
-    fitting.add_argument(
-        "--n-patches", type=int, default=mahalanobis.N_PATCHES, metavar="N", help="default %(default)s"
-    )
-    fitting.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default 160, or GT_size if too large")
-    fitting.add_argument("--batch", type=int, default=16, metavar="N", help="patches at once; default %(default)s")
-    fitting.add_argument("--seed", type=int, default=0, help="seed of the patches; default %(default)s")
-    fitting.add_argument("--shrinkage", type=float, help="of the covariance, in [0, 1]; default: Ledoit and Wolf's")
     ranking = kinds.add_parser("rank", help="rank the patches of the test sets, or of a folder, by score; sample each")
     ranking.add_argument("--input", type=path, metavar="DIR", help="folder of HR images, in place of the test sets")
     ranking.add_argument("--enhance", choices=("published", "unit"), help="filter the images of --input first")
     ranking.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default: as the score was fitted, 160")
+    ranking.add_argument(
+        "--stride", type=int, metavar="N", help="HR pixels from a patch to the next; default: they touch"
+    )
+    ranking.add_argument("--n-patches", type=int, metavar="N", help="chosen at random of each set; default: all")
     ranking.add_argument("--n-sample", type=int, metavar="N", help="samples per patch; default: val.n_sample")
     ranking.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>[/input]")
-    for kind in (fitting, ranking):
+    tabling = kinds.add_parser("table", help="mean scores of training, held-out, test and enhanced test patches")
+    tabling.add_argument("--train", type=path, metavar="DIR", help="HR images to fit on; default: datasets.train")
+    tabling.add_argument(
+        "--held-out",
+        type=path_text,
+        default="val",
+        metavar="SET",
+        help="folder of HR images, or key of a data set of the options, like the training set; default: %(default)s",
+    )
+    tabling.add_argument(
+        "--test", type=path_text, required=True, metavar="SET", help="the same for Urban100; its enhanced images, too"
+    )
+    tabling.add_argument(
+        "--enhance", choices=get_args(Enhancement), default="published", help="filter; default %(default)s"
+    )
+    tabling.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>")
+    for kind in (fitting, tabling):
+        _add_fit(kind)
+    for kind in (fitting, ranking, tabling):
         add_options(kind)
     plotting = kinds.add_parser("plot", help="draw the curves of several results in one picture")
     plotting.add_argument("results", nargs="+", type=path, help="folders with ood.json")
@@ -57,18 +75,42 @@ def _parser() -> Parser:
     return parser
 
 
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a fit."""
+    parser.add_argument("--n-patches", type=int, default=mahalanobis.N_PATCHES, metavar="N", help="default %(default)s")
+    parser.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default 160, or GT_size if too large")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="patches at once; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the patches; default %(default)s")
+    parser.add_argument(
+        "--covariance", choices=("shrunk", "empirical"), default="shrunk", help="its estimator; default %(default)s"
+    )
+    parser.add_argument("--shrinkage", type=float, help="of a shrunk one, in [0, 1]; default: Ledoit and Wolf's")
+
+
+def _shrinkage(chosen: argparse.Namespace) -> float | None:
+    """Share of the identity that the flags of a fit say; None: that of Ledoit and Wolf. UserError for mistakes."""
+    given = chosen.shrinkage
+    if given is not None and not 0 <= given <= 1:
+        raise UserError(f"--shrinkage: expected a number from 0 to 1, got {given}")
+    for flag, value in (("--batch", chosen.batch), ("--patch", chosen.patch)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag}: expected at least 1, got {value}")
+    if chosen.covariance == "shrunk":
+        return given
+    if given not in (None, 0):
+        raise UserError(f"--shrinkage: expected none beside --covariance empirical, got {given}; drop one of them")
+    return 0.0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
     chosen = _parser().parse_args(arguments)
-    work = {"fit": _fit, "rank": _rank, "plot": _plot}[chosen.kind]
+    work = {"fit": _fit, "rank": _rank, "plot": _plot, "table": _table}[chosen.kind]
     return answer(lambda: work(chosen), memory=lambda: _LOWERED[chosen.kind])
 
 
 def _fit(chosen: argparse.Namespace) -> None:
-    if chosen.shrinkage is not None and not 0 <= chosen.shrinkage <= 1:
-        raise UserError(f"--shrinkage: expected a number from 0 to 1, got {chosen.shrinkage}")
-    if chosen.batch < 1:
-        raise UserError(f"--batch: expected at least 1, got {chosen.batch}")
+    shrinkage = _shrinkage(chosen)
     model = load_model(read_options(chosen))
     mahalanobis.fit_and_save(
         *(model.options, model.file, model),
@@ -76,21 +118,34 @@ def _fit(chosen: argparse.Namespace) -> None:
         patch=chosen.patch,
         batch=chosen.batch,
         seed=chosen.seed,
-        shrinkage=chosen.shrinkage,
+        shrinkage=shrinkage,
     )
 
 
 def _rank(chosen: argparse.Namespace) -> None:
     options = read_options(chosen)
+    for flag, value in (("--n-sample", chosen.n_sample), ("--n-patches", chosen.n_patches)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag}: expected at least 1, got {value}")
     if chosen.n_sample is not None:
-        if chosen.n_sample < 1:
-            raise UserError(f"--n-sample: expected at least 1, got {chosen.n_sample}")
         options = options.model_copy(update={"val": options.val.model_copy(update={"n_sample": chosen.n_sample})})
-    print(report.table(rank(options, chosen.input, chosen.enhance, chosen.patch, chosen.output)))  # noqa: T201
+    found = rank(
+        *(options, chosen.input, chosen.enhance, chosen.patch, chosen.output),
+        stride=chosen.stride,
+        n_patches=chosen.n_patches,
+    )
+    print(report.table(found))  # noqa: T201
 
 
 def rank(
-    options: RunOptions, folder: Path | None, enhance: Enhancement | None, patch: int | None, output: Path | None
+    options: RunOptions,
+    folder: Path | None,
+    enhance: Enhancement | None,
+    patch: int | None,
+    output: Path | None,
+    *,
+    stride: int | None = None,
+    n_patches: int | None = None,
 ) -> dict[str, Any]:
     """Rank the patches of the test sets, or of a folder of HR images; write ood.json, ood.csv and ood.png.
 
@@ -100,6 +155,8 @@ def rank(
         enhance: Filter of the folder's images, or None.
         patch: Side of the patches, HR pixels; None: that of the patches the score was fitted on.
         output: Folder for the results; None: results/<name>, or its sub-folder input with ``folder``.
+        stride: Distance of patches, HR pixels; None: they touch.
+        n_patches: Patches of each data set, chosen at random; None: all.
 
     Returns:
         Content of ood.json.
@@ -116,17 +173,19 @@ def rank(
             f"{mahalanobis.file_beside(file)}: expected the OOD score of {file.name}, found none that fits; "
             "fit it with robustflow ood fit and the same options"
         )
-    side = patches.side_of(patch, score)
+    side, step = patches.side_of(patch, score), patches.stride_of(stride, score.scale)
     found: dict[str, Any] = {
         "name": options.name,
         "weights": str(file),
-        "protocol": patches.describe_protocol(options, score, side, enhance),
+        "protocol": patches.describe_protocol(options, score, side, enhance, step, n_patches),
         "training": {"mean_score": score.mean_score, "n_patches": score.n_patches},
         "datasets": {},
         "patches": [],
     }
     for name, items in sets.items():
-        found["datasets"][name], of_set = patches.rank(model, score, options.val, side, name, items)
+        found["datasets"][name], of_set = patches.rank(
+            *(model, score, options.val, side, name, items), stride=step, n_patches=n_patches
+        )
         found["patches"] += of_set.to_dict("records")
         # After each set, so that a fault in a later one loses nothing.
         report.write(place, found)
@@ -145,7 +204,7 @@ def _open_sets(options: RunOptions, folder: Path | None, enhance: Enhancement | 
             for name, dataset in data_sets.select_tested(options).items()
         }
     # Folders of HR images are often all named HR.
-    name = "/".join(folder.resolve().parts[-2:])
+    name = _name(folder)
     if options.scale == 1:
         # Images of the folder are inputs: none are made from others where input and output are of one size.
         if enhance is not None:
@@ -157,8 +216,59 @@ def _open_sets(options: RunOptions, folder: Path | None, enhance: Enhancement | 
     return {name: data.EvaluationSet(source, options.scale, degradations=degradations)}
 
 
+def _name(folder: Path) -> str:
+    return "/".join(folder.resolve().parts[-2:])
+
+
+def _table(chosen: argparse.Namespace) -> None:
+    shrinkage, options = _shrinkage(chosen), read_options(chosen)
+    if options.scale == 1:
+        raise UserError(
+            "scale: expected super-resolution, whose HR images are enhanced, got 1; see robustflow ood rank"
+        )
+    held_out, test = (_whole(options, flag, chosen) for flag in ("held_out", "test"))
+    sets: dict[str, DatasetOptions] = {**options.datasets, "val": held_out, "test": test}
+    if chosen.train is not None:
+        side = chosen.patch or mahalanobis.PATCH
+        sets["train"] = FolderOptions(mode="folder", dataroot_GT=str(chosen.train), GT_size=side)
+    options = options.model_copy(update={"datasets": sets})
+    place = chosen.output or Path(options.path.results) / options.name
+    data_sets.require_apart(options, None, place)
+    plain, enhanced = (test.model_copy(update={"enhance": kind}) for kind in (False, chosen.enhance))
+    published = distributions.PUBLISHED_ENHANCED_URBAN100 if chosen.enhance == "published" else None
+    found = {
+        f"held out: {held_out.name}": (data_sets.evaluation_set(options, held_out), None),
+        str(test.name): (data_sets.evaluation_set(options, plain), distributions.PUBLISHED_URBAN100),
+        f"{test.name}, enhanced ({chosen.enhance})": (data_sets.evaluation_set(options, enhanced), published),
+    }
+    model = load_model(options)
+    crops = mahalanobis.training_patches(model.options, chosen.patch, chosen.seed)
+    score = mahalanobis.fit(model, crops, chosen.n_patches, batch=chosen.batch, shrinkage=shrinkage)
+    rows = distributions.measure(model, score, found, chosen.n_patches, seed=chosen.seed, batch=chosen.batch)
+    print(report.write_means(place, rows))  # noqa: T201
+    log.info("results in %s", place)
+
+
+def _whole(options: RunOptions, flag: str, chosen: argparse.Namespace) -> DatasetOptions:
+    """Whole images that a flag names: those of a data set of the options, or of a folder; with a name."""
+    given = getattr(chosen, flag)
+    dataset: DatasetOptions | None = options.datasets.get(given)
+    if dataset is None:
+        if not Path(given).is_dir():
+            raise UserError(
+                f"--{flag.replace('_', '-')}: expected a folder of HR images or one of the data sets of the options "
+                f"({', '.join(options.datasets)}), got '{given}'"
+            )
+        return FolderOptions(mode="folder", dataroot_GT=given).model_copy(update={"name": _name(Path(given))})
+    if getattr(dataset, "dataroot_LQ", None) is not None:
+        raise UserError(
+            f"datasets.{given}: expected HR images alone, from which LR ones are made, got dataroot_LQ, too"
+        )
+    return dataset.model_copy(update={"name": dataset.name or given, "GT_size": None, "n_crops": None})
+
+
 def _plot(chosen: argparse.Namespace) -> None:
-    curves: dict[str, list[tuple[float, bool]]] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
     for folder in chosen.results:
         found = report.read(folder)
         label = str(found["name"]).rsplit("/", 1)[-1]

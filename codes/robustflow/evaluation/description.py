@@ -25,6 +25,8 @@ _TEXTS = {
     "ood": "squared Mahalanobis distance of the input's mean encoder features to those of training patches; mean over "
     "patches of their size",
 }
+# What earlier results and files do not say.
+NOT_RECORDED = "not recorded"
 # Figures that are no metric of samples: of the model, of the input, counts.
 BEFORE = (
     Column("bits_per_dim", "bits/dim", "low", places=("robustness",)),
@@ -85,6 +87,25 @@ def _describe_data_set(dataset: DatasetOptions) -> dict[str, Any]:
     """Options of a test set; of those that earlier results lack, what is set, so that both can be compared."""
     later = {key for key in ("downsampling", "degrade") if key not in dataset.model_dump(exclude_defaults=True)}
     return dataset.model_dump(mode="json", exclude={*TRAINING_ONLY, *PAIRING, *later})
+
+
+def describe_ood_fit(fitted: Mapping[str, Any] | None) -> str:
+    """What OOD scores depend on, in words: of the Gaussian's patches number, side and mean score; estimator, features.
+
+    Args:
+        fitted: From `mahalanobis.OODScore.describe`; what earlier ones lack is "not recorded". None: nothing is known.
+    """
+    if fitted is None:
+        return f"its Gaussian: {NOT_RECORDED}"
+    side, shrinkage, own = fitted["patch"] * fitted["scale"], fitted["shrinkage"], fitted.get("in_sample_mean")
+    covariance = "empirical" if shrinkage == 0 else f"shrunk by {shrinkage:.2g}"
+    of = fitted.get("mean_score_of", NOT_RECORDED)
+    return (
+        f"Gaussian of {fitted['n_patches']} patches of {side} x {side}, {fitted.get('n_features', NOT_RECORDED)} "
+        f"features, covariance {covariance}; their mean score {fitted['mean_score']:.4g} "
+        f"({f'in or out of sample: {of}' if of == NOT_RECORDED else of})"
+        f"{'' if own is None else f', {own:.4g} (in sample)'}"
+    )
 
 
 def list_columns(metrics: Sequence[Metric]) -> list[Column]:

@@ -56,6 +56,11 @@ class TrainOptions(Options):
         1000,
         description="Training patches that the out-of-distribution score is fitted on when training ends; 0: none.",
     )
+    ood_covariance: Literal["shrunk", "empirical"] = Field(
+        "shrunk",
+        description="Covariance of that fit: shrunk as Ledoit and Wolf (2004) say, or empirical, which takes more "
+        "patches than 10/9 of the encoder's features.",
+    )
     micro_batch: Positive | None = Field(
         None,
         description="Crops computed at once; the gradients of a batch are accumulated over its pieces (memory, not "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from robustflow.evaluation import frames
+from robustflow.evaluation.description import describe_ood_fit
 from robustflow.evaluation.metrics import Column
 from robustflow.evaluation.metrics.base import Place
 from robustflow.evaluation.metrics.failures import wilson
@@ -145,13 +146,16 @@ def ood(results: Results) -> Section | None:
     images = {name: _scores_of(results.of_set(name)) for name in results.metrics["datasets"]}
     patches: dict[str, list[tuple[float, bool]]] = {}
     for patch in (results.ood or {}).get("patches", []):
-        patches.setdefault(patch["dataset"], []).append((patch["score"], patch["pixel_error"]))
+        # Earlier results say whether any sample failed, not how many.
+        failed = patch["pixel_error"] if "pixel_error" in patch else patch["failed_samples_pct"] > 0
+        patches.setdefault(patch["dataset"], []).append((patch["score"], failed))
     drawn, rows = [], []
-    for what, scored in (("inputs", images), ("patches", patches)):
+    of_patches = (results.ood or {}).get("protocol", {}).get("fitted")
+    for what, scored, fit in (("inputs", images, results.metrics.get("ood_fit")), ("patches", patches, of_patches)):
         pairs = [pair for of_set in scored.values() for pair in of_set]
         if len(pairs) > 1:
             caption = f"{len(pairs)} {what}, ranked by OOD score: how many have a pixel error in any sample"
-            drawn.append((rank_plot(pairs, what), caption))
+            drawn.append((rank_plot(pairs, what), f"{caption}. Score: {describe_ood_fit(fit)}"))
         rows += [[name, what, *_summarize([score for score, _ in of_set])] for name, of_set in scored.items() if of_set]
     header = ["data set", "of", "mean score", "lowest", "highest", "number"]
     note = "Groups of equal size by the rank of the score; bars: 95 % Wilson intervals; dashed: average."

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from robustflow.evaluation.description import describe_ood_fit
 from robustflow.evaluation.metrics import Column
 from robustflow.models.protocol import DENSITY
 from robustflow.report.columns import cell, column, columns_of, keys_with_values, lines, overview
@@ -104,8 +105,11 @@ def align(rows: Sequence[Sequence[str]], headers: Sequence[str], n_texts: int, s
 
 def footnotes(reports: Sequence[Mapping[str, Any]]) -> str:
     """What a reader of the table of these metrics.json may not expect."""
-    known = "bits_per_dim" in keys_with_values(reports)
-    return f"bits/dim: {DENSITY}" if known else "bits/dim: not known without ground truth"
+    known = keys_with_values(reports)
+    bits = f"bits/dim: {DENSITY}" if "bits_per_dim" in known else "bits/dim: not known without ground truth"
+    fits = dict.fromkeys(f"OOD score: {describe_ood_fit(report.get('ood_fit'))}" for report in reports)
+    # Tables of several models do not show the score.
+    return "\n".join([bits, *(fits if "ood_mean" in known and len(fits) == 1 else ())])
 
 
 def choose_columns(report: Mapping[str, Any]) -> list[Column]:

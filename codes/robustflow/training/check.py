@@ -120,7 +120,9 @@ def _trial(options: RunOptions, folder: str) -> RunOptions:
 
 def _shorten(trial: RunOptions, niter: int, *, resume: bool) -> RunOptions:
     patches = min(trial.train.ood_patches, 10) if resume else 0
-    train_options = trial.train.model_copy(update={"niter": niter, "ood_patches": patches})
+    # Ten patches have no empirical covariance.
+    fit = {"ood_patches": patches, "ood_covariance": "shrunk"}
+    train_options = trial.train.model_copy(update={"niter": niter, **fit})
     logger = trial.logger.model_copy(update={"print_freq": 1, "save_checkpoint_freq": niter})
     path = trial.path.model_copy(update={"resume_state": "auto"}) if resume else trial.path
     return trial.model_copy(update={"train": train_options, "logger": logger, "path": path})

@@ -136,12 +136,17 @@ def fit_ood_score(run: Run) -> None:
 
     Nothing to do if it is there already.
     """
-    size, n_patches = run.options.datasets["train"].GT_size, run.options.train.ood_patches
+    size, o = run.options.datasets["train"].GT_size, run.options.train
     file = checkpoint.file_to_test(run)
-    if n_patches == 0 or mahalanobis.file_beside(file).is_file():
+    if o.ood_patches == 0 or mahalanobis.file_beside(file).is_file():
         return
     try:
-        mahalanobis.fit_and_save(run.options, file, run.evaluated, n_patches=n_patches, patch=size)
+        mahalanobis.fit_and_save(
+            *(run.options, file, run.evaluated),
+            n_patches=o.ood_patches,
+            patch=size,
+            shrinkage=0.0 if o.ood_covariance == "empirical" else None,
+        )
     except UserError as error:
         # The training itself is done and saved.
         log.warning("no out-of-distribution score: %s", error)

@@ -33,7 +33,7 @@ def fit_gaussian(vectors: Tensor, shrinkage: float | None = None) -> tuple[Tenso
         Mean (c,); Cholesky factor (c, c), lower, of (1 − ρ)·covariance + ρ·m·I, m the mean variance; and ρ.
 
     Raises:
-        UserError: It has no inverse: vectors all alike, or fewer than dimensions without shrinkage.
+        UserError: It has no inverse: vectors all alike, or no more than dimensions without shrinkage.
     """
     n, c = vectors.shape
     if n < 2:
@@ -42,10 +42,11 @@ def fit_gaussian(vectors: Tensor, shrinkage: float | None = None) -> tuple[Tenso
     covariance = torch.cov(vectors.T).view(c, c)
     target = covariance.trace() / c * torch.eye(c, dtype=covariance.dtype)
     lower, failed = torch.linalg.cholesky_ex(torch.lerp(covariance, target, shrinkage))
-    if failed or not lower.isfinite().all():
+    # Of too few vectors the rank is too low, which rounding may hide.
+    if failed or not lower.isfinite().all() or (shrinkage == 0 and n <= c):
         raise UserError(
             f"expected finite features that vary in all {c} directions, got {n} that do not (shrinkage "
-            f"{shrinkage:.3g}): use more patches, or other images if they are all alike"
+            f"{shrinkage:.3g}): use more patches, a shrunk covariance, or other images if they are all alike"
         )
     return vectors.mean(0), lower, shrinkage
 

@@ -1,11 +1,18 @@
 """How unlike the training patches an input is, to the model's own encoder (Hong et al., ICCV 2023, supplement S1.1).
 
 The score is the squared Mahalanobis distance of the encoder's features to a Gaussian fitted on training patches; it is
-kept beside the weights. Most directions of the features hardly vary, so the covariance is shrunk (Ledoit, Wolf): what
-little they do, rounding errors included, would otherwise decide the score. Shrunk, the mean in training is below the
-number of features; the published one (237 of 256) is near it, as without shrinkage.
+kept beside the weights. Most directions of the features hardly vary, so the covariance is shrunk (Ledoit, Wolf) unless
+the empirical one is asked for: what little they do, rounding errors included, would otherwise decide the score.
 
-Command line: ``robustflow ood fit|rank|plot``.
+A mean score says little without its estimator, the number N of patches fitted on, that of features, c, and whether the
+patches scored are those fitted on. By the empirical covariance (over N − 1) it is c (N − 1) / N in sample, whatever the
+features' distribution; out of sample, of Gaussian features, c (N² − 1) / (N (N − c − 2)). With c = 256 that is 345, 294
+and 263 for N = 1000, 2000 and 10,000; from fits to nine tenths of them, as `cross_score` makes, 359, 299 and 264. By a
+shrunk covariance both are lower. The published mean in training, 236.78 with c = 256, is thus neither of an empirical
+covariance with an inverse; how it was estimated, and N, are not published: the order of published means can be compared
+with ours, their sizes cannot.
+
+Command line: ``robustflow ood fit|rank|plot|table``.
 """
 
 import hashlib
@@ -27,6 +34,7 @@ from tqdm import tqdm
 from robustflow import data
 from robustflow.data.bicubic import mirror_pad
 from robustflow.diagnostics.ood.gaussian import fit_gaussian, squared_mahalanobis
+from robustflow.evaluation.description import NOT_RECORDED, describe_ood_fit
 from robustflow.models import Model, data_sets, weights
 from robustflow.options.schema import RunOptions
 from robustflow.utils.errors import UserError
@@ -42,6 +50,7 @@ WARN_ABOVE = 99.0
 CAN_EXPLODE = ("affine", "exp_affine")  # couplings whose inverse has steep slopes far out
 _FORMAT = "robustflow ood 1"
 _PERCENTS = np.linspace(0, 100, 1001)
+OUT_OF_SAMPLE = "out of sample, ten-fold"
 _FOLDS = 10
 # Sides of the condition are mirrored up to a multiple of this: enough for flows of log2(scale) + 3 levels.
 _MULTIPLE = 8
@@ -76,14 +85,16 @@ class OODScore:
 
     Attributes:
         mean: (c,), float64.
-        factor: Lower Cholesky factor (c, c) of the covariance, shrunk.
+        factor: Lower Cholesky factor (c, c) of the covariance.
         quantiles: Scores of training patches at 0, 0.1 ... 100 %, (1001,); each scored by a Gaussian fitted without it.
-        mean_score: Their mean; about c for Gaussian features.
-        shrinkage: Share of the scaled identity in the covariance, see `gaussian.shrinkage_of`.
+        mean_score: Their mean.
+        shrinkage: Share of the scaled identity in the covariance, see `gaussian.shrinkage_of`; 0: the empirical one.
         n_patches: Training patches fitted on.
         patch: Their side, LR pixels.
         scale: Super-resolution factor: patches have sides of ``patch * scale`` HR pixels.
         encoder: Digest of the encoder, see `digest`.
+        mean_score_of: Whether ``mean_score`` is in or out of sample; files written earlier do not say.
+        in_sample_mean: Mean score of the patches by the Gaussian fitted to all of them; None in such files.
     """
 
     mean: Tensor
@@ -95,6 +106,8 @@ class OODScore:
     patch: int
     scale: int
     encoder: str
+    mean_score_of: str = NOT_RECORDED
+    in_sample_mean: float | None = None
 
     def score(self, features: Tensor) -> Tensor:
         """Squared Mahalanobis distance of features (b, c), as `features_of` gives them: (b,), float64."""
@@ -108,9 +121,11 @@ class OODScore:
         """Score that this share of the training patches, %, does not exceed."""
         return float(np.interp(percent, _PERCENTS, self.quantiles.numpy()))
 
-    def describe(self) -> dict[str, float | int | str]:
-        """What a score depends on, for protocols."""
-        return {name: getattr(self, name) for name in _VALUES}
+    def describe(self) -> dict[str, float | int | str | None]:
+        """What a score depends on, for protocols; see `description.describe_ood_fit`."""
+        estimator = "empirical" if self.shrinkage == 0 else "shrunk"
+        values = {name: getattr(self, name) for name in (*_VALUES, *_LATER)}
+        return {"covariance": estimator, "n_features": len(self.mean), **values}
 
     def of_image(self, model: Model, lr: Tensor, batch: int = 16) -> Tensor:
         """Scores (n,) of the patches of lr (c', h, w), any size: as large as those fitted on, covering all of it.
@@ -188,12 +203,14 @@ _VALUES: dict[str, Callable[[str], float | int | str]] = {
     "scale": int,
     "encoder": str,
 }
+# What earlier files lack.
+_LATER: dict[str, Callable[[str], float | str]] = {"mean_score_of": str, "in_sample_mean": float}
 
 
 def save(path: Path, ood: OODScore) -> None:
     """Write a score atomically."""
     tensors = {name: getattr(ood, name).contiguous() for name in _TENSORS}
-    values = {name: str(getattr(ood, name)) for name in _VALUES}
+    values = {name: str(value) for name, value in ood.describe().items() if value is not None}
     metadata = {"format": _FORMAT, "values": json.dumps(values)}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
@@ -205,7 +222,8 @@ def load(path: Path) -> OODScore:
         raise UserError(f"{path}: expected an OOD score ({_FORMAT}), got another file; fit it again")
     try:
         values = json.loads(metadata["values"])
-        return OODScore(**tensors, **{name: read(values[name]) for name, read in _VALUES.items()})  # type: ignore[arg-type]
+        known = {**_VALUES, **{name: read for name, read in _LATER.items() if name in values}}
+        return OODScore(**tensors, **{name: read(values[name]) for name, read in known.items()})  # type: ignore[arg-type]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: damaged OOD score ({error}); fit it again") from error
 
@@ -270,8 +288,11 @@ def fit(
         crops: Training patches.
         n_patches: At least 10, better several times the number of features.
         batch: Patches computed at once.
-        shrinkage: Share of the scaled identity in the covariance; None: that of Ledoit and Wolf.
+        shrinkage: Share of the scaled identity in the covariance, 0: the empirical one; None: that of Ledoit and Wolf.
         n_workers: Loader processes.
+
+    Raises:
+        UserError: Too few patches, above all for an empirical covariance: nine tenths must outnumber the features.
     """
     if n_patches < _FOLDS:
         raise UserError(f"--n-patches: expected at least {_FOLDS}, got {n_patches}")
@@ -291,6 +312,8 @@ def fit(
         patch=crops.size // crops.scale,
         scale=crops.scale,
         encoder=digest(model.encoder),
+        mean_score_of=OUT_OF_SAMPLE,
+        in_sample_mean=squared_mahalanobis(features, mean, factor).mean().item(),
     )
 
 
@@ -301,8 +324,8 @@ def _without_signals(worker: int) -> None:
 def cross_score(features: Tensor, shrinkage: float | None = None) -> Tensor:
     """Score (n,) of each of the features (n, c) by a Gaussian fitted to the nine tenths without it.
 
-    By the Gaussian of all, features that it was fitted on would score lower than new ones of the same distribution, by
-    a factor of about 1 − 2c/n.
+    By the Gaussian of all, features that it was fitted on would score lower than new ones of the same distribution: for
+    Gaussian ones and an empirical covariance by the factor (n − c − 2) / (n + 1).
     """
     fold, scores = torch.arange(len(features)) % _FOLDS, features.new_empty(len(features))
     for k in range(_FOLDS):
@@ -327,15 +350,6 @@ def fit_and_save(
     workers = options.datasets["train"].n_workers
     ood = fit(model, crops, n_patches, batch=batch, shrinkage=shrinkage, n_workers=workers)
     save(file_beside(weights_file), ood)
-    log.info(
-        "%s: %d patches of %d x %d, %d features, mean score %.4g, 99 %% below %.4g, shrinkage %.2g",
-        file_beside(weights_file),
-        ood.n_patches,
-        crops.size,
-        crops.size,
-        len(ood.mean),
-        ood.mean_score,
-        ood.quantile(99),
-        ood.shrinkage,
-    )
+    fitted = describe_ood_fit(ood.describe())
+    log.info("%s: %s; 99 %% of them below %.4g", file_beside(weights_file), fitted, ood.quantile(99))
     return ood

@@ -1,11 +1,12 @@
 """Do inputs that score as out of distribution fail more often? Patches, scored and sampled."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,17 +19,32 @@ from robustflow.models import Model
 from robustflow.options.schema import RunOptions, ValOptions
 from robustflow.utils import precision
 from robustflow.utils.errors import UserError
+from robustflow.utils.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
 _QUARTERS = 4
-_COLUMNS = ["dataset", "image", "position", "score", "percentile", "pixel_error", "finite", "max_residual"]
+_COLUMNS = [
+    *("dataset", "image", "position", "score", "percentile"),
+    *("failed_samples_pct", "failed_pixels_pct", "finite", "max_residual"),
+]
+
+Place = tuple[int, int]  # row and column of a patch's first pixel in the LR image
 
 
 def rank(
-    model: Model, score: OODScore, val: ValOptions, side: int, name: str, items: data.EvaluationSet, batch: int = 16
+    model: Model,
+    score: OODScore,
+    val: ValOptions,
+    side: int,
+    name: str,
+    items: data.EvaluationSet,
+    batch: int = 16,
+    *,
+    stride: int | None = None,
+    n_patches: int | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Cut every image of a data set into patches that do not overlap, from the top left; score and sample each.
+    """Cut every image of a data set into patches, see `place`; score and sample each.
 
     Args:
         model: In eval mode.
@@ -38,35 +54,78 @@ def rank(
         name: Of the data set.
         items: Its images.
         batch: Patches scored at once.
+        stride: See `place`, LR pixels; likewise ``n_patches``.
+        n_patches: Patches to take of the data set; None: all of the grid.
 
     Returns:
         Means over the patches, see `summarize`, and what was left out: images smaller than a patch, and the share of
         all pixels, %. One row per patch: ``dataset``, ``image``, ``position`` (row and column of the first pixel in the
-        HR image), ``score``, ``percentile`` (share of the training patches that score lower, %), ``pixel_error`` (any
-        pixel of any sample is one), ``finite`` (all samples are), ``max_residual`` (largest |sample − bicubic
+        HR image), ``score``, ``percentile`` (share of the training patches that score lower, %),
+        ``failed_samples_pct`` (share of the samples with a pixel error, %), ``failed_pixels_pct`` (share of the pixels
+        of all samples that are one, %), ``finite`` (all samples are), ``max_residual`` (largest |sample − bicubic
         upsampling of the patch|; inf unless finite).
     """
+    places = place(items, side, stride, n_patches, val.seed)
+    n_placed = sum(map(len, places))
+    if n_patches is not None and n_placed < n_patches:
+        log.warning("%s: expected %d patches, found %d: a smaller --stride gives more", name, n_patches, n_placed)
     rows: list[dict[str, Any]] = []
-    n_small, pixels = 0, 0
-    for item in tqdm(items, desc=name, leave=False, unit="image", disable=None):
-        found = [{"dataset": name, **row} for row in _rank_image(model, score, val, side, item, batch)]
-        n_small += not found
-        pixels += item.lr.shape[-2] * item.lr.shape[-1]
-        rows += found
-    left_out = {"n_images_too_small": n_small, "dropped_pixels_pct": 100 * (1 - len(rows) * side**2 / pixels)}
+    n_small, pixels, covered = 0, 0, 0
+    for item, of_item in tqdm(zip(items, places, strict=True), total=len(items), desc=name, leave=False, disable=None):
+        taken = np.zeros(item.lr.shape[-2:], dtype=bool)
+        for top, left in of_item:
+            taken[top : top + side, left : left + side] = True
+        n_small += min(taken.shape) < side
+        pixels, covered = pixels + taken.size, covered + int(taken.sum())
+        rows += [{"dataset": name, **row} for row in _rank_image(model, score, val, side, item, of_item, batch)]
+    left_out = {"n_images_too_small": n_small, "dropped_pixels_pct": 100 * (1 - covered / pixels)}
     patches = pd.DataFrame(rows, columns=_COLUMNS)
     return {"n_images": len(items), "n_patches": len(rows), **left_out, **summarize(patches)}, patches
 
 
+def place(
+    items: data.EvaluationSet, side: int, stride: int | None = None, n_patches: int | None = None, seed: int = 0
+) -> list[list[Place]]:
+    """Where patches of a side (LR pixels) lie in each image: on a grid from its top left.
+
+    Args:
+        items: Whole images.
+        side: Of the patches.
+        stride: From one to the next, LR pixels; None: the side, so that they touch.
+        n_patches: Take at most so many of all images' together, each as likely as any other; None: all.
+        seed: Seed of that choice.
+    """
+    step = side if stride is None else stride
+    grid = [
+        (number, top, left)
+        for number, (height, width) in enumerate(item.lr.shape[-2:] for item in items)
+        for top in range(0, height - side + 1, step)
+        for left in range(0, width - side + 1, step)
+    ]
+    if n_patches is not None:
+        generator = torch.Generator().manual_seed(derive_seed("ood patches", seed))
+        grid = [grid[k] for k in sorted(torch.randperm(len(grid), generator=generator)[:n_patches].tolist())]
+    return [[(top, left) for number, top, left in grid if number == k] for k in range(len(items))]
+
+
+def cut(item: data.EvaluationItem, places: Sequence[Place], side: int) -> list[Tensor]:
+    """Patches (c, side, side) of what the task is given of an image."""
+    return [item.condition[:, top : top + side, left : left + side].contiguous() for top, left in places]
+
+
 def summarize(patches: pd.DataFrame) -> dict[str, Any]:
-    """Means over patches, and %PixelErr of each quarter of them, that of the lowest scores first; None without any."""
+    """Means over patches, and %PixelErr of each quarter of them, that of the lowest scores first; None without any.
+
+    %PixelErr: patches of which any sample has a pixel error.
+    """
     ranked = patches.sort_values("score", kind="stable")
     ends = [round(k * len(ranked) / _QUARTERS) for k in range(1, _QUARTERS)]
-    failed = 100 * ranked.pixel_error.to_numpy(dtype=float)
+    failed = 100 * (ranked.failed_samples_pct > 0).to_numpy(dtype=float)
     return {
         "mean_score": _mean(ranked.score.to_numpy()),
         "mean_percentile": _mean(ranked.percentile.to_numpy()),
         "pixel_error_pct": _mean(failed),
+        **{key: _mean(ranked[key].to_numpy()) for key in ("failed_samples_pct", "failed_pixels_pct")},
         "pixel_error_pct_by_quarter": [_mean(quarter) for quarter in np.split(failed, ends)],
     }
 
@@ -76,16 +135,20 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _rank_image(
-    model: Model, score: OODScore, val: ValOptions, side: int, item: data.EvaluationItem, batch: int
+    model: Model,
+    score: OODScore,
+    val: ValOptions,
+    side: int,
+    item: data.EvaluationItem,
+    places: Sequence[Place],
+    batch: int,
 ) -> Iterator[dict[str, Any]]:
-    height, width = item.lr.shape[-2:]
-    places = [(top, left) for top in range(0, height - side + 1, side) for left in range(0, width - side + 1, side)]
     if not places:
         return
-    cut = [item.condition[:, top : top + side, left : left + side].contiguous() for top, left in places]
-    scores = score.of_patches(model, cut, batch).tolist()
-    scored = zip(cut, places, scores, strict=True)
-    for lr, (top, left), value in tqdm(scored, total=len(cut), desc=item.name, leave=False, disable=None):
+    pieces = cut(item, places, side)
+    scores = score.of_patches(model, pieces, batch).tolist()
+    scored = zip(pieces, places, scores, strict=True)
+    for lr, (top, left), value in tqdm(scored, total=len(pieces), desc=item.name, leave=False, disable=None):
         position = (top * score.scale, left * score.scale)
         yield {
             "image": item.name,
@@ -97,7 +160,7 @@ def _rank_image(
 
 
 def _sample(model: Model, lr: Tensor, val: ValOptions, scale: int, name: str) -> dict[str, Any]:
-    """Whether any sample has a pixel error, whether all are finite, the largest residual."""
+    """Shares of samples and of pixels that fail, %, whether all samples are finite, the largest residual."""
     lr = lr.to(model.device)
     upsampled = lr[:3] if scale == 1 else upsample(lr.double(), scale).to(lr)
     drawn = draw_samples(
@@ -105,7 +168,8 @@ def _sample(model: Model, lr: Tensor, val: ValOptions, scale: int, name: str) ->
     )
     found = pd.DataFrame([measure_failures(sample, upsampled) for _, samples in drawn for sample in samples])
     return {
-        "pixel_error": bool((found.pixel_errors > 0).any()),
+        "failed_samples_pct": 100 * float((found.pixel_errors > 0).mean()),
+        "failed_pixels_pct": 100 * float(found.pixel_errors.sum() / found.n_pixels.sum()),
         "finite": not bool((found.has_inf | found.has_nan).any()),
         "max_residual": float(found.max_residual.max()),
     }
@@ -122,17 +186,33 @@ def side_of(patch: int | None, score: OODScore) -> int:
     return patch // score.scale
 
 
-def describe_protocol(options: RunOptions, score: OODScore, side: int, enhance: str | None) -> dict[str, Any]:
+def stride_of(stride: int | None, scale: int) -> int | None:
+    """Distance of patches in LR pixels, of one in HR pixels; None: they touch."""
+    if stride is None:
+        return None
+    if stride <= 0 or stride % scale != 0:
+        raise UserError(f"--stride: expected a multiple of the scale {scale}, got {stride}")
+    return stride // scale
+
+
+def describe_protocol(
+    options: RunOptions, score: OODScore, side: int, enhance: str | None, stride: int | None, n_patches: int | None
+) -> dict[str, Any]:
     """How patches are cut, scored and sampled; the protocol of ood.json."""
     return {
         "score": "squared Mahalanobis distance of the encoder's taps, averaged over the patch, to training patches",
         "patch": side * options.scale,
+        "stride": (side if stride is None else stride) * options.scale,
+        "n_patches": n_patches,
         "scale": options.scale,
         "precision": precision.resolve(options.precision, training=False),
         "heat": options.val.heats[-1],
         "n_sample": options.val.n_sample,
         "seed": options.val.seed,
-        "pixel_error": f"any pixel of any float sample outside {list(PIXEL_RANGE)}, before clamping",
+        "pixel_error": f"pixel of a float sample outside {list(PIXEL_RANGE)} or not finite, before clamping",
+        "pixel_error_pct": "patches of which any sample has a pixel error",
+        "failed_samples_pct": "samples of a patch with a pixel error; mean over patches",
+        "failed_pixels_pct": "pixels of all samples of a patch that are pixel errors; mean over patches",
         "lr": "cut from the whole input"
         if options.scale == 1
         else "cut from the LR image of the whole image; MATLAB bicubic where none is given",
