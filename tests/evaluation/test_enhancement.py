@@ -9,8 +9,8 @@ import torch
 from robustflow.data.images import to_uint8
 from robustflow.evaluation import frames, records
 from robustflow.evaluation.metrics import Sample, SampleMetric, Target, choose
+from robustflow.evaluation.metrics.fidelity import ssim
 from robustflow.evaluation.metrics.images import grey, psnr, scale_to_mean_of
-from robustflow.evaluation.metrics.ssim import ssim
 from robustflow.evaluation.records import Record
 from robustflow.evaluation.sampling import average
 from robustflow.models.protocol import ENHANCEMENT

@@ -1,11 +1,11 @@
-"""Structural similarity, on images rounded to 8 bits."""
+"""PSNR and SSIM, on images rounded to 8 bits: of RGB, of luma, of grey values, at the ground truth's brightness."""
 
 import cv2
 import numpy as np
 from torch import Tensor
 
 from robustflow.evaluation.metrics.base import FullReference, Places
-from robustflow.evaluation.metrics.images import crop_borders, grey
+from robustflow.evaluation.metrics.images import crop_borders, grey, luma, psnr
 from robustflow.registry import METRICS
 
 # Side of the smallest image that the 11×11 Gaussian window fits into.
@@ -49,6 +49,25 @@ def _filter(values: np.ndarray) -> np.ndarray:
     return cv2.sepFilter2D(values, -1, _WEIGHTS, _WEIGHTS)[_REACH:-_REACH, _REACH:-_REACH]
 
 
+@METRICS.register("psnr")
+class PSNR(FullReference):
+    """PSNR of RGB."""
+
+    label, better, unit = "PSNR", "high", "dB"
+    protocol = "RGB, uint8 (quantize), finite samples; psnr_y: luma (ITU-R BT.601, 16-235)"
+    places: Places = ("fidelity", "curves", "best", "differences", "captions", "training", "worst")
+    compare = staticmethod(psnr)
+
+
+@METRICS.register("psnr_gtmean")
+class BrightenedPSNR(PSNR):
+    """PSNR of RGB at the ground truth's brightness."""
+
+    label, usual, brightened = "PSNR GT-mean", False, True
+    protocol = "as psnr, of sample * mean grey of ground truth / mean grey of sample, both in [0, 1]"
+    places = ("fidelity", "curves", "best", "differences", "captions", "training")
+
+
 @METRICS.register("ssim")
 class SSIM(FullReference):
     """SSIM of RGB, at most 1."""
@@ -85,3 +104,19 @@ class BrightenedGreySSIM(GreySSIM):
 
     label, brightened, places = "SSIM grey GT-mean", True, ("fidelity", "differences")
     protocol = "as ssim_grey, at the ground truth's brightness, see psnr_gtmean"
+
+
+@METRICS.register("psnr_y")
+class LumaPSNR(PSNR):
+    """PSNR of luma, as many papers on super-resolution report it; its peak is 255, as in their tables."""
+
+    label, protocol, places = "PSNR Y", "", ()
+    view = staticmethod(luma)
+
+
+@METRICS.register("ssim_y")
+class LumaSSIM(SSIM):
+    """SSIM of luma."""
+
+    label, protocol, places = "SSIM Y", "", ()
+    view = staticmethod(luma)
