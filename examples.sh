@@ -235,7 +235,7 @@ case $command in
     demo) setup; demo ;;
     test) setup; check "$@" ;;
     study) setup; study "$@" ;;
-    toy2d) setup; python train.py -opt confs/toy2d.yml "$@" ;;
+    toy2d | toy2d_paper) setup; python train.py -opt "confs/$command.yml" "$@" ;;
     remedies) setup; remedies ;;
     lowlight) setup; lowlight ;;
     latent) setup; latent ;;

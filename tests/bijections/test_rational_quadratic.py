@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustflow.bijections.elementwise import RationalQuadratic
+from robustflow.bijections.elementwise.rational_quadratic import RationalQuadraticOptions
 
 FIXTURE = Path(__file__).resolve().parents[3] / "shared" / "golden" / "j_rational_quadratic_spline.pt"
 SCALES = [1, 3, 10, 100]
@@ -131,7 +132,7 @@ def test_slope_is_exactly_one_outside_the_box(bounds):
     assert torch.equal(log_slope, torch.zeros_like(x))
 
 
-@pytest.mark.parametrize(("bounds", "eps"), [((-0.5, 0.5), 1e-3), ((-1.0, 0.25), 0.05)])
+@pytest.mark.parametrize(("bounds", "eps"), [((-0.5, 0.5), 1e-3), ((-1.0, 0.25), 0.05), ((-3.0, 3.0), 0.4)])
 def test_follows_the_paper_s_equations(bounds, eps):
     spline = RationalQuadratic(bounds, eps)
     x, params = draw(1, n=20_000, spline=spline, dtype=torch.float64)
@@ -141,10 +142,27 @@ def test_follows_the_paper_s_equations(bounds, eps):
     torch.testing.assert_close(log_slope, slope.log(), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("bounds", [(-0.5, 0.5), (-2.0, 2.0), (0.0, 0.1)])
+def test_knots_stay_eps_away_from_the_box(bounds):
+    """The knot (x_k, y_k) is at (B1 + ε, B2 − ε) where ŵ → −∞, ĥ → ∞; whatever the box is wide."""
+    eps = 1e-2
+    params = torch.tensor([-100.0, 100.0, 0.0, 0.0], dtype=torch.float64).view(1, 4, 1)
+    y, _ = RationalQuadratic(bounds, eps)(torch.tensor([[bounds[0] + eps]], dtype=torch.float64), params)
+    assert y.item() == pytest.approx(bounds[1] - eps, abs=1e-12)
+    x, _ = RationalQuadratic(bounds, eps).inverse(y, params)
+    assert x.item() == pytest.approx(bounds[0] + eps, abs=1e-12)
+
+
+@pytest.mark.parametrize(("bounds", "eps"), [((0.0, 0.1), 0.05), ((0.0, 0.1), 0.4)])
+def test_a_box_without_room_for_a_knot_is_refused(bounds, eps):
+    with pytest.raises(ValueError, match=r"expected 2 eps < upper - lower.*make eps smaller than 0\.05"):
+        RationalQuadraticOptions(bounds=bounds, eps=eps)
+
+
 def textbook_spline(x, params, bounds, eps):
     (low, high), (w_hat, h_hat, d_hat, t) = bounds, params.unbind(1)
-    x_k = low + (high - low) * (torch.sigmoid(w_hat) * (1 - 2 * eps) + eps)
-    y_k = low + (high - low) * (torch.sigmoid(h_hat) * (1 - 2 * eps) + eps)
+    x_k = (low + eps) + (high - low - 2 * eps) * torch.sigmoid(w_hat)
+    y_k = (low + eps) + (high - low - 2 * eps) * torch.sigmoid(h_hat)
     delta_k = torch.exp(d_hat) * (1 - eps) + eps
     left, one = x < x_k, torch.ones_like(x)
     x_lo, x_hi = torch.where(left, low, x_k), torch.where(left, x_k, high)

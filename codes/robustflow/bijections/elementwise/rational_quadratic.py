@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import AfterValidator, Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 from torch import Tensor
 
 from robustflow.bijections.analytic import AnalyticElementwise, Partials
@@ -24,7 +24,19 @@ class RationalQuadraticOptions(Options):
     bounds: Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_require_order)] = Field(
         (-0.5, 0.5), description="The box [B1, B2]; the map is x + t outside it."
     )
-    eps: float = Field(1e-3, gt=0, lt=0.5, description="Smallest relative bin width and height, and smallest slope.")
+    eps: float = Field(
+        1e-3, gt=0, lt=0.5, description="Smallest bin width and height, below half the box's, and smallest slope."
+    )
+
+    @model_validator(mode="after")
+    def _require_room(self) -> "RationalQuadraticOptions":
+        size = self.bounds[1] - self.bounds[0]
+        if not 2 * self.eps < size:
+            raise ValueError(
+                f"expected 2 eps < upper - lower, as both bins are at least eps wide, got eps {self.eps:g} and bounds "
+                f"{list(self.bounds)}: widen bounds, or make eps smaller than {size / 2:g}"
+            )
+        return self
 
 
 class _Bounds(NamedTuple):
@@ -37,6 +49,11 @@ class _Bounds(NamedTuple):
     @property
     def size(self) -> Tensor:
         return self.upper - self.lower
+
+    @property
+    def share(self) -> Tensor:
+        """ε as a share of the box: knots lie in (B1 + ε, B2 − ε)."""
+        return self.eps / self.size
 
     def contains(self, x: Tensor) -> Tensor:
         """1 inside, 0 outside, see ``_where``."""
@@ -80,7 +97,7 @@ class RationalQuadratic(AnalyticElementwise):
 
     Args:
         bounds: The box [B1, B2].
-        eps: ε: relative widths and heights lie in [ε, 1−ε], slopes at the knot above ε.
+        eps: ε: the interior knot lies in (B1 + ε, B2 − ε) in both directions, its slope above ε; below (B2 − B1)/2.
     """
 
     num_params = 4
@@ -135,7 +152,7 @@ class RationalQuadratic(AnalyticElementwise):
         inside, b = box.contains(x), _bin(x, params, box)
         theta = (box.from_outer_knot(x, b.sign) / b.width).clamp(0, 1)
         g_xi, l_xi, g_w, l_w, g_h, l_h, g_d, l_d = _bin_partials(b, theta)
-        size = inside * (box.size * (1 - 2 * box.eps))
+        size = inside * (box.size * (1 - 2 * box.share))
         width_by_param, height_by_param = (size * slope for slope in b.sigmoid_slopes)
         low, high = LOG_DELTA_RANGE
         delta_by_param = inside * ((d_hat > low) & (d_hat < high)) * (b.delta - box.eps)
@@ -159,10 +176,10 @@ def _bin(x: Tensor, params: Tensor, box: _Bounds, by_height: bool = False) -> _B
 
 
 def _sizes(a: Tensor, box: _Bounds) -> tuple[Tensor, Tensor, Tensor]:
-    """Sizes of the left and the right bin, f(±a) times the box, f(a) = σ(a)(1−2ε) + ε, and σ(a)·σ(−a)."""
+    """Sizes of the left and the right bin, f(±a) times the box, f(a) = σ(a)(1−2e) + e, e its share; and σ(a)·σ(−a)."""
     # Not torch.sigmoid, which rounds in another way where a tensor's last elements fill no vector register.
     left, right = 1 / (1 + torch.exp(-a)), 1 / (1 + torch.exp(a))
-    left_size, right_size = (box.size * (share * (1 - 2 * box.eps) + box.eps) for share in (left, right))
+    left_size, right_size = (box.size * (part * (1 - 2 * box.share) + box.share) for part in (left, right))
     return left_size, right_size, left * right
 
 
