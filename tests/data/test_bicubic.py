@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matlab_resize import cubic, reference
 from PIL import Image
 
 from robustflow.data.bicubic import downsample, mirror_pad, upsample
@@ -13,38 +14,12 @@ FIXTURE = SHARED / "golden" / "k_imresize.pt"
 SET5 = SHARED / "data" / "set5_x4"
 
 
-def cubic(x: np.ndarray) -> np.ndarray:
-    x = abs(x)
-    inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
-
-
 KERNELS = {
     "bicubic": (cubic, Image.Resampling.BICUBIC),
     "bilinear": (lambda x: np.maximum(1 - abs(x), 0), Image.Resampling.BILINEAR),
     "area": (lambda x: 1.0 * ((x >= -0.5) & (x < 0.5)), Image.Resampling.BOX),
     "lanczos": (lambda x: np.sinc(x) * np.sinc(x / 3) * (abs(x) < 3), Image.Resampling.LANCZOS),
 }
-
-
-def weights(n: int, factor: float, kernel=cubic, width: int = 2) -> np.ndarray:
-    """Matrix (output, input) of one pass, built pixel by pixel with normalised weights."""
-    stretch = min(factor, 1.0)
-    matrix = np.zeros((int(np.ceil(n * factor)), n))
-    for row, line in enumerate(matrix):
-        centre = (row + 0.5) / factor - 0.5
-        taps = np.arange(int(centre - width / stretch) - 2, int(centre + width / stretch) + 3)
-        values = kernel((taps - centre) * stretch)
-        for tap, value in zip(taps, values / values.sum(), strict=True):
-            mirrored = tap % (2 * n)
-            line[min(mirrored, 2 * n - 1 - mirrored)] += value
-    return matrix
-
-
-def reference(x: np.ndarray, factor: float, kernel=cubic, width: int = 2) -> np.ndarray:
-    finish = (lambda y: np.clip(np.round(y, 9).round(), 0, 255)) if x.dtype == np.uint8 else (lambda y: y)
-    rows = finish(weights(x.shape[-2], factor, kernel, width) @ x.astype(float))
-    return finish(rows @ weights(x.shape[-1], factor, kernel, width).T)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8, 16])

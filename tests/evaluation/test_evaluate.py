@@ -27,14 +27,19 @@ from robustflow.utils.errors import UserError
 
 OF_DATA_SET = {"n_images", "bits_per_dim", "heats"}
 OF_HEAT = {
-    *("inf_pct", "nan_pct", "pixel_error_pct", "pixel_error_pixel_pct", "max_abs", "max_residual"),
+    *("inf_pct", "infinite_pct", "nan_pct", "pixel_error_pct", "pixel_error_pixel_pct", "max_abs", "max_residual"),
     *("lr_psnr_min", "lr_psnr_std", "lr_psnr_mean", "psnr", "ssim", "n_samples", "n_finite"),
+    *("lr_psnr_min_finite", "lr_psnr_std_finite", "lr_psnr_mean_finite", "psnr_finite", "ssim_finite", "lpips_finite"),
+}
+MEASURED = {
+    *("lr_psnr", "lr_psnr_gt", "lr_psnr_lr", "psnr", "ssim", "psnr_y", "ssim_y", "lpips"),
+    *("diversity_sigma", "diversity_score"),
 }
 OF_ROW = {
-    *("dataset", "image", "heat", "sample", "lr_psnr", "lr_psnr_gt", "lr_psnr_lr"),
-    *("psnr", "ssim", "psnr_y", "ssim_y", "lpips"),
+    *("dataset", "image", "heat", "sample", "bits_per_dim", "ood"),
     *("has_inf", "has_nan", "pixel_errors", "n_pixels", "max_abs", "max_residual"),
-    *("diversity_sigma", "diversity_score", "bits_per_dim", "ood"),
+    *MEASURED,
+    *(f"{key}_finite" for key in MEASURED),
 }
 
 
@@ -151,8 +156,12 @@ def test_one_exploded_pixel(run, tmp_path, monkeypatch, value, nan_pct):
     summary = run()["datasets"]["test_clean"]["heats"]["0.9"]
     assert (summary["inf_pct"], summary["nan_pct"], summary["pixel_error_pct"]) == (100, nan_pct, 100)
     assert summary["pixel_error_pixel_pct"] >= 100 / 256
+    assert summary["infinite_pct"] == 100 - nan_pct
     assert summary["max_abs"] == summary["max_residual"] == math.inf
-    assert (summary["n_finite"], summary["psnr"], summary["ssim"], summary["lr_psnr_min"]) == (0, None, None, None)
+    assert summary["n_finite"] == 0
+    for key in ("psnr", "ssim", "lr_psnr_min", "diversity_sigma"):
+        assert summary[f"{key}_finite"] is None
+        assert math.isfinite(summary[key])
     sample = read_image(next((tmp_path / "out" / "test_clean").glob("*_t0_00.png")))
     magenta = (sample == torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1, 1)).all(0)
     assert magenta[3, 5]
@@ -344,7 +353,7 @@ def test_records_read_back(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("protocol", "quantize", "reference"),
-    [("robustness", "round", "ground_truth"), ("ntire", "round", "input"), ("srflow", "floor", "input")],
+    [("robustness", "round", "ground_truth"), ("ntire", "round", "ground_truth"), ("srflow", "floor", "input")],
 )
 def test_protocol_presets(run, protocol, quantize, reference, tmp_path):
     result = run(protocol=protocol)

@@ -52,22 +52,29 @@ def test_two_images_with_two_samples():
             row(0, failures(max_abs=1.2, max_residual=0.7), **figures(50.0, 30.0, 0.9, 0.2)),
             row(1, failures(max_abs=1.6, max_residual=0.4, pixel_errors=10), **figures(46.0, 20.0, 0.5, 0.1)),
         ],
-        [row(0, NAN), row(1, FINE, **figures(40.0, 25.0, 0.4, 0.3))],
+        [row(0, NAN, **figures(10.0, 5.0, 0.1, 0.9)), row(1, FINE, **figures(40.0, 25.0, 0.4, 0.3))],
     )
     expected = {
         "inf_pct": 50.0,
+        "infinite_pct": 0.0,
         "nan_pct": 50.0,
         "pixel_error_pct": 100.0,
         "pixel_error_pixel_pct": 10.0,
         "max_abs": math.inf,
         "max_residual": math.inf,
-        "lr_psnr_min": 43.0,
-        "lr_psnr_std": 1.0,
-        "lr_psnr_mean": 44.0,
+        "lr_psnr_min": 28.0,
+        "lr_psnr_std": 8.5,
+        "lr_psnr_mean": 36.5,
         "lr_psnr_gt_min": None,
-        "psnr": 25.0,
-        "ssim": pytest.approx(0.6),
-        "lpips": pytest.approx(0.2),
+        "psnr": 20.0,
+        "ssim": pytest.approx(0.475),
+        "lpips": pytest.approx(0.375),
+        "lr_psnr_min_finite": 43.0,
+        "lr_psnr_std_finite": 1.0,
+        "lr_psnr_mean_finite": 44.0,
+        "psnr_finite": 25.0,
+        "ssim_finite": pytest.approx(0.6),
+        "lpips_finite": pytest.approx(0.2),
         "psnr_y": None,
         "diversity_sigma": 5.0,
         "diversity_score": None,
@@ -77,9 +84,8 @@ def test_two_images_with_two_samples():
         "n_images_finite": 1,
     }
     assert {key: summary[key] for key in expected} == expected
-    # The second image has no finite first sample.
-    assert summary["best_of_n"]["psnr"] == [30.0, 27.5]
-    assert summary["best_of_n"]["lpips"] == [0.2, pytest.approx(0.2)]
+    assert summary["best_of_n"]["psnr"] == [17.5, 27.5]
+    assert summary["best_of_n"]["lpips"] == [pytest.approx(0.55), pytest.approx(0.2)]
 
 
 def test_the_best_stays_where_a_later_sample_has_no_value():
@@ -97,7 +103,7 @@ def test_rates_have_wilson_intervals():
 
 def test_infinity_is_no_nan():
     summary = summarize([row(0, INF)], [row(0, FINE)], [row(0, NAN)], [row(0, FINE)])
-    assert (summary["inf_pct"], summary["nan_pct"]) == (50.0, 25.0)
+    assert (summary["inf_pct"], summary["infinite_pct"], summary["nan_pct"]) == (50.0, 25.0, 25.0)
 
 
 def test_largest_values_of_finite_samples():
@@ -107,11 +113,16 @@ def test_largest_values_of_finite_samples():
     assert (summary["max_abs"], summary["max_residual"]) == (1.2, 0.3)
 
 
-def test_no_finite_sample():
-    summary = summarize([row(0, INF), row(1, NAN)])
-    assert summary["n_finite"] == 0
-    assert {summary[key] for key in ("lr_psnr_min", "lr_psnr_std", "lr_psnr_mean", "psnr", "ssim")} == {None}
-    assert summary["best_of_n"]["psnr"] == [None, None]
+def test_an_input_whose_samples_all_fail_counts():
+    failed = row(0, INF, **figures(10.0, 5.0, 0.1, 0.9)), row(1, NAN, **figures(12.0, 7.0, 0.1, 0.9))
+    fine = row(0, FINE, **figures(50.0, 25.0, 0.5, 0.1)), row(1, FINE, **figures(50.0, 25.0, 0.5, 0.1))
+    summary = summarize(failed, fine)
+    assert (summary["lr_psnr_min"], summary["psnr"], summary["best_of_n"]["psnr"]) == (30.0, 15.5, [15.0, 16.0])
+    assert (summary["lr_psnr_min_finite"], summary["psnr_finite"], summary["n_finite"]) == (50.0, 25.0, 2)
+    alone = summarize(failed)
+    assert (alone["lr_psnr_min"], alone["psnr"]) == (10.0, 6.0)
+    measured = ("lr_psnr_min", "lr_psnr_std", "lr_psnr_mean", "psnr", "ssim")
+    assert {alone[f"{key}_finite"] for key in measured} == {None}
 
 
 def test_equal_images_have_an_infinite_psnr_and_no_deviation():

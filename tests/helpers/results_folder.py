@@ -6,14 +6,16 @@ import math
 import torch
 
 from robustflow.data.images import write_png
+from robustflow.evaluation.description import NON_FINITE
 from robustflow.evaluation.metrics.failures import wilson
 
-PROTOCOL = {
+# Of an earlier version, which left out what is not finite.
+OLDER = {
     "failures": "on float samples",
     "pixel_error_range": [-0.5, 1.5],
     "max_residual": "largest |sample - bicubic_up(LR)|",
     "lr_psnr": "uint8, against bicubic(ground truth)",
-    "psnr": "RGB, uint8",
+    "psnr": "RGB, uint8, finite samples",
     "ssim": "Gaussian window 11",
     "lpips": "lpips 0.1.4, alex",
     "n_sample": 3,
@@ -22,11 +24,24 @@ PROTOCOL = {
 }
 FITTED = {"covariance": "empirical", "n_features": 64, "mean_score": 70.5, "shrinkage": 0.0, "n_patches": 500}
 FITTED |= {"patch": 40, "scale": 4, "encoder": "e", "mean_score_of": "out of sample, ten-fold", "in_sample_mean": 63.9}
+PROTOCOL = {**OLDER, "psnr": "RGB, uint8", "non_finite": NON_FINITE}
 IMAGES = {"inside": ["a", "b", "c"], "out <b>side</b>": ["sub/a", "sub/b"]}
 EDGES = [edge / 4 for edge in range(-20, 21)]
 
 
-def make(folder, name="demo/x", *, heats=(0.9,), exploding=(), offset=0.0, size=16, records=True, ood=False, gt=True):
+def make(
+    folder,
+    name="demo/x",
+    *,
+    heats=(0.9,),
+    exploding=(),
+    offset=0.0,
+    size=16,
+    records=True,
+    ood=False,
+    gt=True,
+    older=False,
+):
     """Write a results folder of three samples per image.
 
     Args:
@@ -37,6 +52,7 @@ def make(folder, name="demo/x", *, heats=(0.9,), exploding=(), offset=0.0, size=
         records: Whether to write records/, which older results lack.
         ood: Whether to score inputs and patches.
         gt: Whether there is a ground truth.
+        older: As an earlier version did: samples that are not finite have no figures.
     """
     generator = torch.Generator().manual_seed(0)
     datasets, lines, patches = {}, [], []
@@ -57,7 +73,7 @@ def make(folder, name="demo/x", *, heats=(0.9,), exploding=(), offset=0.0, size=
                     if broken:
                         sample[:, : size // 2, : size // 2] = math.inf
                     write_png(f"{place}_t{heat:g}_{index:02d}.png", sample)
-                    rows.append(row(heat, index, number, broken, offset, size, gt))
+                    rows.append(row(heat, index, number, broken, offset, size, gt, older))
                 write_png(f"{place}_t{heat:g}_std.png", full * 0 + 0.1)
                 if (dataset, image) in exploding:
                     mask = torch.zeros_like(full)
@@ -71,8 +87,9 @@ def make(folder, name="demo/x", *, heats=(0.9,), exploding=(), offset=0.0, size=
             if records:
                 write_record(folder, dataset, image, rows, heats, size, score)
             lines += [{"dataset": dataset, "image": image, **one} for one in rows]
-        datasets[dataset] = summary(rows_of, heats)
-    metrics = {"name": name, "weights": "w", "protocol": {**PROTOCOL, "heats": list(heats)}, "datasets": datasets}
+        datasets[dataset] = summary(rows_of, heats, older)
+    protocol = {**(OLDER if older else PROTOCOL), "heats": list(heats)}
+    metrics = {"name": name, "weights": "w", "protocol": protocol, "datasets": datasets}
     metrics["versions"] = {"robustflow": "0.1.0", "torch": "2.15.0", "device": "cpu", "python": "3.11"}
     write_json(folder / "metrics.json", metrics)
     (folder / "metrics.csv").write_text(csv_of(lines))
@@ -82,7 +99,7 @@ def make(folder, name="demo/x", *, heats=(0.9,), exploding=(), offset=0.0, size=
     return folder
 
 
-def row(heat, index, number, broken, offset, size, gt):
+def row(heat, index, number, broken, offset, size, gt, older):
     finite = {
         "lr_psnr": 45.0 + offset - number - heat,
         "lr_psnr_gt": 45.0,
@@ -95,10 +112,14 @@ def row(heat, index, number, broken, offset, size, gt):
     }
     if not gt:
         finite = {**dict.fromkeys(finite), "lr_psnr": 45.0 + offset, "lr_psnr_lr": 45.0 + offset}
+    poor = {**dict.fromkeys(finite, 5.0), "ssim": 0.1, "ssim_y": 0.1, "lpips": 0.9}
+    failed = {key: None if older or value is None else poor[key] for key, value in finite.items()}
+    of_finite = {} if older else {f"{key}_finite": None if broken else finite[key] for key in finite}
     return {
         "heat": heat,
         "sample": index,
-        **(dict.fromkeys(finite) if broken else finite),
+        **(failed if broken else finite),
+        **of_finite,
         "has_inf": broken,
         "has_nan": False,
         "pixel_errors": (size // 2) ** 2 if broken else 0,
@@ -124,7 +145,7 @@ def write_record(folder, dataset, image, rows, heats, size, score):
     write_json(folder / "records" / dataset / f"{image}.json", record)
 
 
-def summary(rows_of, heats):
+def summary(rows_of, heats, older):
     found = {}
     for heat in heats:
         rows = [one for rows in rows_of.values() for one in rows if one["heat"] == heat]
@@ -132,16 +153,17 @@ def summary(rows_of, heats):
         found[f"{heat:g}"] = {
             "inf_pct": 100 * failed / n,
             "inf_ci": list(wilson(failed, n)),
+            **({} if older else {"infinite_pct": 100 * failed / n, "infinite_ci": list(wilson(failed, n))}),
             "nan_pct": 0.0,
             "nan_ci": [0.0, 30.0],
             "pixel_error_pct": 100 * failed / n,
             "pixel_error_ci": list(wilson(failed, n)),
             "pixel_error_pixel_pct": 100 * sum(r["pixel_errors"] for r in rows) / sum(r["n_pixels"] for r in rows),
             "max_residual": max(r["max_residual"] for r in rows),
-            "lr_psnr_min": mean(rows, "lr_psnr"),
             "lr_psnr_std": 0.5,
-            "lr_psnr_mean": mean(rows, "lr_psnr"),
-            **{key: mean(rows, key) for key in ("psnr", "ssim", "lpips")},
+            **{f"lr_psnr_{kind}": mean(rows, "lr_psnr") for kind in ("min", "mean")},
+            **{f"lr_psnr_{kind}_finite": mean(rows, "lr_psnr_finite") for kind in ("min", "mean") if not older},
+            **{key: mean(rows, key) for key in rows[0] if key.removesuffix("_finite") in ("psnr", "ssim", "lpips")},
             "diversity_sigma": 3.0 * heat,
             "best_of_n": {"psnr": [25.0, 25.5, 26.0]},
             "n_samples": len(rows),

@@ -25,7 +25,7 @@ def test_table_for_the_screen(tmp_path):
     assert lines[2].split()[:2] == ["inside", "0"]
     for dataset in metrics["datasets"].values():
         for of_heat in dataset["heats"].values():
-            of_heat["lpips"] = None
+            of_heat["lpips"] = of_heat["lpips_finite"] = None
     assert "LPIPS" not in tables.table(metrics)
 
 

@@ -157,7 +157,7 @@ def _make_evaluator(
         "versions": versions,
         "protocol": protocol,
         "evaluation": model.protocol.describe(),
-        "columns": description.describe_columns(measured),
+        "columns": description.describe_columns(measured, options.val),
         "ood_fit": None if score is None else score.describe(),
     }
 

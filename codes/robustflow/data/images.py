@@ -173,29 +173,37 @@ def write_png(path: str | Path, image: Tensor, *, truncate: bool = False) -> Non
     write_atomically(path, encoded.getvalue(), durable=False)
 
 
-def to_uint8(image: Tensor, *, truncate: bool = False) -> Tensor:
+def to_uint8(image: Tensor, *, truncate: bool = False, mark: bool = True) -> Tensor:
     """Round an image to the nearest of 256 levels.
 
     Args:
         image: (..., 3, h, w), floating, nominally in [0, 1] and clamped to it; uint8 is returned unchanged.
         truncate: Round down, as the published codes do, which caps LR-PSNR near 51 dB.
+        mark: Paint pixels with a channel that is Inf or NaN magenta, so that failures are seen; False: see `clamp`.
 
     Returns:
-        Same shape, uint8; pixels with a channel that is Inf or NaN are magenta, so that failures are seen.
+        Same shape, uint8.
     """
     if image.ndim < 3 or image.shape[-3] != 3:
         raise ValueError(f"expected an image (..., 3, h, w), got {tuple(image.shape)}")
     if image.dtype == torch.uint8:
         return image
-    return torch.cat([_levels(image[..., rows, :], truncate) for rows in memory.bands_of(image)], dim=-2)
+    return torch.cat([_levels(image[..., rows, :], truncate, mark) for rows in memory.bands_of(image)], dim=-2)
 
 
-def _levels(image: Tensor, truncate: bool) -> Tensor:
+def _levels(image: Tensor, truncate: bool, mark: bool) -> Tensor:
     image = image.detach().to(torch.promote_types(image.dtype, torch.float32))
-    broken = ~image.isfinite().all(dim=-3, keepdim=True)
-    levels = image.nan_to_num(0).clamp(0, 1).mul(255)
+    levels = clamp(image).mul(255)
     levels = (levels.floor() if truncate else levels.round()).to(torch.uint8)
+    if not mark:
+        return levels
+    broken = ~image.isfinite().all(dim=-3, keepdim=True)
     return torch.where(broken, levels.new_tensor(_MAGENTA).view(3, 1, 1), levels)
+
+
+def clamp(image: Tensor) -> Tensor:
+    """Clamp an image to [0, 1] as published evaluations do: Inf becomes 1, -Inf and NaN 0."""
+    return image.nan_to_num(0).clamp(0, 1)
 
 
 def to_float(image: Tensor) -> Tensor:

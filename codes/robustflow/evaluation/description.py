@@ -1,7 +1,7 @@
 """What a metrics.json says of how it was made: protocol, columns, versions."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,15 @@ from robustflow.evaluation.metrics import Column, Metric, lr_psnr
 from robustflow.evaluation.metrics.perceptual import Perceptual
 from robustflow.models import Model
 from robustflow.models.protocol import Protocol
-from robustflow.options.schema import TRAINING_ONLY, DatasetOptions, RunOptions
+from robustflow.options.schema import TRAINING_ONLY, DatasetOptions, RunOptions, ValOptions
 from robustflow.utils import precision
 
 # Without the reason, which may name files of this machine: protocols are compared.
 NO_LPIPS = "not computed: its backbone is missing, run 'robustflow fetch alexnet'"
+# What becomes of samples that are not finite.
+NON_FINITE = "measured, clamped to [0, 1], Inf to 1, -Inf and NaN to 0; *_finite: of finite samples alone"
 _TEXTS = {
+    "non_finite": NON_FINITE,
     "best_of_n": "mean over images of the best of the first n samples",
     "bits_per_dim": "-log2 p(HR + training noise | LR) / (3HW), HR in [0, 1], largest crop the flow takes",
     "nll_published": "the same per pixel position, 3 times bits_per_dim",
@@ -63,6 +66,8 @@ def describe_protocol(
         "precision": precision.resolve(options.precision, training=False, device=device),
         **val,
         "quantize": options.val.rounding,
+        # Only where it is so: earlier results, which do not say, can be compared with others.
+        **({"cut_to": f"multiples of {cut_to} HR pixels"} if (cut_to := options.val.cut_to) > 1 else {}),
         **({"lr_psnr_reference": reference, "lr_psnr": lr_psnr.REFERENCES[reference]} if has_lr_psnr else {}),
         **_describe_backbone(metrics, perceptual),
         "ood_fitted": ood_fitted,
@@ -110,12 +115,27 @@ def describe_ood_fit(fitted: Mapping[str, Any] | None) -> str:
 
 def list_columns(metrics: Sequence[Metric]) -> list[Column]:
     """All figures of an evaluation, in the order of tables."""
-    return [*BEFORE, *(column for metric in metrics for column in metric.columns), *AFTER]
+    measured = (
+        column for metric in metrics for column in (add_finite(metric.columns) if metric.finite_too else metric.columns)
+    )
+    return [*BEFORE, *measured, *AFTER]
 
 
-def describe_columns(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+def add_finite(columns: Iterable[Column]) -> Iterator[Column]:
+    """Each column, and that of the same figure over finite samples alone, which has no place but in tables."""
+    for column in columns:
+        yield column
+        places = tuple(place for place in column.places if place in ("robustness", "fidelity"))
+        yield column._replace(key=f"{column.key}_finite", label=f"{column.label}, finite", places=places)
+
+
+def describe_columns(metrics: Sequence[Metric], options: ValOptions) -> list[dict[str, Any]]:
     """The same for metrics.json, which is read where third parties' metrics are not there."""
-    return [column._asdict() for column in list_columns(metrics)]
+    barred = lr_psnr.BARRED if options.protocol == "ntire" else ()
+    return [
+        column._replace(bar=lr_psnr.BAR if column.key.removesuffix("_finite") in barred else None)._asdict()
+        for column in list_columns(metrics)
+    ]
 
 
 def read_columns(report: Mapping[str, Any], known: Sequence[Metric]) -> dict[str, Column]:

@@ -1,5 +1,6 @@
 """Evaluate a model on data sets: samples, metrics, records and pictures."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from tqdm import tqdm
 
 from robustflow.data import EvaluationItem, EvaluationSet
 from robustflow.data.bicubic import upsample
-from robustflow.data.images import to_uint8, write_png
+from robustflow.data.images import clamp, to_uint8, write_png
 from robustflow.evaluation import frames, metrics, records
 from robustflow.evaluation.metrics import Sample, SampleMetric, SetMetric, Target, diversity
+from robustflow.evaluation.metrics.base import cut
 from robustflow.evaluation.metrics.failures import KEYS, outside
 from robustflow.evaluation.metrics.perceptual import Perceptual
 from robustflow.evaluation.records import Record, heat_key
@@ -163,13 +165,14 @@ class Evaluator:
         return record
 
     def _target(self, item: EvaluationItem) -> Target:
-        lr = item.lr.to(self.device)
+        lr, multiple = item.lr.to(self.device), math.lcm(self.options.cut_to, self.scale)
         return Target(
-            lr=to_uint8(item.lr),
+            lr=cut(to_uint8(item.lr), multiple // self.scale),
             upsampled=lr if self.scale == 1 else upsample(lr, self.scale, torch.float64),
-            gt=None if item.gt is None else to_uint8(item.gt),
+            gt=None if item.gt is None else cut(to_uint8(item.gt), multiple),
             scale=self.scale,
             crop=self.options.crop_border,
+            multiple=multiple,
             truncate=self.truncate,
             against_input=self.options.lr_reference == "input" or item.lr_altered,
             perceptual=self.perceptual,
@@ -190,17 +193,23 @@ class Evaluator:
         return {"heat": heat, "sample": index, **found, **failures}
 
     def _measure_together(self, rows: Sequence[Row], samples: Tensor, target: Target) -> dict[str, Any]:
-        """What is measured of all finite ones of samples (n, 3, H, W): into their rows, or returned."""
-        finite_rows, finite = [row for row in rows if _is_finite(row)], _finite(rows, samples)
+        """What is measured of all samples (n, 3, H, W) together: into their rows, or returned, of finite ones too."""
+        finite, every = _finite(rows, samples), samples
+        if len(finite) < len(samples):
+            every = torch.stack([x if _is_finite(row) else clamp(x) for row, x in zip(rows, samples, strict=True)])
         of_heat: dict[str, Any] = {}
         for metric in self.metrics:
             if not isinstance(metric, SetMetric):
                 continue
-            found = metric.measure(finite, target) if finite_rows else None
+            found = metric.measure(target.cut(every), target)
             if not metric.each:
                 of_heat[metric.name] = found
+                if every is not samples:
+                    found = metric.measure(target.cut(finite), target) if len(finite) > 0 else None
+                if metric.finite_too:
+                    of_heat[f"{metric.name}_finite"] = found
             elif isinstance(found, Sequence):
-                for row, value in zip(finite_rows, found, strict=True):
+                for row, value in zip(rows, found, strict=True):
                     row[metric.name] = value
         return of_heat
 

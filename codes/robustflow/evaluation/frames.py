@@ -9,6 +9,7 @@ import pandas as pd
 from robustflow.evaluation import records
 from robustflow.evaluation.metrics import Metric, SampleMetric
 from robustflow.evaluation.metrics.base import first_of_image, mean
+from robustflow.evaluation.metrics.failures import KEYS
 from robustflow.evaluation.records import Record, heat_key
 from robustflow.utils.files import write_atomically
 
@@ -21,13 +22,15 @@ def to_frame(found: Sequence[Record]) -> pd.DataFrame:
     """One row per image, temperature and sample, in this order, then the means over samples, of all data sets.
 
     Columns: ``dataset``, ``image``, ``heat``, ``sample``, those of the metrics, and what the samples of an image share.
-    ``averaged``: of how many samples a row is the mean; NaN for samples. Other values that do not exist are NaN, too.
+    ``averaged``: of how many samples a row is the mean; NaN for samples. Other values that do not exist are NaN, too,
+    and so is ``*_finite``, a metric's value, of samples that are not finite.
     """
     rows = [
         {
             "dataset": record.dataset,
             "image": record.image,
             **row,
+            **_values_if_finite(row),
             **record.heats.get(heat_key(row["heat"]), {}),
             "bits_per_dim": record.bits_per_dim,
             "ood": record.ood,
@@ -41,7 +44,23 @@ def to_frame(found: Sequence[Record]) -> pd.DataFrame:
 
 def rows_of_means(dataset: str, image: str, means: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the frame that are ``means`` of a record."""
-    return [{"dataset": dataset, "image": image, **row, "averaged": row["sample"]} for row in means.values()]
+    return [
+        {"dataset": dataset, "image": image, **row, **_values_if_finite(row), "averaged": row["sample"]}
+        for row in means.values()
+    ]
+
+
+def _values_if_finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the metrics of a sample under `*_finite`, None unless it is finite."""
+    failed = row["has_inf"] or row["has_nan"]
+    keys = (key for key in row if key not in ("heat", "sample", *KEYS))
+    return {f"{key}_finite": None if failed else row[key] for key in keys}
+
+
+def _of_finite(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with values of finite samples alone, under the usual names."""
+    names = {key: key.removesuffix("_finite") for key in frame if key.endswith("_finite")}
+    return frame.drop(columns=list(names.values())).rename(columns=names)
 
 
 def type_columns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -88,13 +107,18 @@ def summarize_data_set(found: Sequence[Record], metrics: Sequence[Metric]) -> di
 def summarize(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Summary of the samples of a data set at one temperature.
 
-    Rates are in percent, ``*_ci`` their 95 % Wilson intervals. ``n_finite`` of ``n_samples`` and ``n_images_finite`` of
-    ``n_images``, those without any failure, say over how many means run. ``best_of_n``: see `best_of_n`.
+    Rates are in percent, ``*_ci`` their 95 % Wilson intervals. ``*_finite``: of finite samples alone, ``n_finite`` of
+    ``n_samples``; ``n_images_finite`` of ``n_images`` have no others. ``best_of_n``: see `best_of_n`.
     """
-    finite = ~(frame.has_inf | frame.has_nan)
+    finite, of_finite = ~(frame.has_inf | frame.has_nan), _of_finite(frame)
+    found: dict[str, Any] = {}
+    for metric in metrics:
+        found |= metric.summarize(frame)
+        if metric.finite_too:
+            found |= {f"{key}_finite": value for key, value in metric.summarize(of_finite).items()}
     ranked = [metric for metric in metrics if _gives_one_value(metric) and metric.better is not None]
     return {
-        **{key: value for metric in metrics for key, value in metric.summarize(frame).items()},
+        **found,
         "best_of_n": {metric.name: best_of_n(frame, metric.name, metric.better) for metric in ranked},
         "n_samples": len(frame),
         "n_finite": int(finite.sum()),

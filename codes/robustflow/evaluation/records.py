@@ -14,7 +14,7 @@ from torch import Tensor
 from robustflow.utils.files import write_atomically
 
 # Counts in the fingerprint: records of another format are made anew.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _make(
 
 def _measure(picture: Tensor, clean: Tensor, likeness: Likeness) -> Figures:
     """Metrics of a picture (3, H, W), not clamped; pixel errors in percent."""
-    return {**likeness(to_uint8(picture).cpu(), clean), "pixel_errors": pixel_errors(picture)}
+    return {**likeness(to_uint8(picture, mark=False).cpu(), clean), "pixel_errors": pixel_errors(picture)}
 
 
 def _average(found: Iterable[Mapping[str, Figures]]) -> dict[str, Figures]:

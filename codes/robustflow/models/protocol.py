@@ -11,6 +11,15 @@ _BITS = f"""\
   {DENSITY}."""
 
 
+_RATES = """\
+- %Inf: inputs with a pixel that is not finite in any sample, as published; %∞, %NaN: with an infinite one, with NaN.
+- %PixelErr: inputs (image) or pixels (pixel) outside [-0.5, 1.5].
+"""
+_ALL = """\
+- Samples that are not finite count: clamped to [0, 1], Inf to 1, -Inf and NaN to 0. finite: of finite samples alone.
+"""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """A model's evaluation, besides the options that ``val`` has for all models.
@@ -60,10 +69,13 @@ SUPER_RESOLUTION = Protocol(
     presets=("robustness", "ntire", "srflow"),
     notes="""\
 - Bold: best of its data set and temperature.
-- %Inf: inputs with a non-finite pixel in any sample. %PixelErr: inputs (image) or pixels (pixel) outside [-0.5, 1.5].
-- max residual: largest |sample − bicubic upsampling of the input|; images are in [0, 1].
-- LR-PSNR, dB: mean over inputs of the minimum and the standard deviation over the finite samples; {lr_psnr}.
 """
+    + _RATES
+    + """\
+- max residual: largest |sample − bicubic upsampling of the input|; images are in [0, 1].
+- LR-PSNR, dB: mean over inputs of minimum, standard deviation and mean over the samples; {lr_psnr}.
+"""
+    + _ALL
     + _BITS.format(likelihood="of the unaltered ground truth given the input, altered or not"),
 )
 ENHANCEMENT = Protocol(
@@ -75,8 +87,8 @@ ENHANCEMENT = Protocol(
     input="input",
     texts={
         "max_residual": "largest |sample - input|: large wherever light is added, of use to find explosions alone",
-        "psnr": "RGB, uint8 (quantize), finite samples; psnr_gtmean: at the ground truth's brightness",
-        "ssim": "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, as scikit-image's, finite samples",
+        "psnr": "RGB, uint8 (quantize); psnr_gtmean: at the ground truth's brightness",
+        "ssim": "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, as scikit-image's",
         "schemes": "1: the sample at temperature 0; 2: the mean of the samples at a temperature, not finite if one is "
         "not",
         "bits_per_dim": "-log2 p(ground truth | input) / (3HW), ground truth in [0, 1], largest crop the flow takes",
@@ -84,11 +96,14 @@ ENHANCEMENT = Protocol(
     },
     notes="""\
 - Bold: best of its data set and temperature. τ = 0: scheme 1; mean of n: scheme 2, the mean of n samples as one image.
-- %Inf: inputs with a non-finite pixel in any sample, or in the mean. %PixelErr: inputs (image) or pixels (pixel)
-  outside [-0.5, 1.5]. max |value|: of all samples; images are in [0, 1].
-- PSNR in dB, SSIM: means over the finite samples, of RGB; grey: of 0.299 R + 0.587 G + 0.114 B. GT-mean: of the output
+"""
+    + _RATES
+    + """\
+- Likewise of the mean. max |value|: of all samples; images are in [0, 1].
+- PSNR in dB, SSIM: means over the samples, of RGB; grey: of 0.299 R + 0.587 G + 0.114 B. GT-mean: of the output
   times the mean grey of the ground truth over its own.
 """
+    + _ALL
     + _BITS.format(likelihood="of the ground truth given the input, altered or not"),
 )
 

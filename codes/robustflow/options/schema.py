@@ -212,7 +212,8 @@ class ValOptions(Options):
     protocol: str = Field(
         "robustness",
         description="What `quantize` and `lr_psnr_reference` are where they are null: round and ground_truth "
-        "(robustness), round and input (ntire), floor and input (srflow). At scale 1 the model's own: no LR-PSNR; "
+        "(robustness, ntire), floor and input (srflow). ntire also cuts samples and ground truth to multiples of 8 "
+        "pixels before they are measured, and marks LR-PSNR below 45 dB. At scale 1 the model's own: no LR-PSNR; "
         "figures at the ground truth's brightness, too, and of the mean of the samples; one sample at temperature 0.",
     )
     quantize: Literal["round", "floor"] | None = Field(
@@ -234,7 +235,12 @@ class ValOptions(Options):
     @property
     def lr_reference(self) -> Literal["ground_truth", "input"]:
         """``lr_psnr_reference``, or what the protocol says."""
-        return self.lr_psnr_reference or ("ground_truth" if self.protocol == "robustness" else "input")
+        return self.lr_psnr_reference or ("ground_truth" if self.protocol in ("robustness", "ntire") else "input")
+
+    @property
+    def cut_to(self) -> int:
+        """Samples and ground truth are cut to multiples of this, HR pixels, before they are measured."""
+        return 8 if self.protocol == "ntire" else 1
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """Yield (key path, message) for values that have no effect."""

@@ -16,7 +16,7 @@ _LR_REFERENCES = {
     "lr_psnr_gt": "as lr_psnr, against bicubic(ground truth)",
     "lr_psnr_lr": "as lr_psnr, against the LR image",
 }
-_FAILURES = ("inf_pct", "nan_pct", "pixel_error_pct", "pixel_error_pixel_pct", "max_abs")
+_FAILURES = ("inf_pct", "infinite_pct", "nan_pct", "pixel_error_pct", "pixel_error_pixel_pct", "max_abs")
 
 
 def columns_of(report: Mapping[str, Any]) -> dict[str, Column]:
@@ -31,11 +31,22 @@ def columns_at(report: Mapping[str, Any], place: Place) -> list[Column]:
 
 
 def overview(reports: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """What tables of several data sets or models show, robustness first: what has a value in any metrics.json."""
+    """What tables of several data sets or models show, robustness first: what has a value in any metrics.json.
+
+    Figures over finite samples alone are shown if any differs from that over all.
+    """
     places: tuple[Place, ...] = ("robustness", "fidelity")
     found = {one.key: one for place in places for report in reports for one in columns_at(report, place)}
     known = keys_with_values(reports)
-    return [one for one in found.values() if one.key in known]
+    return [one for one in found.values() if one.key in known and not _repeats(one.key, reports)]
+
+
+def _repeats(key: str, reports: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a figure is one over finite samples alone, and everywhere that over all samples."""
+    sets = (lines(dataset).values() for report in reports for dataset in report["datasets"].values())
+    return key.endswith("_finite") and all(
+        values.get(key) == values.get(key.removesuffix("_finite")) for of_set in sets for values in of_set
+    )
 
 
 def column(columns: Mapping[str, Column], key: str) -> Column:
@@ -52,6 +63,18 @@ def cell(value: Any) -> str:
     if math.isfinite(value) and (abs(value) >= 1e5 or 0 < abs(value) < 1e-3):
         return f"{value:.1e}"
     return f"{value:.4g}"
+
+
+def mark(value: Any, column: Column) -> str:
+    """A value for a table, as `cell`, with a dagger where it is below the column's bar."""
+    below = column.bar is not None and isinstance(value, int | float) and value < column.bar
+    return f"{cell(value)} †" if below else cell(value)
+
+
+def say_bars(columns: Iterable[Column]) -> str:
+    """What `mark` says of these columns; nothing where none has a bar."""
+    bars = {f"{one.bar:g} {one.unit}" for one in columns if one.bar is not None}
+    return f"†: below {', '.join(bars)}, the least LR-PSNR that the NTIRE challenge accepts." if bars else ""
 
 
 def lines(dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -87,6 +110,8 @@ def protocol_of(key: str, described: Mapping[str, Any]) -> str:
     described = {**_LR_REFERENCES, **described}
     families = sorted((name for name in described if key == name or key.startswith(f"{name}_")), key=len)
     text = str(described[families[-1]]) if families and isinstance(described[families[-1]], str) else ""
+    if key.endswith("_finite"):
+        return f"{text}; finite samples alone".removeprefix("; ")
     return f"{text}; {DENSITY}" if text and key == "bits_per_dim" else text
 
 

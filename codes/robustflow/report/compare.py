@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from robustflow.report import gallery, paired, pictures, tables
-from robustflow.report.columns import overview
+from robustflow.report.columns import overview, say_bars
 from robustflow.report.pages import about, figure, heading, limits, render, settings
 from robustflow.report.pictures import Part
-from robustflow.report.results import Results, names_of, sample_file, worst_row
+from robustflow.report.results import LEFT_OUT, Results, names_of, sample_file, worst_row
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
 
@@ -36,9 +36,9 @@ def check_protocols(runs: Sequence[Results]) -> None:
     """
     for other in runs[1:]:
         ours, theirs = (_flatten(run.metrics["protocol"]) for run in (runs[0], other))
-        # These change no figure that is compared: the preset's name, whether inputs were scored, and metrics, such as
-        # those of third parties, that one run has and the other lacks.
-        ignored = {"protocol", "ood_fitted", *(runs[0].columns.keys() ^ other.columns.keys())}
+        # These change no figure that is compared: the preset's name, whether inputs were scored, metrics, such as those
+        # of third parties, that one run has and the other lacks; what an earlier version left out has names of its own.
+        ignored = {"protocol", "ood_fitted", "non_finite", *(runs[0].columns.keys() ^ other.columns.keys())}
         differing = [key for key in {**ours, **theirs} if key not in ignored and ours.get(key) != theirs.get(key)]
         if differing:
             names = f"{runs[0].metrics['name']} and {other.metrics['name']}"
@@ -80,7 +80,8 @@ def write(runs: Sequence[Results], output: Path) -> None:
     write_atomically(output / "summary.csv", table(runs, "csv").encode())
     escaped = [[tables.latex(text) for text in row] for row in (headers, *rows)]
     differences = tables.align(escaped[1:], escaped[0], 3, "latex")
-    write_atomically(output / "summary.tex", f"{table(runs, 'latex')}\n\n{differences}\n".encode())
+    older = "".join(f"\n% {line}" for line in say_older(runs).splitlines())
+    write_atomically(output / "summary.tex", f"{table(runs, 'latex')}{older}\n\n{differences}\n".encode())
     write_atomically(output / "report.html", render("compare.html.j2", **content(runs, headers, rows)).encode())
 
 
@@ -93,6 +94,7 @@ def _markdown(
         f"Inputs per data set: {'; '.join(facts(runs))}.",
         table(runs, "markdown"),
         runs[0].protocol.notes.format(lr_psnr=lr_psnr) + "\n",
+        *filter(None, (say_bars(overview([run.metrics for run in runs])), say_older(runs))),
     ]
     if rows:
         table_of_differences = tables.align(rows, headers, 3, "markdown")
@@ -100,6 +102,16 @@ def _markdown(
     if with_gallery:
         blocks += ["![gallery](gallery.png)", _GALLERY[runs[0].protocol.averages]]
     return "\n\n".join(blocks) + "\n"
+
+
+def say_older(runs: Sequence[Results]) -> str:
+    """What a reader must know of runs of earlier versions, which left out samples that are not finite; or nothing."""
+    older = [name for name, run in zip(names_of(runs), runs, strict=True) if run.left_out]
+    if not older:
+        return ""
+    return (
+        f"{', '.join(older)}, of an earlier version: samples that are not finite were {LEFT_OUT}. Test again for them."
+    )
 
 
 def facts(runs: Sequence[Results]) -> list[str]:
@@ -124,12 +136,13 @@ def content(runs: Sequence[Results], headers: Sequence[str], differences: Sequen
         "facts": [f"inputs per data set: {facts(runs)[0]}", *facts(runs)[1:]],
         "headers": [heading(column) for column in columns],
         "rows": [
-            (line, [(figure(line, one.key), best.loc[number, one.key]) for one in columns])
+            (line, [(figure(line, one), best.loc[number, one.key]) for one in columns])
             for number, line in enumerate(frame.to_dict("records"))
         ],
         "paired": [headers, *differences] if differences else [],
         "paired_notes": paired.notes(runs),
         "settings": settings(described),
+        "remarks": list(filter(None, (say_bars(columns), say_older(runs)))),
         "caption": _PAGE[runs[0].protocol.averages],
         "sets": [
             {

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from robustflow.evaluation.metrics import Column
 from robustflow.report import pictures, sections, tables
-from robustflow.report.columns import cell, column, columns_of, lines, protocol_of
+from robustflow.report.columns import cell, column, columns_of, lines, mark, protocol_of, say_bars
 from robustflow.report.results import Results, read
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import show
@@ -72,6 +72,7 @@ def content(results: Results) -> dict[str, Any]:
             for name, dataset in metrics["datasets"].items()
         ],
         "settings": settings(metrics["protocol"]),
+        "non_finite": metrics["protocol"]["non_finite"],
         "plots": sections.sections(results),
         "applications": [
             f"{APPLICATIONS}/{page.name}" for page in sorted((results.folder / APPLICATIONS).glob("*.html"))
@@ -97,10 +98,8 @@ def _facts(results: Results) -> list[str]:
 def overview(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Headings and rows of the table of all data sets, one row per temperature, or mean of samples."""
     columns, frame = tables.choose_columns(metrics), tables.to_frame([metrics])
-    rows = [
-        (row["dataset"], row["heat"], [figure(row, one.key) for one in columns]) for row in frame.to_dict("records")
-    ]
-    return {"headers": [heading(one) for one in columns], "rows": rows}
+    rows = [(row["dataset"], row["heat"], [figure(row, one) for one in columns]) for row in frame.to_dict("records")]
+    return {"headers": [heading(one) for one in columns], "rows": rows, "bars": say_bars(columns)}
 
 
 def heading(one: Column) -> tuple[str, str, str]:
@@ -108,11 +107,12 @@ def heading(one: Column) -> tuple[str, str, str]:
     return one.label, _ARROWS[one.better], _WORDS[one.better]
 
 
-def figure(values: Mapping[str, Any], key: str) -> tuple[str, str]:
+def figure(values: Mapping[str, Any], one: Column) -> tuple[str, str]:
     """A figure as text, and its confidence interval where the summary has one, else ""."""
+    key = one.key
     interval = values.get(f"{key.removesuffix('_pct')}_ci", values.get(f"{key}_ci"))
     text = f"{cell(interval[0])} to {cell(interval[1])}" if isinstance(interval, list) else ""
-    return cell(values.get(key)), text
+    return mark(values.get(key), one), text
 
 
 def list_figures(dataset: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -122,9 +122,12 @@ def list_figures(dataset: Mapping[str, Any], metrics: Mapping[str, Any]) -> list
     keys = [key for key in keys if all(not isinstance(values.get(key), list | dict) for values in by_heat)]
     found = []
     for key in keys:
-        label, arrow, direction = heading(column(columns, key))
+        one = column(columns, key)
+        label, arrow, direction = heading(one)
         how = protocol_of(key, metrics["protocol"])
-        values = [("not computed", "") if how.startswith("not computed") else figure(one, key) for one in by_heat]
+        values = [
+            ("not computed", "") if how.startswith("not computed") else figure(of_heat, one) for of_heat in by_heat
+        ]
         found.append({"label": label, "arrow": arrow, "direction": direction, "figures": values, "protocol": how})
     return found
 

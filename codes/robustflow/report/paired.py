@@ -32,7 +32,7 @@ def _at(frame: pd.DataFrame, dataset: str, heat: str) -> pd.Series:
 
 
 def _by_image(run: Results, columns: Sequence[Column]) -> pd.DataFrame:
-    """Means over the finite samples of an image, by data set, temperature and image."""
+    """Means over the samples of an image that have a finite value, by data set, temperature and image."""
     keys = [one.key for one in columns]
     finite = run.samples.reindex(columns=[*_KEYS, *keys]).replace([math.inf, -math.inf], math.nan)
     return finite.groupby(_KEYS, sort=False)[keys].mean()
@@ -87,8 +87,9 @@ def notes(runs: Sequence[Results]) -> str:
     """What the table of `compare_runs` shows."""
     first = names_of(runs)[0]
     return (
-        f"Δ: mean over inputs of the difference to {first}, each input's figure the mean over its finite samples, "
-        "and its 95 % confidence interval over inputs (Student's t), n inputs with finite values in both. Pixel "
+        f"Δ: mean over inputs of the difference to {first}, each input's figure the mean over its samples "
+        "with a finite value, and its 95 % confidence interval over inputs (Student's t), n inputs that have it in "
+        "both. Pixel "
         f"errors: inputs that fail in both / in {first} alone / the other alone / in none; p of McNemar's exact test. "
         "Crops of one photograph are not independent: intervals over them are too narrow."
     )

@@ -53,7 +53,9 @@ _SETTINGS: dict[Any, Any] = {
 Points = Sequence[tuple[float, float, str]]
 
 
-def curves(lines: Mapping[str, Points], x_label: str, y_label: str, name: str, *, steps: bool = False) -> str:
+def curves(
+    lines: Mapping[str, Points], x_label: str, y_label: str, name: str, *, steps: bool = False, bar: float | None = None
+) -> str:
     """Lines through points; one without any keeps its colour but is not drawn.
 
     Args:
@@ -62,12 +64,16 @@ def curves(lines: Mapping[str, Points], x_label: str, y_label: str, name: str, *
         y_label: Of the vertical axis.
         name: Title for readers who do not see the plot.
         steps: The horizontal axis counts: whole numbers only.
+        bar: What the vertical axis shall reach, a dashed line; None: nothing.
     """
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _figure(x_label, y_label)
         for k, points in enumerate(lines.values()):
             if points:
                 _draw_line(axes, k, points)
+        if bar is not None:
+            axes.axhline(bar, color=_INK, linestyle="--", linewidth=1)
+            axes.annotate(f"{bar:g}", (0, bar), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points")
         if steps:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure, name, "; ".join(f"{key}: {_list(points)}" for key, points in lines.items() if points))

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +11,20 @@ from typing import Any
 
 import pandas as pd
 
-from robustflow.evaluation import frames
+from robustflow.evaluation import description, frames
+from robustflow.evaluation.description import add_finite
 from robustflow.evaluation.metrics import Column
-from robustflow.evaluation.metrics.failures import KEYS
+from robustflow.evaluation.metrics.failures import KEYS, Failures
 from robustflow.evaluation.records import heat_key, path_of
 from robustflow.models import protocol
 from robustflow.report.columns import columns_of
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
+# What earlier versions did with samples that are not finite.
+LEFT_OUT = "left out; figures of all samples are not known where one is not finite"
+# Figures that were of all samples in earlier versions, too, or are of none.
+_OF_ALL = {one.key for one in (*description.BEFORE, *Failures().columns, *description.AFTER)}
 _COLUMNS = (*frames.NAMES, "heat", "sample", *KEYS)
 
 
@@ -56,6 +62,11 @@ class Results:
     def protocol(self) -> protocol.Protocol:
         """The model's protocol."""
         return protocol.read(self.metrics)
+
+    @property
+    def left_out(self) -> bool:
+        """Whether samples that are not finite were left out, as earlier versions did."""
+        return self.metrics["protocol"]["non_finite"] == LEFT_OUT
 
     @cached_property
     def columns(self) -> dict[str, Column]:
@@ -103,7 +114,41 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         or not all(map(_has_heats, sets.values()))
     ):
         raise UserError(f"{folder / 'metrics.json'}: expected figures by data set and temperature; run test.py again")
-    return report
+    return report if "non_finite" in report["protocol"] else _read_older(report)
+
+
+def _read_older(report: dict[str, Any]) -> dict[str, Any]:
+    """Report of an earlier version, whose figures are of finite samples alone, by the names of today."""
+    columns = columns_of(report)
+    keys = {key for key in columns if key not in _OF_ALL and not key.endswith("_finite")}
+    named = {new.key: new for one in columns.values() for new in (add_finite([one]) if one.key in keys else [one])}
+
+    def rename(dataset: Mapping[str, Any]) -> dict[str, Any]:
+        kinds = [kind for kind in ("heats", "means") if kind in dataset]
+        renamed = {
+            kind: {heat: _rename_finite(values, keys) for heat, values in dataset[kind].items()} for kind in kinds
+        }
+        return {**dataset, **renamed}
+
+    # As they are worded today, so that what is the same can be compared.
+    protocol = {
+        key: re.sub(r", finite samples|(?<=over )finite (?=samples)", "", value) if isinstance(value, str) else value
+        for key, value in report["protocol"].items()
+    }
+    return {
+        **report,
+        "protocol": {**protocol, "non_finite": LEFT_OUT},
+        "columns": [one._asdict() for one in named.values()],
+        "datasets": {name: rename(dataset) for name, dataset in report["datasets"].items()},
+    }
+
+
+def _rename_finite(values: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """Figures of finite samples as such, and as those of all samples where no others were drawn."""
+    of_all = values.get("n_finite") == values.get("n_samples")
+    measured = {key: value for key, value in values.items() if key in keys}
+    named = {f"{key}_finite": value for key, value in measured.items()}
+    return {**values, **(measured if of_all else dict.fromkeys(measured)), **named}
 
 
 def _has_heats(dataset: Any) -> bool:
@@ -154,6 +199,8 @@ def read(folder: Path) -> Results:
     keys = zip(frame.dataset, frame.image, strict=True)
     frame["ood"] = pd.Series([scores[key] for key in keys], index=frame.index, dtype="float64")
     frame["tau"] = frame.heat.map(heat_key)
+    if metrics["protocol"]["non_finite"] == LEFT_OUT:
+        frame = _leave_out(frame)
     options, ood = folder / "options.yml", folder / "ood.json"
     return Results(
         folder,
@@ -163,6 +210,16 @@ def read(folder: Path) -> Results:
         options.read_text(encoding="utf-8") if options.is_file() else None,
         _json(ood) if ood.is_file() else None,
     )
+
+
+def _leave_out(frame: pd.DataFrame) -> pd.DataFrame:
+    """Frame of an earlier version: what has no value where a sample is not finite has none of its others, either."""
+    groups = [frame.dataset, frame.image, frame.tau, frame.averaged.notna()]
+    incomplete = (frame.has_inf | frame.has_nan).groupby(groups).transform("any")
+    values = frame.columns.difference([*_COLUMNS, *_OF_ALL, "averaged", "tau"])
+    values = values[~values.str.endswith("_finite")]
+    named = {f"{key}_finite": frame[key] for key in values}
+    return frame.assign(**named, **{key: frame[key].mask(incomplete) for key in values})
 
 
 def _record_of(folder: Path, dataset: str, image: str, rows: pd.DataFrame) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def temperature(results: Results) -> Section | None:
         series = {name: _points(dataset, None, one.key) for name, dataset in datasets.items()}
         if any(series.values()):
             label = _label(one)
-            drawn.append((plots.curves(series, "temperature τ", label, f"{label} against τ"), ""))
+            drawn.append((plots.curves(series, "temperature τ", label, f"{label} against τ", bar=one.bar), ""))
     trade = {name: _points(dataset, "psnr", "lpips") for name, dataset in datasets.items()}
     if any(one is not None for one in trade.values()):
         svg = plots.curves(trade, "PSNR, dB (distortion)", "LPIPS (perception)", "LPIPS against PSNR")
@@ -93,8 +93,9 @@ def best_of_n(results: Results) -> Section | None:
         series = {name: _best(rows, one) for name, rows in sets.items()}
         if any(series.values()):
             title = f"Best {_label(one)} of n samples"
-            drawn.append((plots.curves(series, "number of samples n", _label(one), title, steps=True), ""))
-    note = f"Mean over inputs of the best of the first n samples, τ = {heat}; over the inputs with a finite sample."
+            drawn.append((plots.curves(series, "number of samples n", _label(one), title, steps=True, bar=one.bar), ""))
+    rule = results.metrics["protocol"]["non_finite"]
+    note = f"Mean over inputs of the best of the first n samples, τ = {heat}; those that are not finite are {rule}."
     return Section("best", "Best of n samples", note, plots.legend(names), drawn) if drawn else None
 
 

@@ -39,7 +39,7 @@ def best_of_n(result: Mapping[str, Any]) -> str:
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
     """Table of the mean ± standard deviation (of a sample, n − 1) over results that differ in the seed alone."""
     log.info("%s", tables.footnotes(results))
-    columns = tables.choose_columns(results[0])
+    columns = tables.choose_columns(*results)
     frame = pd.concat([tables.to_frame([result]) for result in results])
     groups = frame.groupby(["dataset", "heat"], sort=False)
     rows = [[*names, *(_spread(of_line[one.key]) for one in columns)] for names, of_line in groups]

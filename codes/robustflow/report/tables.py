@@ -1,6 +1,7 @@
 """Tables of evaluated models: on the screen, in Markdown, LaTeX and CSV, all of one data frame."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ from tabulate import tabulate
 from robustflow.evaluation.description import describe_ood_fit
 from robustflow.evaluation.metrics import Column
 from robustflow.models.protocol import DENSITY
-from robustflow.report.columns import cell, column, columns_of, keys_with_values, lines, overview
+from robustflow.report.columns import cell, column, columns_of, keys_with_values, lines, mark, overview, say_bars
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -20,6 +21,8 @@ _LATEX = {
     "−": "$-$",
     "τ": r"$\tau$",
     "σ": r"$\sigma$",
+    "∞": r"$\infty$",
+    "†": r"$\dagger$",
     "Δ": r"$\Delta$",
     "|": r"\textbar{}",
 }
@@ -72,7 +75,12 @@ def write_table(frame: pd.DataFrame, columns: Sequence[Column], style: str) -> s
     cells = (
         frame[names]
         .map(escape)
-        .join(pd.DataFrame({one.key: frame[one.key].map(cell).map(escape) for one in columns}, index=frame.index))
+        .join(
+            pd.DataFrame(
+                {one.key: frame[one.key].map(partial(mark, column=one)).map(escape) for one in columns},
+                index=frame.index,
+            )
+        )
     )
     for one in columns:
         cells[one.key] = cells[one.key].where(~best[one.key], cells[one.key].map(bold))
@@ -106,16 +114,18 @@ def align(rows: Sequence[Sequence[str]], headers: Sequence[str], n_texts: int, s
 def footnotes(reports: Sequence[Mapping[str, Any]]) -> str:
     """What a reader of the table of these metrics.json may not expect."""
     known = keys_with_values(reports)
-    bits = f"bits/dim: {DENSITY}" if "bits_per_dim" in known else "bits/dim: not known without ground truth"
+    barred = [one for report in reports if "columns" in report for one in columns_of(report).values()]
+    density = f"bits/dim: {DENSITY}" if "bits_per_dim" in known else "bits/dim: not known without ground truth"
     fits = dict.fromkeys(f"OOD score: {describe_ood_fit(report.get('ood_fit'))}" for report in reports)
     # Tables of several models do not show the score.
-    return "\n".join([bits, *(fits if "ood_mean" in known and len(fits) == 1 else ())])
+    fit = fits if "ood_mean" in known and len(fits) == 1 else ()
+    return "\n".join(["; ".join(filter(None, (density, say_bars(barred)))), *fit])
 
 
-def choose_columns(report: Mapping[str, Any]) -> list[Column]:
-    """Columns of the table of one model: the overview, and the OOD score where there is one."""
-    known = keys_with_values([report])
-    return [*overview([report]), *(column(columns_of(report), key) for key in ("ood_mean",) if key in known)]
+def choose_columns(*reports: Mapping[str, Any]) -> list[Column]:
+    """Columns of the table of one model, tested once or more: the overview, and the OOD score where there is one."""
+    known = keys_with_values(reports)
+    return [*overview(reports), *(column(columns_of(reports[0]), key) for key in ("ood_mean",) if key in known)]
 
 
 def table(report: Mapping[str, Any], style: str = "simple") -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustflow.data.bicubic import Kernel, downsample
-from robustflow.data.images import to_uint8
+from robustflow.data.images import clamp, to_uint8
 from robustflow.evaluation.metrics.images import scale_to_mean_of
 from robustflow.models.protocol import Protocol
 from robustflow.registry import METRICS
@@ -40,6 +40,7 @@ class Column(NamedTuple):
         better: Which direction is better; None where neither is.
         unit: "dB", or "" for none.
         places: Where it is shown, besides the list of all figures.
+        bar: What it shall reach; smaller figures are marked. None: any will do.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Column(NamedTuple):
     better: Better = None
     unit: str = ""
     places: Places = ()
+    bar: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,12 @@ class Target:
     """What the samples of an image are measured against.
 
     Attributes:
-        lr: Input, uint8 (3, h, w).
+        lr: Input, uint8 (3, h, w), cut likewise.
         upsampled: Input at the size of the samples, (3, H, W), on the device of the samples.
-        gt: Ground truth, uint8 (3, H, W), or None.
+        gt: Ground truth, uint8 (3, H, W), cut, see ``multiple``, or None.
         scale: H / h.
         crop: HR pixels left out along each border.
+        multiple: Sides that are measured are multiples of this, HR pixels.
         truncate: Samples are rounded down to 8 bits.
         against_input: LR-PSNR is against the input even if there is a ground truth.
         perceptual: The backbone, or None.
@@ -70,6 +73,7 @@ class Target:
     gt: Tensor | None
     scale: int = 4
     crop: int = 0
+    multiple: int = 1
     truncate: bool = False
     against_input: bool = False
     perceptual: "Perceptual | None" = None
@@ -85,14 +89,18 @@ class Target:
         present = {"ground truth": self.gt is not None, "backbone": self.perceptual is not None}
         return all(present[need] for need in needs)
 
+    def cut(self, samples: Tensor) -> Tensor:
+        """What is measured of samples (..., H, W)."""
+        return cut(samples, self.multiple)
+
     def quantize(self, sample: Tensor) -> Tensor:
-        """A finite sample (3, H, W) as an 8-bit image, on the CPU."""
-        return to_uint8(sample.cpu(), truncate=self.truncate)
+        """A sample (3, H, W) as an 8-bit image, cut, on the CPU: clamped first, Inf to 1, -Inf and NaN to 0."""
+        return to_uint8(self.cut(sample).cpu(), truncate=self.truncate, mark=False)
 
     def brighten(self, sample: Tensor) -> Tensor:
         """The same, at the brightness of the ground truth: clamped to [0, 1] first, rounded once, at the end."""
         assert self.gt is not None
-        image = scale_to_mean_of(sample.cpu().clamp(0, 1), self.gt.to(sample.dtype) / 255)
+        image = scale_to_mean_of(clamp(self.cut(sample).cpu()), self.gt.to(sample.dtype) / 255)
         return to_uint8(image, truncate=self.truncate)
 
 
@@ -100,7 +108,7 @@ class Sample:
     """One sample in the forms that metrics take; each is made once.
 
     Attributes:
-        raw: (3, H, W), floating, not clamped.
+        raw: (3, H, W), floating, not clamped, possibly not finite.
     """
 
     def __init__(self, raw: Tensor, target: Target) -> None:
@@ -113,7 +121,7 @@ class Sample:
 
     @cached_property
     def image(self) -> Tensor:
-        """8-bit image, (3, H, W)."""
+        """8-bit image, (3, H, W), cut, see `Target.cut`."""
         return self._target.quantize(self.raw)
 
     @cached_property
@@ -139,6 +147,7 @@ class Metric(ABC):
         places: Where it is shown.
         needs: Without these its values are None.
         usual: Measured for every model; if not, for those whose `Protocol.adds` names it.
+        finite_too: All samples count, as published; figures of the finite ones alone are given, too, as ``*_finite``.
     """
 
     name: str
@@ -149,6 +158,7 @@ class Metric(ABC):
     places: Places
     needs: tuple[Need, ...] = ()
     usual: bool = True
+    finite_too: bool = True
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -165,14 +175,9 @@ class Metric(ABC):
 
 
 class SampleMetric(Metric):
-    """A metric of each sample.
-
-    Attributes:
-        of_finite: Measured on finite samples alone; others have the value None.
-    """
+    """A metric of each sample."""
 
     places: Places = ("fidelity", "curves", "best", "differences", "captions", "training")
-    of_finite: bool = True
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -185,7 +190,7 @@ class SampleMetric(Metric):
 
     def measure(self, sample: Sample, target: Target) -> Values:
         """Values of a sample by name; None without what the metric needs."""
-        if not target.meets(self.needs) or (self.of_finite and not sample.finite):
+        if not target.meets(self.needs):
             return dict.fromkeys(self.keys)
         found = self.of_sample(sample, target)
         return found if isinstance(found, Mapping) else {self.name: found}
@@ -223,7 +228,7 @@ class FullReference(SampleMetric):
 
 
 class SetMetric(Metric):
-    """A metric of all finite samples of an image at one temperature.
+    """A metric of all samples of an image at one temperature.
 
     Attributes:
         each: ``of_samples`` gives a value for each sample, which it computes together.
@@ -234,7 +239,10 @@ class SetMetric(Metric):
 
     @abstractmethod
     def of_samples(self, samples: Tensor, target: Target) -> float | Sequence[float] | None:
-        """The value of samples (n, 3, H, W), floating, finite, not clamped; a sequence of n if ``each`` is set."""
+        """The value of samples (n, 3, H, W), floating, not clamped; a sequence of n if ``each`` is set.
+
+        Those that were not finite are clamped, see `clamp`.
+        """
 
     def measure(self, samples: Tensor, target: Target) -> float | Sequence[float] | None:
         """The same; None without what the metric needs."""
@@ -248,6 +256,12 @@ class SetMetric(Metric):
 def stack(samples: Tensor, target: Target, *, brighten: bool = False) -> Tensor:
     """8-bit images of samples (n, 3, H, W), at the ground truth's brightness if asked to, on the CPU."""
     return torch.stack([target.brighten(one) if brighten else target.quantize(one) for one in samples])
+
+
+def cut(image: Tensor, multiple: int) -> Tensor:
+    """An image (..., H, W) less the rows and columns beyond the last multiple; a side shorter than one stays."""
+    height, width = (side - side % multiple or side for side in image.shape[-2:])
+    return image[..., :height, :width]
 
 
 def mean(values: Iterable[float | None]) -> float | None:

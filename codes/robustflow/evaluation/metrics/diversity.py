@@ -103,7 +103,7 @@ class DiversitySigma(SetMetric):
     """Standard deviation over samples."""
 
     label, places = "diversity σ", ("fidelity", "curves")
-    protocol = "standard deviation over finite samples, mean over pixels, 0-255"
+    protocol = "standard deviation over samples, mean over pixels, 0-255"
 
     def of_samples(self, samples: Tensor, target: Target) -> float | None:
         """See `sigma`."""

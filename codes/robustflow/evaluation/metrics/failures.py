@@ -27,14 +27,16 @@ class Failures(SampleMetric):
 
     label = "failures"
     keys = KEYS
-    of_finite = False
+    finite_too = False
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """Rates in percent, and extents."""
         return (
+            # As published: whatever is not finite. Of it, by kind:
             Column("inf_pct", "%Inf", "low", places=("robustness", "training")),
-            Column("nan_pct", "%NaN", "low"),
+            Column("infinite_pct", "%∞", "low", places=("robustness",)),
+            Column("nan_pct", "%NaN", "low", places=("robustness",)),
             Column("pixel_error_pct", "%PixelErr image", "low", places=("robustness", "curves", "training")),
             Column("pixel_error_pixel_pct", "%PixelErr pixel", "low", places=("robustness",)),
             Column("max_abs", "max |value|", "low", places=("robustness",)),
@@ -58,6 +60,7 @@ class Failures(SampleMetric):
         """Rates in percent with their intervals, and the largest values; an image fails if any of its samples does."""
         by_image = {
             "inf": frame.has_inf | frame.has_nan,
+            "infinite": frame.has_inf,
             "nan": frame.has_nan,
             "pixel_error": frame.pixel_errors > 0,
         }

@@ -54,7 +54,7 @@ class PSNR(FullReference):
     """PSNR of RGB."""
 
     label, better, unit = "PSNR", "high", "dB"
-    protocol = "RGB, uint8 (quantize), finite samples; psnr_y: luma (ITU-R BT.601, 16-235)"
+    protocol = "RGB, uint8 (quantize); psnr_y: luma (ITU-R BT.601, 16-235)"
     places: Places = ("fidelity", "curves", "best", "differences", "captions", "training", "worst")
     compare = staticmethod(psnr)
 
@@ -73,9 +73,7 @@ class SSIM(FullReference):
     """SSIM of RGB, at most 1."""
 
     label, better = "SSIM", "high"
-    protocol = (
-        "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, as scikit-image's, finite samples; ssim_y: luma"
-    )
+    protocol = "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, as scikit-image's; ssim_y: luma"
     places: Places = ("fidelity", "curves", "best", "differences", "captions")
     compare = staticmethod(ssim)
 

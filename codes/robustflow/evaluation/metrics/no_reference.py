@@ -59,8 +59,7 @@ class NoReference(SampleMetric):
     def _describe(self) -> str:
         about = importlib.metadata.metadata(PACKAGE)
         licence = next((about[key] for key in ("License-Expression", "License") if key in about), "licence not told")
-        of = "finite samples" if self.of_finite else "all samples"
-        text = f"{PACKAGE} {about['Version']} ({licence}), {self.variant}, uint8, whole image, {of}"
+        text = f"{PACKAGE} {about['Version']} ({licence}), {self.variant}, uint8, whole image"
         if not self.parameters:
             return text
         digest = hashlib.sha256(_find_parameters(self.parameters).read_bytes()).hexdigest()
