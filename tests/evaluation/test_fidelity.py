@@ -11,9 +11,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import Sample, Target, choose
-from robustflow.evaluation.metrics.fidelity import ssim
+from robustflow.evaluation.metrics.fidelity import lr_psnr, ssim
 from robustflow.evaluation.metrics.images import grey, luma, psnr, scale_to_mean_of
-from robustflow.evaluation.metrics.lr_psnr import lr_psnr
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "l_lrpsnr_metrics.pt"
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from robustflow.data.bicubic import downsample
 from robustflow.data.degradations import Degradation, Noise
 from robustflow.data.images import to_float, to_uint8, write_png
+from robustflow.evaluation.metrics.fidelity import lr_psnr
 from robustflow.evaluation.metrics.images import psnr
-from robustflow.evaluation.metrics.lr_psnr import lr_psnr
 from robustflow.latent import edit
 from robustflow.latent.inputs import find_offset, read_mask
 from robustflow.latent.measure import measure

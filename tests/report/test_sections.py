@@ -77,3 +77,10 @@ def test_patches_of_earlier_results_are_reported(tmp_path):
         patch["pixel_error"] = patch.pop("failed_samples_pct") > 0
     (before,) = [section for section in sections.sections(results) if section.id == "ood"]
     assert before == now
+
+
+def test_a_bar_is_drawn_where_there_is_one():
+    points = {"a": [(0, 43.21, ""), (1, 47.36, "")]}
+    with_bar, without = (plots.curves(points, "x", "y", "name", bar=bar) for bar in (44.44, None))
+    assert ">44.44<" in with_bar
+    assert ">44.44<" not in without

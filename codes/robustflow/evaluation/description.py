@@ -8,7 +8,7 @@ import torch
 
 from robustflow import __version__
 from robustflow.data.sources.folders import PAIRING
-from robustflow.evaluation.metrics import Column, Metric, lr_psnr
+from robustflow.evaluation.metrics import Column, Metric, fidelity
 from robustflow.evaluation.metrics.perceptual import Perceptual
 from robustflow.models import Model
 from robustflow.models.protocol import Protocol
@@ -68,7 +68,7 @@ def describe_protocol(
         "quantize": options.val.rounding,
         # Only where it is so: earlier results, which do not say, can be compared with others.
         **({"cut_to": f"multiples of {cut_to} HR pixels"} if (cut_to := options.val.cut_to) > 1 else {}),
-        **({"lr_psnr_reference": reference, "lr_psnr": lr_psnr.REFERENCES[reference]} if has_lr_psnr else {}),
+        **({"lr_psnr_reference": reference, "lr_psnr": fidelity.LR_REFERENCES[reference]} if has_lr_psnr else {}),
         **_describe_backbone(metrics, perceptual),
         "ood_fitted": ood_fitted,
         "datasets": _describe_data_sets(options, input_path),
@@ -131,9 +131,9 @@ def add_finite(columns: Iterable[Column]) -> Iterator[Column]:
 
 def describe_columns(metrics: Sequence[Metric], options: ValOptions) -> list[dict[str, Any]]:
     """The same for metrics.json, which is read where third parties' metrics are not there."""
-    barred = lr_psnr.BARRED if options.protocol == "ntire" else ()
+    barred = fidelity.BARRED if options.protocol == "ntire" else ()
     return [
-        column._replace(bar=lr_psnr.BAR if column.key.removesuffix("_finite") in barred else None)._asdict()
+        column._replace(bar=fidelity.BAR if column.key.removesuffix("_finite") in barred else None)._asdict()
         for column in list_columns(metrics)
     ]
 

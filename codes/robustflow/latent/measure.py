@@ -10,9 +10,8 @@ from torch import Tensor
 from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.metrics.failures import pixel_errors
-from robustflow.evaluation.metrics.fidelity import SSIM_WINDOW, ssim
+from robustflow.evaluation.metrics.fidelity import SSIM_WINDOW, lr_psnr, ssim
 from robustflow.evaluation.metrics.images import psnr
-from robustflow.evaluation.metrics.lr_psnr import lr_psnr
 from robustflow.models import FlowModel, SuperResolution
 from robustflow.report.columns import cell
 
