@@ -122,11 +122,11 @@ def list_columns(metrics: Sequence[Metric]) -> list[Column]:
 
 
 def add_finite(columns: Iterable[Column]) -> Iterator[Column]:
-    """Each column, and that of the same figure over finite samples alone, which has no place but in tables."""
+    """Each column, and that of the same figure over finite samples alone: in tables, and never the best there."""
     for column in columns:
         yield column
         places = tuple(place for place in column.places if place in ("robustness", "fidelity"))
-        yield column._replace(key=f"{column.key}_finite", label=f"{column.label}, finite", places=places)
+        yield column._replace(key=f"{column.key}_finite", label=f"{column.label}, finite", better=None, places=places)
 
 
 def describe_columns(metrics: Sequence[Metric], options: ValOptions) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from robustflow.registry import METRICS
 if TYPE_CHECKING:
     import pandas as pd
 
-_BEGINNING = "uint8, MATLAB bicubic (or the data set's downsampling) of the 8-bit sample (quantize), against "
+_BEGINNING = "uint8, MATLAB bicubic of the 8-bit sample (quantize), against "
 # How it is measured, by the option `lr_psnr_reference`.
 LR_REFERENCES = {
     "ground_truth": _BEGINNING + "bicubic(ground truth), or the LR image where that was altered or there is no ground "
