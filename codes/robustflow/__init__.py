@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustflow.bijections.elementwise import Affine, ExpAffine, InverseAffine, RationalQuadratic, SoftAffine
-    from robustflow.models import FSNCSR, NCSR, RRDB, LLFlow, SRFlow
+    from robustflow.models import FSNCSR, NCSR, RRDB, Bicubic, LLFlow, SRFlow
     from robustflow.models.loading import load
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ __all__ = [
     "NCSR",
     "RRDB",
     "Affine",
+    "Bicubic",
     "ExpAffine",
     "InverseAffine",
     "LLFlow",
@@ -38,7 +39,7 @@ _HOMES = {
     **dict.fromkeys(
         ("Affine", "ExpAffine", "InverseAffine", "RationalQuadratic", "SoftAffine"), "robustflow.bijections.elementwise"
     ),
-    **dict.fromkeys(("FSNCSR", "NCSR", "RRDB", "LLFlow", "SRFlow"), "robustflow.models"),
+    **dict.fromkeys(("FSNCSR", "NCSR", "RRDB", "Bicubic", "LLFlow", "SRFlow"), "robustflow.models"),
     "load": "robustflow.models.loading",
 }
 

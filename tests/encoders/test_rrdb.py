@@ -73,6 +73,18 @@ def test_features_follow_their_definition(perturb):
     torch.testing.assert_close(features.taps, torch.cat([outputs[0], outputs[2]], 1), rtol=0, atol=1e-12)
 
 
+def test_residual_of_esrgan_begins_at_the_first_convolution(perturb):
+    module = perturb(encoder(4, 2, taps=(0,)))
+    x = torch.rand(2, 3, 4, 6, dtype=torch.float64)
+    usual = module(x)
+    module.residual_of_first = True
+    first = F.conv2d(x, module.conv_first.weight, module.conv_first.bias, padding=1)
+    last = first + module.trunk_conv(plain_blocks(module, x)[-1])
+    torch.testing.assert_close(module(x).native[1], last, rtol=0, atol=1e-12)
+    assert not torch.allclose(usual.native[1], last)
+    assert torch.equal(module(x).taps, usual.taps)
+
+
 def test_8x_upsamples_the_upsampled_map(perturb):
     module = perturb(encoder(8, 3))
     finest, middle, _ = module(torch.rand(1, 3, 2, 3, dtype=torch.float64)).native

@@ -76,7 +76,7 @@ def test_other_keys_of_that_block_are_unknown(write):
 
 def test_the_encoder_alone(read):
     options, notes = read(RRDB)
-    assert options.model.model_dump() == {"type": "RRDB", "pixel_criterion": "l1"}
+    assert options.model.model_dump() == {"type": "RRDB", "pixel_criterion": "l1", "residual": None}
     o = options.train
     assert (o.lr_scheme, o.T_period, o.restart_weights) == ("CosineAnnealingRestartLR", (10, 10), (1.0, 1.0))
     assert (o.lr_G, o.eta_min, o.beta2, o.niter) == (2e-4, 1e-7, 0.99, 20)
@@ -89,7 +89,7 @@ def test_the_encoder_alone(read):
 @pytest.mark.parametrize("name", ["sr", "RRDB"])
 def test_other_names_of_the_encoder_alone(read, name):
     options, _ = read(RRDB.replace("model: SR", f"model: {name}"), pixel_criterion="pixel_criterion: l2")
-    assert options.model.model_dump() == {"type": "RRDB", "pixel_criterion": "l2"}
+    assert options.model.model_dump() == {"type": "RRDB", "pixel_criterion": "l2", "residual": None}
 
 
 @pytest.mark.parametrize("weights", ["weight_l1: 0", "weight_l1: 1.0", "weight_fl: 0"])

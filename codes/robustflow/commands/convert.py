@@ -15,7 +15,7 @@ import torch
 from robustflow import models
 from robustflow.commands.arguments import Parser, add_options, path
 from robustflow.interop import published
-from robustflow.models import weights
+from robustflow.models import RRDB, weights
 from robustflow.options.load import load
 from robustflow.options.schema import RunOptions
 from robustflow.utils.answer import answer
@@ -54,6 +54,8 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -
     model = models.build(options)
     weights.load(source, model, options, encoder_suffices=False)
     if reverse:
+        if isinstance(model, RRDB) and model.residual == "first_conv":
+            log.warning("%s: its names do not say so: read it with model: {type: RRDB, residual: first_conv}", output)
         buffer = io.BytesIO()
         torch.save(published.write_back(model.network), buffer)
         write_atomically(output, buffer.getvalue())

@@ -96,16 +96,16 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
         file = distributed.on_main(weights.locate_for_test, options)
         model = load_model(options, file)
         options = model.options
-        log.info("%s: %s", options.name, file)
+        log.info("%s: %s", options.name, file or "no weights")
 
-        score = mahalanobis.load_beside(file, model.encoder)
+        score = None if file is None else mahalanobis.load_beside(file, model.encoder)
         evaluator, described = _make_evaluator(model, score, input_path, folder)
         summaries: dict[str, Any] = {}
         unlike: dict[str, dict[str, float]] = {}
         found: list[Record] = []
         result = {
             "name": options.name,
-            "weights": str(file),
+            "weights": "none" if file is None else str(file),
             **described,
             "datasets": summaries,
             "unlike_training": unlike,

@@ -23,8 +23,9 @@ class RRDBEncoderOptions(Options):
 class RRDBEncoder(BlockEncoder):
     """RRDB trunk at the size of the LR image, with maps at other sizes for the levels of a flow.
 
-    ``last`` = output of the last block + trunk_conv of it. Levels finer than the LR image read 3×3 convolutions of
-    the 2× nearest upsampling, activated; coarser ones 2×2 means of ``last``.
+    ``last`` = output of the last block + trunk_conv of it, as in published flows; with ``residual_of_first`` the first
+    convolution's output + that, as in ESRGAN. Levels finer than the LR image read 3×3 convolutions of the 2× nearest
+    upsampling, activated; coarser ones 2×2 means of ``last``.
 
     Args:
         scale: Super-resolution factor, a power of two.
@@ -33,7 +34,12 @@ class RRDBEncoder(BlockEncoder):
         n_blocks: Residual blocks nb.
         growth: Growth channels gc of a dense block.
         taps: 0-based indices of the blocks whose outputs are shared features; None for ``default_taps``.
+
+    Attributes:
+        residual_of_first: See above.
     """
+
+    residual_of_first: bool = False
 
     def __init__(
         self,
@@ -62,8 +68,9 @@ class RRDBEncoder(BlockEncoder):
 
     def trunk(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """Map the LR image (b, 3, h, w), in [0, 1], to ``last`` and the taps, both at its size."""
-        x, convolved, taps = self.through_trunk(self.conv_first(for_convolution(lr)))
-        return for_convolution(x + convolved, self.compute_dtype), taps
+        first = self.conv_first(for_convolution(lr))
+        x, convolved, taps = self.through_trunk(first)
+        return for_convolution((first if self.residual_of_first else x) + convolved, self.compute_dtype), taps
 
     def upsample(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
         """LeakyReLU of a 3×3 convolution of the 2× nearest upsampling of x."""

@@ -56,6 +56,9 @@ def describe_protocol(
     """How a run's results are measured, for metrics.json; results of equal protocols can be compared."""
     has_lr_psnr = any(metric.name == "lr_psnr" for metric in metrics)
     val = options.val.model_dump(mode="json")
+    val["heats"] = list(protocol.temperatures(options.val.heats))
+    if protocol.deterministic:
+        val["n_sample"] = 1
     for key in ("save_images", "sample_batch", *([] if has_lr_psnr else ["lr_psnr_reference"])):
         val.pop(key)
     reference = options.val.lr_reference

@@ -42,6 +42,7 @@ class Evaluator:
 
     Attributes:
         metrics: Those of the model's protocol.
+        heats: Temperatures, likewise.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Evaluator:
         self.model, self.scale, self.options, self.folder = model, model.scale, options, folder
         self.perceptual, self.score, self.common = perceptual, score, common
         self.metrics = metrics.choose(model.protocol)
+        self.heats = model.protocol.temperatures(options.heats)
         self.truncate = options.rounding == "floor"
         self.device = model.device
 
@@ -67,7 +69,7 @@ class Evaluator:
         options, are not evaluated again.
         """
         own: dict[int, Record] = {}
-        n_samples = sum(map(self._n_samples, self.options.heats))
+        n_samples = sum(map(self._n_samples, self.heats))
         quiet = None if distributed.is_main() else True
         with (
             fused.expecting(self.model.mapped_elements(items.pixels * n_samples)),
@@ -133,7 +135,7 @@ class Evaluator:
             self.model,
             condition,
             name=item.name,
-            heats=o.heats,
+            heats=self.heats,
             n=self._n_samples,
             seed=o.seed,
             batch=o.sample_batch,
@@ -201,11 +203,11 @@ class Evaluator:
         for metric in self.metrics:
             if not isinstance(metric, SetMetric):
                 continue
-            found = metric.measure(target.cut(every), target)
+            found = metric.measure(target.cut(every), target) if len(every) >= metric.least else None
             if not metric.each:
                 of_heat[metric.name] = found
                 if every is not samples:
-                    found = metric.measure(target.cut(finite), target) if len(finite) > 0 else None
+                    found = metric.measure(target.cut(finite), target) if len(finite) >= metric.least else None
                 if metric.finite_too:
                     of_heat[f"{metric.name}_finite"] = found
             elif isinstance(found, Sequence):

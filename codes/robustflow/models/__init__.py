@@ -2,6 +2,7 @@
 
 from robustflow.models.architecture import Architecture, arguments_of
 from robustflow.models.base import Draw, Likelihood, LossInputs, Model
+from robustflow.models.bicubic import Bicubic
 from robustflow.models.flow_model import FlowInputs, FlowModel, require_flow
 from robustflow.models.low_light import LLFlow
 from robustflow.models.rrdb import RRDB
@@ -14,6 +15,7 @@ __all__ = [
     "NCSR",
     "RRDB",
     "Architecture",
+    "Bicubic",
     "Draw",
     "FlowInputs",
     "FlowModel",

@@ -1,5 +1,6 @@
 """One object per model: a network, and how images become its data and back."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,12 +40,14 @@ class Model(nn.Module, ABC):
     Attributes:
         loss_name: What ``loss`` measures; the name in logs.
         condition_channels: Channels of what ``condition_of`` makes.
+        has_weights: Whether there is anything to train and to load.
         protocol: How it is evaluated.
-        file: The weights file it was loaded from.
+        file: The weights file it was loaded from; the empty path without one.
     """
 
     loss_name: str = "bits_per_dim"
     condition_channels: ClassVar[int] = 3
+    has_weights: ClassVar[bool] = True
     protocol: ClassVar[Protocol] = SUPER_RESOLUTION
 
     def __init__(self, network: nn.Module, scale: int, options: NetworkOptions, cuda_graphs: bool = True) -> None:
@@ -57,7 +60,7 @@ class Model(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     @abstractmethod

@@ -1,11 +1,12 @@
 """How a model is evaluated: which metrics, how far samples may go, what reports say of it."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 # What a reader of bits per dimension may not expect.
 DENSITY = "of a density on [0, 1], so below 0 is usual; + 8 for 8-bit values"
+NO_LIKELIHOOD = "not computed: the model has no likelihood"
 _BITS = f"""\
 - bits/dim: {{likelihood}}; −log₂ p/(3HW), images in [0, 1]:
   {DENSITY}."""
@@ -31,6 +32,7 @@ class Protocol:
         omits: Names of metrics that have no meaning here.
         averages: Measure the mean of the samples of a temperature, too, as an image of its own (scheme 2); the sample
             at temperature 0 is scheme 1.
+        deterministic: One image per input, whatever temperature and seed: it is measured once, at temperature 0.
         input: What the input is called.
         texts: How figures are measured, by the name of the figure, where it differs from the metric's own text.
         notes: What a comparison says of its table; ``{lr_psnr}`` is filled in.
@@ -41,13 +43,18 @@ class Protocol:
     adds: tuple[str, ...] = ()
     omits: tuple[str, ...] = ()
     averages: bool = False
+    deterministic: bool = False
     input: str = "low-resolution input"
     texts: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
 
     def n_samples(self, heat: float, n: int) -> int:
         """Samples per image at a temperature of which n are wanted: where means are measured, one at 0."""
-        return 1 if self.averages and heat == 0 else n
+        return 1 if self.deterministic or (self.averages and heat == 0) else n
+
+    def temperatures(self, heats: Sequence[float]) -> Sequence[float]:
+        """Temperatures that are measured of those that are wanted."""
+        return (0.0,) if self.deterministic else heats
 
     def describe(self) -> dict[str, Any]:
         """What reports need of it, plain values."""
@@ -68,7 +75,7 @@ class Protocol:
 SUPER_RESOLUTION = Protocol(
     presets=("robustness", "ntire", "srflow"),
     notes="""\
-- Bold: best of its data set and temperature.
+- Bold: best of its data set and temperature. τ –: one image per input, compared at all temperatures.
 """
     + _RATES
     + """\
@@ -77,6 +84,11 @@ SUPER_RESOLUTION = Protocol(
 """
     + _ALL
     + _BITS.format(likelihood="of the unaltered ground truth given the input, altered or not"),
+)
+DETERMINISTIC = replace(
+    SUPER_RESOLUTION,
+    deterministic=True,
+    texts={"bits_per_dim": NO_LIKELIHOOD, "nll_published": NO_LIKELIHOOD, "latents": "none"},
 )
 ENHANCEMENT = Protocol(
     presets=("llflow",),

@@ -1,5 +1,6 @@
 """The encoder alone, as plain super-resolution: pretraining, and a deterministic comparator."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
@@ -9,20 +10,30 @@ from pydantic import Field
 from torch import Tensor
 
 from robustflow import encoders
+from robustflow.data.bicubic import downsample
 from robustflow.encoders import RRDBNet
-from robustflow.models import tiling
+from robustflow.models import protocol, tiling
 from robustflow.models.architecture import network_options, require_consistent
 from robustflow.models.base import Draw, LossInputs, Model
 from robustflow.models.super_resolution import SuperResolutionOptions
 from robustflow.registry import MODELS
 from robustflow.utils.errors import UserError
 
+Residual = Literal["last_block", "first_conv"]
+
 
 class RRDBOptions(SuperResolutionOptions):
-    """ESRGAN's RRDB trained with L1, or L2 (Wang et al., ECCVW 2018)."""
+    """RRDB trained with L1, or L2, or published weights of ESRGAN's (Wang et al., ECCVW 2018)."""
 
     type: Literal["RRDB"] = "RRDB"
     pixel_criterion: Literal["l1", "l2"] = Field("l1", description="Mean absolute or mean squared error.")
+    residual: Residual | None = Field(
+        None,
+        description="What the trunk's last convolution is added to: last_block, the output of the last block, as in "
+        "SRFlow and all flows here; first_conv, that of the first convolution, as in ESRGAN and BasicSR. null: "
+        "first_conv for weights under names that ESRGAN's first code or BasicSR alone use, that of the training for "
+        "weights trained here, else last_block. RRDB_PSNR_x4.pth and RRDB_ESRGAN_x4.pth need first_conv.",
+    )
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """One image per input, in its place."""
@@ -43,6 +54,7 @@ class RRDB(Model):
     Args:
         scale: Super-resolution factor.
         pixel_criterion: "l1" or "l2".
+        residual: "last_block" or "first_conv", what the trunk's last convolution is added to; None: the former.
         precision: See `FlowModel`, as ``checkpointing``.
         checkpointing: See `FlowModel`.
         cuda_graphs: Not used.
@@ -51,12 +63,14 @@ class RRDB(Model):
     """
 
     network: RRDBNet
+    protocol = protocol.DETERMINISTIC
 
     def __init__(
         self,
         scale: int = 4,
         *,
         pixel_criterion: Literal["l1", "l2"] = "l1",
+        residual: Residual | None = None,
         precision: str = "fp32",
         checkpointing: str = "none",
         cuda_graphs: bool = True,
@@ -67,9 +81,11 @@ class RRDB(Model):
         encoder = encoders.build(options, scale, n_levels=1, precision=precision, checkpointing=checkpointing)
         if not isinstance(encoder, encoders.RRDBEncoder):
             raise UserError(f"model RRDB pretrains the encoder RRDB, got network_G.encoder: {options.encoder}")
+        encoder.residual_of_first = residual == "first_conv"
         network = RRDBNet(encoder, scale).to(memory_format=torch.channels_last)
         super().__init__(network, scale, options, cuda_graphs)
         self.loss_name = self.pixel_criterion = pixel_criterion
+        self.residual = residual
         self._criterion = F.l1_loss if pixel_criterion == "l1" else F.mse_loss
 
     @property
@@ -81,6 +97,20 @@ class RRDB(Model):
     def size_multiple(self) -> int:
         """HR images whose sides are multiples of the scale need no padding."""
         return self.scale
+
+    @torch.no_grad()
+    def lr_psnr(self, residual: Residual) -> float:
+        """How well the image of a smooth input, made with that residual and downsampled, agrees with it, in dB.
+
+        Of trained weights the residual that they were trained with is tens of dB better than the other.
+        """
+        waves = torch.linspace(0, 2 * math.pi, 24)
+        lr = torch.stack([0.5 + 0.3 * (waves[:, None] + k).sin() * (waves + k).cos() for k in range(3)])[None]
+        lr, own = lr.to(self.device), self.encoder.residual_of_first
+        self.encoder.residual_of_first = residual == "first_conv"
+        error = downsample(self.network(lr), self.scale) - lr
+        self.encoder.residual_of_first = own
+        return -10 * error.double().square().mean().log10().item()
 
     def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> LossInputs:
         """Both images; nothing random."""

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from robustflow.interop import published, state_dicts
 from robustflow.models.base import Model
+from robustflow.models.rrdb import RRDBOptions
 from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
+from robustflow.registry import MODELS
 from robustflow.utils import checksums
 from robustflow.utils.errors import UserError, shorten
 from robustflow.utils.files import write_atomically
@@ -28,6 +30,11 @@ _PRIOR_BOUND = "network_G.flow.split.max_log_scale"  # None is a value of its ow
 _NOT_OF_THE_FUNCTION = {
     f"network_G.{key}" for key in ("train_RRDB", "train_RRDB_delay", "flow.projection_memory", "encoder.type")
 }
+_OTHER_IMAGES = (
+    "%s: an RRDB in which the first convolution is added to the trunk's output, as in ESRGAN; here the last block's, "
+    "as in published flows: a start for a training, not the same images (model: {type: RRDB, residual: first_conv} "
+    "makes those)"
+)
 # Of the exponential moving average of the weights, where training keeps one: taken in their place.
 EMA_SUFFIX = "_G_ema.safetensors"
 
@@ -83,8 +90,13 @@ def locate(path: str) -> Path:
     return file
 
 
-def locate_for_test(options: RunOptions) -> Path:
-    """Weights that test.py takes: path.model_path, else the newest of the experiment, else path.pretrain_model_G."""
+def locate_for_test(options: RunOptions) -> Path | None:
+    """Weights that test.py takes: path.model_path, else the newest of the experiment, else path.pretrain_model_G.
+
+    None for a model that has no weights.
+    """
+    if not MODELS.entry_of(options.model).has_weights:
+        return None
     experiment = Path(options.path.experiments) / options.name
     if options.path.model_path is not None:
         return locate(options.path.model_path)
@@ -124,13 +136,14 @@ def load(path: Path, model: Model, options: RunOptions, *, encoder_suffices: boo
     """
     theirs, network = _read_published(path), model.network
     if theirs is not None:
-        return _load_published(path, theirs[0], network, of_esrgan=theirs[1], encoder_suffices=encoder_suffices)
+        return _load_published(path, theirs, network, options, encoder_suffices)
     tensors, metadata = read(path)
     wanted: Mapping[str, Tensor] = network.state_dict()
     is_flow = any(name.startswith("levels.") for name in tensors)
     if not _misfits(tensors, wanted):
         # The encoder alone is one function whatever the options of the flow.
-        others = _other_function(path, metadata, options) if is_flow and not encoder_suffices else []
+        differing = _other_function if is_flow else _other_residual
+        others = [] if encoder_suffices else differing(path, metadata, options)
         if others:
             raise WeightsError("\n".join([f"{path}: weights of another function; correct the options", *others]))
         network.load_state_dict(tensors)
@@ -138,17 +151,20 @@ def load(path: Path, model: Model, options: RunOptions, *, encoder_suffices: boo
     in_file, in_network = ({k: v for k, v in s.items() if k.startswith("encoder.")} for s in (tensors, wanted))
     if encoder_suffices and in_file and not is_flow and not _misfits(in_file, in_network):
         network.load_state_dict(in_file, strict=False)
+        if _residual(_parse_options(path, metadata).get("model")) == "first_conv":
+            log.warning(_OTHER_IMAGES, path)
         return "encoder"
     raise WeightsError(_explain(path, tensors, wanted, metadata, options))
 
 
 def fit_options(options: RunOptions, path: Path) -> RunOptions:
-    """The options with sizes that were not given (``gc``, say) taken from the weights."""
+    """The options with sizes that were not given (``gc``, say), and RRDB's residual, taken from the weights."""
     theirs = _read_published(path)
     if theirs is not None:
         network = published.complete(options.network_G, theirs[0])
-        return options.model_copy(update={"network_G": network})
-    saved = _parse_options(path, _read(path, tensors=False)[1]).get("network_G")
+        return _set_residual(options.model_copy(update={"network_G": network}), "first_conv" if theirs[1] else None)
+    trained = _parse_options(path, _read(path, tensors=False)[1])
+    options, saved = _set_residual(options, _residual(trained.get("model"))), trained.get("network_G")
     encoder = _sizes(saved, published.ENCODER_SIZES)
     flow = _sizes(saved.get("flow") if isinstance(saved, dict) else None, published.FLOW_SIZES)
     try:
@@ -158,6 +174,17 @@ def fit_options(options: RunOptions, path: Path) -> RunOptions:
         key = ".".join(map(str, first["loc"]))
         raise WeightsError(f"{path}: its metadata are damaged: network_G.{key}: {first['msg']}") from error
     return options.model_copy(update={"network_G": published.set_missing(options.network_G, encoder, flow)})
+
+
+def _residual(model: Any) -> Any:
+    """``model.residual`` among the options of weights."""
+    return model.get("residual") if isinstance(model, dict) else None
+
+
+def _set_residual(options: RunOptions, residual: Any) -> RunOptions:
+    if not isinstance(options.model, RRDBOptions) or options.model.residual is not None or residual is None:
+        return options
+    return options.model_copy(update={"model": options.model.model_copy(update={"residual": residual})})
 
 
 def read_options(path: Path) -> RunOptions:
@@ -231,18 +258,15 @@ def _read_published(path: Path) -> tuple[dict[str, Tensor], bool] | None:
 
 
 def _load_published(
-    path: Path, tensors: dict[str, Tensor], network: nn.Module, *, of_esrgan: bool, encoder_suffices: bool
+    path: Path, theirs: tuple[dict[str, Tensor], bool], network: nn.Module, options: RunOptions, encoder_suffices: bool
 ) -> str:
+    tensors, of_esrgan = theirs
     try:
         loaded = published.fill(network, tensors, encoder_suffices=encoder_suffices)
     except published.PublishedError as error:
         raise WeightsError(f"{path}: {error}") from error
-    if of_esrgan:
-        log.warning(
-            "%s: an RRDB under ESRGAN's names. There the first convolution is added to the trunk's output, here the "
-            "last block's, as in published flows: a start for a training, not the same images.",
-            path,
-        )
+    if of_esrgan and not (isinstance(options.model, RRDBOptions) and options.model.residual == "first_conv"):
+        log.warning(_OTHER_IMAGES, path)
     return loaded
 
 
@@ -290,6 +314,14 @@ def _other_function(path: Path, metadata: Mapping[str, str], options: RunOptions
         if (None not in (their, our) and _all_levels(their) != _all_levels(our) and key not in _NOT_OF_THE_FUNCTION)
         or (key == _PRIOR_BOUND and their != our)
     ]
+
+
+def _other_residual(path: Path, metadata: Mapping[str, str], options: RunOptions) -> list[str]:
+    """The same of an RRDB."""
+    written = (metadata, {"options": options_load.dump(options)})
+    theirs, ours = (_residual(_parse_options(path, one).get("model")) or "last_block" for one in written)
+    line = f"  model.residual: the weights were trained with {theirs}, the options say {ours}"
+    return [] if theirs == ours else [line]
 
 
 def _all_levels(value: Any) -> Any:

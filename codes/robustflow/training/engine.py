@@ -4,13 +4,16 @@ from functools import partial
 from pathlib import Path
 
 from robustflow.data import checks
+from robustflow.models import Model
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
+from robustflow.registry import MODELS
 from robustflow.training import check as trial
 from robustflow.training.loop import finish, iterate
 from robustflow.training.preparation import prepare
 from robustflow.utils import distributed
 from robustflow.utils.answer import DONE, INTERRUPTED, answering
+from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
 
@@ -27,6 +30,7 @@ def run(options: RunOptions, *, check: bool = False) -> int:
         answering(memory=memory, interrupted=interrupted, alone=check) as reply,
         distributed.announcing(),
     ):
+        _require_weights(options)
         for folder in ("models", "training_state", "tensorboard", "non_finite", "checksums"):
             require_inside(Path(options.path.experiments, options.name), folder)
         if distributed.is_main():
@@ -38,3 +42,13 @@ def run(options: RunOptions, *, check: bool = False) -> int:
                 iterate(run)
                 reply.status = DONE if finish(run) else INTERRUPTED
     return reply.status
+
+
+def _require_weights(options: RunOptions) -> None:
+    kind: type[Model] = MODELS.entry_of(options.model)
+    if not kind.has_weights:
+        name = getattr(options.model, MODELS.key)
+        raise UserError(
+            f"model: expected one that can be trained, got {name}, which has no weights; it is ready to be tested: "
+            "python test.py -opt ..."
+        )

@@ -232,10 +232,12 @@ class SetMetric(Metric):
 
     Attributes:
         each: ``of_samples`` gives a value for each sample, which it computes together.
+        least: Of fewer samples drawn it says nothing: None.
     """
 
     places: Places = ("fidelity", "curves", "differences", "training")
     each: bool = False
+    least: int = 1
 
     @abstractmethod
     def of_samples(self, samples: Tensor, target: Target) -> float | Sequence[float] | None:

@@ -108,12 +108,13 @@ class LRPSNR(SampleMetric):
         return {"lr_psnr": main, "lr_psnr_gt": of_gt, "lr_psnr_lr": of_lr}
 
     def summarize(self, frame: "pd.DataFrame") -> dict[str, Any]:
-        """Means over images of minimum, standard deviation and mean over the samples of each."""
+        """Means over images of minimum, standard deviation (of several) and mean over the samples of each."""
         found: dict[str, Any] = {}
+        several = frame.image.duplicated().any()
         for key in self.keys:
             images = [list(values) for _, values in frame.dropna(subset=key).groupby("image", sort=False)[key]]
             found[f"{key}_min"] = mean(min(values) for values in images)
-            found[f"{key}_std"] = mean(_deviation(values) for values in images)
+            found[f"{key}_std"] = mean(_deviation(values) for values in images) if several else None
             found[f"{key}_mean"] = mean(statistics.fmean(values) for values in images)
         return found
 
