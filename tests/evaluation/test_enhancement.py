@@ -105,7 +105,8 @@ def test_scheme_2_has_a_summary_of_its_own():
         assert means[key] == pytest.approx((first[key] + second[key]) / 2)
         assert means[f"{key}_finite"] == first[key]
     assert dataset["heats"]["0"]["n_samples"] == 2
-    assert list(columns.lines(dataset)) == ["0", "0.9", "0.9, mean of 2"]
+    report = {"evaluation": ENHANCEMENT.describe(), "datasets": {"set": dataset}}
+    assert list(columns.lines(report, "set")) == ["0", "0.9", "0.9, mean of 2"]
 
 
 def test_table_has_a_row_of_the_mean():

@@ -41,7 +41,7 @@ def test_one_table_has_every_model_and_data_set(folders, tmp_path, capsys):
     assert "inf" in lines[2]
     assert "inf" not in lines[3]
     written = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert written == ["gallery.png", "report.html", "summary.csv", "summary.md", "summary.tex"]
+    assert written == ["curves.png", "gallery.png", "report.html", "summary.csv", "summary.md", "summary.tex"]
     assert f"3 of inside, 2 of {OUTSIDE}" in (tmp_path / "out" / "summary.md").read_text()
 
 

@@ -40,7 +40,7 @@ def test_protocol_of_a_figure():
 
 
 def test_bits_per_dimension_below_0_are_explained():
-    metrics = {"datasets": {"a": {"n_images": 1, "bits_per_dim": -2.9, "heats": {"0.9": {}}}}}
+    metrics = {"protocol": {}, "datasets": {"a": {"n_images": 1, "bits_per_dim": -2.9, "heats": {"0.9": {}}}}}
     assert tables.footnotes([metrics]) == "bits/dim: of a density on [0, 1], so below 0 is usual; + 8 for 8-bit values"
     metrics["datasets"]["a"]["bits_per_dim"] = None
     assert "without ground truth" in tables.footnotes([metrics])

@@ -8,6 +8,7 @@ from robustflow.commands import evaluate
 from robustflow.commands.arguments import Parser, add_options, path, read_options
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
+from robustflow.registry import MODELS
 from robustflow.report import study
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
@@ -18,8 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
     chosen = _parser().parse_args(arguments)
     run = {"temperature": _temperature, "best-of-n": _best_of_n, "seeds": _seeds}[chosen.kind]
+
+    def study_model() -> None:
+        _require_samples(read_options(chosen))
+        print(run(chosen))  # noqa: T201
+
     return answer(
-        lambda: print(run(chosen)),  # noqa: T201
+        study_model,
         memory=lambda: memory_advice.of_sampling(read_options(chosen), getattr(chosen, "n", None)),
         interrupted="interrupted; the same command goes on where it was",
     )
@@ -52,6 +58,14 @@ def _parser() -> Parser:
 def _folder(chosen: argparse.Namespace, options: RunOptions) -> Path:
     usual = Path(options.path.results) / options.name / f"study_{chosen.kind.replace('-', '_')}"
     return usual if chosen.output is None else chosen.output
+
+
+def _require_samples(options: RunOptions) -> None:
+    if MODELS.entry_of(options.model).protocol.deterministic:
+        raise UserError(
+            f"model: expected one that draws samples, got {getattr(options.model, MODELS.key)}, which makes one image "
+            "per input; test it, and name its results beside those of a study: robustflow compare"
+        )
 
 
 def _temperature(chosen: argparse.Namespace) -> str:

@@ -11,6 +11,8 @@ from robustflow.evaluation.metrics.base import Place
 from robustflow.models import protocol
 from robustflow.models.protocol import DENSITY
 
+# Under τ, of a model that makes one image per input.
+NO_HEAT = "–"
 _EXTENTS = frozenset({"max_abs", "max_residual"})
 _LR_REFERENCES = {
     "lr_psnr_gt": "as lr_psnr, against bicubic(ground truth)",
@@ -77,13 +79,15 @@ def say_bars(columns: Iterable[Column]) -> str:
     return f"†: below {', '.join(bars)}, the least LR-PSNR that the NTIRE challenge accepts." if bars else ""
 
 
-def lines(dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """All figures of a data set of metrics.json by what stands under τ: temperatures, and means of their samples.
+def lines(report: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """All figures of a data set of a metrics.json by what stands under τ: temperatures, and means of their samples.
 
-    Those of the data set itself are among the figures of each temperature.
+    Those of the data set itself are among the figures of each temperature. `NO_HEAT`: of a deterministic model.
     """
+    dataset = report["datasets"][name]
     own = {key: value for key, value in dataset.items() if key not in ("heats", "n_images") and _is_number(value)}
-    found = {heat: {**own, **values} for heat, values in dataset["heats"].items()}
+    fixed = protocol.read(report).deterministic
+    found = {NO_HEAT if fixed else heat: {**own, **values} for heat, values in dataset["heats"].items()}
     for heat, values in dataset.get("means", {}).items():
         found[f"{heat}, mean of {values['n_averaged']}"] = values
     return found
@@ -94,8 +98,8 @@ def keys_with_values(reports: Iterable[Mapping[str, Any]]) -> set[str]:
     return {
         key
         for report in reports
-        for dataset in report["datasets"].values()
-        for values in lines(dataset).values()
+        for name in report["datasets"]
+        for values in lines(report, name).values()
         for key, value in values.items()
         if value is not None
     }

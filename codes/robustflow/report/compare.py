@@ -7,15 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from robustflow.report import gallery, paired, pictures, tables
+from robustflow.report import gallery, paired, pictures, plots, sections, tables
 from robustflow.report.columns import overview, say_bars
 from robustflow.report.pages import about, figure, heading, limits, render, settings
 from robustflow.report.pictures import Part
-from robustflow.report.results import LEFT_OUT, Results, names_of, sample_file, worst_row
+from robustflow.report.results import LEFT_OUT, Results, names_of, reference, sample_file, worst_row
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
 
 FORMATS = ("simple", "markdown", "csv", "latex")
+# Of a protocol, what has no meaning for a deterministic model.
+_OF_SAMPLES = {"heats", "n_sample", "seed", "bits_per_dim", "nll_published", "latents"}
 _WORST = "the input shown is the one on which any model fails worst. Magenta: non-finite pixels."
 # By whether the mean of the samples is shown, too.
 _GALLERY = {
@@ -34,19 +36,21 @@ def check_protocols(runs: Sequence[Results]) -> None:
     Raises:
         UserError: naming the keys in which the protocol of a run differs from that of the first.
     """
-    for other in runs[1:]:
-        ours, theirs = (_flatten(run.metrics["protocol"]) for run in (runs[0], other))
+    first = reference(runs)
+    for other in (run for run in runs if run is not first):
+        ours, theirs = (_flatten(run.metrics["protocol"]) for run in (first, other))
         # These change no figure that is compared: the preset's name, whether inputs were scored, metrics, such as those
         # of third parties, that one run has and the other lacks; what an earlier version left out has names of its own.
-        ignored = {"protocol", "ood_fitted", "non_finite", *(runs[0].columns.keys() ^ other.columns.keys())}
+        ignored = {"protocol", "ood_fitted", "non_finite", *(first.columns.keys() ^ other.columns.keys())}
+        ignored |= _OF_SAMPLES if other.protocol.deterministic else set()
         differing = [key for key in {**ours, **theirs} if key not in ignored and ours.get(key) != theirs.get(key)]
         if differing:
-            names = f"{runs[0].metrics['name']} and {other.metrics['name']}"
+            names = f"{first.metrics['name']} and {other.metrics['name']}"
             raise UserError(
                 f"{names} were evaluated under different protocols: {', '.join(differing)} differ; "
                 "test both with the same options"
             )
-        missing = [name for name in runs[0].metrics["datasets"] if name not in other.metrics["datasets"]]
+        missing = [name for name in first.metrics["datasets"] if name not in other.metrics["datasets"]]
         if missing:
             raise UserError(f"{other.folder}: expected results on {', '.join(missing)}, found none; run test.py again")
 
@@ -72,11 +76,15 @@ def table(runs: Sequence[Results], style: str) -> str:
 
 
 def write(runs: Sequence[Results], output: Path) -> None:
-    """Write summary.md, summary.csv, summary.tex, gallery.png and report.html."""
+    """Write summary.md, summary.csv, summary.tex, gallery.png, report.html, and curves.png if there is any curve."""
+    plotted = sections.plot_comparison(runs)
+    if plotted:
+        plots.save_png(plots.grid(plotted), output / "curves.png")
     chosen = gallery.choose(runs, n=4)
     gallery.draw(runs, chosen, output / "gallery.png")
     headers, rows = paired.compare_runs(runs)
-    write_atomically(output / "summary.md", _markdown(runs, headers, rows, with_gallery=bool(chosen)).encode())
+    pictured = {"gallery.png": bool(chosen), "curves.png": bool(plotted)}
+    write_atomically(output / "summary.md", _markdown(runs, headers, rows, pictured).encode())
     write_atomically(output / "summary.csv", table(runs, "csv").encode())
     escaped = [[tables.latex(text) for text in row] for row in (headers, *rows)]
     differences = tables.align(escaped[1:], escaped[0], 3, "latex")
@@ -86,9 +94,9 @@ def write(runs: Sequence[Results], output: Path) -> None:
 
 
 def _markdown(
-    runs: Sequence[Results], headers: Sequence[str], rows: Sequence[Sequence[str]], *, with_gallery: bool
+    runs: Sequence[Results], headers: Sequence[str], rows: Sequence[Sequence[str]], pictured: Mapping[str, bool]
 ) -> str:
-    lr_psnr = runs[0].metrics["protocol"].get("lr_psnr", "")
+    lr_psnr = reference(runs).metrics["protocol"].get("lr_psnr", "")
     blocks = [
         f"# {', '.join(names_of(runs))}",
         f"Inputs per data set: {'; '.join(facts(runs))}.",
@@ -99,8 +107,10 @@ def _markdown(
     if rows:
         table_of_differences = tables.align(rows, headers, 3, "markdown")
         blocks += [f"## Differences to {names_of(runs)[0]}", table_of_differences, paired.notes(runs)]
-    if with_gallery:
+    if pictured["gallery.png"]:
         blocks += ["![gallery](gallery.png)", _GALLERY[runs[0].protocol.averages]]
+    if pictured["curves.png"]:
+        blocks += ["![curves](curves.png)", sections.NOTE_OF_MODELS]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -116,17 +126,22 @@ def say_older(runs: Sequence[Results]) -> str:
 
 def facts(runs: Sequence[Results]) -> list[str]:
     """How many inputs and samples, which seed."""
-    protocol = runs[0].metrics["protocol"]
+    first = reference(runs)
+    protocol = first.metrics["protocol"]
     counts = {name: str(dataset["n_images"]) for name, dataset in runs[0].metrics["datasets"].items()}
     same = len(set(counts.values())) == 1
     sizes = next(iter(counts.values())) if same else ", ".join(f"{count} of {name}" for name, count in counts.items())
-    return [sizes, f"{protocol['n_sample']} samples each", f"seed {protocol['seed']}"]
+    if first.protocol.deterministic:
+        return [sizes, "one image each"]
+    fixed = [name for name, run in zip(names_of(runs), runs, strict=True) if run.protocol.deterministic]
+    alone = [f"one image each of {', '.join(fixed)}"] if fixed else []
+    return [sizes, f"{protocol['n_sample']} samples each", f"seed {protocol['seed']}", *alone]
 
 
 def content(runs: Sequence[Results], headers: Sequence[str], differences: Sequence[Sequence[str]]) -> dict[str, Any]:
     """What the template shows of several runs; ``headers`` and ``differences``: see `paired.compare_runs`."""
     budget = pictures.Budget()
-    described = runs[0].metrics["protocol"]
+    described = reference(runs).metrics["protocol"]
     columns, frame = overview([run.metrics for run in runs]), to_frame(runs)
     best = tables.mark_best(frame, columns)
     merged = {name: _merge(runs, name) for name in runs[0].metrics["datasets"]}
@@ -153,6 +168,7 @@ def content(runs: Sequence[Results], headers: Sequence[str], differences: Sequen
             }
             for name, rows in merged.items()
         ],
+        "plots": sections.comparison(runs, sections.plot_comparison(runs)),
         "limits": limits(budget),
     }
 
@@ -179,7 +195,9 @@ def _parts(runs: Sequence[Results], dataset: str, image: str) -> list[Part]:
         rows = run.of_image(dataset, image)
         rows = rows[rows.averaged.isna()]
         row = worst_row(rows, protocol.extent)
-        text = f"{name}, {pictures.describe_row(row, run)}; {pictures.FURTHEST[protocol.extent]} of {len(rows)} samples"
+        text = f"{name}, {pictures.describe_row(row, run)}"
+        if not run.protocol.deterministic:
+            text += f"; {pictures.FURTHEST[protocol.extent]} of {len(rows)} samples"
         parts.append((sample_file(run.folder, row), name, text, row["pixel_errors"] > 0))
     parts.append((place / f"{image}_gt.png", "ground truth", "ground truth", False))
     return [part for part in parts if part[0].is_file()]

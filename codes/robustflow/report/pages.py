@@ -9,8 +9,9 @@ import jinja2
 from markupsafe import Markup
 
 from robustflow.evaluation.metrics import Column
+from robustflow.models import protocol
 from robustflow.report import pictures, sections, tables
-from robustflow.report.columns import cell, column, columns_of, lines, mark, protocol_of, say_bars
+from robustflow.report.columns import NO_HEAT, cell, column, columns_of, lines, mark, protocol_of, say_bars
 from robustflow.report.results import Results, read
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import show
@@ -64,9 +65,9 @@ def content(results: Results) -> dict[str, Any]:
                 "name": name,
                 "about": about(metrics["protocol"], name),
                 "n_images": dataset["n_images"],
-                "heats": list(lines(dataset)),
-                "figures": list_figures(dataset, metrics),
-                "over": over_how_many(dataset),
+                "heats": [_title(heat) for heat in lines(metrics, name)],
+                "figures": list_figures(name, metrics),
+                "over": over_how_many(name, metrics),
                 "gallery": found[name],
             }
             for name, dataset in metrics["datasets"].items()
@@ -84,14 +85,16 @@ def content(results: Results) -> dict[str, Any]:
 
 
 def _facts(results: Results) -> list[str]:
-    protocol, datasets = results.metrics["protocol"], results.metrics["datasets"]
+    described, datasets = results.metrics["protocol"], results.metrics["datasets"]
     counts = [dataset["n_images"] for dataset in datasets.values()]
     facts = [f"{len(counts)} data set{'s' if len(counts) != 1 else ''}", f"{sum(counts)} images"]
-    if "n_sample" in protocol:
-        facts.append(f"{protocol['n_sample']} samples each")
+    if results.protocol.deterministic:
+        return [*facts, "one image per input"]
+    if "n_sample" in described:
+        facts.append(f"{described['n_sample']} samples each")
     facts.append(f"τ = {', '.join(results.heats)}")
-    if "seed" in protocol:
-        facts.append(f"seed {protocol['seed']}")
+    if "seed" in described:
+        facts.append(f"seed {described['seed']}")
     return facts
 
 
@@ -115,9 +118,9 @@ def figure(values: Mapping[str, Any], one: Column) -> tuple[str, str]:
     return mark(values.get(key), one), text
 
 
-def list_figures(dataset: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_figures(name: str, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All figures of a data set of metrics.json, with how they were measured."""
-    by_heat, columns = list(lines(dataset).values()), columns_of(metrics)
+    by_heat, columns = list(lines(metrics, name).values()), columns_of(metrics)
     keys = [key for key in {key: None for values in by_heat for key in values} if not _is_count(key)]
     keys = [key for key in keys if all(not isinstance(values.get(key), list | dict) for values in by_heat)]
     found = []
@@ -136,14 +139,19 @@ def _is_count(key: str) -> bool:
     return key.endswith("_ci") or key.startswith("n_")
 
 
-def over_how_many(dataset: Mapping[str, Any]) -> list[str]:
+def _title(heat: str) -> str:
+    return "one image" if heat == NO_HEAT else f"τ = {heat}"
+
+
+def over_how_many(name: str, metrics: Mapping[str, Any]) -> list[str]:
     """How many inputs and samples the means of each temperature are over."""
-    texts = []
+    texts, dataset = [], metrics["datasets"][name]
+    fixed = protocol.read(metrics).deterministic
     for heat, values in dataset["heats"].items():
         text = f"{values['n_finite']} finite of {values['n_samples']} samples"
         if "n_images_finite" in values:
             text += f", {values['n_images_finite']} of {dataset['n_images']} inputs with finite samples alone"
-        texts.append(f"τ = {heat}: {text}")
+        texts.append(f"{_title(NO_HEAT if fixed else heat)}: {text}")
     return texts
 
 

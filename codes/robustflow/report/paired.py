@@ -7,8 +7,8 @@ import pandas as pd
 from scipy import stats
 
 from robustflow.evaluation.metrics import Column
-from robustflow.report.columns import cell, columns_at
-from robustflow.report.results import Results, names_of
+from robustflow.report.columns import NO_HEAT, cell, columns_at
+from robustflow.report.results import Results, names_of, reference
 
 _KEYS = ["dataset", "tau", "image"]
 
@@ -17,13 +17,23 @@ def compare(
     first: Results, other: Results, columns: Sequence[Column]
 ) -> Iterator[tuple[str, str, dict[str, str], str]]:
     """Compare image by image: data set, temperature, difference by key where there is one, and failures, as text."""
-    differences = _by_image(other, columns) - _by_image(first, columns)
-    failed = pd.concat([_find_failures(run) for run in (first, other)], axis=1, join="inner", keys=["first", "other"])
-    for dataset, of_set in first.metrics["datasets"].items():
+    shown = reference((first, other))
+    ours, theirs = (_repeat(run, shown.heats) for run in (first, other))
+    differences = _by_image(theirs, columns) - _by_image(ours, columns)
+    failed = pd.concat(map(_find_failures, (ours, theirs)), axis=1, join="inner", keys=["first", "other"])
+    for dataset, of_set in shown.metrics["datasets"].items():
         for heat in of_set["heats"]:
             at = differences[_at(differences, dataset, heat)]
             texts = {one.key: interval(at[one.key]) for one in columns if at[one.key].notna().any()}
-            yield dataset, heat, texts, count_failures(failed[_at(failed, dataset, heat)])
+            heat_shown = NO_HEAT if shown.protocol.deterministic else heat
+            yield dataset, heat_shown, texts, count_failures(failed[_at(failed, dataset, heat)])
+
+
+def _repeat(run: Results, heats: Sequence[str]) -> pd.DataFrame:
+    """Samples of a run; the image of a deterministic model stands for a sample at each of the temperatures."""
+    if not run.protocol.deterministic:
+        return run.samples
+    return pd.concat([run.samples.assign(tau=heat) for heat in heats])
 
 
 def _at(frame: pd.DataFrame, dataset: str, heat: str) -> pd.Series:
@@ -31,15 +41,15 @@ def _at(frame: pd.DataFrame, dataset: str, heat: str) -> pd.Series:
     return (index.get_level_values("dataset") == dataset) & (index.get_level_values("tau") == heat)
 
 
-def _by_image(run: Results, columns: Sequence[Column]) -> pd.DataFrame:
+def _by_image(samples: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     """Means over the samples of an image that have a finite value, by data set, temperature and image."""
     keys = [one.key for one in columns]
-    finite = run.samples.reindex(columns=[*_KEYS, *keys]).replace([math.inf, -math.inf], math.nan)
+    finite = samples.reindex(columns=[*_KEYS, *keys]).replace([math.inf, -math.inf], math.nan)
     return finite.groupby(_KEYS, sort=False)[keys].mean()
 
 
-def _find_failures(run: Results) -> pd.Series:
-    return (run.samples.pixel_errors > 0).groupby([run.samples[key] for key in _KEYS], sort=False).any()
+def _find_failures(samples: pd.DataFrame) -> pd.Series:
+    return (samples.pixel_errors > 0).groupby([samples[key] for key in _KEYS], sort=False).any()
 
 
 def interval(differences: pd.Series) -> str:
@@ -74,7 +84,7 @@ def compare_runs(runs: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
         for dataset, heat, texts, failures in compare(runs[0], other, columns)
     ]
     places = list(runs[0].metrics["datasets"])
-    found.sort(key=lambda row: (places.index(row[0]), float(row[1])))
+    found.sort(key=lambda row: (places.index(row[0]), -1 if row[1] == NO_HEAT else float(row[1])))
     shown = [one for one in columns if any(one.key in texts for _, _, _, texts, _ in found)]
     headers = ["data set", "τ", "model", *(f"Δ {one.label}" for one in shown), "pixel errors"]
     return headers, [

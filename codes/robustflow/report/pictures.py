@@ -141,7 +141,8 @@ def list_parts(results: Results, dataset: str, image: str) -> list[Part]:
         parts.append((place / f"{image}_t{heat}_mask.png", "pixel errors", text, True))
     text = f"standard deviation over the finite samples, white: a quarter of the range, τ = {heat}"
     parts.append((place / f"{image}_t{heat}_std.png", "std of samples", text, False))
-    parts += [_sample(results, row, f"sample {row['sample']}") for row in of_heat.to_dict("records")]
+    names = ("output" if protocol.deterministic else f"sample {number}" for number in of_heat["sample"])
+    parts += [_sample(results, row, name) for row, name in zip(of_heat.to_dict("records"), names, strict=True)]
     for other in results.heats:
         first = samples[samples.tau == other][:1] if other != heat else samples[:0]
         parts += [_sample(results, row, f"sample {row['sample']}, τ = {other}") for row in first.to_dict("records")]
@@ -170,7 +171,9 @@ def read(parts: Sequence[Part]) -> list[Panel]:
 
 def describe_row(row: Mapping[str, Any], results: Results, name: str | None = None) -> str:
     """The figures of a sample, or of what has another name, in one line."""
-    facts = [f"sample {row['sample']}, τ = {row['tau']}" if name is None else name, _extent(row, results)]
+    if name is None:
+        name = "output" if results.protocol.deterministic else f"sample {row['sample']}, τ = {row['tau']}"
+    facts = [name, _extent(row, results)]
     for one in results.columns.values():
         if "captions" in one.places and not math.isnan(row.get(one.key, math.nan)):
             facts.append(f"{one.label} {cell(row[one.key])}{one.unit and ' ' + one.unit}")

@@ -51,10 +51,12 @@ _SETTINGS: dict[Any, Any] = {
 
 # Of a line: x, y, and what is written beside it.
 Points = Sequence[tuple[float, float, str]]
+# A number: a horizontal line, of what has one value wherever.
+Lines = Mapping[str, Points | float]
 
 
 def curves(
-    lines: Mapping[str, Points], x_label: str, y_label: str, name: str, *, steps: bool = False, bar: float | None = None
+    lines: Lines, x_label: str, y_label: str, name: str, *, steps: bool = False, bar: float | None = None
 ) -> str:
     """Lines through points; one without any keeps its colour but is not drawn.
 
@@ -68,15 +70,13 @@ def curves(
     """
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _figure(x_label, y_label)
-        for k, points in enumerate(lines.values()):
-            if points:
-                _draw_line(axes, k, points)
-        if bar is not None:
-            axes.axhline(bar, color=_INK, linestyle="--", linewidth=1)
-            axes.annotate(f"{bar:g}", (0, bar), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points")
+        for k, line in enumerate(lines.values()):
+            _draw_line(axes, k, line, _colour(k))
+        _draw_bar(axes, bar)
         if steps:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _svg(figure, name, "; ".join(f"{key}: {_list(points)}" for key, points in lines.items() if points))
+        drawn = {key: line for key, line in lines.items() if isinstance(line, float) or line}
+        return _svg(figure, name, "; ".join(f"{key}: {_list(line)}" for key, line in drawn.items()))
 
 
 def histogram(edges: Sequence[float], density: Sequence[float], top: float, name: str) -> str:
@@ -105,6 +105,23 @@ def rank(points: Points, low: Sequence[float], high: Sequence[float], average: f
         return _svg(figure, name, f"{_list(points)}; average {average:.3g}")
 
 
+def grid(rows: Mapping[str, Sequence[tuple[Lines, str, str, float | None]]]) -> Figure:
+    """Plots of the same lines as one picture: a row under its title, each plot with labels of both axes and its bar."""
+    n_columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(3.4 * n_columns, 2.8 * len(rows) + 0.4), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, (title, plotted) in zip(parts, rows.items(), strict=True):
+        part.suptitle(title)
+        for number, (lines, x_label, y_label, bar) in enumerate(plotted, start=1):
+            axes = part.add_subplot(1, n_columns, number, xlabel=x_label, ylabel=y_label)
+            for k, (name, line) in enumerate(lines.items()):
+                _draw_line(axes, k, line, f"C{k}", name)
+            _draw_bar(axes, bar)
+            axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    return figure
+
+
 def legend(names: Sequence[str]) -> list[tuple[str, int, str, str]]:
     """For lines of those names, as drawn: marker, number of the colour (from 1), SVG dash array, name."""
     return [(GLYPHS[k % len(GLYPHS)], k % len(_SERIES) + 1, _DASHES[_dash(k)], name) for k, name in enumerate(names)]
@@ -127,20 +144,32 @@ def _figure(x_label: str, y_label: str, width: float = 3.6) -> tuple[Figure, Axe
     return figure, axes
 
 
-def _draw_line(axes: Axes, k: int, points: Points) -> None:
-    x, y, _ = zip(*points, strict=True)
+def _draw_bar(axes: Axes, bar: float | None) -> None:
+    """A dashed line that the vertical axis shall reach, with its number."""
+    if bar is not None:
+        axes.axhline(bar, color=_INK, linestyle="--", linewidth=1)
+        axes.annotate(f"{bar:g}", (0, bar), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points")
+
+
+def _draw_line(axes: Axes, k: int, line: Points | float, colour: str, label: str = "") -> None:
+    """Draw line number k; one without points is not drawn."""
+    if isinstance(line, float):
+        axes.axhline(line, color=colour, linestyle=_dash(k), linewidth=1.5, label=label)
+        return
+    x, y, _ = zip(*line, strict=True) if line else ((), (), ())
     axes.plot(
         x,
         y,
-        color=_colour(k),
+        color=colour,
+        label=label,
         marker=_MARKERS[k % len(_MARKERS)],
         linestyle=_dash(k),
         markersize=4,
         linewidth=1.5,
         markevery=max(1, len(x) // 12),
     )
-    for x_point, y_point, label in points:
-        axes.annotate(label, (x_point, y_point), (3, 3), textcoords="offset points", fontsize=7)
+    for x_point, y_point, text in line:
+        axes.annotate(text, (x_point, y_point), (3, 3), textcoords="offset points", fontsize=7)
 
 
 def _colour(k: int) -> str:
@@ -151,8 +180,8 @@ def _dash(k: int) -> str:
     return list(_DASHES)[k % len(_DASHES)]
 
 
-def _list(points: Points) -> str:
-    return ", ".join(f"{y:.4g} at {x:.4g}" for x, y, _ in points)
+def _list(line: Points | float) -> str:
+    return f"{line:.4g} throughout" if isinstance(line, float) else ", ".join(f"{y:.4g} at {x:.4g}" for x, y, _ in line)
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:

@@ -88,6 +88,11 @@ class Results:
         return self.frame[(self.frame.dataset == dataset) & (self.frame.image == image)]
 
 
+def reference(runs: Sequence[Results]) -> Results:
+    """The first run that draws samples, or, of deterministic models alone, the first: its temperatures are shown."""
+    return next((run for run in runs if not run.protocol.deterministic), runs[0])
+
+
 def sample_file(folder: Path, row: Mapping[str, Any]) -> Path:
     """The PNG of a row of a frame: of a sample, or of the mean of samples."""
     number = f"{int(row['sample']):02d}" if pd.isna(row["averaged"]) else "mean"

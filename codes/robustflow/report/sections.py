@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -14,9 +14,14 @@ from robustflow.evaluation.metrics.base import Place
 from robustflow.evaluation.metrics.failures import wilson
 from robustflow.report import plots
 from robustflow.report.columns import cell
-from robustflow.report.results import Results
+from robustflow.report.results import Results, names_of, reference
 
 N_BINS = 10
+# Lines, labels of both axes, and what the vertical one shall reach.
+Plot = tuple[plots.Lines, str, str, float | None]
+_TRADE = ("PSNR, dB (distortion)", "LPIPS (perception)")
+_BETTER = "Better is right and down in the plot of LPIPS against PSNR."
+NOTE_OF_MODELS = f"One line per model; a horizontal one, or a point: of one that makes one image per input. {_BETTER}"
 
 
 class Section(NamedTuple):
@@ -47,28 +52,76 @@ def temperature(results: Results) -> Section | None:
     datasets = results.metrics["datasets"]
     if len(results.heats) < 2:
         return None
-    drawn = []
-    for one in _columns_at(results, "curves"):
-        series = {name: _points(dataset, None, one.key) for name, dataset in datasets.items()}
-        if any(series.values()):
-            label = _label(one)
-            drawn.append((plots.curves(series, "temperature τ", label, f"{label} against τ", bar=one.bar), ""))
-    trade = {name: _points(dataset, "psnr", "lpips") for name, dataset in datasets.items()}
-    if any(one is not None for one in trade.values()):
-        svg = plots.curves(trade, "PSNR, dB (distortion)", "LPIPS (perception)", "LPIPS against PSNR")
-        drawn.append((svg, "Perception against distortion; the numbers at the points are τ"))
-    note = "One line per data set. Better is right and down in the plot of LPIPS against PSNR."
+    drawn = _draw(plot_temperature(datasets, _columns_at(results, "curves")))
+    note = f"One line per data set. {_BETTER}"
     return Section("curves", "Temperature", note, plots.legend(list(datasets)), drawn) if drawn else None
 
 
-def _points(dataset: Mapping[str, Any], x_key: str | None, y_key: str) -> plots.Points:
-    """A figure against another, or against the temperature; the finite points."""
+def plot_comparison(runs: Sequence[Results]) -> dict[str, list[Plot]]:
+    """The same plots by data set, with a line per model; without any, no data set."""
+    columns, names = _columns_at(reference(runs), "curves"), names_of(runs)
+    fixed = {name for name, run in zip(names, runs, strict=True) if run.protocol.deterministic}
+    found = {
+        dataset: plot_temperature(
+            {name: run.metrics["datasets"][dataset] for name, run in zip(names, runs, strict=True)}, columns, fixed
+        )
+        for dataset in reference(runs).metrics["datasets"]
+    }
+    return {dataset: plotted for dataset, plotted in found.items() if plotted}
+
+
+def comparison(runs: Sequence[Results], plotted: Mapping[str, Sequence[Plot]]) -> list[Section]:
+    """A section for each data set of `plot_comparison`."""
+    return [
+        Section(
+            f"curves-{number}", f"Temperature, {dataset}", NOTE_OF_MODELS, plots.legend(names_of(runs)), _draw(of_set)
+        )
+        for number, (dataset, of_set) in enumerate(plotted.items(), start=1)
+    ]
+
+
+def plot_temperature(
+    series: Mapping[str, Mapping[str, Any]], columns: Sequence[Column], fixed: Collection[str] = ()
+) -> list[Plot]:
+    """Figures against the temperature, where there are several, and LPIPS against PSNR.
+
+    Args:
+        series: Data sets of metrics.json, by the name of the line.
+        columns: The figures.
+        fixed: Names of those of deterministic models.
+    """
+    found: list[Plot] = []
+    several = any(len(dataset["heats"]) > 1 for dataset in series.values())
+    for one in columns if several else ():
+        drawn = {name: _points(dataset, None, one.key) for name, dataset in series.items()}
+        if any(points for name, points in drawn.items() if name not in fixed):
+            levels = {name: float(drawn[name][0][1]) for name in fixed if drawn[name]}
+            found.append(({**drawn, **levels}, "temperature τ", _label(one), one.bar))
+    trade = {name: _points(dataset, "psnr", "lpips", label=name not in fixed) for name, dataset in series.items()}
+    if any(trade.values()):
+        found.append((trade, *_TRADE, None))
+    return found
+
+
+def _draw(plotted: Sequence[Plot]) -> list[tuple[str, str]]:
+    """SVG of each plot, and what is said below it."""
+    drawn = []
+    for lines, x_label, y_label, bar in plotted:
+        trade = (x_label, y_label) == _TRADE
+        title = "LPIPS against PSNR" if trade else f"{y_label} against τ"
+        caption = "Perception against distortion; the numbers at the points are τ" if trade else ""
+        drawn.append((plots.curves(lines, x_label, y_label, title, bar=bar), caption))
+    return drawn
+
+
+def _points(dataset: Mapping[str, Any], x_key: str | None, y_key: str, *, label: bool = True) -> plots.Points:
+    """A figure against another, or against the temperature; the finite points; ``label``: with the temperature."""
     points = []
     for heat, values in sorted(dataset["heats"].items(), key=lambda pair: float(pair[0])):
         x = float(heat) if x_key is None else values.get(x_key)
         y = values.get(y_key)
         if x is not None and y is not None and math.isfinite(x) and math.isfinite(y):
-            points.append((x, y, "" if x_key is None else heat))
+            points.append((x, y, heat if x_key is not None and label else ""))
     return points
 
 

@@ -9,8 +9,19 @@ from tabulate import tabulate
 
 from robustflow.evaluation.description import describe_ood_fit
 from robustflow.evaluation.metrics import Column
-from robustflow.models.protocol import DENSITY
-from robustflow.report.columns import cell, column, columns_of, keys_with_values, lines, mark, overview, say_bars
+from robustflow.models import protocol
+from robustflow.models.protocol import DENSITY, NO_LIKELIHOOD
+from robustflow.report.columns import (
+    NO_HEAT,
+    cell,
+    column,
+    columns_of,
+    keys_with_values,
+    lines,
+    mark,
+    overview,
+    say_bars,
+)
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,25 +44,37 @@ _BOLD: dict[str, Callable[[str], str]] = {"markdown": "**{}**".format, "latex": 
 def to_frame(reports: Sequence[Mapping[str, Any]], models: Sequence[str] = ("",)) -> pd.DataFrame:
     """One row per data set, temperature or mean, and model, in this order: ``dataset``, ``heat``, ``model``, figures.
 
+    Deterministic models come first in a data set, with a row each.
+
     Args:
-        reports: Contents of metrics.json; the data sets and temperatures are those of the first.
+        reports: Contents of metrics.json; data sets are those of the first, temperatures of the first of each kind.
         models: Their names.
     """
+    named = list(zip(models, reports, strict=True))
+    fixed = [each for each in named if protocol.read(each[1]).deterministic]
+    kinds = [kind for kind in (fixed, [each for each in named if each not in fixed]) if kind]
     rows = [
-        {"dataset": name, "heat": heat, "model": model, **lines(report["datasets"][name]).get(heat, {})}
-        for name, dataset in reports[0]["datasets"].items()
-        for heat in lines(dataset)
-        for model, report in zip(models, reports, strict=True)
+        {"dataset": name, "heat": heat, "model": model, **lines(report, name).get(heat, {})}
+        for name in reports[0]["datasets"]
+        for kind in kinds
+        for heat in lines(kind[0][1], name)
+        for model, report in kind
     ]
     return pd.DataFrame(rows)
 
 
 def mark_best(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """Where a figure is the best of its data set and temperature, as printed; nowhere if all are equal, or alone."""
-    groups = frame.groupby(["dataset", "heat"], sort=False)
-    return pd.DataFrame(
-        {one.key: groups[one.key].transform(_is_best, one.better) for one in columns}, index=frame.index
-    )
+    """Where a figure is the best of its data set and temperature, as printed; nowhere if all are equal, or alone.
+
+    That of a deterministic model takes part at every temperature, and has to be the best at all.
+    """
+    groups: list[pd.DataFrame] = []
+    for _, of_set in frame.groupby("dataset", sort=False):
+        fixed = of_set[of_set.heat == NO_HEAT]
+        drawn = of_set[of_set.heat != NO_HEAT].groupby("heat", sort=False)
+        groups += [pd.concat([fixed, of_heat]) for _, of_heat in drawn] or [fixed]
+    marks = [pd.DataFrame({one.key: _is_best(group[one.key], one.better) for one in columns}) for group in groups]
+    return pd.concat(marks).groupby(level=0).all()
 
 
 def _is_best(values: pd.Series, better: str | None) -> pd.Series:
@@ -115,7 +138,9 @@ def footnotes(reports: Sequence[Mapping[str, Any]]) -> str:
     """What a reader of the table of these metrics.json may not expect."""
     known = keys_with_values(reports)
     barred = [one for report in reports if "columns" in report for one in columns_of(report).values()]
-    density = f"bits/dim: {DENSITY}" if "bits_per_dim" in known else "bits/dim: not known without ground truth"
+    fixed = all(protocol.read(report).deterministic for report in reports)
+    unknown = NO_LIKELIHOOD if fixed else "not known without ground truth"
+    density = f"bits/dim: {DENSITY if 'bits_per_dim' in known else unknown}"
     fits = dict.fromkeys(f"OOD score: {describe_ood_fit(report.get('ood_fit'))}" for report in reports)
     # Tables of several models do not show the score.
     fit = fits if "ood_mean" in known and len(fits) == 1 else ()
