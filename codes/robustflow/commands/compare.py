@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output",
         type=path,
-        help="folder for summary.md, summary.csv, summary.tex, gallery.png, report.html; default: comparison, beside "
-        "the results",
+        help="folder for summary.md, summary.csv, summary.tex, gallery.png, curves.png, report.html; default: "
+        "comparison, beside the results",
     )
     parser.add_argument("--format", choices=compare.FORMATS, default="simple", help="of the table on the screen")
     chosen = parser.parse_args(arguments)
