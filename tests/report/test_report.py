@@ -50,7 +50,10 @@ def test_bits_per_dimension_below_0_are_explained():
 
 
 def test_a_table_with_scores_says_what_they_are_by():
-    metrics = {"datasets": {"a": {"n_images": 1, "bits_per_dim": None, "ood_mean": 80.0, "heats": {"0.9": {}}}}}
+    metrics = {
+        "protocol": {},
+        "datasets": {"a": {"n_images": 1, "bits_per_dim": None, "ood_mean": 80.0, "heats": {"0.9": {}}}},
+    }
     assert tables.footnotes([metrics]).endswith("\nOOD score: its Gaussian: not recorded")
     other = {**metrics, "ood_fit": results_folder.FITTED}
     assert "64 features, covariance empirical; their mean score 70.5 (out of" in tables.footnotes([other])

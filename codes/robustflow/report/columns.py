@@ -45,7 +45,7 @@ def overview(reports: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 def _repeats(key: str, reports: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a figure is one over finite samples alone, and everywhere that over all samples."""
-    sets = (lines(dataset).values() for report in reports for dataset in report["datasets"].values())
+    sets = (lines(report, name).values() for report in reports for name in report["datasets"])
     return key.endswith("_finite") and all(
         values.get(key) == values.get(key.removesuffix("_finite")) for of_set in sets for values in of_set
     )
