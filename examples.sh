@@ -7,6 +7,8 @@
 # bash examples.sh latent          restoration, samples, transfers and the like with models trained for it: minutes
 # bash examples.sh toy2d [...]     why affine couplings explode, on points in the plane: results/toy2d/
 # bash examples.sh remedies        what bounds, boxes, fixed 1x1 convolutions and temperature change: half an hour
+# bash examples.sh TABLE [--small] all that a table or figure of a paper takes: table1, tableS1, tableS2, figS1,
+#                                  srflow_figs, lowlight_figs; --small: the same with tiny networks, in minutes
 # bash examples.sh study KIND NAME [...]  temperature, best-of-n or seeds, of the model that confs/NAME.yml trained
 # bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
 # The first use makes .venv and installs the project there, unless a virtual environment is active: then it is used.
@@ -221,7 +223,7 @@ reproduce() {
     local name=$1
     shift
     if [ ! -f "confs/$name.yml" ]; then
-        echo "expected demo, test, bench, gpu, lowlight, latent, toy2d, remedies, study, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        echo "expected demo, test, bench, gpu, lowlight, latent, toy2d, remedies, study, a table or figure of confs/recipes, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
     case $name in
@@ -234,7 +236,7 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,12s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,14s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup; check "$@" ;;
     study) setup; study "$@" ;;
@@ -243,6 +245,7 @@ case $command in
     lowlight) setup; lowlight ;;
     latent) setup; latent ;;
     gpu) python -c "import robustflow.models" 2> /dev/null || setup; gpu "$@" ;;
+    table1 | tableS1 | tableS2 | figS1 | srflow_figs | lowlight_figs) setup; exec robustflow reproduce "$command" "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

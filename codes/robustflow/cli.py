@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from robustflow import __version__
 from robustflow.commands.arguments import Parser
-from robustflow.utils import cpus
+from robustflow.utils import children, cpus
 
 COMMANDS = {
     "train": "train a model, try a run before it is started, or run the 2-D toy",
     "test": "sample and measure a model on test sets, or super-resolve own images",
     "compare": "put results of several models side by side: tables, pictures, a page",
+    "reproduce": "everything that a table or figure of a paper takes, from training to the numbers",
     "report": "write the page of a results folder again",
     "study": "metrics against the temperature, the best of n samples, several seeds",
     "trace": "what every layer does along sampling, and how much a model can amplify",
@@ -30,8 +31,9 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
     cpus.shorten_waits()
+    children.end_with_parent()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    lines = [f"  {name:<8}  {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<9}  {what}" for name, what in COMMANDS.items()]
     parser = Parser(
         prog="robustflow",
         description="Conditional normalizing flows in imaging.",

@@ -30,6 +30,7 @@ from tabulate import tabulate
 
 from robustflow.interop import option_files
 from robustflow.options.keys import keys, named_defaults, options_class_at
+from robustflow.options.recipe import RecipeOptions
 from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
 from robustflow.registry import Options
@@ -124,6 +125,15 @@ def load_any(
     if options is None or mistakes:
         raise OptionsError(str(path), *mistakes)
     return options
+
+
+def load_recipe(path: str | Path) -> RecipeOptions:
+    """Read and check a recipe, but not the options files that it names; OptionsError with all mistakes."""
+    mistakes: list[Mistake] = []
+    recipe, found = _validate(_read_file(_place(str(path), "recipe"), mistakes, ()), RecipeOptions)
+    if recipe is None or mistakes or found:
+        raise OptionsError(str(path), *mistakes, *found)
+    return recipe
 
 
 def _translate(tree: Node) -> Node:

@@ -33,7 +33,14 @@ _MIB, _GIB = 2**20, 2**30
 
 
 def check(options: RunOptions) -> str:
-    """Check all data sets; train a few steps, save, resume, validate, elsewhere; return a report for the screen.
+    """The report of `estimate`."""
+    return estimate(options)[0]
+
+
+def estimate(options: RunOptions) -> tuple[str, float]:
+    """Check all data sets; train a few steps, save, resume, validate, elsewhere.
+
+    Returns a report for the screen, and the seconds that the whole run will take.
 
     Nothing in the folders of the run is changed. UserError as training and tests would raise it.
     """
@@ -43,7 +50,7 @@ def check(options: RunOptions) -> str:
     # The trial computes as the whole run would.
     with tempfile.TemporaryDirectory() as folder, fused.expecting(_mapped_elements(options)):
         try:
-            lines = _try(options, folder)
+            lines, seconds = _try(options, folder)
         except (UserError, RunFailed) as error:
             # What it says of files is of those that are gone now.
             lines = [line for line in str(error).splitlines() if folder not in line and "--resume" not in line]
@@ -51,11 +58,11 @@ def check(options: RunOptions) -> str:
     rest = ", resume and validation" if "val" in sets else " and resume"
     counts = ", ".join(f"{key} {n}" for key, n in sets.items())
     right = f"{options.name}: options, data, {1 + _STEPS} steps, save{rest} are right."
-    return "\n".join([right, f"  images      {counts}", *lines])
+    return "\n".join([right, f"  images      {counts}", *lines]), seconds
 
 
-def _try(options: RunOptions, folder: str) -> list[str]:
-    """What a run will take, extrapolated from a few steps, in lines."""
+def _try(options: RunOptions, folder: str) -> tuple[list[str], float]:
+    """What a run will take, extrapolated from a few steps, in lines; and its seconds."""
     trial = _trial(options, folder)
     # What it says when a run begins is, in a trial, of files that are gone afterwards.
     beginning = logging.getLogger("robustflow.training.preparation")
@@ -68,7 +75,8 @@ def _try(options: RunOptions, folder: str) -> list[str]:
         beginning.setLevel(logging.NOTSET)
     experiment = Path(folder) / options.name
     saved = sum(file.stat().st_size for file in experiment.glob("*/*") if file.stem.startswith(f"{1 + _STEPS:08d}"))
-    return [*_estimate_time(options, step, _validation_time(options, trial)), *_estimate_room(options, saved)]
+    lines, seconds = _estimate_time(options, step, _validation_time(options, trial))
+    return [*lines, *_estimate_room(options, saved)], seconds
 
 
 def _train(trial: RunOptions) -> float:
@@ -140,16 +148,18 @@ def _validation_time(options: RunOptions, trial: RunOptions) -> float:
     return (time.perf_counter() - begun) * len(items) / len(first)
 
 
-def _estimate_time(options: RunOptions, step: float, validation: float) -> list[str]:
-    """Lines on seconds per iteration and per validation, and on the whole run."""
+def _estimate_time(options: RunOptions, step: float, validation: float) -> tuple[list[str], float]:
+    """Lines on seconds per iteration and per validation, and on the whole run; and its seconds."""
     o, training = options.train, options.datasets["train"]
     n_validations = math.ceil(o.niter / o.val_freq) if "val" in options.datasets else 0
-    total = datetime.timedelta(seconds=round(o.niter * step + n_validations * validation))
-    return [
+    seconds = o.niter * step + n_validations * validation
+    total = datetime.timedelta(seconds=round(seconds))
+    lines = [
         f"  step        {step:.3g} s ({training.batch_size} crops of {training.GT_size}x{training.GT_size})",
         f"  validation  {validation:.3g} s, {n_validations} times",
         f"  whole run   {total} ({o.niter} iterations), as fast as here and now",
     ]
+    return lines, seconds
 
 
 def _estimate_room(options: RunOptions, checkpoint_bytes: int) -> list[str]:

@@ -1,0 +1,231 @@
+"""Everything a table or figure of a paper takes: data checks, training, tests, the numbers beside the published ones.
+
+robustflow reproduce table1
+robustflow reproduce table1 --small
+robustflow reproduce my_recipe.yml --jobs 2
+
+The recipes are files of confs/recipes. Interrupted anywhere, the same command goes on where it was.
+"""
+
+import argparse
+import datetime
+import logging
+import shlex
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from robustflow.commands import miniature
+from robustflow.commands.arguments import Parser, path
+from robustflow.options.load import Assignment, load, load_recipe
+from robustflow.options.recipe import RecipeOptions, RunOfRecipe
+from robustflow.options.schema import RunOptions
+from robustflow.report import reproduction
+from robustflow.report.results import read
+from robustflow.training import check, checkpoint
+from robustflow.utils import cpus
+from robustflow.utils.answer import answer
+from robustflow.utils.children import run_side_by_side
+from robustflow.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+RECIPES = Path("confs/recipes")
+
+
+class Job:
+    """A run of a recipe with one training seed: its options, and the commands that take it through.
+
+    Args:
+        recipe: File of the recipe.
+        given: What it says of the run.
+        seed: Training seed, or None.
+        small: See `miniature`.
+    """
+
+    def __init__(self, recipe: Path, given: RunOfRecipe, seed: int | None, *, small: bool) -> None:
+        self.given = given
+        self._file = recipe.parent / given.options
+        self._assignments: list[Assignment] = []
+        options = self._load()
+        name = given.name or options.name
+        self._set({} if seed is None else {"train.manual_seed": seed})
+        if small:
+            self._set(miniature.shrink(options))
+        self._set({"name": "/".join(filter(None, ["small" if small else "", name, "" if seed is None else str(seed)]))})
+        self.options = self._load()
+
+    def _set(self, settings: dict[str, object]) -> None:
+        self._assignments += [(key, value, "--small") for key, value in settings.items()]
+
+    def _load(self, *more: Assignment) -> RunOptions:
+        return load(self._file, self.given.override, *self._assignments, *more)
+
+    @property
+    def experiment(self) -> Path:
+        """Folder of the training."""
+        return Path(self.options.path.experiments) / self.options.name
+
+    @property
+    def results(self) -> Path:
+        """Folder of the results."""
+        return Path(self.options.path.results) / self.options.name
+
+    @property
+    def flags(self) -> list[str]:
+        """What has a command read these options."""
+        texts = [f"{key}={miniature.to_yaml(value)}" for key, value, _ in self._assignments]
+        overrides = [text for text in (self.given.override, *texts) if text]
+        return ["-opt", str(self._file), *(word for text in overrides for word in ("--override", text))]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is anything to train."""
+        return "train" in self.options.datasets and self.options.path.model_path is None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last checkpoint is there."""
+        return not self.is_trained or checkpoint.weights_file(self.experiment, self.options.train.niter).is_file()
+
+    def for_check(self, missing: set[str]) -> RunOptions:
+        """The options as --check can try them: from no weights where the encoder is still to be trained."""
+        start = self.options.path.pretrain_model_G
+        if start is None or Path(start).resolve() not in {Path(one).resolve() for one in missing}:
+            return self.options
+        return self._load(("path.pretrain_model_G", None, "--check"), ("network_G.train_RRDB_delay", 0.0, "--check"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reproduce; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
+    chosen = _parser().parse_args(arguments)
+    # What ends this process by the usual signal ends its commands first, as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return answer(lambda: _reproduce(chosen), interrupted="interrupted; the same command goes on where it was")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="robustflow reproduce", description=__doc__)
+    parser.add_argument("recipe", help=f"name of a recipe in {RECIPES}, or a file")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="the same chain with tiny networks on a few bundled photographs, in minutes: its numbers mean nothing",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only try everything, and say what time and memory it takes"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs side by side; default: a run on all GPUs after the other, on CPUs a run per core",
+    )
+    parser.add_argument("--output", type=path, metavar="DIR", help="default: results/<recipe>")
+    return parser
+
+
+def _reproduce(chosen: argparse.Namespace) -> None:
+    file = _locate(chosen.recipe)
+    recipe, name = load_recipe(file), f"{file.stem}_small" if chosen.small else file.stem
+    if chosen.jobs is not None and chosen.jobs < 1:
+        raise UserError(f"--jobs: expected at least 1, got {chosen.jobs}")
+    if chosen.small:
+        miniature.write_images()
+    encoders = [Job(file, given, None, small=chosen.small) for given in recipe.encoders]
+    jobs = [Job(file, given, seed, small=chosen.small) for given in recipe.runs for seed in recipe.seeds or (None,)]
+    _require_names([*encoders, *jobs])
+    output = chosen.output or Path(jobs[0].options.path.results) / name
+    unfinished = [job for job in _distinct([*encoders, *jobs]) if not job.is_finished]
+    if chosen.check:
+        print(_check(unfinished, {str(job.experiment) for job in encoders if not job.is_finished}))  # noqa: T201
+        return
+    places = {"output": [str(output)], "results": [str(job.results) for job in jobs]}
+    fill = partial(_fill, recipe.small if chosen.small else {}, places)
+    at_once = chosen.jobs or (1 if torch.cuda.is_available() else cpus.available())
+    if unfinished:
+        log.info("%s: checking before the start", name)
+        # In a process of its own, whose memory is free again afterwards.
+        words = ["reproduce", str(file), "--check", *(["--small"] if chosen.small else [])]
+        run_side_by_side({"check": [words]}, 1)
+    run_side_by_side({"first": list(map(fill, recipe.first))}, 1)
+    run_side_by_side({job.options.name: [_train(job, at_once)] for job in encoders if job.is_trained}, at_once)
+    run_side_by_side({job.options.name: list(_steps(job, recipe, at_once, fill)) for job in jobs}, at_once)
+    text = reproduction.write(recipe, [(job.given, read(job.results)) for job in jobs], output)
+    run_side_by_side({"then": list(map(fill, recipe.then))}, 1)
+    print(text)  # noqa: T201
+    log.info("%s", output / "table.md")
+
+
+def _locate(recipe: str) -> Path:
+    place = Path(recipe) if recipe.endswith((".yml", ".yaml")) else RECIPES / f"{recipe}.yml"
+    if not place.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yml"))) or f"none in {RECIPES.resolve()}"
+        raise UserError(f"{recipe}: expected a recipe ({known}) or a file that ends in .yml")
+    return place
+
+
+def _distinct(jobs: Sequence[Job]) -> list[Job]:
+    return list({job.options.name: job for job in jobs}.values())
+
+
+def _require_names(jobs: Sequence[Job]) -> None:
+    """Raise UserError if runs that differ are to be in one folder."""
+    for job in jobs:
+        for other in jobs:
+            if job.options.name == other.options.name and job.options != other.options:
+                raise UserError(f"'{job.options.name}' names two runs that differ: give one of them a name of its own")
+
+
+def _check(jobs: Sequence[Job], missing: set[str]) -> str:
+    """Try all that is to be trained; return what it takes."""
+    # What trials say of their steps is of no interest here; warnings are.
+    logging.getLogger("robustflow").setLevel(logging.WARNING)
+    reports, total = [], 0.0
+    for job in jobs:
+        report, seconds = check.estimate(job.for_check(missing))
+        reports.append(report)
+        total += seconds
+    whole = datetime.timedelta(seconds=round(total))
+    return "\n".join(
+        [*reports, f"{len(jobs)} training{'s' * (len(jobs) > 1)}: {whole} in all, one after the other, tests apart"]
+    )
+
+
+def _train(job: Job, at_once: int) -> list[str]:
+    """The command that trains a run, or goes on with it; on several GPUs at once if it runs alone."""
+    gpus = torch.cuda.device_count() if at_once == 1 else 1
+    words = ["train", *job.flags, "--resume", "auto"]
+    return words if gpus < 2 else [f"torchrun={gpus}", *words]
+
+
+def _steps(job: Job, recipe: RecipeOptions, at_once: int, fill: Callable[..., list[str]]) -> Iterator[list[str]]:
+    """The commands that a run takes."""
+    if job.is_trained:
+        yield _train(job, at_once)
+    yield ["test", *job.flags, "--quiet"]
+    for command in recipe.each if job.given.each is None else job.given.each:
+        yield fill(command, run=job.flags, name=[job.options.name])
+
+
+def _fill(small: Mapping[str, str], places: Mapping[str, list[str]], command: str, **of_run: list[str]) -> list[str]:
+    """Words of a command of a recipe; ``small``: flags to add, by a command's first words."""
+    known = {f"{{{key}}}": value for key, value in {**places, **of_run}.items()}
+    words: list[str] = []
+    for word in shlex.split(command):
+        inside = [key for key in known if key in word]
+        words += known[word] if word in known else [_replace(word, {key: known[key][0] for key in inside})]
+    begun = " ".join(words)
+    return words + [flag for start, flags in small.items() if begun.startswith(start) for flag in shlex.split(flags)]
+
+
+def _replace(word: str, known: Mapping[str, str]) -> str:
+    for key, value in known.items():
+        word = word.replace(key, value)
+    return word
