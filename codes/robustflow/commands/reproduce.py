@@ -23,6 +23,7 @@ from robustflow.commands.arguments import Parser, path
 from robustflow.options.load import Assignment, load, load_recipe
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
 from robustflow.options.schema import RunOptions
+from robustflow.registry import MODELS
 from robustflow.report import reproduction
 from robustflow.report.results import read
 from robustflow.training import check, checkpoint
@@ -84,7 +85,9 @@ class Job:
     @property
     def is_trained(self) -> bool:
         """Whether there is anything to train."""
-        return "train" in self.options.datasets and self.options.path.model_path is None
+        options = self.options
+        has_weights: bool = MODELS.entry_of(options.model).has_weights
+        return has_weights and "train" in options.datasets and options.path.model_path is None
 
     @property
     def is_finished(self) -> bool:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
 from robustflow.report import tables
-from robustflow.report.columns import cell, column, lines, protocol_of
+from robustflow.report.columns import NO_HEAT, cell, column, lines, protocol_of
 from robustflow.report.results import Results
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
@@ -55,7 +55,7 @@ def _rows(recipe: RecipeOptions, label: str, given: RunOfRecipe, runs: Sequence[
     if unknown:
         raise UserError(f"{label}: published figures of {', '.join(sorted(unknown))}; tested: {', '.join(sets)}")
     for name, dataset in sets.items():
-        for heat in lines(dataset):
+        for heat in lines(runs[0].metrics, name):
             for key in recipe.columns:
                 mean, low, high = measure(runs, name, heat, key)
                 yield {
@@ -76,7 +76,7 @@ def measure(runs: Sequence[Results], dataset: str, heat: str, key: str) -> tuple
     Rates of one seed have their Wilson interval. Otherwise Student's t, with the variance of a mean over seeds and that
     of one over inputs added, of as many degrees of freedom as the fewer of both have.
     """
-    found = [lines(run.metrics["datasets"][dataset]).get(heat, {}) for run in runs]
+    found = [lines(run.metrics, dataset).get(heat, {}) for run in runs]
     values = pd.Series([math.nan if one.get(key) is None else one[key] for one in found], dtype="float64")
     if values.isna().any():
         return None, math.nan, math.nan
@@ -94,7 +94,7 @@ def measure(runs: Sequence[Results], dataset: str, heat: str, key: str) -> tuple
 
 def _by_input(runs: Sequence[Results], dataset: str, heat: str, key: str) -> pd.Series:
     """Means over seeds and samples, by input; empty for what no input has."""
-    rows = [run.of_set(dataset, heat) for run in runs]
+    rows = [run.of_set(dataset, None if heat == NO_HEAT else heat) for run in runs]
     base, _, over = key.rpartition("_")
     if key == "pixel_error_pct":
         parts = [100.0 * (one.pixel_errors > 0).groupby(one.image).any() for one in rows]
