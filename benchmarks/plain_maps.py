@@ -117,7 +117,8 @@ class Spline:
     def _knots(self, parameter: Tensor) -> Pair:
         """Positions (m, 3) of the knots and sizes (m, 2) of the bins."""
         low, high = self.bounds
-        fraction = torch.sigmoid(parameter) * (1 - 2 * self.eps) + self.eps
+        smallest = self.eps / (high - low)
+        fraction = torch.sigmoid(parameter) * (1 - 2 * smallest) + smallest
         cumulative = F.pad(torch.cumsum(torch.stack([fraction, 1 - fraction], dim=-1), dim=-1), (1, 0))
         cumulative = (high - low) * cumulative + low
         cumulative[..., 0] = low

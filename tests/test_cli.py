@@ -19,7 +19,7 @@ def test_it_lists_its_commands_and_answers_others(capsys):
     assert ended.value.code == 0
     told = capsys.readouterr().out
     modules = {file.stem for file in (ROOT / "codes" / "robustflow" / "commands").glob("*.py")}
-    assert modules - {"__init__", "arguments", "evaluate"} == set(cli.COMMANDS)
+    assert modules - {"__init__", "arguments", "evaluate", "miniature"} == set(cli.COMMANDS)
     assert all(f"\n  {name} " in told for name in cli.COMMANDS)
     for words, message in ((["trian"], "invalid choice: 'trian'"), ([], "required: COMMAND")):
         with pytest.raises(SystemExit) as ended:
