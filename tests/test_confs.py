@@ -117,7 +117,7 @@ def test_readme_command_is_valid(words):
     program, rest = words[1], words[2:]
     if words[0] == "bash":
         assert program == "examples.sh"
-        names = {conf.stem for conf in CONFS}
+        names = {conf.stem for conf in (*CONFS, *(ROOT / "confs" / "recipes").glob("*.yml"))}
         assert rest[0] in {"demo", "test", "bench", "gpu", "lowlight", "latent", "toy2d", "remedies"} | names or (
             rest[0] == "study" and rest[2] in names
         )

@@ -175,6 +175,18 @@ def test_intervals_of_one_seed_and_of_several(tmp_path):
     assert reproduction.measure(runs, "inside", "0.9", "psnr") == pytest.approx(expected)
 
 
+def test_flags_of_the_small_chain_take_the_place_of_others():
+    small = {"ood rank": "--n-patches 6 --heats 0.5"}
+    places = {"output": ["results/a b"], "results": ["x", "y"]}
+    command = "ood rank {run} --n-patches 1470 --heats 0 1 --output {output}/z"
+    words = reproduce._fill(small, places, command, run=["-opt", "o.yml", "--override", "a=1"])
+    assert words == [
+        *("ood", "rank", "-opt", "o.yml", "--override", "a=1", "--output", "results/a b/z"),
+        *("--n-patches", "6", "--heats", "0.5"),
+    ]
+    assert reproduce._fill(small, places, "compare {results}") == ["compare", "x", "y"]
+
+
 def test_published_figures_of_no_data_set_are_a_mistake(tmp_path):
     run = read(results_folder.make(tmp_path / "x"))
     recipe = recipe_of(published={"elsewhere": {"psnr": 1.0}})

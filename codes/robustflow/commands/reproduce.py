@@ -225,7 +225,19 @@ def _fill(small: Mapping[str, str], places: Mapping[str, list[str]], command: st
         inside = [key for key in known if key in word]
         words += known[word] if word in known else [_replace(word, {key: known[key][0] for key in inside})]
     begun = " ".join(words)
-    return words + [flag for start, flags in small.items() if begun.startswith(start) for flag in shlex.split(flags)]
+    for start, flags in small.items():
+        if begun.startswith(start):
+            words = _override_flags(words, shlex.split(flags))
+    return words
+
+
+def _override_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Words of a command with flags in place of those of the same names, with all their values."""
+    kept, dropping = [], False
+    for word in words:
+        dropping = word in flags if word.startswith("--") else dropping and not word.startswith("-")
+        kept += [] if dropping else [word]
+    return [*kept, *flags]
 
 
 def _replace(word: str, known: Mapping[str, str]) -> str:

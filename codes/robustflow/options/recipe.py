@@ -40,5 +40,6 @@ class RecipeOptions(Options):
     each: tuple[Words, ...] = Field((), description="Further commands of robustflow for each run, after its test.")
     then: tuple[Words, ...] = Field((), description="Commands of robustflow at the end.")
     small: dict[Words, str] = Field(
-        {}, description="With --small: flags that a command, by its first words, gets besides."
+        {},
+        description="With --small: flags that a command, by its first words, gets, in place of its own of those names.",
     )
