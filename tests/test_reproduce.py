@@ -187,6 +187,13 @@ def test_flags_of_the_small_chain_take_the_place_of_others():
     assert reproduce._fill(small, places, "compare {results}") == ["compare", "x", "y"]
 
 
+def test_columns_of_no_metric_are_a_mistake(tmp_path):
+    recipe = recipe_of().model_copy(update={"columns": ("psnr", "psnrr")})
+    run = read(results_folder.make(tmp_path / "x"))
+    with pytest.raises(UserError, match=r"expected metrics \(.*psnr.*\), got psnrr"):
+        reproduction.write(recipe, [(recipe.runs[0], run)], tmp_path)
+
+
 def test_published_figures_of_no_data_set_are_a_mistake(tmp_path):
     run = read(results_folder.make(tmp_path / "x"))
     recipe = recipe_of(published={"elsewhere": {"psnr": 1.0}})

@@ -29,8 +29,12 @@ def write(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], o
         output: Folder of the files.
 
     Raises:
-        UserError: for published figures of a data set that was not tested.
+        UserError: for metrics that no model has, and published figures of a data set that was not tested.
     """
+    known = list({key: None for _, results in found for key in results.columns})
+    unknown = [key for key in recipe.columns if key not in known]
+    if unknown:
+        raise UserError(f"columns: expected metrics ({', '.join(known)}), got {', '.join(unknown)}")
     frame = to_frame(recipe, found)
     text = _markdown(recipe, found, frame)
     write_atomically(output / "table.md", text.encode())
