@@ -30,6 +30,32 @@ def test_merge_undoes_split_with_a_bound(log_std):
     torch.testing.assert_close(inverse_log_det, -log_det)
 
 
+@pytest.mark.parametrize("log_std", [-9.0, -1.0, 0.0, 3.0, 30.0])
+def test_a_soft_prior_is_a_bijection_with_the_log_det_of_autograd(log_std):
+    made, data = prior(log_std, soft=3.0), x()[:1]
+    kept, latent, log_det = made.split(data)
+    back, inverse_log_det = made.merge(kept, latent)
+    torch.testing.assert_close(back, data)
+    torch.testing.assert_close(inverse_log_det, -log_det)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda rest: made.split(torch.cat([kept, rest.view(1, 2, 3, 3)], 1))[1].flatten(), data[:, 2:].flatten()
+    )
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, log_det[0])
+
+
+def test_a_soft_prior_scales_like_the_other_near_the_mean_and_adds_at_most_b_far_out():
+    near = 1e-6 * x()
+    for log_std in (-1.0, 2.0):
+        wide, usual = prior(log_std, soft=3.0), prior(log_std)
+        torch.testing.assert_close(
+            wide.merge(near[:, :2], near[:, 2:])[0], usual.merge(near[:, :2], near[:, 2:])[0], rtol=1e-3, atol=0
+        )
+    latent, limit = 100 * x(), prior(30.0, soft=3.0).inverse_bound()
+    moved = prior(30.0, soft=3.0).merge(latent[:, :2], latent[:, 2:])[0][:, 2:] - latent[:, 2:]
+    assert 2.5 < float(moved.detach().abs().max()) < 3 < limit.offset
+    assert limit.factor == 1
+
+
 def test_the_bound_holds_from_above_only():
     def found(log_std, **options):
         return prior(log_std, **options).mean_and_log_std(x()[:, :2])[1].detach()
@@ -50,8 +76,9 @@ def test_gradients_pass_zero_smoothly():
 
 
 def test_a_bound_without_a_split_is_an_error():
-    with pytest.raises(OptionsError, match=r"max_log_scale.*no effect"):
-        load("confs/demo.yml", "network_G.flow.split.max_log_scale=2|network_G.flow.split.correct_splits=false")
+    for key in ("max_log_scale", "soft"):
+        with pytest.raises(OptionsError, match=rf"{key}.*no effect"):
+            load("confs/demo.yml", f"network_G.flow.split.{key}=2|network_G.flow.split.correct_splits=false")
     assert load("confs/demo.yml", "network_G.flow.split.max_log_scale=2").network_G.flow.n_splits == 1
 
 

@@ -73,8 +73,9 @@ def _explain(
     sentences = [first, f"Largest factors: {', '.join(shares)}."]
     if offset is not None:
         sentences.append(
-            "Splines and soft affine maps have slope 1 far out; nearer, a difference grows by the box's width, or 2B, "
-            f"at most, which the layers after it amplify: up to 10^{offset:.1f} in all, whatever the input."
+            "Splines and soft affine maps, of couplings or split priors, have slope 1 far out; nearer, a difference "
+            "grows by the box's width, or 2B, at most, which the layers after it amplify: "
+            f"up to 10^{offset:.1f} in all, whatever the input."
         )
     sentences.append(
         "Not in these figures: what the shifts t, and the split priors' means, add; they grow with the condition."

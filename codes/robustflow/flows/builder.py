@@ -76,7 +76,7 @@ def _level(flow: FlowOptions, encoder: Encoder, number: int, channels: int) -> F
         [_step(flow, channels, noisy=index >= flow.K - n_noisy) for index in range(flow.K)],
         injector_projection=projection(),
         coupling_projection=projection(),
-        split_prior=SplitPrior(channels, flow.split.max_log_scale) if number < flow.n_splits else None,
+        split_prior=SplitPrior(channels, flow.split.max_log_scale, flow.split.soft) if number < flow.n_splits else None,
         noise_channels=flow.std_channels,
     )
 

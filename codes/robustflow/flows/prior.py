@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustflow.bijections.base import InverseBound, sum_per_item
+from robustflow.bijections.elementwise.soft_affine import scale_softly, unscale_softly
 from robustflow.bijections.networks import ZeroConv
+
+_LEAST_SLOPE = 1e-4  # of a soft split prior, as of the couplings
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
@@ -41,10 +44,13 @@ class SplitPrior(nn.Module):
         channels: C.
         max_log_scale: m; a positive log_std becomes m·tanh(log_std/m), so that sampling scales by less than exp(m)
             whatever the input (our addition). None: unbounded, as published.
+        soft: B of a `SoftAffine` map in place of the division: ε = c(rest − mean), of slope exp(−log_std) at zero and
+            1 far beyond ±B, so that sampling moves a latent by at most B beside the mean (our addition). None: none.
     """
 
-    def __init__(self, channels: int, max_log_scale: float | None = None) -> None:
+    def __init__(self, channels: int, max_log_scale: float | None = None, soft: float | None = None) -> None:
         super().__init__()
+        self.soft = soft
         self.kept_channels = channels - channels // 2
         self.max_log_scale = max_log_scale
         self.network = ZeroConv(self.kept_channels, 2 * (channels // 2))
@@ -61,13 +67,21 @@ class SplitPrior(nn.Module):
         """Return the kept channels, the latent ε, and log|det dε/d rest|, (b,)."""
         kept, rest = x.split([self.kept_channels, x.shape[1] - self.kept_channels], dim=1)
         mean, log_std = self.mean_and_log_std(kept)
+        if self.soft is not None:
+            latent, log_slope = scale_softly(rest - mean, torch.exp(-log_std) + _LEAST_SLOPE, self.soft)
+            return kept, latent, sum_per_item(log_slope)
         return kept, (rest - mean) * torch.exp(-log_std), -sum_per_item(log_std)
 
     def merge(self, kept: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``split``; return x and log|det d rest/dε|, (b,)."""
         mean, log_std = self.mean_and_log_std(kept)
+        if self.soft is not None:
+            rest, log_slope = unscale_softly(latent, torch.exp(-log_std) + _LEAST_SLOPE, self.soft)
+            return torch.cat([kept, mean + rest], dim=1), sum_per_item(log_slope)
         return torch.cat([kept, mean + latent * torch.exp(log_std)], dim=1), sum_per_item(log_std)
 
     def inverse_bound(self) -> InverseBound | None:
-        """exp(max_log_scale), the part that passes counting 1; None without it."""
+        """exp(max_log_scale), the part that passes counting 1; a soft map's 1 and 2B; None without either."""
+        if self.soft is not None:
+            return InverseBound(1.0, 2 * self.soft)
         return None if self.max_log_scale is None else InverseBound(math.exp(self.max_log_scale))

@@ -18,6 +18,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "split": ("flow", "split", "enable"),
     "correct_splits": ("flow", "split", "correct_splits"),
     "max_log_scale": ("flow", "split", "max_log_scale"),
+    "soft_split": ("flow", "split", "soft"),
 }
 
 
@@ -39,6 +40,7 @@ class Architecture(TypedDict, total=False):
         split: Factor out half of the channels after a level, with a learned prior; ``correct_splits``: after all but
             the last level (False: all but the last two, as published).
         max_log_scale: Bound of that prior's log-std; None: unbounded, as published.
+        soft_split: B of a soft affine map in place of that prior's scale; None: scaled, as published.
         std_channels: Channels of the noise map, 3.
         projection_memory: Budget for a level's projected features, MiB, 1024.
     """
@@ -57,6 +59,7 @@ class Architecture(TypedDict, total=False):
     split: bool
     correct_splits: bool
     max_log_scale: float | None
+    soft_split: float | None
     std_channels: int
     projection_memory: int
 

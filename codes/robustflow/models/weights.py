@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 SUFFIX = "_G.safetensors"
 _FORMAT = "robustflow"
-_PRIOR_BOUND = "network_G.flow.split.max_log_scale"  # None is a value of its own
+# Here None is a value of its own.
+_OF_PRIOR = ("network_G.flow.split.max_log_scale", "network_G.flow.split.soft")
 _NOT_OF_THE_FUNCTION = {
     f"network_G.{key}" for key in ("train_RRDB", "train_RRDB_delay", "flow.projection_memory", "encoder.type")
 }
@@ -312,7 +313,7 @@ def _other_function(path: Path, metadata: Mapping[str, str], options: RunOptions
         for key, their, our in [*model, *network]
         # None: left to a default here, or not known when the weights were written. One number stands for all levels.
         if (None not in (their, our) and _all_levels(their) != _all_levels(our) and key not in _NOT_OF_THE_FUNCTION)
-        or (key == _PRIOR_BOUND and their != our)
+        or (key in _OF_PRIOR and their != our)
     ]
 
 

@@ -108,6 +108,11 @@ class SplitOptions(Options):
         description="Upper bound m of the prior's log-std (above 0: m tanh(log-std / m)), so that sampling scales by "
         "less than exp(m) whatever the input (robust+: not in the paper); null: unbounded, as published.",
     )
+    soft: Annotated[Finite, Field(ge=1e-6, le=1e6)] | None = Field(
+        None,
+        description="B of a soft affine map in place of the prior's scale: exp(log-std) near the mean, slope 1 far "
+        "beyond B, so that sampling adds at most B to a latent (not in the paper); null: scaled, as published.",
+    )
 
 
 class TapOptions(Options):
@@ -168,12 +173,13 @@ class NetworkOptions(Options):
         taps = flow.stackRRDB.blocks
         if taps is not None and (not taps or max(taps) >= self.nb or len(set(taps)) != len(taps)):
             yield "network_G.flow.stackRRDB.blocks", f"expected distinct block indices below nb = {self.nb}"
-        if flow.split.max_log_scale is not None and not flow.n_splits:
-            yield (
-                "network_G.flow.split.max_log_scale",
-                "expected a level that splits: there is none, so that it has no effect; remove it or see split.enable, "
-                "split.correct_splits and L",
-            )
+        for key in ("max_log_scale", "soft"):
+            if getattr(flow.split, key) is not None and not flow.n_splits:
+                yield (
+                    f"network_G.flow.split.{key}",
+                    "expected a level that splits: there is none, so that it has no effect; remove it or see "
+                    "split.enable, split.correct_splits and L",
+                )
 
 
 class PathOptions(Options):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,11 @@ from robustflow.report.results import Results, names_of, reference
 N_BINS = 10
 # Lines, labels of both axes, and what the vertical one shall reach.
 Plot = tuple[plots.Lines, str, str, float | None]
-_TRADE = ("PSNR, dB (distortion)", "LPIPS (perception)")
-_BETTER = "Better is right and down in the plot of LPIPS against PSNR."
+_TRADES = {
+    key: ("PSNR, dB (distortion)", label)
+    for key, label in (("lpips", "LPIPS (perception)"), ("spectral_distance", "spectral distance, dB (perception)"))
+}
+_BETTER = "Better is right and down in plots against PSNR."
 NOTE_OF_MODELS = f"One line per model; a horizontal one, or a point: of one that makes one image per input. {_BETTER}"
 
 
@@ -83,7 +87,7 @@ def comparison(runs: Sequence[Results], plotted: Mapping[str, Sequence[Plot]]) -
 def plot_temperature(
     series: Mapping[str, Mapping[str, Any]], columns: Sequence[Column], fixed: Collection[str] = ()
 ) -> list[Plot]:
-    """Figures against the temperature, where there are several, and LPIPS against PSNR.
+    """Figures against the temperature, where there are several, and perception against distortion.
 
     Args:
         series: Data sets of metrics.json, by the name of the line.
@@ -97,9 +101,10 @@ def plot_temperature(
         if any(points for name, points in drawn.items() if name not in fixed):
             levels = {name: float(drawn[name][0][1]) for name in fixed if drawn[name]}
             found.append(({**drawn, **levels}, "temperature τ", _label(one), one.bar))
-    trade = {name: _points(dataset, "psnr", "lpips", label=name not in fixed) for name, dataset in series.items()}
-    if any(trade.values()):
-        found.append((trade, *_TRADE, None))
+    for key, labels in _TRADES.items():
+        trade = {name: _points(dataset, "psnr", key, label=name not in fixed) for name, dataset in series.items()}
+        if any(trade.values()):
+            found.append((trade, *labels, None))
     return found
 
 
@@ -107,8 +112,8 @@ def _draw(plotted: Sequence[Plot]) -> list[tuple[str, str]]:
     """SVG of each plot, and what is said below it."""
     drawn = []
     for lines, x_label, y_label, bar in plotted:
-        trade = (x_label, y_label) == _TRADE
-        title = "LPIPS against PSNR" if trade else f"{y_label} against τ"
+        trade = (x_label, y_label) in _TRADES.values()
+        title = f"{re.split('[,(]', y_label)[0].strip()} against PSNR" if trade else f"{y_label} against τ"
         caption = "Perception against distortion; the numbers at the points are τ" if trade else ""
         drawn.append((plots.curves(lines, x_label, y_label, title, bar=bar), caption))
     return drawn

@@ -62,21 +62,14 @@ class SoftAffine(AnalyticElementwise):
     def evaluate(x: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log c'(x)."""
         (t, s_hat), (bound, eps) = params.unbind(-2), constants
-        s, u = torch.sigmoid(s_hat + 2) + eps, x + t
-        k, p = _shares(u, bound)
-        return u * (s * k + p), torch.log(s * k**2 + p * (1 + k))
+        return scale_softly(x + t, torch.sigmoid(s_hat + 2) + eps, bound)
 
     @staticmethod
     def invert(y: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return x = c⁻¹(y) and −log c'(x): the root of the quadratic without cancellation."""
         (t, s_hat), (bound, eps) = params.unbind(-2), constants
-        s = torch.sigmoid(s_hat + 2) + eps
-        k, p = _shares(y, bound)
-        h = s * k - p
-        d = h.abs() + torch.sqrt(h**2 + 4 * p * k)
-        u = torch.where(h > 0, 2 * y * k / d, (y + torch.sign(y) * bound) * d / 2)
-        k, p = _shares(u, bound)
-        return u - t, -torch.log(s * k**2 + p * (1 + k))
+        u, log_slope = unscale_softly(y, torch.sigmoid(s_hat + 2) + eps, bound)
+        return u - t, log_slope
 
     @staticmethod
     def partials(x: Tensor, params: Tensor, *constants: Tensor) -> Partials:
@@ -90,7 +83,23 @@ class SoftAffine(AnalyticElementwise):
         return slope, l_x, [(slope, l_x), (u * k * s_slope, by_slope * s_slope)]
 
 
-def _shares(u: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+def scale_softly(u: Tensor, s: Tensor, bound: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return u − (1 − s)·φ(u) for a slope s > 0 at zero, and its log-slope."""
+    k, p = _shares(u, bound)
+    return u * (s * k + p), torch.log(s * k**2 + p * (1 + k))
+
+
+def unscale_softly(y: Tensor, s: Tensor, bound: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Undo `scale_softly`: the root of the quadratic without cancellation, and the log-slope of the way back."""
+    k, p = _shares(y, bound)
+    h = s * k - p
+    d = h.abs() + torch.sqrt(h**2 + 4 * p * k)
+    u = torch.where(h > 0, 2 * y * k / d, (y + torch.sign(y) * bound) * d / 2)
+    k, p = _shares(u, bound)
+    return u, -torch.log(s * k**2 + p * (1 + k))
+
+
+def _shares(u: Tensor, bound: Tensor | float) -> tuple[Tensor, Tensor]:
     """B/(B + |u|) and |u|/(B + |u|)."""
     size = u.abs()
     per_sum = 1 / (bound + size)
