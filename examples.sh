@@ -9,6 +9,8 @@
 # bash examples.sh remedies        what bounds, boxes, fixed 1x1 convolutions and temperature change: half an hour
 # bash examples.sh TABLE [--small] all that a table or figure of a paper takes: table1, tableS1, tableS2, figS1,
 #                                  srflow_figs, lowlight_figs; --small: the same with tiny networks, in minutes
+# bash examples.sh mini --data DIR Table 1 in miniature on photographs in DIR, with training seeds: 2 hours on two cores
+# bash examples.sh soft_affine     which soft affine map is robust++: the demo's network, training seeds: an hour
 # bash examples.sh study KIND NAME [...]  temperature, best-of-n or seeds, of the model that confs/NAME.yml trained
 # bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
 # The first use makes .venv and installs the project there, unless a virtual environment is active: then it is used.
@@ -209,6 +211,24 @@ gpu() {
     [ -z "$gpu_failed" ] || exit 1
 }
 
+# The option files read MINI_DATA, where the photographs are; --small makes its own.
+mini() {
+    local arguments=() data=""
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --data) data=${2:-}; shift $(($# > 1 ? 2 : 1)) ;;
+            --data=*) data=${1#--data=}; shift ;;
+            *) arguments+=("$1"); shift ;;
+        esac
+    done
+    if [ -z "$data" ] && [[ " ${arguments[*]-} " != *" --small "* ]]; then
+        echo "expected: bash examples.sh mini --data DIR, with bsds400, kodak24, urban20_x4, set5_x4, set14_x4 in DIR" >&2
+        exit 2
+    fi
+    [ -z "$data" ] || data=$(cd "$data" && pwd)
+    MINI_DATA=${data:-$PWD} exec robustflow reproduce mini ${arguments[@]+"${arguments[@]}"}
+}
+
 study() {
     local kind=${1:-} name=${2:-}
     if [ $# -lt 2 ] || [ ! -f "confs/$name.yml" ]; then
@@ -236,7 +256,7 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,14s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,16s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup; check "$@" ;;
     study) setup; study "$@" ;;
@@ -245,7 +265,8 @@ case $command in
     lowlight) setup; lowlight ;;
     latent) setup; latent ;;
     gpu) python -c "import robustflow.models" 2> /dev/null || setup; gpu "$@" ;;
-    table1 | tableS1 | tableS2 | figS1 | srflow_figs | lowlight_figs) setup; exec robustflow reproduce "$command" "$@" ;;
+    mini) setup; mini "$@" ;;
+    soft_affine | table1 | tableS1 | tableS2 | figS1 | srflow_figs | lowlight_figs) setup; exec robustflow reproduce "$command" "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

@@ -2,6 +2,8 @@ import os
 
 # Tensors are tiny here: more threads cost more than they bring, in these processes and in those they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where photographs of the study in miniature would be: its option files can be read without any.
+os.environ.setdefault("MINI_DATA", "datasets/mini")
 
 import contextlib
 

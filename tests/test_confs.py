@@ -10,13 +10,14 @@ from robustflow.testing import check_elementwise
 
 ROOT = readme.ROOT
 CONFS = sorted((ROOT / "confs").glob("*.yml"))
+MINI = sorted(file for file in (ROOT / "confs" / "mini").glob("*.yml") if file.stem != "common")
 FULL_SIZE = "path.pretrain_model_G=null|network_G.train_RRDB_delay=0"
 
 
-@pytest.mark.parametrize("conf", CONFS, ids=lambda conf: conf.stem)
+@pytest.mark.parametrize("conf", [*CONFS, *MINI], ids=lambda conf: conf.stem)
 def test_option_file_is_valid_and_its_resolved_form_runs_again(conf, tmp_path):
     options = load_any(conf)
-    assert options.name == conf.stem
+    assert options.name == conf.relative_to(ROOT / "confs").with_suffix("").as_posix()
     resolved = tmp_path / "options.yml"
     resolved.write_text(dump(options))
     assert load_any(resolved) == options
@@ -52,7 +53,7 @@ def test_faces_by_bilinear_downsampling_are_so_everywhere():
         )
 
 
-TRAINED = [conf for conf in CONFS if not conf.stem.startswith(("toy2d", "bicubic"))]
+TRAINED = [conf for conf in (*CONFS, *MINI) if not conf.stem.startswith(("toy2d", "bicubic"))]
 
 
 def narrow(conf):

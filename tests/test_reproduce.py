@@ -12,16 +12,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import readme
 import results_folder
+from pydantic import ValidationError
 from scipy import stats
 
 from robustflow import cli
 from robustflow.commands import reproduce
 from robustflow.commands.reproduce import Job
 from robustflow.options.load import load_recipe
-from robustflow.options.recipe import RecipeOptions
+from robustflow.options.recipe import Claim, RecipeOptions
 from robustflow.report import reproduction
 from robustflow.report.results import read
 from robustflow.utils import children
@@ -170,9 +172,98 @@ def test_intervals_of_one_seed_and_of_several(tmp_path):
     assert rate == pytest.approx((100 / 3, *results_folder.wilson(1, 3)), rel=1e-4)
     one = reproduction.measure(runs[:1], "inside", "0.9", "psnr")
     assert one[1:] == pytest.approx(stats.t.interval(0.95, 2, values[0].mean(), stats.sem(values[0])))
-    half = stats.t.ppf(0.975, 2) * math.hypot(stats.sem(values.mean(0)), stats.sem(values.mean(1)))
+    parts = np.array([stats.sem(values.mean(0)) ** 2, stats.sem(values.mean(1)) ** 2])
+    half = stats.t.ppf(0.975, parts.sum() ** 2 / (parts**2 / 2).sum()) * math.sqrt(parts.sum())
     expected = (values.mean(), values.mean() - half, values.mean() + half)
     assert reproduction.measure(runs, "inside", "0.9", "psnr") == pytest.approx(expected)
+
+
+def study_of(tmp_path, claims=(), reference="affine"):
+    """A recipe of two models with two training seeds each, and what they found: b is better by 3 dB and never fails."""
+    runs = tuple({"options": "x.yml", "label": label} for label in ("affine", "b"))
+    recipe = RecipeOptions.model_validate(
+        {
+            "title": "t",
+            "source": "s",
+            "runs": runs,
+            "seeds": (0, 1),
+            "temperature": 0.9,
+            "reference": reference,
+            "columns": ("pixel_error_pct", "inf_pct", "max_residual", "psnr", "lr_psnr_min", "lpips", "ood_mean"),
+            "claims": tuple(claims),
+        }
+    )
+    found = []
+    for run, offset in zip(recipe.runs, (0.0, 3.0), strict=True):
+        for seed in (0, 1):
+            exploding = {("out <b>side</b>", "sub/b")} if run.label == "affine" and seed == 1 else ()
+            folder = tmp_path / run.label / str(seed)
+            made = results_folder.make(folder, heats=(0.5, 0.9), offset=offset, exploding=exploding, ood=True)
+            found.append((run, read(made)))
+    return recipe, found
+
+
+def test_models_are_compared_input_by_input(tmp_path):
+    recipe, found = study_of(tmp_path)
+    text = reproduction.write(recipe, found, tmp_path / "out")
+    differences = [line for line in text.split("## Differences to affine")[1].splitlines() if line.startswith("| i")]
+    assert [line.split("|")[2].strip() for line in differences] == ["0.9"]
+    assert "**+3 [+3, +3] (0 / 2)**" in differences[0]
+    outside = next(line for line in text.split("## Differences")[1].splitlines() if line.startswith("| out"))
+    assert "−25 [" in outside and "(1 / 0)" in outside  # one of two inputs, with one of two seeds
+    inputs = pd.read_csv(tmp_path / "out" / "inputs.csv")
+    assert len(inputs) == 2 * 2 * 5 and set(inputs["τ"]) == {0.9}
+    chosen = inputs[(inputs.model == "affine") & (inputs.seed == 1) & (inputs.input == "sub/b")]
+    assert chosen.pixel_error_pct.tolist() == [100] and chosen.inf_pct.tolist() == [100]
+    assert chosen.max_residual.tolist() == [math.inf]
+    rows = found[1][1].of_set("out <b>side</b>", "0.9")
+    assert chosen.psnr.iloc[0] == pytest.approx(rows[rows.image == "sub/b"].psnr.mean(), rel=1e-4)
+    assert (tmp_path / "out" / "ood.png").is_file()
+
+
+def test_claims_are_tried_with_each_seed(tmp_path):
+    claims = [
+        {"says": "b is no worse", "metric": "pixel_error_pct", "model": "b", "not_above": "affine"},
+        {
+            "says": "b is better",
+            "metric": "pixel_error_pct",
+            "model": "b",
+            "below": "affine",
+            "sets": ["out <b>side</b>"],
+        },
+        {"says": "no Inf", "metric": "inf_pct", "model": "affine", "at_most": 0},
+        {"says": "near", "metric": "psnr", "model": "b", "beside": "affine", "at_most": 3.01, "sets": ("inside",)},
+        {"says": "nearer", "metric": "psnr", "model": "b", "beside": "affine", "at_most": 2.99, "sets": ("inside",)},
+    ]
+    text = reproduction.write(*study_of(tmp_path, claims), tmp_path / "out")
+    rows = [line.strip("|").split("|") for line in text.split("## Claims")[1].splitlines() if line.startswith("|")][2:]
+    assert [held.strip() for _, held in rows] == ["2 of 2", "**1 of 2**", "**1 of 2**", "2 of 2", "**0 of 2**"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "reference", "message"),
+    [
+        ([{"says": "x", "metric": "psnrr", "model": "b", "at_most": 0}], "b", "got psnrr"),
+        ([{"says": "x", "metric": "psnr", "model": "c", "at_most": 0}], "b", "labels of runs, got c"),
+        ([], "c", "labels of runs, got c"),
+    ],
+)
+def test_claims_of_what_is_not_measured_are_a_mistake(tmp_path, claims, reference, message):
+    recipe, found = study_of(tmp_path, claims, reference)
+    with pytest.raises(UserError, match=message):
+        reproduction.write(recipe, found, tmp_path)
+
+
+def test_a_claim_compares_with_one_thing():
+    with pytest.raises(ValidationError, match="expected one of below, not_above and at_most"):
+        Claim(says="x", metric="psnr", model="b", below="c", at_most=0)
+
+
+def test_metrics_that_are_not_known_end_it_before_the_start(place, caplog):
+    Path("recipe.yml").write_text(RECIPE.replace("pixel_error_pct, psnr", "pixel_errors, psnr"))
+    assert reproduce.main(["recipe.yml"]) == 2
+    assert "got pixel_errors" in caplog.text
+    assert not Path("experiments").exists()
 
 
 def test_flags_of_the_small_chain_take_the_place_of_others():

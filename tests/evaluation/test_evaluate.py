@@ -32,7 +32,7 @@ OF_HEAT = {
     *("lr_psnr_min_finite", "lr_psnr_std_finite", "lr_psnr_mean_finite", "psnr_finite", "ssim_finite", "lpips_finite"),
 }
 MEASURED = {
-    *("lr_psnr", "lr_psnr_gt", "lr_psnr_lr", "psnr", "ssim", "psnr_y", "ssim_y", "lpips"),
+    *("lr_psnr", "lr_psnr_gt", "lr_psnr_lr", "psnr", "ssim", "psnr_y", "ssim_y", "spectral_distance", "lpips"),
     *("diversity_sigma", "diversity_score"),
 }
 OF_ROW = {

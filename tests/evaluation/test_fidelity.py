@@ -8,7 +8,7 @@ import torch
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from robustflow.data.bicubic import downsample
+from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import Sample, Target, choose
 from robustflow.evaluation.metrics.fidelity import lr_psnr, ssim
@@ -182,3 +182,23 @@ def test_grey_ssim_equals_that_of_grey_images():
         first, second, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     assert measure("ssim_grey", image, other) == pytest.approx(expected, abs=1e-6)
+
+
+def test_spectral_distance_is_the_ratio_of_powers_above_the_limit_of_the_input():
+    image, _ = noisy_pair(48, 64)
+    assert measure("spectral_distance", image.float(), image) == 0
+    halved = measure("spectral_distance", (image / 2).round(), image)
+    assert halved == pytest.approx(20 * math.log10(2), abs=0.05)
+    # Where details lie does not count, nor does what a smaller image can hold.
+    assert measure("spectral_distance", image.flip(-1).float(), image) == pytest.approx(0, abs=1e-9)
+    rows = torch.arange(48)[:, None].expand(3, 48, 64)
+    slow = (8 * torch.sin(2 * math.pi * rows / 24)).round()
+    base = (image * 0.8 + 20).round()
+    assert measure("spectral_distance", base + slow, base.long()) < 0.3
+
+
+def test_spectral_distance_finds_bicubic_images_too_smooth():
+    image, _ = noisy_pair(64, 64)
+    smooth = upsample(downsample(image.to(torch.uint8), 4).float() / 255, 4) * 255
+    assert measure("spectral_distance", smooth.clamp(0, 255), image) > 15
+    assert measure("spectral_distance", image[..., :15].float(), image[..., :15]) is None

@@ -9,7 +9,7 @@ from robustflow.evaluation.records import Record
 from robustflow.models.protocol import SUPER_RESOLUTION
 
 METRICS = choose(SUPER_RESOLUTION)
-KEYS = ("lr_psnr", "lr_psnr_gt", "lr_psnr_lr", "psnr", "ssim", "psnr_y", "ssim_y", "lpips")
+KEYS = ("lr_psnr", "lr_psnr_gt", "lr_psnr_lr", "psnr", "ssim", "psnr_y", "ssim_y", "spectral_distance", "lpips")
 
 
 def row(number, failed, **values):

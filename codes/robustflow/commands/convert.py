@@ -3,6 +3,7 @@
 examples:
   robustflow convert -opt X.yml --weights X_G.pth --output Y.safetensors
   robustflow convert -opt X.yml --weights Y.safetensors --output X_G.pth --reverse
+  robustflow convert -opt X.yml --weights Y.safetensors --output small.safetensors --half
 """
 
 import io
@@ -32,24 +33,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", required=True, type=path, metavar="FILE", help="weights to convert")
     parser.add_argument("--output", required=True, type=path, metavar="FILE", help="file to write")
     parser.add_argument("--reverse", action="store_true", help="write the published layout, as .pth")
+    parser.add_argument("--half", action="store_true", help="round to float16: half the size; computed with as float32")
     chosen = parser.parse_args(arguments)
     return answer(
-        lambda: convert(load(chosen.opt, chosen.override), chosen.weights, chosen.output, reverse=chosen.reverse)
+        lambda: convert(
+            *(load(chosen.opt, chosen.override), chosen.weights, chosen.output),
+            reverse=chosen.reverse,
+            half=chosen.half,
+        )
     )
 
 
-def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -> None:
+def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool, half: bool = False) -> None:
     """Read weights in either layout and write them in ours (safetensors), or with ``reverse`` in the published one."""
+    if reverse and half:
+        raise UserError("--half: expected none with --reverse: the published codes compute with what they read")
     suffix = ".pth" if reverse else ".safetensors"
     if output.suffix != suffix:
         raise UserError(f"--output: expected a {suffix} file, got {output}")
     if output.resolve() == source.resolve():
         raise UserError(f"--output: expected another file than --weights {source}, which would be replaced")
-    if reverse and options.network_G.flow.split.max_log_scale is not None:
-        raise UserError(
-            "network_G.flow.split.max_log_scale: expected null with --reverse: published networks have no such bound, "
-            "and would sample otherwise"
-        )
+    for key in ("max_log_scale", "soft"):
+        if reverse and getattr(options.network_G.flow.split, key) is not None:
+            raise UserError(
+                f"network_G.flow.split.{key}: expected null with --reverse: published networks have no such bound, "
+                "and would sample otherwise"
+            )
     options = weights.fit_options(options, source)
     model = models.build(options)
     weights.load(source, model, options, encoder_suffices=False)
@@ -60,5 +69,5 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool) -
         torch.save(published.write_back(model.network), buffer)
         write_atomically(output, buffer.getvalue())
     else:
-        weights.save(output, model, options, iteration=0)
+        weights.save(output, model, options, iteration=0, half=half)
     log.info("wrote %s", output)

@@ -20,6 +20,8 @@ import torch
 
 from robustflow.commands import miniature
 from robustflow.commands.arguments import Parser, path
+from robustflow.evaluation import metrics
+from robustflow.evaluation.description import list_columns
 from robustflow.options.load import Assignment, load, load_recipe
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
 from robustflow.options.schema import RunOptions
@@ -48,7 +50,7 @@ class Job:
     """
 
     def __init__(self, recipe: Path, given: RunOfRecipe, seed: int | None, *, small: bool) -> None:
-        self.given = given
+        self.given, self.seed = given, seed
         self._file = recipe.parent / given.options
         self._assignments: list[Assignment] = []
         options = self._load()
@@ -149,7 +151,11 @@ def _reproduce(chosen: argparse.Namespace) -> None:
     if chosen.check:
         print(_check(unfinished, {str(job.experiment) for job in encoders if not job.is_finished}))  # noqa: T201
         return
+    # All metrics, plugins' included, whose modules the options have imported.
+    reproduction.require_known(recipe, [one.key for one in list_columns(metrics.choose())])
+    first = (recipe.seeds or (None,))[0]
     places = {"output": [str(output)], "results": [str(job.results) for job in jobs]}
+    places["first"] = [str(job.results) for job in jobs if job.seed == first]
     fill = partial(_fill, recipe.small if chosen.small else {}, places)
     at_once = chosen.jobs or (1 if torch.cuda.is_available() else cpus.available())
     if unfinished:

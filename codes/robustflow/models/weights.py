@@ -17,7 +17,7 @@ from robustflow.models.rrdb import RRDBOptions
 from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.registry import MODELS
-from robustflow.utils import checksums
+from robustflow.utils import checksums, packaged
 from robustflow.utils.errors import UserError, shorten
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import Mistake, Reader, plain, show
@@ -44,14 +44,19 @@ class WeightsError(UserError):
     """Weights that are missing, damaged, or of another network; the message says which and what to do."""
 
 
-def save(path: Path, model: Model, options: RunOptions, iteration: int) -> None:
+def save(path: Path, model: Model, options: RunOptions, iteration: int, *, half: bool = False) -> None:
     """Write the model's weights atomically, with the resolved options and the iteration as metadata."""
-    write_atomically(path, serialize(model, options, iteration))
+    write_atomically(path, serialize(model, options, iteration, half=half))
 
 
-def serialize(model: Model, options: RunOptions, iteration: int) -> bytes:
-    """Contents of a weights file: the network's tensors, with the resolved options and the iteration as metadata."""
+def serialize(model: Model, options: RunOptions, iteration: int, *, half: bool = False) -> bytes:
+    """Contents of a weights file: the network's tensors, with the resolved options and the iteration as metadata.
+
+    ``half``: tensors rounded to float16, half the size; they are computed with as float32 all the same.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    if half:
+        tensors = {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
     metadata = {"format": _FORMAT, "options": options_load.dump(options), "iteration": str(iteration)}
     return safetensors.torch.save(tensors, metadata)
 
@@ -77,9 +82,11 @@ def newest(experiment: Path) -> Path | None:
 
 
 def locate(path: str) -> Path:
-    """Weights file that a path names: the file itself, or the newest of an experiment folder."""
+    """Weights file that a path names: the file itself, the newest of an experiment folder, or one that is shipped."""
     place = Path(path)
     file = newest(place) if place.is_dir() else place
+    if not place.exists():
+        file = packaged.find("pretrained_weights", place if place.suffix else Path(f"{place}.safetensors"))
     if file is None or not file.is_file():
         raise WeightsError(
             f"{path}: expected a .safetensors or .pth file, or an experiment folder with models/*{SUFFIX}; found "

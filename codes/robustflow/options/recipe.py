@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from robustflow.options.values import Finite, NonNegative, RunName
 from robustflow.registry import Options
@@ -23,9 +23,30 @@ class RunOfRecipe(Options):
     )
 
 
+class Claim(Options):
+    """What a table is to show; tried with each training seed, in all of the data sets, and said whether it does."""
+
+    says: Words = Field(description="The claim in words.")
+    metric: Words = Field(description="Key of the metric.")
+    model: Words = Field(description="Label of the model that it is about.")
+    sets: tuple[Words, ...] | None = Field(None, description="Names of data sets; null: all.")
+    below: Words | None = Field(None, description="Label of a model whose figure is larger.")
+    not_above: Words | None = Field(None, description="Label of a model whose figure is larger or equal.")
+    at_most: Finite | None = Field(None, description="What the figure does not exceed.")
+    beside: Words | None = Field(
+        None, description="Label of a model: not the figures but their distances to its figure are compared."
+    )
+
+    @model_validator(mode="after")
+    def _compares_with_one(self) -> "Claim":
+        if sum(value is not None for value in (self.below, self.not_above, self.at_most)) != 1:
+            raise ValueError("expected one of below, not_above and at_most")
+        return self
+
+
 class RecipeOptions(Options):
     """A recipe; in its commands {run} stands for a run's -opt and --override, {name} for its name, {results} for all
-    results folders, and {output} for the recipe's own folder."""
+    results folders, {first} for those of the first seed, and {output} for the recipe's own folder."""
 
     title: Words = Field(description="Heading of the table.")
     source: Words = Field(description="Where the published figures are from.")
@@ -36,6 +57,11 @@ class RecipeOptions(Options):
         None, description="Training seeds: each run once with each, named <run>/<seed>; null: as the options say."
     )
     columns: Annotated[tuple[Words, ...], Field(min_length=1)] = Field(description="Metrics of the table, by key.")
+    temperature: Finite | None = Field(None, description="The only one in table.md; null: all.")
+    reference: Words | None = Field(
+        None, description="Label of the model that others are compared with, input by input; null: not at all."
+    )
+    claims: tuple[Claim, ...] = Field((), description="What the table is to show.")
     first: tuple[Words, ...] = Field((), description="Commands of robustflow before all others.")
     each: tuple[Words, ...] = Field((), description="Further commands of robustflow for each run, after its test.")
     then: tuple[Words, ...] = Field((), description="Commands of robustflow at the end.")

@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
-from robustflow.report import tables
+from robustflow.report import seeds, tables
 from robustflow.report.columns import NO_HEAT, cell, column, lines, protocol_of
-from robustflow.report.results import Results
+from robustflow.report.ood import plot
+from robustflow.report.results import Results, reference
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
 
 _NAMES = ["data set", "τ", "model"]
-# What is over the samples of an input, by the end of its key.
-_OVER_SAMPLES: dict[str, Any] = {"min": "min", "mean": "mean", "std": lambda values: values.std(ddof=0)}
 
 
 def write(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], output: Path) -> str:
@@ -31,23 +29,50 @@ def write(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], o
     Raises:
         UserError: for metrics that no model has, and published figures of a data set that was not tested.
     """
-    known = list({key: None for _, results in found for key in results.columns})
-    unknown = [key for key in recipe.columns if key not in known]
-    if unknown:
-        raise UserError(f"columns: expected metrics ({', '.join(known)}), got {', '.join(unknown)}")
+    require_known(recipe, list({key: None for _, results in found for key in results.columns}))
     frame = to_frame(recipe, found)
     text = _markdown(recipe, found, frame)
-    write_atomically(output / "table.md", text.encode())
     write_atomically(output / "table.csv", frame.to_csv(index=False).encode())
+    models = _by_label(found)
+    if recipe.reference is not None:
+        columns = found[0][1].columns
+        text += f"\n{seeds.differences(models, recipe.reference, recipe.columns, columns, recipe.temperature)}"
+        seeds.write_inputs(models, recipe.columns, recipe.temperature, output / "inputs.csv")
+        plot(seeds.rank_failures(models, recipe.temperature), output / "ood.png")
+    if recipe.claims:
+        text += f"\n{seeds.try_claims(recipe.claims, models, recipe.temperature)}"
+    write_atomically(output / "table.md", text.encode())
     return text
+
+
+def require_known(recipe: RecipeOptions, metrics: Sequence[str]) -> None:
+    """Raise UserError for metrics of a recipe that are none of these, and labels of models that it does not run."""
+    unknown = [key for key in (*recipe.columns, *(one.metric for one in recipe.claims)) if key not in metrics]
+    if unknown:
+        raise UserError(f"columns: expected metrics ({', '.join(metrics)}), got {', '.join(dict.fromkeys(unknown))}")
+    labels = {run.label for run in recipe.runs}
+    named = [
+        recipe.reference,
+        *(name for one in recipe.claims for name in (one.model, one.below, one.not_above, one.beside)),
+    ]
+    strange = [name for name in named if name is not None and name not in labels]
+    if strange:
+        raise UserError(f"claims, reference: expected labels of runs, got {', '.join(dict.fromkeys(strange))}")
+
+
+def _by_label(found: Sequence[tuple[RunOfRecipe, Results]]) -> dict[str, list[Results]]:
+    """Results of all training seeds of each model."""
+    models: dict[str, list[Results]] = {}
+    for given, results in found:
+        models.setdefault(given.label or given.name or results.label, []).append(results)
+    return models
 
 
 def to_frame(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]]) -> pd.DataFrame:
     """One row per data set, temperature, model and metric: measured, its 95 % interval, published, seeds, inputs."""
-    models: dict[str, tuple[RunOfRecipe, list[Results]]] = {}
-    for given, results in found:
-        models.setdefault(given.label or given.name or results.label, (given, []))[1].append(results)
-    rows = [row for label, (given, runs) in models.items() for row in _rows(recipe, label, given, runs)]
+    models = _by_label(found)
+    of = {given.label or given.name or results.label: given for given, results in found}
+    rows = [row for label, runs in models.items() for row in _rows(recipe, label, of[label], runs)]
     frame = pd.DataFrame(rows)
     order = list(dict.fromkeys(frame["data set"]))
     return frame.sort_values("data set", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
@@ -77,8 +102,7 @@ def _rows(recipe: RecipeOptions, label: str, given: RunOfRecipe, runs: Sequence[
 def measure(runs: Sequence[Results], dataset: str, heat: str, key: str) -> tuple[float | None, float, float]:
     """Mean of a metric over training seeds, and its 95 % interval, NaN where there is none.
 
-    Rates of one seed have their Wilson interval. Otherwise Student's t, with the variance of a mean over seeds and that
-    of one over inputs added, of as many degrees of freedom as the fewer of both have.
+    Rates of one seed have their Wilson interval; others: see `seeds.interval`.
     """
     found = [lines(run.metrics, dataset).get(heat, {}) for run in runs]
     values = pd.Series([math.nan if one.get(key) is None else one[key] for one in found], dtype="float64")
@@ -88,27 +112,10 @@ def measure(runs: Sequence[Results], dataset: str, heat: str, key: str) -> tuple
     wilson = found[0].get(f"{key.removesuffix('_pct')}_ci")
     if len(runs) == 1 and key.endswith("_pct") and wilson is not None:
         return mean, wilson[0], wilson[1]
-    inputs = _by_input(runs, dataset, heat, key)
-    parts = [one for one in (values, inputs) if len(one) > 1 and one.notna().all()]
-    if not parts or not math.isfinite(mean):
-        return mean, math.nan, math.nan
-    half = math.hypot(*(one.sem() for one in parts)) * stats.t.ppf(0.975, min(map(len, parts)) - 1)
+    by_input = [seeds.by_input(run, dataset, heat, key) for run in runs]
+    inputs = pd.concat(by_input, axis=1).mean(axis=1, skipna=False)
+    half = seeds.half_interval(values, inputs) if math.isfinite(mean) else math.nan
     return mean, mean - half, mean + half
-
-
-def _by_input(runs: Sequence[Results], dataset: str, heat: str, key: str) -> pd.Series:
-    """Means over seeds and samples, by input; empty for what no input has."""
-    rows = [run.of_set(dataset, None if heat == NO_HEAT else heat) for run in runs]
-    base, _, over = key.rpartition("_")
-    if key == "pixel_error_pct":
-        parts = [100.0 * (one.pixel_errors > 0).groupby(one.image).any() for one in rows]
-    elif all(key in one for one in rows):
-        parts = [one.groupby("image")[key].mean() for one in rows]
-    elif all(base in one for one in rows) and over in _OVER_SAMPLES:
-        parts = [one.groupby("image")[base].agg(_OVER_SAMPLES[over]) for one in rows]
-    else:
-        return pd.Series(dtype="float64")
-    return pd.concat(parts, axis=1).mean(axis=1, skipna=False)
 
 
 def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], frame: pd.DataFrame) -> str:
@@ -119,25 +126,27 @@ def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]
         unit = f", {one.unit}" if one.unit else ""
         headers += [f"{one.label}{unit}", *([f"{one.label}, published"] if key in published else [])]
     body = []
-    for names, rows in frame.groupby(_NAMES, sort=False):
+    shown = recipe.temperature
+    chosen = frame["τ"].map(lambda heat: shown is None or heat == NO_HEAT or float(heat) == shown)
+    for names, rows in frame[chosen].groupby(_NAMES, sort=False):
         by_key = rows.set_index("metric")
         texts = [str(name) for name in names]
         for key in recipe.columns:
             texts.append(_figure(by_key.loc[key]))
             texts += [cell(by_key.loc[key, "published"])] if key in published else []
         body.append(texts)
-    protocol: Mapping[str, Any] = found[0][1].metrics["protocol"]
-    seeds, inputs = frame.seeds.max(), sorted({*zip(frame["data set"], frame.inputs, strict=True)})
+    protocol: Mapping[str, Any] = reference([results for _, results in found]).metrics["protocol"]
+    n_seeds, inputs = frame.seeds.max(), sorted({*zip(frame["data set"], frame.inputs, strict=True)})
     facts = [
         f"Published: {recipe.source}; – where it gives none.",
         f"Measured: {protocol['n_sample']} samples per input, seed {protocol['seed']}; "
         + "; ".join(f"{name}: {n} inputs" for name, n in inputs)
-        + (f"; {seeds} training seeds" if seeds > 1 else "")
+        + (f"; {n_seeds} training seeds" if n_seeds > 1 else "")
         + ". In brackets 95 % intervals: of one training Wilson's for rates and Student's t over inputs for means, of "
         "several over seeds and inputs.",
         *(f"{one.label}: {protocol_of(key, protocol)}." for key, one in columns.items() if protocol_of(key, protocol)),
     ]
-    table = tables.align(body, headers, len(_NAMES), "markdown")
+    table = tables.align(*seeds.drop_empty(body, headers), len(_NAMES), "markdown")
     return (
         "\n\n".join(filter(None, [f"# {recipe.title}", recipe.notes, table, "\n".join(f"- {one}" for one in facts)]))
         + "\n"

@@ -1,4 +1,4 @@
-"""Variants of the soft affine map, as a plugin (``plugins: [soft_variants]``): what was tried beside it."""
+"""Variants of the soft affine map, as a plugin (``plugins: [benchmarks.soft_variants]``): what was tried beside it."""
 
 import math
 from typing import Literal

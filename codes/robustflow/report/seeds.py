@@ -1,0 +1,192 @@
+"""What several training seeds show together: intervals, paired differences, claims."""
+
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from robustflow.evaluation.metrics import Column
+from robustflow.options.recipe import Claim
+from robustflow.report import tables
+from robustflow.report.columns import NO_HEAT, cell, column, lines
+from robustflow.report.results import Results
+from robustflow.utils.files import write_atomically
+
+Models = Mapping[str, Sequence[Results]]
+# What is over the samples of an input, by the end of its key.
+_OVER_SAMPLES: dict[str, Any] = {
+    "min": "min",
+    "mean": "mean",
+    "std": lambda values: values.std(ddof=0) if np.isfinite(values).all() else math.nan,
+}
+_LARGEST = ("max_residual", "max_abs")
+_NOTE = (
+    "Of each input the mean over its samples, or whether any fails, less that of {reference} with the same training "
+    "seed; in brackets 95 % intervals of the mean, over training seeds and inputs; bold: 0 is outside. In parentheses "
+    "in how many of the training seeds the figure is lower / higher."
+)
+
+
+def by_input(run: Results, dataset: str, heat: str, key: str) -> pd.Series:
+    """A figure of each input, over its samples, by image; empty for what no input has."""
+    rows = run.of_set(dataset, None if heat == NO_HEAT else heat)
+    base, _, over = key.rpartition("_")
+    images = rows.image
+    if key == "pixel_error_pct":
+        return 100.0 * (rows.pixel_errors > 0).groupby(images, sort=False).any()
+    if key == "inf_pct":
+        return 100.0 * (rows.has_inf | rows.has_nan).groupby(images, sort=False).any()
+    if key in _LARGEST:
+        return rows.groupby("image", sort=False)[key].max()
+    if key in rows:
+        return rows.groupby("image", sort=False)[key].mean()
+    if key == "ood_mean":
+        return rows.groupby("image", sort=False)["ood"].first()
+    if base in rows and over in _OVER_SAMPLES:
+        return rows.groupby("image", sort=False)[base].agg(_OVER_SAMPLES[over])
+    return pd.Series(dtype="float64")
+
+
+def half_interval(of_seeds: pd.Series, of_inputs: pd.Series) -> float:
+    """Half of the 95 % interval of a mean over training seeds and inputs; NaN if there is one of each.
+
+    Student's t with the variance of a mean over seeds and that of one over inputs added, and the degrees of freedom of
+    such a sum (Welch, 1947; Satterthwaite, 1946).
+
+    Args:
+        of_seeds: A figure of each training seed.
+        of_inputs: Its means over seeds, of each input; empty for figures that are no means over inputs.
+    """
+    parts = [one for one in (of_seeds, of_inputs) if len(one) > 1 and np.isfinite(one.astype(float)).all()]
+    if not parts:
+        return math.nan
+    variances, freedoms = np.array([one.sem() ** 2 for one in parts]), np.array([len(one) - 1 for one in parts])
+    total = variances.sum()
+    if total == 0:
+        return 0.0
+    return math.sqrt(total) * float(stats.t.ppf(0.975, total**2 / (variances**2 / freedoms).sum()))
+
+
+def differences(
+    models: Models, reference: str, keys: Sequence[str], columns: Mapping[str, Column], temperature: float | None
+) -> str:
+    """Markdown: a table of what each model differs by from the reference, paired by training seed and input."""
+    shown = [key for key in keys if key not in _LARGEST]
+    body = [
+        [dataset, heat, label, *(_difference(runs, models[reference], dataset, heat, key) for key in shown)]
+        for dataset, heat in _places(models[reference][0], temperature)
+        for label, runs in models.items()
+        if label != reference
+    ]
+    headers = ["data set", "τ", "model", *(f"Δ {column(columns, key).label}" for key in shown)]
+    table = tables.align(*drop_empty(body, headers), 3, "markdown")
+    return f"## Differences to {reference}\n\n{table}\n\n{_NOTE.format(reference=reference)}\n"
+
+
+def drop_empty(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """Rows and headers without columns that have no value."""
+    kept = [k for k in range(len(headers)) if any(row[k] not in ("", "–") for row in rows)]
+    return [[row[k] for k in kept] for row in rows], [headers[k] for k in kept]
+
+
+def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str, heat: str, key: str) -> str:
+    own = [NO_HEAT if run.protocol.deterministic else heat for run in runs]
+    ours = [by_input(run, dataset, at, key) for run, at in zip(runs, own, strict=True)]
+    theirs = [by_input(run, dataset, heat, key) for run in others]
+    found = pd.concat([our - their for our, their in zip(ours, theirs, strict=False)], axis=1)
+    if not np.isfinite(found.to_numpy(dtype=float)).all():
+        return "–"
+    of_seeds, of_inputs = found.mean(skipna=False), found.mean(axis=1, skipna=False)
+    if len(found) == 0:
+        return "–"
+    mean = float(of_seeds.mean())
+    half, signs = half_interval(of_seeds, of_inputs), f"({(of_seeds < 0).sum()} / {(of_seeds > 0).sum()})"
+    if math.isnan(half):
+        return f"{_sign(mean)} {signs}"
+    text = f"{_sign(mean)} [{_sign(mean - half)}, {_sign(mean + half)}] {signs}"
+    return f"**{text}**" if abs(mean) > half else text
+
+
+def _sign(value: float) -> str:
+    return f"+{cell(value)}" if value > 0 else cell(value).replace("-", "−")
+
+
+def _places(run: Results, temperature: float | None) -> Iterator[tuple[str, str]]:
+    """Data sets and temperatures of a run."""
+    for dataset in run.metrics["datasets"]:
+        for heat in lines(run.metrics, dataset):
+            if temperature is None or heat == NO_HEAT or float(heat) == temperature:
+                yield dataset, heat
+
+
+def write_inputs(models: Models, keys: Sequence[str], temperature: float | None, path: Path) -> None:
+    """Write a CSV file with a row per model, training seed, data set, temperature and input."""
+    parts = []
+    for label, runs in models.items():
+        for number, run in enumerate(runs):
+            for dataset, heat in _places(run, temperature):
+                one = pd.DataFrame({key: by_input(run, dataset, heat, key) for key in keys})
+                one = one.rename_axis("input").reset_index()
+                places = {"model": label, "seed": number, "data set": dataset, "τ": heat}
+                parts.append(one.assign(**places)[[*places, "input", *keys]])
+    text = pd.concat(parts).to_csv(index=False, float_format="%.5g")
+    write_atomically(path, text.encode())
+
+
+def rank_failures(models: Models, temperature: float | None) -> dict[str, list[tuple[float, float]]]:
+    """Points of `ood.plot`: each model's inputs of all data sets, their ranks by its own score, and failed samples, %.
+
+    Ranks instead of scores, so that the training seeds, whose encoders differ, can be drawn as one.
+    """
+    curves = {}
+    for label, runs in models.items():
+        parts = []
+        for run in runs:
+            frames = [
+                run.of_set(dataset, None if heat == NO_HEAT else heat) for dataset, heat in _places(run, temperature)
+            ]
+            rows = pd.concat(frames)
+            if "ood" not in rows or rows.ood.isna().any():
+                continue
+            grouped = rows.assign(failed=100.0 * (rows.pixel_errors > 0)).groupby(["dataset", "image"], sort=False)
+            found = grouped[["ood", "failed"]].mean()
+            parts.append(found.assign(ood=found.ood.rank(pct=True)))
+        if parts:
+            curves[label] = list(pd.concat(parts).itertuples(index=False, name=None))
+    return curves
+
+
+def try_claims(claims: Sequence[Claim], models: Models, temperature: float | None) -> str:
+    """Markdown: a table of claims, whether each holds, and with how many training seeds; bold where not with all."""
+    body = []
+    for claim in claims:
+        held = [_holds(claim, models, number, temperature) for number in range(len(models[claim.model]))]
+        text = f"{sum(held)} of {len(held)}"
+        body.append([claim.says, text if all(held) else f"**{text}**"])
+    table = tables.align(body, ["claim", "holds with training seeds"], 1, "markdown")
+    return f"## Claims\n\n{table}\n\nWith a training seed a claim holds if it does in each of its data sets.\n"
+
+
+def _holds(claim: Claim, models: Models, number: int, temperature: float | None) -> bool:
+    def figure(label: str, dataset: str, heat: str) -> float:
+        runs = models[label]
+        run = runs[min(number, len(runs) - 1)]
+        value = lines(run.metrics, dataset)[NO_HEAT if run.protocol.deterministic else heat].get(claim.metric)
+        return math.nan if value is None else float(value)
+
+    def compared(label: str, dataset: str, heat: str) -> float:
+        value = figure(label, dataset, heat)
+        return value if claim.beside is None else abs(value - figure(claim.beside, dataset, heat))
+
+    places = _places(models[claim.model][number], temperature)
+    chosen = [place for place in places if claim.sets is None or place[0] in claim.sets]
+    if claim.at_most is not None:
+        return bool(chosen) and all(compared(claim.model, *place) <= claim.at_most for place in chosen)
+    other, compare = (claim.below, operator.lt) if claim.below is not None else (claim.not_above, operator.le)
+    assert other is not None
+    return bool(chosen) and all(compare(compared(claim.model, *place), compared(other, *place)) for place in chosen)
