@@ -17,8 +17,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# Install the project, with an extra of pyproject.toml if one is named, unless that was done.
 setup() {
-    local environment=${VIRTUAL_ENV:-} wanted
+    local environment=${VIRTUAL_ENV:-} extra=${1:-} wanted known
     if [ -z "$environment" ] && [ "${CONDA_DEFAULT_ENV:-base}" != base ]; then
         environment=$CONDA_PREFIX
     fi
@@ -29,10 +30,13 @@ setup() {
         source "$environment/bin/activate"
     fi
     wanted="$PWD $(cksum < pyproject.toml)"
-    if [ "$(cat "$environment/.robustflow" 2>/dev/null)" != "$wanted" ]; then
+    known=$(cat "$environment/.robustflow" 2> /dev/null || true)
+    # Installed from elsewhere, or before pyproject.toml changed: all anew.
+    [[ "$known " == "$wanted "* ]] || known=
+    if [ -z "$known" ] || [[ -n $extra && "${known#"$wanted"} " != *" $extra "* ]]; then
         echo "installing into $environment (torch is large: minutes)" >&2
-        python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-        echo "$wanted" > "$environment/.robustflow"
+        python -m pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}"
+        echo "${known:-$wanted}${extra:+ $extra}" > "$environment/.robustflow"
     fi
 }
 
@@ -258,15 +262,16 @@ command=${1:-}
 case $command in
     "") sed -n '2,16s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
-    test) setup; check "$@" ;;
+    test) setup test; check "$@" ;;
     study) setup; study "$@" ;;
     toy2d | toy2d_paper) setup; python train.py -opt "confs/$command.yml" "$@" ;;
     remedies) setup; remedies ;;
     lowlight) setup; lowlight ;;
     latent) setup; latent ;;
-    gpu) python -c "import robustflow.models" 2> /dev/null || setup; gpu "$@" ;;
+    gpu) python -c "import robustflow.models" 2> /dev/null || setup test; gpu "$@" ;;
     mini) setup; mini "$@" ;;
-    soft_affine | table1 | tableS1 | tableS2 | figS1 | srflow_figs | lowlight_figs) setup; exec robustflow reproduce "$command" "$@" ;;
+    soft_affine) setup; exec python -m robustflow reproduce soft_affine "$@" ;; # -m: its plugin lies here
+    table1 | tableS1 | tableS2 | figS1 | srflow_figs | lowlight_figs) setup; exec robustflow reproduce "$command" "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac

@@ -4,7 +4,8 @@ robustflow reproduce table1
 robustflow reproduce table1 --small
 robustflow reproduce my_recipe.yml --jobs 2
 
-The recipes are files of confs/recipes. Interrupted anywhere, the same command goes on where it was.
+The recipes are files of confs/recipes, or shipped with the package. Interrupted anywhere, the same command goes on
+where it was.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from robustflow.registry import MODELS
 from robustflow.report import reproduction
 from robustflow.report.results import read
 from robustflow.training import check, checkpoint
-from robustflow.utils import cpus
+from robustflow.utils import cpus, packaged
 from robustflow.utils.answer import answer
 from robustflow.utils.children import run_side_by_side
 from robustflow.utils.errors import UserError
@@ -173,9 +174,12 @@ def _reproduce(chosen: argparse.Namespace) -> None:
 
 
 def _locate(recipe: str) -> Path:
-    place = Path(recipe) if recipe.endswith((".yml", ".yaml")) else RECIPES / f"{recipe}.yml"
-    if not place.is_file():
-        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yml"))) or f"none in {RECIPES.resolve()}"
+    named = Path(recipe) if recipe.endswith((".yml", ".yaml")) else RECIPES / f"{recipe}.yml"
+    shipped = packaged.find("confs", named) if named.is_relative_to(RECIPES) else None
+    place = named if named.is_file() else shipped
+    if place is None:
+        folders = (RECIPES, packaged.folder("confs") / RECIPES.name)
+        known = ", ".join(sorted({file.stem for folder in folders for file in folder.glob("*.yml")}))
         raise UserError(f"{recipe}: expected a recipe ({known}) or a file that ends in .yml")
     return place
 

@@ -19,6 +19,7 @@ Anchors, aliases and the merge key ``<<: *anchor`` work inside a file.
 import difflib
 import importlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from robustflow.options.recipe import RecipeOptions
 from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
 from robustflow.registry import Options
-from robustflow.utils import files
+from robustflow.utils import files, packaged
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import (
     LONGEST,
@@ -98,7 +99,7 @@ def load_any(
     """Read, merge and check the options of a run; ``model`` says by which schema.
 
     Args:
-        path: YAML file.
+        path: YAML file, or one of those that are shipped, by its name: ``demo``, ``confs/demo.yml``.
         overrides: ``key.path=value`` entries separated by ``|``, values in YAML; quote a value that holds ``|`` or
             `` #``. Of several such texts all count, the later ones over the earlier.
         assignments: Values that win over all others, taken as they are.
@@ -184,7 +185,7 @@ def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], ask
     merged, base = Node({}, str(path)), tree.value.pop("base", Node((), str(path)))
     for node in base.value if isinstance(base.value, tuple) else (base,):
         if isinstance(node.value, str) and "\0" not in node.value:
-            file = path.parent / _place(node.value, node.source, ("base",))
+            file = _place(node.value, node.source, ("base",), path.parent)
             below = _read_file(file, mistakes, (*chain, path), node.source)
             merged = _merge(merged, below)
         elif node.value is not None:
@@ -193,11 +194,15 @@ def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], ask
     return _merge(merged, tree)
 
 
-def _place(text: str, asked: str, key: KeyPath = ()) -> Path:
+def _place(text: str, asked: str, key: KeyPath = (), folder: Path = Path()) -> Path:
+    """The file that is meant: as named, relative to a folder; else one that is shipped. ``.yml`` may be left out."""
     try:
-        return Path(files.expand(text))
+        named = Path(files.expand(text))
     except ValueError as error:
         raise OptionsError(text, Mistake(asked, key, str(error))) from error
+    names = [named] if named.suffix else [named, Path(f"{named}.yml")]
+    nearby, shipped = [folder / name for name in names], [packaged.find("confs", name) for name in names]
+    return next((file for file in (*nearby, *shipped) if file is not None and os.path.isfile(file)), nearby[0])
 
 
 def _text(path: Path, asked: str) -> str:
@@ -206,9 +211,11 @@ def _text(path: Path, asked: str) -> str:
             # What has no end, such as a device, is not read to its end.
             return file.read(4 * LONGEST + 4).decode("utf-8-sig")
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.y*ml")], n=1)
+        known = {file.stem: Path("confs", file.name) for file in packaged.folder("confs").glob("*.yml")}
+        known |= {file.stem: file for file in path.parent.glob("*.y*ml")}
+        near = difflib.get_close_matches(path.stem, known, n=1)
         where = "the folder of the file that names it" if asked else f"the working directory, {Path.cwd()}"
-        hint = f"did you mean {path.parent / near[0]}?" if near else f"give a path relative to {where}"
+        hint = f"did you mean {known[near[0]]}?" if near else f"give a path relative to {where}"
         raise OptionsError(str(path), Mistake(asked, (), f"no such file: {path}; {hint}")) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text, {error.reason}"
