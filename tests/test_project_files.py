@@ -1,0 +1,53 @@
+"""What lies around the code says the same as the code."""
+
+import os
+import re
+
+import pytest
+import readme
+import yaml
+
+import robustflow
+
+FORMS = sorted((readme.ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+
+
+def read(name):
+    return (readme.ROOT / name).read_text()
+
+
+def test_versions_agree():
+    assert yaml.safe_load(read("CITATION.cff"))["version"] == robustflow.__version__
+    assert re.search(r"^## (\S+) - ", read("CHANGELOG.md"), re.MULTILINE)[1] == robustflow.__version__
+
+
+def test_hooks_are_the_linters_of_the_test_command():
+    (local,) = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    assert local["repo"] == "local" and {hook["language"] for hook in local["hooks"]} == {"system"}
+    hooks = {" ".join(word for word in hook["entry"].split() if word[0] != "-") for hook in local["hooks"]}
+    checks = read("examples.sh").split("check() {\n")[1].split("#")[0].splitlines()
+    assert hooks == {line.strip().replace(" --check", "").removesuffix(" .") for line in checks if line.strip()}
+
+
+def test_continuous_integration_tests_the_oldest_python_and_builds_the_site():
+    jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
+    oldest = re.search(r'requires-python = ">=(.*)"', read("pyproject.toml"))[1]
+    assert oldest in jobs["test"]["strategy"]["matrix"]["python"]
+    assert jobs["test"]["steps"][-1]["run"] == ".ci/run" and os.access(readme.ROOT / ".ci" / "run", os.X_OK)
+    assert jobs["docs"]["steps"][-1]["run"] == "bash examples.sh docs"
+
+
+@pytest.mark.parametrize("file", FORMS, ids=lambda file: file.stem)
+def test_issue_forms_are_complete(file):
+    form = yaml.safe_load(file.read_text())
+    asked = [part for part in form["body"] if part["type"] != "markdown"]
+    assert form["name"] and form["description"] and len(asked) == len({part["id"] for part in asked}) > 3
+    for part in asked:
+        assert part["type"] in {"input", "textarea", "dropdown"} and part["attributes"]["label"]
+
+
+def test_every_path_that_contributors_are_told_of_exists():
+    named = re.findall(r"`([\w./]+/(?:[\w.]+\.\w+)?)`", read("CONTRIBUTING.md"))
+    roots = (readme.ROOT, readme.ROOT / "codes" / "robustflow")
+    missing = [name for name in named if not any((root / name).exists() for root in roots)]
+    assert len(named) > 15 and missing == []
