@@ -251,7 +251,7 @@ reproduce() {
         exit 2
     fi
     case $name in
-        bicubic_* | esrgan_4x | rrdb_psnr_4x) ;; # nothing to train, or trained by others
+        bicubic_* | esrgan_4x | rrdb_psnr_4x | box_4x*) ;; # nothing to train, or trained by others
         *) python train.py -opt "confs/$name.yml" --resume auto "$@" ;;
     esac
     python test.py -opt "confs/$name.yml" "$@"
