@@ -181,9 +181,24 @@ def test_load_file(small, tmp_path):
     assert torch.equal(flow.encoder.trunk_conv.weight, small.encoder.trunk_conv.weight)
 
 
-def test_a_bounded_split_prior_has_no_published_form(small, tmp_path, caplog):
-    override = ["--override", "network_G.flow.split.max_log_scale=2"]
+@pytest.mark.parametrize("key", ["max_log_scale", "soft"])
+def test_a_bounded_split_prior_has_no_published_form(small, tmp_path, caplog, key):
+    override = ["--override", f"network_G.flow.split.{key}=2"]
     arguments = ["-opt", "x.yml", "--weights", "x_G.pth", "--output", "back.pth", "--reverse", *override]
     assert convert.main(arguments) != 0
     assert "published networks have no such bound" in caplog.text
     assert not (tmp_path / "back.pth").exists()
+
+
+def test_weights_of_half_the_size(small, tmp_path, caplog):
+    arguments = ["-opt", "x.yml", "--weights", "x_G.pth", "--output"]
+    assert (
+        convert.main([*arguments, "full.safetensors"]) == convert.main([*arguments, "half.safetensors", "--half"]) == 0
+    )
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.7 * (tmp_path / "full.safetensors").stat().st_size
+    half, full = (robustflow.load(f"{name}.safetensors").network.state_dict() for name in ("half", "full"))
+    for name, tensor in half.items():
+        assert tensor.dtype == full[name].dtype
+        torch.testing.assert_close(tensor, full[name], rtol=2**-10, atol=1e-7)
+    assert convert.main([*arguments, "back.pth", "--half", "--reverse"]) == 2
+    assert "expected none with --reverse" in caplog.text
