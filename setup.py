@@ -15,25 +15,27 @@ def _files() -> list[Path]:
 
 
 class BuildWithFiles(build_py):
-    """Copy them into robustflow/packaged, but of an installation that is edited in place."""
+    """Copy them into robustflow/packaged; an installation that is edited in place finds the checkout's own."""
 
     def run(self) -> None:
         """Build."""
         super().run()
-        for source, place in [] if self.editable_mode else zip(_files(), self._places(), strict=True):
+        for place, source in self._copies().items():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """Everything that was built."""
-        return [*super().get_outputs(include_bytecode), *map(str, self._places())]
+        return [*super().get_outputs(include_bytecode), *map(str, self._copies())]
 
     def get_source_files(self) -> list[str]:
         """Everything that is built from: source distributions hold it."""
         return [*super().get_source_files(), *map(str, _files())]
 
-    def _places(self) -> list[Path]:
-        return [Path(self.build_lib, "robustflow", "packaged", file) for file in _files()]
+    def _copies(self) -> dict[Path, Path]:
+        """Files to be made, and of what."""
+        packaged = Path(self.build_lib, "robustflow", "packaged")
+        return {} if self.editable_mode else {packaged / file: file for file in _files()}
 
 
 setup(cmdclass={"build_py": BuildWithFiles})
