@@ -103,3 +103,13 @@ def test_the_log_file_is_in_utf_8(tmp_path, capsys, monkeypatch):
     book.close()
     assert "τ ≥ 0.9 – \\udcff" in (tmp_path / "train.log").read_text(encoding="utf-8")
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_that_wants_no_more_is_no_failure():
+    """More is printed than a pipe holds, and its first line is read."""
+    words = [sys.executable, "-m", "robustflow", "options"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "# Options\n"
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 0

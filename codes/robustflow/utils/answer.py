@@ -84,6 +84,8 @@ def answering(
         reply.status = _tell(MISTAKE, message_of(error))
     except RunFailed as error:
         reply.status = _tell(FAILED, str(error))
+    except BrokenPipeError:
+        _discard_output()  # as of `_flush_output`, where more is printed than a pipe holds
     except OSError as error:
         if errno.errorcode.get(error.errno or 0) not in _FAULTS_OF_FILES:
             raise
