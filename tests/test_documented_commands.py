@@ -1,4 +1,4 @@
-"""The commands that the README documents, word by word, in this process; their option files are tiny here."""
+"""The commands of README.md and docs/, word by word, in this process; their option files are tiny here."""
 
 import logging
 import runpy
@@ -64,6 +64,16 @@ network_G:
 train: {niter: 1, ood_patches: 0}
 val: {n_sample: 1}
 """
+BICUBIC = """
+base: demo.yml
+name: bicubic_4x
+model: bicubic
+"""
+ENCODER = """
+base: demo.yml
+name: rrdb_4x
+model: RRDB
+"""
 # What examples.sh does before.
 BEFORE = """
 train.py -opt confs/demo.yml
@@ -71,6 +81,8 @@ test.py -opt confs/demo.yml
 train.py -opt confs/demo.yml --override name=demo_runs/rq_spline --override network_G.flow.coupling=rq_spline
 test.py -opt confs/demo.yml --override name=demo_runs/rq_spline --override network_G.flow.coupling=rq_spline
 train.py -opt confs/fsncsr_4x_rq.yml --override name=full_size
+train.py -opt confs/srflow_4x.yml
+train.py -opt confs/rrdb_4x.yml
 train.py -opt confs/lowlight_demo.yml --override network_G.flow.coupling=rq_spline|name=lowlight_runs/rq_spline
 train.py -opt confs/robust_lol.yml
 train.py -opt confs/llflow_lol.yml
@@ -103,6 +115,7 @@ robustflow trace -opt confs/demo.yml
 # Flags that make a command take less time, or leave what others go on with where it is.
 SHORTER = {
     "train.niter=200": ["--override", "train.niter=2|name=apart"],
+    "--stride 80": ["--patch", "16"],
     "ood fit": ["--n-patches", "20"],
     "ood table": ["--n-patches", "20", "--patch", "16"],
     "restore-study": ["--input", "photos"],
@@ -111,11 +124,48 @@ SHORTER = {
 NEEDED = {
     "train_HR_prepared, GT_size": "robustflow prepare datasets/DF2K/train_HR datasets/DF2K/train_HR_prepared",
     "plot results/llflow_lol results/robust_lol": "robustflow ood rank -opt confs/robust_lol.yml",
+    "plot results/demo/input": "robustflow ood rank -opt confs/demo.yml --input my_photos --n-patches 5 --patch 16",
     "--weights ours.safetensors": "robustflow convert -opt published.yml --weights published_G.pth "
     "--output ours.safetensors",
 }
+# What is not run here, and why.
+NOT_RUN = {
+    "bash examples.sh demo": "minutes of training; its parts are here",
+    "bash examples.sh test": "this suite",
+    "bash examples.sh latent": "minutes of training; its parts: tests/latent/test_example.py",
+    "bash examples.sh lowlight": "minutes of training; its parts are here",
+    "bash examples.sh remedies": "an hour of training; its options: tests/test_confs.py",
+    "bash examples.sh toy2d": "minutes of training; in small: tests/toy/test_experiment.py",
+    "bash examples.sh table1 --small": "minutes of training; in small: tests/test_reproduce.py",
+    "bash examples.sh table1": "needs data and GPUs; in small: tests/test_reproduce.py",
+    "bash examples.sh rrdb_4x": "needs data",
+    "bash examples.sh fsncsr_4x_rq": "needs data",
+    "bash examples.sh robust_lol": "needs data",
+    "bash examples.sh study temperature demo": "the command that it calls is here",
+    "bash examples.sh bench": "measures, for minutes; its parts: tests/benchmarks",
+    "bash examples.sh gpu": "needs a GPU",
+    "python -m benchmarks busy": "measures, for minutes",
+    "python -m benchmarks loader": "measures, for minutes",
+    "python -m benchmarks operations --before 9e88994": "checks out an earlier commit; tests/benchmarks",
+    "source .venv/bin/activate": "of the shell",
+    "pip install robustflow[iqa]": "needs a network",
+    "robustflow fetch esrgan": "needs a network; from a server of its own: tests/downloads",
+    "robustflow fetch iqa": "needs a network; from a server of its own: tests/downloads",
+    "robustflow fetch div2k flickr2k urban100": "needs a network; from a server of its own: tests/downloads",
+    "python test.py -opt confs/esrgan_4x.yml": "needs published weights; with others: tests/test_comparators.py",
+    "python test.py -opt confs/rrdb_psnr_4x.yml": "needs published weights; with others: tests/test_comparators.py",
+    "robustflow compare results/bicubic_4x results/esrgan_4x results/srflow_4x/study_temperature": (
+        "needs published weights; with others: tests/test_comparators.py"
+    ),
+    "torchrun --standalone --nproc_per_node 4 train.py -opt confs/fsncsr_4x_rq.yml": (
+        "several processes: tests/test_distributed.py"
+    ),
+    "torchrun --standalone --nproc_per_node 4 test.py -opt confs/fsncsr_4x_rq.yml": (
+        "several processes: tests/test_distributed.py"
+    ),
+}
 DUMP = "experiments/demo/non_finite/00000123.safetensors"
-LINES = [words for words in readme.commands() if words[0] != "bash" and "benchmarks" not in words]
+LINES = [words for words in readme.commands() if " ".join(words) not in NOT_RUN]
 COMMANDS = [words[words[0] == "python" :] for words in LINES]
 COMMANDS += map(str.split, FURTHER.strip().splitlines())
 WITH_OPTIONS = {tuple(words[: words.index("-opt")]): words for words in COMMANDS if "-opt" in words}
@@ -165,6 +215,11 @@ def prepared(tmp_path_factory):
     (place / "confs" / "small.yml").write_text(SMALL.format(name="small"))
     for name in ("demo", "fsncsr_4x_rq"):
         (place / "confs" / f"{name}.yml").write_text(SUPER_RESOLUTION.format(name=name))
+    (place / "confs" / "srflow_4x.yml").write_text(
+        SUPER_RESOLUTION.format(name="srflow_4x").replace("FS-NCSR", "SRFlow").replace(", S: [0, 1]", "")
+    )
+    (place / "confs" / "bicubic_4x.yml").write_text(BICUBIC)
+    (place / "confs" / "rrdb_4x.yml").write_text(ENCODER)
     for name in ("lowlight_demo", "robust_lol", "llflow_lol"):
         (place / "confs" / f"{name}.yml").write_text(LOW_LIGHT.format(name=name))
     for name in ("velol", "lolv2"):
@@ -192,6 +247,11 @@ def place(prepared, tmp_path, monkeypatch):
     """The working folder: a copy of its own for each test."""
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
     monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "place"))
+
+
+def test_what_is_not_run_is_documented():
+    assert set(NOT_RUN) - set(map(" ".join, readme.commands())) == set()
+    assert all(words[0] in ("python", "robustflow") for words in LINES), "neither run nor listed with a reason"
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

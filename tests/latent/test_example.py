@@ -1,4 +1,4 @@
-"""The example of the README."""
+"""The example of docs/latent-space.md."""
 
 import torch
 from PIL import Image

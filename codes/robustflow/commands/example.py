@@ -1,4 +1,4 @@
-"""The example of the README: images for the commands, and one picture of what they made.
+"""The example of docs/latent-space.md: images for the commands, and one picture of what they made.
 
 robustflow example images results/latent/images
 robustflow example picture results/latent
