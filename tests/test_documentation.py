@@ -103,3 +103,13 @@ def test_paths_in_the_text_are_there():
     made = ("datasets/downloads", "datasets/DF2K")
     assert len(named) >= 5
     assert [name for name in sorted(named) if not (readme.ROOT / name).exists() and not name.startswith(made)] == []
+
+
+def test_quoted_messages_are_those_of_the_code():
+    sources = (path.read_text() for path in sorted((readme.ROOT / "codes").rglob("*.py")))
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
+    rows = re.findall(r"^\| (.*?) \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    quoted = [part.strip() for row in rows for text in re.findall(r'"(.+?)"', row) for part in text.split("…")]
+    pieces = [piece for piece in quoted if len(piece) > 3]
+    assert len(pieces) > 15
+    assert [piece for piece in pieces if piece not in code] == []
