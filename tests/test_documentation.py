@@ -9,9 +9,12 @@ import pytest
 import readme
 
 DOCS = readme.ROOT / "docs"
-PAGES = pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
 # What begins a block that Python-Markdown sees only after an empty line.
 _BEGINS = r"[-*] |\d+\. |\||```"
+
+
+def _name(page):
+    return str(page.relative_to(readme.ROOT))
 
 
 def _prose(page):
@@ -42,12 +45,12 @@ def test_readme_is_short():
     assert len((readme.ROOT / "README.md").read_text().splitlines()) <= 170
 
 
-@pytest.mark.parametrize("page", readme.PAGES[1:], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", readme.PAGES[1:], ids=_name)
 def test_a_page_begins_with_what_it_is_for(page):
     assert re.match(r"# .+\n\nAfter reading this page you (can|know) ", page.read_text())
 
 
-@PAGES
+@pytest.mark.parametrize("page", [*readme.PAGES, *readme.ROOT.glob("*/README.md")], ids=_name)
 def test_links_lead_somewhere(page):
     for link in _links(page):
         if re.match(r"https?:|mailto:", link):
@@ -59,7 +62,7 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in _anchors(target), link
 
 
-@PAGES
+@pytest.mark.parametrize("page", readme.PAGES, ids=_name)
 def test_blocks_are_seen_by_both_renderers(page):
     lines = re.sub(r"(?m)(^```\w*\n)(.*?)(^```$)", "```", page.read_text(), flags=re.DOTALL).splitlines()
     for before, line in pairwise(lines):
