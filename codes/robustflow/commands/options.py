@@ -1,6 +1,6 @@
 """Reference of all keys of an options file: robustflow options; with a YAML file: its resolved options."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -9,35 +9,87 @@ from pydantic.fields import FieldInfo
 from robustflow.commands.arguments import Parser, add_override, read_options_of_any
 from robustflow.options.keys import Key, field_hint, keys, registry_of
 from robustflow.options.load import dump
-from robustflow.options.schema import DatasetOptions
+from robustflow.options.schema import DatasetOptions, RunOptions
 from robustflow.options.toy import ToyOptions
+from robustflow.registry import DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, MODELS, Options
 from robustflow.utils.answer import answer
 from robustflow.utils.yaml_tree import show
 
 _TYPES = {int: "integer", float: "number", bool: "true/false", str: "text", NoneType: "null"}
+REGISTRIES = (DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, MODELS)
+INTRODUCTION = """\
+# Options
+
+After reading this page you can write any key of an options file, or set it on the command line:
+`--override "network_G.flow.K=8|val.n_sample=4"`. `robustflow options` prints this page, `robustflow options FILE` all
+options of a file, resolved.
+"""
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def reference() -> str:
-    """Markdown: one table of the keys of every run, and one for each registered entry's own."""
-    sections: dict[str, list[Key]] = {"": []}
+    """Markdown: a table for each mapping of the YAML, each registered entry, and one of all metrics."""
     shared = [key for key in keys(DatasetOptions, "datasets.*.") if key[2] == ""]
     names = {path for path, _, _ in shared if path != "datasets.*.mode"}
+    groups: dict[str, list[Key]] = {"": [], "datasets": [key for key in shared if key[0] in names]}
+    entries: dict[str, dict[str, list[Key]]] = {}
     # Of the degradations, which all data sets have, once.
     for (entry, path), field in {(entry, path): field for path, field, entry in keys()}.items():
-        if entry == "" or path not in names:
-            sections.setdefault(entry, []).append((path, field, entry))
+        if entry == "":
+            groups.setdefault(path.removesuffix(".*").rpartition(".")[0], []).append((path, field, entry))
+        elif path not in names:
+            kind, _, name = entry.rpartition(" ")
+            entries.setdefault(kind, {}).setdefault(name, []).append((path, field, entry))
     return "\n".join(
         [
-            "# Options\n",
-            *_table(sections.pop("")),
-            "\n## Every dataset\n",
-            *_table(key for key in shared if key[0] in names),
-            *(line for name, found in sections.items() for line in (f"\n## {name}\n", *_table(found))),
-            "\n## model toy2d: these in place of all others\n",
+            INTRODUCTION,
+            *(line for group, found in groups.items() for line in _group(group, found)),
+            *(line for kind, found in entries.items() for line in _entries(kind, found)),
+            *_metrics(),
+            "\n## Model toy2d\n\nThese in place of all others:\n",
             *_table(key for key in keys(ToyOptions) if key[2] == ""),
         ]
     )
+
+
+def _group(path: str, found: Iterable[Key]) -> list[str]:
+    """The keys of one mapping of the YAML: the top level, every data set, ``network_G.flow`` and the like."""
+    if path == "datasets":
+        cls: type[Options] = DatasetOptions
+    else:
+        cls = RunOptions
+        for name in filter(None, path.split(".")):
+            cls = field_hint(cls.model_fields[name])
+    heading = {"": "Top level", "datasets": "datasets.*"}.get(path, path)
+    return [f"\n## {heading}\n", f"{_summary(cls)}\n", *_table(found)]
+
+
+def _entries(kind: str, found: Mapping[str, Iterable[Key]]) -> list[str]:
+    registry = next(each for each in REGISTRIES if each.kind == kind)
+    lines = [f"\n## {kind.capitalize()}s"]
+    for name, own in found.items():
+        summary = _summary(registry.entries()[name]) or _summary(registry.options_class(name))
+        lines += [f"\n### {kind} {name}\n", f"{summary}\n", *_table(own)]
+    return lines
+
+
+def _summary(documented: Any) -> str:
+    """First sentence or line of a docstring; brackets are escaped, as [0, 1] is no link."""
+    return (documented.__doc__ or "").partition("\n")[0].replace("[", "\\[")
+
+
+def _metrics() -> list[str]:
+    from robustflow.evaluation.metrics import choose  # what only reads a file need not load
+
+    lines = ["\n## Metrics\n", "All that a test can measure; they take no options.\n"]
+    lines += ["| Key | Heading | Unit | Better | Needs | How |", "|---|---|---|---|---|---|"]
+    for metric in choose():
+        told = metric.describe()
+        for column in metric.columns:
+            how = told.get(column.key, metric.protocol)
+            cells = (f"`{column.key}`", column.label, column.unit, column.better or "", ", ".join(metric.needs), how)
+            lines.append(_line(cells))
+    return lines
 
 
 def plain_type(hint: Any) -> str:
@@ -76,6 +128,10 @@ def _row(key: Key) -> str:
     path, field, entry = key
     default = "required" if field.is_required() else show(field.get_default())
     cells = (f"`{path}`", plain_type(field_hint(field)), default, field.description or f"Selects {entry}.")
+    return _line(cells)
+
+
+def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
