@@ -32,8 +32,9 @@ __all__ = [
     "SoftAffine",
     "load",
 ]
-# ``python -m robustflow.apply`` and the like, as commands were spelt.
-__path__.append(str(Path(__file__).parent / "former"))
+# ``python -m robustflow.apply`` and the like, as commands were spelt. A new list: the spec's own stays, for whoever
+# looks for the package's modules there.
+__path__ = [*__path__, str(Path(__file__).parent / "former")]
 
 _HOMES = {
     **dict.fromkeys(
