@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bash examples.sh demo            the main job on the bundled photographs: minutes on a laptop without a GPU
 # bash examples.sh test            linters, type check, tests
+# bash examples.sh docs            the documentation as a site that needs no server and no network: site/index.html
 # bash examples.sh bench [CASE...] speed and memory beside the published way of computing, full-size networks
 # bash examples.sh gpu [PART...]   all that needs a GPU, in five minutes: tests, then train, headline and loop of bench
 # bash examples.sh lowlight        low-light enhancement, trained and tested on synthetic pairs: minutes on two cores
@@ -175,6 +176,11 @@ check() {
         --dist loadfile --no-loadscope-reorder "$@"
 }
 
+docs() {
+    NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+    echo "site/index.html"
+}
+
 # Run a part of the GPU checks for so many of 300 seconds (or of GPU_SECONDS); note it if it fails.
 gpu_part() {
     local seconds=$(($1 * ${GPU_SECONDS:-300} / 300)) name=$2 status=0 start=$SECONDS child
@@ -250,7 +256,7 @@ reproduce() {
     local name=$1
     shift
     if [ ! -f "confs/$name.yml" ]; then
-        echo "expected demo, test, bench, gpu, lowlight, latent, toy2d, remedies, study, a table or figure of confs/recipes, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        echo "expected demo, test, docs, bench, gpu, lowlight, latent, toy2d, remedies, study, a table or figure of confs/recipes, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
     case $name in
@@ -263,9 +269,10 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,16s/^# //p' "$0" ; exit 2 ;;
+    "") sed -n '2,17s/^# //p' "$0" ; exit 2 ;;
     demo) setup; demo ;;
     test) setup test; check "$@" ;;
+    docs) setup docs; docs ;;
     study) setup; study "$@" ;;
     toy2d | toy2d_paper) setup; python train.py -opt "confs/$command.yml" "$@" ;;
     remedies) setup; remedies ;;
