@@ -131,9 +131,7 @@ def draw(layers: list[list[str]], imports: Edges) -> str:
     """SVG: a row of boxes per layer; arrows to the next row, and along lanes on the right to rows further down."""
     rank = {name: row for row, layer in enumerate(layers) for name in layer}
     centre, half = _places(layers)
-    lanes = _lanes(
-        {b: min(rank[a] for a in imports if b in imports[a]) for b in rank if _is_far(b, imports, rank)}, rank
-    )
+    lanes = _lanes(_far(imports, rank), rank)
     top = {name: 4 + rank[name] * (BOX + GAP) for name in rank}
     lines = []
     for a, b in ((importer, name) for importer, found in imports.items() for name in sorted(found)):
