@@ -162,7 +162,7 @@ def draw(layers: list[list[str]], imports: Edges) -> str:
 
 def _places(layers: list[list[str]]) -> tuple[dict[str, float], dict[str, float]]:
     """Centre and half the width of each box, in the row's middle, about as wide as its letters."""
-    half = {name: 3.4 * len(name) + 4 for layer in layers for name in layer}
+    half = {name: 3.3 * len(name) + 1.8 * sum(map(name.count, "mw")) + 4 for layer in layers for name in layer}
     centre = {}
     for layer in layers:
         gap = min(18.0, (WIDTH - SIDE - sum(2 * half[name] for name in layer)) / max(1, len(layer) - 1))
