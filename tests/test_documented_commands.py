@@ -136,6 +136,8 @@ NOT_RUN = {
     "bash examples.sh lowlight": "minutes of training; its parts are here",
     "bash examples.sh remedies": "an hour of training; its options: tests/test_confs.py",
     "bash examples.sh toy2d": "minutes of training; in small: tests/toy/test_experiment.py",
+    "bash examples.sh soft_affine": "an hour of training; its options: tests/test_reproduce.py",
+    "bash examples.sh mini --data datasets/mini": "needs data, two hours of training; its options: tests/test_confs.py",
     "bash examples.sh table1 --small": "minutes of training; in small: tests/test_reproduce.py",
     "bash examples.sh table1": "needs data and GPUs; in small: tests/test_reproduce.py",
     "bash examples.sh rrdb_4x": "needs data",
