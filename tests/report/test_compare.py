@@ -168,3 +168,10 @@ def test_report_shows_the_worst_sample_of_each_run_side_by_side(folders, tmp_pat
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [read(results_folder.make(tmp_path / place, "demo/x")) for place in ("p", "q")]
     assert compare.names_of(runs) == [str(tmp_path / "p"), str(tmp_path / "q")]
+    for names, shown in (
+        (["mini/affine/0", "mini/spline/0"], ["affine", "spline"]),
+        (["mini/affine/0", "mini/affine/1"], ["0", "1"]),
+        (["mini/affine/0", "affine/0"], ["mini/affine/0", "affine/0"]),
+    ):
+        runs = [read(results_folder.make(tmp_path / f"{k}{name}", name)) for k, name in enumerate(names)]
+        assert compare.names_of(runs) == shown

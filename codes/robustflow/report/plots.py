@@ -118,7 +118,9 @@ def grid(rows: Mapping[str, Sequence[tuple[Lines, str, str, float | None]]]) -> 
                 _draw_line(axes, k, line, f"C{k}", name)
             _draw_bar(axes, bar)
             axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    # Above all of them: within a plot it would hide what many lines show.
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2 * n_columns)
     return figure
 
 

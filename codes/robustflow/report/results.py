@@ -250,6 +250,15 @@ def _json(path: Path) -> Any:
 
 
 def names_of(runs: Sequence[Results]) -> list[str]:
-    """Short names of the runs, or full ones where short ones are equal."""
-    short = [run.label for run in runs]
-    return short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
+    """Short names of the runs; where these are equal what differs in full ones, as of x/affine/0 and x/spline/0."""
+    full = [str(run.metrics["name"]) for run in runs]
+    parts = [name.split("/") for name in full]
+    before, after = _n_equal(parts), _n_equal([one[::-1] for one in parts])
+    differing = ["/".join(one[before : len(one) - after]) for one in parts]
+    found = ([run.label for run in runs], differing, full)
+    return next((names for names in found if len({*names}) == len(names) and all(names)), [str(r.folder) for r in runs])
+
+
+def _n_equal(lists: Sequence[Sequence[str]]) -> int:
+    """How many first items of all lists are equal."""
+    return next((k for k, items in enumerate(zip(*lists, strict=False)) if len({*items}) > 1), min(map(len, lists)))

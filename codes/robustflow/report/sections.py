@@ -22,7 +22,7 @@ N_BINS = 10
 Plot = tuple[plots.Lines, str, str, float | None]
 _TRADES = {
     key: ("PSNR, dB (distortion)", label)
-    for key, label in (("lpips", "LPIPS (perception)"), ("spectral_distance", "spectral distance, dB (perception)"))
+    for key, label in (("lpips", "LPIPS (perception)"), ("spectral_distance", "spectral distance, dB"))
 }
 _BETTER = "Better is right and down in plots against PSNR."
 NOTE_OF_MODELS = f"One line per model; a horizontal one, or a point: of one that makes one image per input. {_BETTER}"
