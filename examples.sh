@@ -280,8 +280,7 @@ case $command in
     latent) setup; latent ;;
     gpu) python -c "import robustflow.models" 2> /dev/null || setup test; gpu "$@" ;;
     mini) setup; mini "$@" ;;
-    soft_affine) setup; exec python -m robustflow reproduce soft_affine "$@" ;; # -m: its plugin lies here
-    table1 | tableS1 | tableS2 | figS1 | srflow_figs | lowlight_figs) setup; exec robustflow reproduce "$command" "$@" ;;
+    soft_affine | table1 | tableS1 | tableS2 | figS1 | srflow_figs | lowlight_figs) setup; exec robustflow reproduce "$command" "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
     *) setup; reproduce "$command" "$@" ;;
 esac
