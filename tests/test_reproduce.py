@@ -229,7 +229,7 @@ def test_claims_are_tried_with_each_seed(tmp_path):
             "metric": "pixel_error_pct",
             "model": "b",
             "below": "affine",
-            "sets": ["out <b>side</b>"],
+            "sets": ("out <b>side</b>",),
         },
         {"says": "no Inf", "metric": "inf_pct", "model": "affine", "at_most": 0},
         {"says": "near", "metric": "psnr", "model": "b", "beside": "affine", "at_most": 3.01, "sets": ("inside",)},
