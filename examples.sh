@@ -256,7 +256,7 @@ reproduce() {
     local name=$1
     shift
     if [ ! -f "confs/$name.yml" ]; then
-        echo "expected demo, test, docs, bench, gpu, lowlight, latent, toy2d, remedies, study, a table or figure of confs/recipes, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
+        echo "expected demo, test, docs, mini, bench, gpu, lowlight, latent, toy2d, remedies, study, a table or figure of confs/recipes, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
     case $name in

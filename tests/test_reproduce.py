@@ -266,6 +266,34 @@ def test_metrics_that_are_not_known_end_it_before_the_start(place, caplog):
     assert not Path("experiments").exists()
 
 
+def test_the_largest_figure_of_a_set_has_an_interval_over_seeds_alone(tmp_path):
+    found = []
+    for seed, largest in enumerate((1.0, 2.0, 4.0)):
+        run = read(results_folder.make(tmp_path / str(seed)))
+        run.metrics["datasets"]["inside"]["heats"]["0.9"]["max_residual"] = largest
+        found.append(run)
+    expected = stats.t.interval(0.95, 2, 7 / 3, stats.sem([1.0, 2.0, 4.0]))
+    assert reproduction.measure(found, "inside", "0.9", "max_residual")[1:] == pytest.approx(expected)
+    assert math.isnan(reproduction.measure(found[:1], "inside", "0.9", "max_residual")[1])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("temperature: 0.8", "temperature: expected one of val.heats (0.9), got 0.8"),
+        (
+            "claims: [{says: x, metric: psnr, model: affine, at_most: 1, sets: [held in]}]",
+            "claims: expected data sets (held out), got held in",
+        ),
+    ],
+)
+def test_what_is_not_tested_ends_a_recipe_before_the_start(place, caplog, more, message):
+    Path("recipe.yml").write_text(f"{RECIPE}{more}\n")
+    assert reproduce.main(["recipe.yml"]) == 2
+    assert message in caplog.text
+    assert not Path("experiments").exists()
+
+
 def test_flags_of_the_small_chain_take_the_place_of_others():
     small = {"ood rank": "--n-patches 6 --heats 0.5"}
     places = {"output": ["results/a b"], "results": ["x", "y"]}

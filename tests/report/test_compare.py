@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from robustflow.commands import compare as command
-from robustflow.report import compare, gallery, paired, tables
+from robustflow.report import columns, compare, gallery, paired, tables
 from robustflow.report.results import read
 from robustflow.utils.errors import UserError
 
@@ -120,7 +120,7 @@ def test_differences_are_per_image(runs):
 def test_interval_is_that_of_a_paired_t_test():
     ours, theirs = pd.Series([3.0, 4.0, 6.0, 5.0, math.nan]), pd.Series([4.0, 4.5, 9.0, 5.5, 1.0])
     expected = stats.ttest_rel(theirs[:4], ours[:4]).confidence_interval(0.95)
-    low, high = (paired.cell(end).replace("-", "−") for end in (expected.low, expected.high))
+    low, high = (columns.cell(end).replace("-", "−") for end in (expected.low, expected.high))
     assert paired.interval(theirs - ours) == f"+1.25 [{low}, +{high}] (n = 4)"
     assert paired.interval((theirs - ours)[:1]) == "+1 (n = 1)"
 

@@ -23,6 +23,7 @@ from robustflow.commands import miniature
 from robustflow.commands.arguments import Parser, path
 from robustflow.evaluation import metrics
 from robustflow.evaluation.description import list_columns
+from robustflow.models import data_sets
 from robustflow.options.load import Assignment, load, load_recipe
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
 from robustflow.options.schema import RunOptions
@@ -154,6 +155,9 @@ def _reproduce(chosen: argparse.Namespace) -> None:
         return
     # All metrics, plugins' included, whose modules the options have imported.
     reproduction.require_known(recipe, [one.key for one in list_columns(metrics.choose())])
+    heats = {heat: None for job in jobs for heat in job.options.val.heats}
+    sets = {name: None for job in jobs for name in data_sets.select_tested(job.options)}
+    reproduction.require_measured(recipe, heats, sets)
     first = (recipe.seeds or (None,))[0]
     places = {"output": [str(output)], "results": [str(job.results) for job in jobs]}
     places["first"] = [str(job.results) for job in jobs if job.seed == first]

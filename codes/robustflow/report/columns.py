@@ -67,6 +67,11 @@ def cell(value: Any) -> str:
     return f"{value:.4g}"
 
 
+def signed(value: float) -> str:
+    """`cell` of a difference: with + or − before it."""
+    return f"+{cell(value)}" if value > 0 else cell(value).replace("-", "−")
+
+
 def mark(value: Any, column: Column) -> str:
     """A value for a table, as `cell`, with a dagger where it is below the column's bar."""
     below = column.bar is not None and isinstance(value, int | float) and value < column.bar

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from robustflow.evaluation.metrics import Column
-from robustflow.report.columns import NO_HEAT, cell, columns_at
+from robustflow.report.columns import NO_HEAT, columns_at, signed
 from robustflow.report.results import Results, names_of, reference
 
 _KEYS = ["dataset", "tau", "image"]
@@ -55,10 +55,10 @@ def _find_failures(samples: pd.DataFrame) -> pd.Series:
 def interval(differences: pd.Series) -> str:
     """Mean of differences over images with its 95 % confidence interval, Student's t; and their number."""
     known = differences.dropna()
-    text = _sign(known.mean())
+    text = signed(known.mean())
     if len(known) > 1:
         half = stats.t.ppf(0.975, len(known) - 1) * known.sem()
-        text += f" [{_sign(known.mean() - half)}, {_sign(known.mean() + half)}]"
+        text += f" [{signed(known.mean() - half)}, {signed(known.mean() + half)}]"
     return f"{text} (n = {len(known)})"
 
 
@@ -103,7 +103,3 @@ def notes(runs: Sequence[Results]) -> str:
         f"errors: inputs that fail in both / in {first} alone / the other alone / in none; p of McNemar's exact test. "
         "Crops of one photograph are not independent: intervals over them are too narrow."
     )
-
-
-def _sign(value: float) -> str:
-    return f"+{cell(value)}" if value > 0 else cell(value).replace("-", "−")

@@ -1,7 +1,7 @@
 """A table of a paper: published and measured values side by side."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,17 @@ def write(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], o
     return text
 
 
+def require_measured(recipe: RecipeOptions, heats: Collection[float], sets: Collection[str]) -> None:
+    """Raise UserError if the temperature of a recipe, or a data set of its claims, is none of those that are tested."""
+    if recipe.temperature is not None and recipe.temperature not in heats:
+        raise UserError(
+            f"temperature: expected one of val.heats ({', '.join(map(str, heats))}), got {recipe.temperature}"
+        )
+    strange = [name for one in recipe.claims for name in one.sets or () if name not in sets]
+    if strange:
+        raise UserError(f"claims: expected data sets ({', '.join(sets)}), got {', '.join(dict.fromkeys(strange))}")
+
+
 def require_known(recipe: RecipeOptions, metrics: Sequence[str]) -> None:
     """Raise UserError for metrics of a recipe that are none of these, and labels of models that it does not run."""
     unknown = [key for key in (*recipe.columns, *(one.metric for one in recipe.claims)) if key not in metrics]
@@ -64,14 +75,18 @@ def _by_label(found: Sequence[tuple[RunOfRecipe, Results]]) -> dict[str, list[Re
     """Results of all training seeds of each model."""
     models: dict[str, list[Results]] = {}
     for given, results in found:
-        models.setdefault(given.label or given.name or results.label, []).append(results)
+        models.setdefault(_label(given, results), []).append(results)
     return models
+
+
+def _label(given: RunOfRecipe, results: Results) -> str:
+    return given.label or given.name or results.label
 
 
 def to_frame(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]]) -> pd.DataFrame:
     """One row per data set, temperature, model and metric: measured, its 95 % interval, published, seeds, inputs."""
     models = _by_label(found)
-    of = {given.label or given.name or results.label: given for given, results in found}
+    of = {_label(given, results): given for given, results in found}
     rows = [row for label, runs in models.items() for row in _rows(recipe, label, of[label], runs)]
     frame = pd.DataFrame(rows)
     order = list(dict.fromkeys(frame["data set"]))
@@ -112,9 +127,11 @@ def measure(runs: Sequence[Results], dataset: str, heat: str, key: str) -> tuple
     wilson = found[0].get(f"{key.removesuffix('_pct')}_ci")
     if len(runs) == 1 and key.endswith("_pct") and wilson is not None:
         return mean, wilson[0], wilson[1]
-    by_input = [seeds.by_input(run, dataset, heat, key) for run in runs]
-    inputs = pd.concat(by_input, axis=1).mean(axis=1, skipna=False)
-    half = seeds.half_interval(values, inputs) if math.isfinite(mean) else math.nan
+    of_inputs = pd.Series(dtype="float64")
+    if key not in seeds.LARGEST:
+        by_input = [seeds.by_input(run, dataset, heat, key) for run in runs]
+        of_inputs = pd.concat(by_input, axis=1).mean(axis=1, skipna=False)
+    half = seeds.half_interval(values, of_inputs) if math.isfinite(mean) else math.nan
     return mean, mean - half, mean + half
 
 

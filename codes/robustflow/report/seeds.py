@@ -13,7 +13,7 @@ from scipy import stats
 from robustflow.evaluation.metrics import Column
 from robustflow.options.recipe import Claim
 from robustflow.report import tables
-from robustflow.report.columns import NO_HEAT, cell, column, lines
+from robustflow.report.columns import NO_HEAT, column, lines, signed
 from robustflow.report.results import Results
 from robustflow.utils.files import write_atomically
 
@@ -24,7 +24,7 @@ _OVER_SAMPLES: dict[str, Any] = {
     "mean": "mean",
     "std": lambda values: values.std(ddof=0) if np.isfinite(values).all() else math.nan,
 }
-_LARGEST = ("max_residual", "max_abs")
+LARGEST = ("max_residual", "max_abs")  # over all inputs, not means over them
 _NOTE = (
     "Of each input the mean over its samples, or whether any fails, less that of {reference} with the same training "
     "seed; in brackets 95 % intervals of the mean, over training seeds and inputs; bold: 0 is outside. In parentheses "
@@ -41,12 +41,10 @@ def by_input(run: Results, dataset: str, heat: str, key: str) -> pd.Series:
         return 100.0 * (rows.pixel_errors > 0).groupby(images, sort=False).any()
     if key == "inf_pct":
         return 100.0 * (rows.has_inf | rows.has_nan).groupby(images, sort=False).any()
-    if key in _LARGEST:
+    if key in LARGEST:
         return rows.groupby("image", sort=False)[key].max()
     if key in rows:
         return rows.groupby("image", sort=False)[key].mean()
-    if key == "ood_mean":
-        return rows.groupby("image", sort=False)["ood"].first()
     if base in rows and over in _OVER_SAMPLES:
         return rows.groupby("image", sort=False)[base].agg(_OVER_SAMPLES[over])
     return pd.Series(dtype="float64")
@@ -76,7 +74,7 @@ def differences(
     models: Models, reference: str, keys: Sequence[str], columns: Mapping[str, Column], temperature: float | None
 ) -> str:
     """Markdown: a table of what each model differs by from the reference, paired by training seed and input."""
-    shown = [key for key in keys if key not in _LARGEST]
+    shown = [key for key in keys if key not in LARGEST]
     body = [
         [dataset, heat, label, *(_difference(runs, models[reference], dataset, heat, key) for key in shown)]
         for dataset, heat in _places(models[reference][0], temperature)
@@ -99,21 +97,15 @@ def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str
     ours = [by_input(run, dataset, at, key) for run, at in zip(runs, own, strict=True)]
     theirs = [by_input(run, dataset, heat, key) for run in others]
     found = pd.concat([our - their for our, their in zip(ours, theirs, strict=False)], axis=1)
-    if not np.isfinite(found.to_numpy(dtype=float)).all():
+    if len(found) == 0 or not np.isfinite(found.to_numpy(dtype=float)).all():
         return "–"
-    of_seeds, of_inputs = found.mean(skipna=False), found.mean(axis=1, skipna=False)
-    if len(found) == 0:
-        return "–"
+    of_seeds, of_inputs = found.mean(), found.mean(axis=1)
     mean = float(of_seeds.mean())
     half, signs = half_interval(of_seeds, of_inputs), f"({(of_seeds < 0).sum()} / {(of_seeds > 0).sum()})"
     if math.isnan(half):
-        return f"{_sign(mean)} {signs}"
-    text = f"{_sign(mean)} [{_sign(mean - half)}, {_sign(mean + half)}] {signs}"
+        return f"{signed(mean)} {signs}"
+    text = f"{signed(mean)} [{signed(mean - half)}, {signed(mean + half)}] {signs}"
     return f"**{text}**" if abs(mean) > half else text
-
-
-def _sign(value: float) -> str:
-    return f"+{cell(value)}" if value > 0 else cell(value).replace("-", "−")
 
 
 def _places(run: Results, temperature: float | None) -> Iterator[tuple[str, str]]:
