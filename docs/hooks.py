@@ -62,6 +62,9 @@ def render(path: Path, *, execute: bool = True) -> dict[str, str | bytes]:
         here = {"metadata": {"path": str(path.parent)}}
         safe = Config({"KernelManager": {"transport_encryption": "auto"}})
         NotebookClient(notebook, kernel_name="python3", timeout=None, resources=here, config=safe).execute()
+        for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+            # What libraries log of this machine.
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
     where = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
     page, resources = MarkdownExporter().from_notebook_node(notebook, where)
     page = re.sub(r"!\[(?:png|jpeg|svg)\]", "![What the cell above draws]", page)

@@ -51,6 +51,8 @@ def test_is_committed_without_outputs_and_has_one_cell_of_settings(name):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells(name))
     assert [cell["metadata"].get("tags") for cell in cells(name)].count(["parameters"]) == 1
     assert source(cells(name, "markdown")[0]).startswith("# ")
+    # The site has no scripts for formulas: they are plain text.
+    assert not any("$" in source(cell) for cell in cells(name, "markdown"))
 
 
 def test_exploding_inverse(execute, capsys):
