@@ -328,7 +328,7 @@ def _check_increasing(elementwise: Elementwise, x_range: float, scale: float, ge
     _, params = _random_elements((2, 50), 2, elementwise.num_params, x_range, scale, generator)
     grid = torch.linspace(-x_range, x_range, 201, dtype=torch.float64)[:, None, None].expand(-1, 2, 50)
     for name, direction in (("forward", elementwise), ("inverse", elementwise.inverse)):
-        smallest = float(direction(grid, params)[0].diff(dim=0).min())
+        smallest = float(direction(grid, params)[0].detach().diff(dim=0).min())
         _require(smallest > 0, f"{name} must increase: it changes by {smallest:.2g} from one grid point to the next")
 
 
@@ -339,7 +339,7 @@ def _check_bound(elementwise: Elementwise, x_range: float, scale: float, generat
         return
     _, params = _random_elements((2, 20), 2, elementwise.num_params, x_range, scale, generator)
     y = 3 * x_range * torch.linspace(-1, 1, 101, dtype=torch.float64)
-    x, _ = elementwise.inverse(y[:, None, None].expand(-1, 2, 20), params)
+    x = elementwise.inverse(y[:, None, None].expand(-1, 2, 20), params)[0].detach()
     allowed = bound.factor * (y[:, None] - y).abs() + bound.offset
     excess = float(((x[:, None] - x).abs() - allowed[:, :, None, None]).max())
     _require(excess < 1e-9, f"inverse_bound {bound} is exceeded: inverses are farther apart by {excess:.2g}")
