@@ -20,7 +20,8 @@ def draw_slopes(path: Path) -> None:
     logit = math.log(0.3 / 0.7) - 2
     maps: dict[str, tuple[Elementwise, list[float]]] = {
         "affine, s = 0.3": (Affine(), [0.0, logit]),
-        "modified RQ-spline": (RationalQuadratic(), [0.0, 0.0, -1.0, 0.0]),
+        "spline in ±0.5": (RationalQuadratic(), [0.0, 0.0, -1.0, 0.0]),
+        "spline in ±3": (RationalQuadratic(bounds=(-3.0, 3.0)), [0.0, 0.0, -1.0, 0.0]),
         "soft affine, B = 10": (SoftAffine(B=10.0), [0.0, logit]),
         "soft affine, B = 3": (SoftAffine(B=3.0), [0.0, logit]),
         "soft affine, B = 1": (SoftAffine(B=1.0), [0.0, logit]),
@@ -33,7 +34,7 @@ def draw_slopes(path: Path) -> None:
         right.plot(x[0], log_slope[0].exp(), label=label)
     left.set(xlabel="x", ylabel="c(x)")
     right.set(xlabel="x", ylabel="slope c'(x)", ylim=(0, 1.6))
-    right.legend(fontsize="small")
+    left.legend(fontsize="small", loc="upper left")
     save_png(figure, path)
 
 

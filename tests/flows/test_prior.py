@@ -86,6 +86,6 @@ def test_robust_configurations_bound_the_prior():
     for name in ("robust_4x", "robust_8x"):
         flow = load(f"confs/{name}.yml").network_G.flow
         assert flow.split.max_log_scale == 2
-        assert flow.coupling.type == "rq_spline"
+        assert flow.coupling.type == "rq_spline" and flow.coupling.bounds == (-3, 3)
     assert load("confs/robust_8x.yml").network_G.flow.permutation_train is False
     assert load("confs/fsncsr_4x_rq.yml").network_G.flow.split.max_log_scale is None

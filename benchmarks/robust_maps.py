@@ -1,4 +1,4 @@
-"""Variants of robust maps that were tried and are no part of the package: ``plugins: [benchmarks.soft_variants]``.
+"""Variants of robust maps that were tried and are no part of the package: ``plugins: [benchmarks.robust_maps]``.
 
 `bash examples.sh soft_affine` trains them beside the package's own; docs/soft-affine.md says what came of it.
 """

@@ -8,7 +8,7 @@ import torch
 
 from robustflow.testing import check_elementwise
 
-NAME = "benchmarks.soft_variants"
+NAME = "benchmarks.robust_maps"
 MAPS = {
     "learned": lambda of: of.LearnedSoftAffine(B=3.0, limit=30.0, eps=0.1),
     "growing": lambda of: of.GrowingSoftAffine(B=3.0, start=0.3, passes=10, eps=0.1),
