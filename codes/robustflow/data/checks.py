@@ -45,7 +45,11 @@ def warn(datasets: Mapping[str, DatasetOptions], scale: int, *, used: str) -> No
     for key, dataset in datasets.items():
         if scale > 1 and (key.startswith(used) or (used == "train" and key == "val")):
             _warn_of_other_lr(key, dataset, scale)
-    _warn_of_overlaps({key: dataset for key, dataset in datasets.items() if _root(dataset) is not None})
+    # Not those that come with robustflow, nor LR images alone.
+    of_user = {key: dataset for key, dataset in datasets.items() if getattr(dataset, "dataroot_GT", None) is not None}
+    training = of_user.pop("train", None)
+    if training is not None and of_user:
+        _warn_of_overlaps(training, of_user)
 
 
 def residual(hr: Tensor, lr: Tensor, scale: int) -> float:
@@ -96,34 +100,25 @@ def _first_files(dataset: Any, scale: int) -> Source:
     try:
         gt, lq = Path(dataset.dataroot_GT), Path(dataset.dataroot_LQ)
         files = pair_files(gt, lq, scale, dataset.pair_by, dataset.filename_tmpl)[:_PAIRS]
-        pairs = [(_open(large), _open(small)) for large, small in files]
-        return Pairs(pairs, [f"{small} beside {large}" for large, small in files], scale)
+        images = {file: LazyImage(file, _image_size(file), partial(read_image, file)) for file in sum(files, ())}
+        names = [f"{small} beside {large}" for large, small in files]
+        return Pairs([(images[large], images[small]) for large, small in files], names, scale)
     except UserError:
         return Pairs([], [], scale)
 
 
-def _open(file: Path) -> LazyImage:
-    return LazyImage(file, read_header(file).size, partial(read_image, file))
-
-
-def _root(dataset: DatasetOptions) -> str | Sequence[str] | None:
-    """Where the user's HR images are; None for those that come with robustflow, and for LR images alone."""
-    root: str | Sequence[str] | None = getattr(dataset, "dataroot_GT", None)
-    return root
-
-
-def _warn_of_overlaps(datasets: Mapping[str, DatasetOptions]) -> None:
+def _warn_of_overlaps(training: DatasetOptions, others: Mapping[str, DatasetOptions]) -> None:
     """Warn of files of HR images that are training files, too, and of images that cannot be compared with those."""
-    others = [key for key in datasets if key != "train"]
-    learnt = _files("train", datasets["train"]) if "train" in datasets and others else []
-    for key in others if "train" in datasets else []:
+    learnt = _files("train", training)
+    for key, other in others.items():
         # The same photographs were published in several of these sets, in files of their own.
-        by_pixels = _are_different_low_light(datasets["train"], datasets[key])
-        files = _files(key, datasets[key]) if learnt or by_pixels else []
+        by_pixels = isinstance(training, LowLightOptions) and isinstance(other, LowLightOptions)
+        by_pixels &= training.mode != other.mode
+        files = _files(key, other) if learnt or by_pixels else []
         if files and not learnt:
-            _warn_of_lol(key, datasets["train"], datasets[key])
+            _warn_of_lol(key, training, other)
         try:
-            same = (_find_same_pixels if by_pixels else _find_same)(files, learnt)
+            same = _find_same(files, learnt, by_pixels=by_pixels)
         except (UserError, OSError):
             # Whoever opens the set says what is wrong.
             continue
@@ -138,11 +133,11 @@ def _warn_of_overlaps(datasets: Mapping[str, DatasetOptions]) -> None:
 
 def _files(key: str, dataset: DatasetOptions) -> list[Path]:
     """Files of HR images, as the user has them; none of a set that is not here: it is not used here."""
-    root = _root(dataset)
+    root: str | Sequence[str] = getattr(dataset, "dataroot_GT", ())
     try:
         if isinstance(dataset, PreparedOptions):
             return _originals(key, read_index(Path(str(root))))
-        places = [Path(place) for place in ([root] if isinstance(root, str) else root or ())]
+        places = [Path(place) for place in ([root] if isinstance(root, str) else root)]
         return [file for place in places for file in ([place] if place.is_file() else list_images(place))]
     except (UserError, OSError):
         return []
@@ -161,21 +156,6 @@ def _originals(key: str, index: Index) -> list[Path]:
     return [origin / entry.image for entry in kept]
 
 
-def _find_same(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]:
-    """Files with a file of the same content among the others, and that one; few are read: those of equal sizes."""
-    sizes = {file: file.stat().st_size for file in files}
-    wanted = set(sizes.values())
-    candidates = [other for other in others if other.stat().st_size in wanted]
-    present = {other.stat().st_size for other in candidates}
-    by_hash_ends = {_hash_ends(other): other for other in candidates}
-    digests = {file: _hash_ends(file) for file in files if sizes[file] in present}
-    return [(file, by_hash_ends[digest]) for file, digest in digests.items() if digest in by_hash_ends]
-
-
-def _are_different_low_light(one: DatasetOptions, other: DatasetOptions) -> bool:
-    return isinstance(one, LowLightOptions) and isinstance(other, LowLightOptions) and one.mode != other.mode
-
-
 def _warn_of_lol(key: str, training: DatasetOptions, other: DatasetOptions) -> None:
     """Warn of images known to be in two sets, where one is not here to be compared with."""
     in_both = isinstance(other, LoLv2Options) and other.split == "test" and other.subset != "Synthetic"
@@ -187,13 +167,25 @@ def _warn_of_lol(key: str, training: DatasetOptions, other: DatasetOptions) -> N
         )
 
 
-def _find_same_pixels(files: list[Path], others: list[Path]) -> list[tuple[Path, Path]]:
-    """As `_find_same`, by what images show, whatever their files' bytes: those of sizes found in both are decoded."""
-    sizes = {file: read_header(file).size for file in (*files, *others)}
+def _find_same(files: list[Path], others: list[Path], *, by_pixels: bool) -> list[tuple[Path, Path]]:
+    """Files that have a like among the others, and that one: of the same content, or showing the same.
+
+    Few are read, or decoded: those of sizes that are found in both.
+    """
+    size_of, digest = (_image_size, _hash_pixels) if by_pixels else (_file_size, _hash_ends)
+    sizes = {file: size_of(file) for file in (*files, *others)}
     shared = {sizes[file] for file in files} & {sizes[other] for other in others}
-    by_pixels = {_hash_pixels(other): other for other in others if sizes[other] in shared}
-    digests = {file: _hash_pixels(file) for file in files if sizes[file] in shared}
-    return [(file, by_pixels[digest]) for file, digest in digests.items() if digest in by_pixels]
+    by_digest = {digest(other): other for other in others if sizes[other] in shared}
+    digests = {file: digest(file) for file in files if sizes[file] in shared}
+    return [(file, by_digest[found]) for file, found in digests.items() if found in by_digest]
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    return read_header(path).size
+
+
+def _file_size(path: Path) -> int:
+    return path.stat().st_size
 
 
 @lru_cache(maxsize=2**12)
@@ -204,7 +196,7 @@ def _hash_pixels(path: Path) -> bytes:
 
 def _hash_ends(path: Path) -> bytes:
     """Hash of the size and both ends of a file: enough to tell images apart."""
-    size = path.stat().st_size
+    size = _file_size(path)
     with path.open("rb") as file:
         start = file.read(_COMPARED)
         file.seek(-min(size, _COMPARED), os.SEEK_END)

@@ -125,27 +125,19 @@ class PatchFolderOptions(PairedOptions):
 
 @register_source("LRHR_IMG", ImageFolderOptions)
 @register_source("folder", FolderOptions)
-def open_folders(
-    dataroot_GT: str | None,
-    dataroot_LQ: str | None,
-    scale: int,
-    pair_by: PairBy = "stem",
-    filename_tmpl: str | None = None,
-) -> Pairs:
+def open_folders(dataroot_GT: str | None, dataroot_LQ: str | None, scale: int, **pairing: Any) -> Pairs:
     """Open HR images, LR images or pairs of them, and check all names and, from their headers, sizes.
 
     Args:
         dataroot_GT: Folder of HR images, or None.
         dataroot_LQ: Folder of LR images, or None; one of the two is needed.
         scale: Super-resolution factor.
-        pair_by: See `pairs.pair_files`; likewise ``filename_tmpl``.
-        filename_tmpl: See above.
+        pairing: ``pair_by`` and ``filename_tmpl``, see `pair_files`.
 
     Raises:
         UserError: naming the folders and files, if one cannot be used or has no partner.
     """
-    names, files = find_pairs(list_images, dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
-    return open_files(files, names, scale)
+    return open_files(*find_pairs(list_images, dataroot_GT, dataroot_LQ, scale, **pairing), scale)
 
 
 @DATASETS.register("LRHR_IMG_nocrop", PatchFolderOptions)
@@ -162,7 +154,7 @@ def open_patches(
 
     UserError, too, naming files of another size than ``GT_size``, or than the first, which need not be square.
     """
-    source = open_folders(dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
+    source = open_folders(dataroot_GT, dataroot_LQ, scale, pair_by=pair_by, filename_tmpl=filename_tmpl)
     patches = [hr for hr, _ in source.pairs if hr is not None]
     size = patches[0].size if GT_size is None else (GT_size, GT_size)
 
@@ -205,24 +197,19 @@ def open_files(files: Sequence[FilePair], names: Sequence[str], scale: int) -> P
 
 
 def find_pairs(
-    find: Callable[[Path], Sequence[Path]],
-    dataroot_GT: str | None,
-    dataroot_LQ: str | None,
-    scale: int,
-    pair_by: PairBy,
-    filename_tmpl: str | None,
-) -> tuple[list[str], list[FilePair]]:
-    """Names of images, and their HR and LR files, of what ``find`` finds below each folder; see `open_folders`."""
+    find: Callable[[Path], Sequence[Path]], dataroot_GT: str | None, dataroot_LQ: str | None, scale: int, **pairing: Any
+) -> tuple[list[FilePair], list[str]]:
+    """HR and LR files of images, and their names, of what ``find`` finds below each folder; see `open_folders`."""
     gt, lq = (None if root is None else Path(root) for root in (dataroot_GT, dataroot_LQ))
     if gt is not None and lq is not None:
-        pairs = pair_files(gt, lq, scale, pair_by, filename_tmpl, find)
-        return name_images([hr.relative_to(gt) for hr, _ in pairs]), [*pairs]
+        pairs = pair_files(gt, lq, scale, find=find, **pairing)
+        return [*pairs], name_images([hr.relative_to(gt) for hr, _ in pairs])
     root = lq if gt is None else gt
     if root is None:
         raise UserError("expected dataroot_GT, dataroot_LQ or both, got neither")
     alone = find(root)
-    names = name_images([file.relative_to(root) for file in alone])
-    return names, [(None, file) if gt is None else (file, None) for file in alone]
+    files: list[FilePair] = [(None, file) if gt is None else (file, None) for file in alone]
+    return files, name_images([file.relative_to(root) for file in alone])
 
 
 def name_images(relative: Sequence[Path]) -> list[str]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustflow.data.sources.base import Pairs, Source, register_source
 from robustflow.data.sources.bundled import BundledSource
-from robustflow.data.sources.folders import PairingOptions, name_images, open_files
-from robustflow.data.sources.pairs import PairBy, pair_files
+from robustflow.data.sources.folders import FilePair, PairingOptions, name_images, open_files
+from robustflow.data.sources.pairs import pair_files
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import Finite, PathText
 from robustflow.utils.errors import UserError, enumerate_some
@@ -80,62 +80,38 @@ class VELOLOptions(LowLightOptions):
 
 
 @register_source("LoL", LoLOptions)
-def open_lol(root: str, split: str, scale: int, pair_by: PairBy = "stem", filename_tmpl: str | None = None) -> Pairs:
-    """Open the pairs of LOL. UserError naming the folders and files, if one is missing or does not pair."""
-    return _open("LoL", root, None, split, scale, pair_by, filename_tmpl)
+def open_lol(root: str, split: str, scale: int, **pairing: Any) -> Pairs:
+    """Open the pairs of LOL; ``pairing`` as `pair_files` takes it.
+
+    UserError naming the folders and files, if one is missing or does not pair.
+    """
+    return _open("LoL", root, None, split, scale, **pairing)
 
 
 @register_source("LoL_v2", LoLv2Options)
-def open_lol_v2(
-    root: str,
-    subset: str | None,
-    split: str,
-    scale: int,
-    pair_by: PairBy = "stem",
-    filename_tmpl: str | None = None,
-) -> Pairs:
-    """Open the pairs of LOL-v2, of both subsets with their names before those of the images; errors as `open_lol`."""
-    return _open("LoL_v2", root, subset, split, scale, pair_by, filename_tmpl)
+def open_lol_v2(root: str, subset: str | None, split: str, scale: int, **pairing: Any) -> Pairs:
+    """Open the pairs of LOL-v2, of both subsets with their names before those of the images; else as `open_lol`."""
+    return _open("LoL_v2", root, subset, split, scale, **pairing)
 
 
 @register_source("VE_LOL", VELOLOptions)
-def open_ve_lol(
-    root: str,
-    subset: str | None,
-    split: str,
-    scale: int,
-    pair_by: PairBy = "stem",
-    filename_tmpl: str | None = None,
-) -> Pairs:
+def open_ve_lol(root: str, subset: str | None, split: str, scale: int, **pairing: Any) -> Pairs:
     """Open the pairs of VE-LOL-L; as `open_lol_v2`."""
-    return _open("VE_LOL", root, subset, split, scale, pair_by, filename_tmpl)
+    return _open("VE_LOL", root, subset, split, scale, **pairing)
 
 
-def _open(
-    mode: str,
-    root: str,
-    subset: str | None,
-    split: str,
-    scale: int,
-    pair_by: PairBy,
-    filename_tmpl: str | None,
-) -> Pairs:
-    """Pairs of a subset, or of all with its name before those of the images."""
-    sources: dict[str, Pairs] = {}
-    for name, folders in _list_folders(mode, subset, split).items():
+def _open(mode: str, root: str, subset: str | None, split: str, scale: int, **pairing: Any) -> Pairs:
+    """Pairs of a subset, or of all; ``low00690`` and ``normal00690`` are one."""
+    files: list[FilePair] = []
+    names: list[Path] = []
+    layout = _list_folders(mode, subset, split)
+    for key, folders in layout.items():
         low, normal = (_require(mode, Path(root), folder) for folder in folders)
-        sources[name] = _pairs(low, normal, scale, pair_by, filename_tmpl)
-    if len(sources) == 1:
-        return sources.popitem()[1]
-    names = [f"{key}_{name}" for key, source in sources.items() for name in source.names]
-    return Pairs([pair for source in sources.values() for pair in source.pairs], names, scale)
-
-
-def _pairs(low: Path, normal: Path, scale: int, pair_by: PairBy, filename_tmpl: str | None) -> Pairs:
-    """Pairs by name; ``low00690`` and ``normal00690`` are one."""
-    files = pair_files(normal, low, scale, pair_by, filename_tmpl)
-    stems = [file.relative_to(normal).with_suffix("").as_posix() for file, _ in files]
-    return open_files(files, name_images([Path(f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]), scale)
+        found = pair_files(normal, low, scale, **pairing)
+        stems = [file.relative_to(normal).with_suffix("").as_posix() for file, _ in found]
+        files += found
+        names += [Path(key if len(layout) > 1 else "", f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]
+    return open_files(files, name_images(names), scale)
 
 
 def _list_folders(mode: str, subset: str | None, split: str) -> dict[str, tuple[str, str]]:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from robustflow.data.sources.base import LazyImage, Pairs, register_source
 from robustflow.data.sources.folders import FolderOptions, find_pairs
-from robustflow.data.sources.pairs import PairBy
 from robustflow.registry import Options
 from robustflow.utils.errors import UserError, for_all
 
@@ -76,13 +75,7 @@ class PreparedOptions(FolderOptions):
 
 
 @register_source("prepared", PreparedOptions)
-def open_prepared(
-    dataroot_GT: str | None,
-    dataroot_LQ: str | None,
-    scale: int,
-    pair_by: PairBy = "stem",
-    filename_tmpl: str | None = None,
-) -> Pairs:
+def open_prepared(dataroot_GT: str | None, dataroot_LQ: str | None, scale: int, **pairing: Any) -> Pairs:
     """Open folders of prepared HR images, LR images or both, paired and named as `open_folders` does."""
     found: dict[Path | None, LazyImage | None] = {None: None}
 
@@ -92,7 +85,7 @@ def open_prepared(
             found[file] = image
         return list(images)
 
-    names, files = find_pairs(find, dataroot_GT, dataroot_LQ, scale, pair_by, filename_tmpl)
+    files, names = find_pairs(find, dataroot_GT, dataroot_LQ, scale, **pairing)
     return Pairs([(found[hr], found[lr]) for hr, lr in files], names, scale)
 
 
