@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options
+from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options, require_at_least
 from robustflow.data.sources.bundled import SPLITS
 from robustflow.latent import commands, edit, restore_study
 from robustflow.latent.inputs import read_place, require_mask, require_there
@@ -186,10 +186,7 @@ def _require_numbers(chosen: argparse.Namespace) -> None:
     temperature = getattr(chosen, "temperature", 0.0)
     if not 0 <= temperature <= HOTTEST:
         raise UserError(f"--temperature: expected a number from 0 to {HOTTEST:g}, got {temperature}")
-    for name, least in (("n", 1), ("frames", 2), ("back_projection", 0)):
-        value = getattr(chosen, name, least)
-        if value < least:
-            raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
+    require_at_least(chosen, n=1, frames=2, back_projection=0)
 
 
 def _require_there(chosen: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """What the command lines share: nothing that is given is dropped, a flag that is given twice least of all."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
 from robustflow.utils import cpus, files
 from robustflow.utils.answer import accept_all_characters
+from robustflow.utils.errors import UserError
 
 # Flags that set an option.
 _KEYS = {"resume": "path.resume_state", "weights": "path.model_path"}
@@ -29,13 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Once(argparse.Action):
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         given = getattr(namespace, self.dest, self.default)
         if option_string is not None and given is not self.default and given != values:
             parser.error(f"argument {option_string}: expected once, got {given} and {values}; keep one")
@@ -43,13 +37,7 @@ class _Once(argparse.Action):
 
 
 class _Extend(argparse.Action):
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         given = getattr(namespace, self.dest)
         setattr(namespace, self.dest, [*(() if given is self.default else given), *(values or ())])
 
@@ -97,6 +85,14 @@ def read_options(chosen: argparse.Namespace, *assignments: Assignment) -> RunOpt
     options = load(chosen.opt, chosen.override, *_given(chosen), *assignments)
     cpus.settle(cpus.threads_for(options.layer_elements(testing=True)))
     return options
+
+
+def require_at_least(chosen: argparse.Namespace, **least: int) -> None:
+    """Raise UserError for a number that is given and is below what is said of its flag."""
+    for name, bound in least.items():
+        value = getattr(chosen, name, None)
+        if value is not None and value < bound:
+            raise UserError(f"--{name.replace('_', '-')}: expected at least {bound}, got {value}")
 
 
 def read_options_of_any(chosen: argparse.Namespace) -> RunOptions | ToyOptions:

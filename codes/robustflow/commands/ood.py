@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from robustflow import data
-from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options
+from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options, require_at_least
 from robustflow.data.degradations import Enhance, Enhancement
 from robustflow.data.sources.folders import FolderOptions
 from robustflow.diagnostics.ood import distributions, mahalanobis, patches
@@ -92,9 +92,7 @@ def _shrinkage(chosen: argparse.Namespace) -> float | None:
     given = chosen.shrinkage
     if given is not None and not 0 <= given <= 1:
         raise UserError(f"--shrinkage: expected a number from 0 to 1, got {given}")
-    for flag, value in (("--batch", chosen.batch), ("--patch", chosen.patch)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag}: expected at least 1, got {value}")
+    require_at_least(chosen, batch=1, patch=1)
     if chosen.covariance == "shrunk":
         return given
     if given not in (None, 0):
@@ -124,9 +122,7 @@ def _fit(chosen: argparse.Namespace) -> None:
 
 def _rank(chosen: argparse.Namespace) -> None:
     options = read_options(chosen)
-    for flag, value in (("--n-sample", chosen.n_sample), ("--n-patches", chosen.n_patches)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag}: expected at least 1, got {value}")
+    require_at_least(chosen, n_sample=1, n_patches=1)
     if chosen.n_sample is not None:
         options = options.model_copy(update={"val": options.val.model_copy(update={"n_sample": chosen.n_sample})})
     found = rank(

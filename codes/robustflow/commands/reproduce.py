@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from robustflow.commands import miniature
-from robustflow.commands.arguments import Parser, path
+from robustflow.commands.arguments import Parser, path, require_at_least
 from robustflow.evaluation import metrics
 from robustflow.evaluation.description import list_columns
 from robustflow.models import data_sets
@@ -141,8 +141,7 @@ def _parser() -> Parser:
 def _reproduce(chosen: argparse.Namespace) -> None:
     file = _locate(chosen.recipe)
     recipe, name = load_recipe(file), f"{file.stem}_small" if chosen.small else file.stem
-    if chosen.jobs is not None and chosen.jobs < 1:
-        raise UserError(f"--jobs: expected at least 1, got {chosen.jobs}")
+    require_at_least(chosen, jobs=1)
     if chosen.small:
         miniature.write_images()
     encoders = [Job(file, given, None, small=chosen.small) for given in recipe.encoders]
