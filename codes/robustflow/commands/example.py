@@ -66,14 +66,11 @@ def write_images(folder: Path) -> None:
 
 def write_picture(results: Path) -> Path:
     """Write applications.jpg from what the commands made; UserError if they did not."""
-    shown = {label: _part(read_image(results / file), cut) for label, file, cut in _SHOWN}
+    images = {label: (read_image(results / file), cut) for label, file, cut in _SHOWN}
+    shown = {label: _cut(image, *_CAT) if cut else image for label, (image, cut) in images.items()}
     picture = results / "applications.jpg"
     sheet.write(picture, shown, columns=4)
     return picture
-
-
-def _part(image: Tensor, cut: bool) -> Tensor:
-    return _cut(image, *_CAT) if cut else image
 
 
 def _cut(image: Tensor, top: int, left: int) -> Tensor:

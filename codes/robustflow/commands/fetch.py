@@ -11,7 +11,7 @@ import tabulate
 
 from robustflow.commands.arguments import Parser, path
 from robustflow.downloads import fetching
-from robustflow.downloads.catalogue import FILES, FORMS, Published
+from robustflow.downloads.catalogue import FILES, FORMS
 from robustflow.utils.answer import answer
 
 LIST = "list"
@@ -49,19 +49,10 @@ def _list(root: Path) -> str:
     """All that can be fetched, and what asks for a form, as a table."""
     rows = []
     for name, (what, files) in FILES.items():
-        rows += [[name, what, _size(one), _origin(one), one.place, _state(one, root)] for one in files]
+        for file in files:
+            size = "" if file.size is None else f"{file.size / 2**20:.0f} MiB"
+            origin = file.url.split("/")[2] + (" (mirror)" if file.mirror else "")
+            there = "is there" if fetching.is_there(file, root) else ""
+            rows.append([name, what, size, origin, file.place, there])
     rows += [[name, "by a form or a browser", "", page, place, ""] for name, (page, place) in FORMS.items()]
     return tabulate.tabulate(rows, ["name", "what", "size", "from", "to", ""], tablefmt="simple")
-
-
-def _size(published: Published) -> str:
-    return "" if published.size is None else f"{published.size / 2**20:.0f} MiB"
-
-
-def _origin(published: Published) -> str:
-    host = published.url.split("/")[2]
-    return f"{host} (mirror)" if published.mirror else host
-
-
-def _state(published: Published, root: Path) -> str:
-    return "is there" if fetching.is_there(published, root) else ""

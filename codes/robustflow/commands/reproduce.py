@@ -148,7 +148,8 @@ def _reproduce(chosen: argparse.Namespace) -> None:
     jobs = [Job(file, given, seed, small=chosen.small) for given in recipe.runs for seed in recipe.seeds or (None,)]
     _require_names([*encoders, *jobs])
     output = chosen.output or Path(jobs[0].options.path.results) / name
-    unfinished = [job for job in _distinct([*encoders, *jobs]) if not job.is_finished]
+    distinct = {job.options.name: job for job in [*encoders, *jobs]}.values()
+    unfinished = [job for job in distinct if not job.is_finished]
     if chosen.check:
         print(_check(unfinished, {str(job.experiment) for job in encoders if not job.is_finished}))  # noqa: T201
         return
@@ -187,16 +188,13 @@ def _locate(recipe: str) -> Path:
     return place
 
 
-def _distinct(jobs: Sequence[Job]) -> list[Job]:
-    return list({job.options.name: job for job in jobs}.values())
-
-
 def _require_names(jobs: Sequence[Job]) -> None:
     """Raise UserError if runs that differ are to be in one folder."""
+    first: dict[str, Job] = {}
     for job in jobs:
-        for other in jobs:
-            if job.options.name == other.options.name and job.options != other.options:
-                raise UserError(f"'{job.options.name}' names two runs that differ: give one of them a name of its own")
+        name = job.options.name
+        if first.setdefault(name, job).options != job.options:
+            raise UserError(f"'{name}' names two runs that differ: give one of them a name of its own")
 
 
 def _check(jobs: Sequence[Job], missing: set[str]) -> str:
@@ -235,8 +233,12 @@ def _fill(small: Mapping[str, str], places: Mapping[str, list[str]], command: st
     known = {f"{{{key}}}": value for key, value in {**places, **of_run}.items()}
     words: list[str] = []
     for word in shlex.split(command):
-        inside = [key for key in known if key in word]
-        words += known[word] if word in known else [_replace(word, {key: known[key][0] for key in inside})]
+        if word in known:
+            words += known[word]
+            continue
+        for key in known:
+            word = word.replace(key, known[key][0]) if key in word else word
+        words.append(word)
     begun = " ".join(words)
     for start, flags in small.items():
         if begun.startswith(start):
@@ -251,9 +253,3 @@ def _override_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
         dropping = word in flags if word.startswith("--") else dropping and not word.startswith("-")
         kept += [] if dropping else [word]
     return [*kept, *flags]
-
-
-def _replace(word: str, known: Mapping[str, str]) -> str:
-    for key, value in known.items():
-        word = word.replace(key, value)
-    return word

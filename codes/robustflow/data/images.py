@@ -108,7 +108,7 @@ def read_image(path: str | Path, *, profiles: bool = True) -> Tensor:
     try:
         _check_file(path)
         data = path.read_bytes()
-        with _open(io.BytesIO(data)) as image:
+        with _open(io.BytesIO(data), data) as image:
             deep = decoding.is_16_bit(image, data)
             decoding.require_readable(image, deep=deep)
             pixels = decoding.read_16_bit(image, data) if deep else decoding.read_8_bit(image, profiles=profiles)
@@ -123,10 +123,14 @@ def read_header(path: str | Path) -> Header:
 
     A file that seems cut off is decoded, to be sure of it before it is needed; damage in its middle is not found here.
     """
+    path = Path(path)
     try:
-        n_bytes = _check_file(Path(path))
-        with _open(path) as image:
-            head, tail = _ends_of(Path(path), n_bytes)
+        n_bytes = _check_file(path)
+        with path.open("rb") as file:
+            head = file.read(32)
+            file.seek(-min(n_bytes, 16), os.SEEK_END)
+            tail = file.read()
+        with _open(path, head) as image:
             deep = decoding.is_16_bit(image, head)
             decoding.require_readable(image, deep=deep)
             converted, note = use_of_profile(image, deep=deep)
@@ -279,12 +283,15 @@ def _check_file(path: Path) -> int:
 
 
 @contextmanager
-def _open(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
-    """The image of a file, not decoded yet; ValueError for more than one, or more than `MAX_PIXELS` pixels."""
+def _open(file: Path | io.BytesIO, head: bytes) -> Iterator[Image.Image]:
+    """The image of a file that begins with ``head``, not decoded yet.
+
+    ValueError for another kind of file, more than one image, or more than `MAX_PIXELS` pixels.
+    """
     # Pillow's own limit is lower, and first warns.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with _identify(file) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(
@@ -296,29 +303,11 @@ def _open(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
             if frames > 1 and image.format != "MPO":
                 raise ValueError(f"{frames} frames or pages")
             yield image
+    except UnidentifiedImageError as error:
+        kinds = (kind for kind, magic in _OTHER_KINDS.items() if re.match(magic, head, re.DOTALL))
+        raise ValueError(next(kinds, "another kind of file")) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def _identify(file: str | Path | io.BytesIO) -> Image.Image:
-    try:
-        return Image.open(file, formats=_FORMATS)
-    except UnidentifiedImageError as error:
-        if isinstance(file, io.BytesIO):
-            start = file.getvalue()[:12]
-        else:
-            with Path(file).open("rb") as opened:
-                start = opened.read(12)
-        kinds = (kind for kind, magic in _OTHER_KINDS.items() if re.match(magic, start, re.DOTALL))
-        raise ValueError(next(kinds, "another kind of file")) from error
-
-
-def _ends_of(path: Path, n_bytes: int) -> tuple[bytes, bytes]:
-    """The first 32 and the last 16 bytes of a file."""
-    with path.open("rb") as file:
-        head = file.read(32)
-        file.seek(-min(n_bytes, 16), os.SEEK_END)
-        return head, file.read()
 
 
 def _has_end(image: Image.Image, head: bytes, tail: bytes, n_bytes: int) -> bool:

@@ -144,17 +144,14 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
     def _random_box(self, i: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Box]:
         index = self._image_of(i)
         name = self.source.names[index]
-        hr, lr = self._pair(i // len(self.source), index)
+        source, epoch = self.source, i // len(self.source)
+        hr, lr = source.pair_in(epoch, index) if isinstance(source, WholeImages) else source.pair(index)
         if hr is None:
             raise UserError(f"image '{name}': expected an HR image to train on, got an LR image alone")
         height, width = lr_size(hr, lr, self.scale)
         require_size(name, (height * self.scale, width * self.scale), self.size, self.scale)
         side = self.size // self.scale
         return hr, lr, Box(_draw(height - side + 1, generator), _draw(width - side + 1, generator), side, side)
-
-    def _pair(self, epoch: int, index: int) -> tuple[Tensor | None, Tensor | None]:
-        source = self.source
-        return source.pair_in(epoch, index) if isinstance(source, WholeImages) else source.pair(index)
 
     def _random_shift(self, generator: torch.Generator) -> Shift | None:
         if self.hr_shift == 0:

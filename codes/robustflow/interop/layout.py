@@ -20,15 +20,11 @@ from robustflow.flows.level import FlowLevel
 View = Callable[[Tensor], Tensor]
 Entries = Iterator[tuple[str, "Published"]]
 
-UNUSED = "flowUpsamplerNet.f.0."
+UNUSED = "flowUpsamplerNet.f.0"
 
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.flatten()
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,7 @@ def _unused_features(flow: ConditionalFlow) -> Entries:
     if isinstance(encoder, LowLightEncoder):
         # The same for every width nf.
         out, features = 384, 64 * (1 + len(encoder.taps))
-    yield f"{UNUSED}weight", Published((out, features, 3, 3))
-    yield f"{UNUSED}bias", Published((out,))
+    yield from _unused(UNUSED, (out, features, 3, 3))
 
 
 def of_rrdb(network: RRDBNet) -> dict[str, Published]:
@@ -150,8 +145,7 @@ def _unused_low_light(encoder: LowLightEncoder) -> Entries:
     missing = range(len(encoder.down_convs) + 1, 4)
     kernels = {**{f"downconv{k}": (nf, nf, 3, 3) for k in missing}, "HRconv": (nf, nf, 3, 3)}
     for name, shape in {**kernels, "conv_last": (3, nf, 3, 3), "awb_para": (3, nf)}.items():
-        yield f"{name}.weight", Published(shape)
-        yield f"{name}.bias", Published(shape[:1])
+        yield from _unused(name, shape)
 
 
 def _trunk(encoder: RRDBEncoder | LowLightEncoder, ours: str) -> Entries:
@@ -170,13 +164,18 @@ def _unused_head(encoder: RRDBEncoder, scale: int) -> Entries:
     nf = encoder.native_channels
     missing = range(len(encoder.up_convs) + 1, scale.bit_length())
     for name, out in {**{f"upconv{k}": nf for k in missing}, "HRconv": nf, "conv_last": 3}.items():
-        yield f"{name}.weight", Published((out, nf, 3, 3))
-        yield f"{name}.bias", Published((out,))
+        yield from _unused(name, (out, nf, 3, 3))
+
+
+def _unused(name: str, shape: tuple[int, ...]) -> Entries:
+    """A layer that is there and does nothing."""
+    yield f"{name}.weight", Published(shape)
+    yield f"{name}.bias", Published(shape[:1])
 
 
 def _actnorm(channels: int, ours: str, theirs: str, axes: tuple[tuple[int, str], ...] = ()) -> Entries:
     for name in ("bias", "logs"):
-        yield f"{theirs}{name}", Published((1, channels, 1, 1), (Piece(f"{ours}{name}", outside=_flat),), axes)
+        yield f"{theirs}{name}", Published((1, channels, 1, 1), (Piece(f"{ours}{name}", outside=Tensor.flatten),), axes)
 
 
 def _mixing(step: nn.Module, ours: str, theirs: str) -> Entries:

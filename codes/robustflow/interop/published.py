@@ -147,7 +147,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices:
         PublishedError: Naming each tensor that is missing, extra or of another shape.
     """
     _require_scale(network, tensors)
-    whole = _is_whole(network, tensors)
+    whole = isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)
     if not whole and not encoder_suffices:
         raise PublishedError("expected the checkpoint of a flow (flowUpsamplerNet.*), got that of an encoder alone")
     layout = layout_of(network) if whole else layouts.of_encoder(_flow(network))
@@ -160,7 +160,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices:
     for module in network.modules():
         if whole and isinstance(module, ActNorm):
             module.mark_initialized()
-    dead = _without_pieces(layout, tensors)
+    dead = [name for name in tensors if name in layout and not layout[name].pieces]
     if dead:
         log.info("left out %d tensors that the published network never uses: %s", len(dead), ", ".join(dead))
     return "network" if whole else "encoder"
@@ -177,15 +177,6 @@ def layout_of(network: nn.Module) -> dict[str, Published]:
             return layouts.of_flow(flow, family)
     name = type(elementwise).__name__
     raise PublishedError(f"published checkpoints know affine, inverse_affine and rq_spline couplings, not {name}")
-
-
-def _is_whole(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a checkpoint fills the whole network, not a flow's encoder alone."""
-    return isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)
-
-
-def _without_pieces(layout: Mapping[str, Published], tensors: Mapping[str, Tensor]) -> list[str]:
-    return [name for name in tensors if name in layout and not layout[name].pieces]
 
 
 def write_back(network: nn.Module) -> dict[str, Tensor]:
@@ -229,7 +220,7 @@ def _require_fit(layout: Mapping[str, Published], tensors: Mapping[str, Tensor])
     problems += [
         f"{name}: expected shape {entry.shape}, got {tuple(tensors[name].shape)}{_remedy(entry, tensors[name])}"
         for name, entry in layout.items()
-        if name in tensors and tuple(tensors[name].shape) != entry.shape and not name.startswith(layouts.UNUSED)
+        if name in tensors and tuple(tensors[name].shape) != entry.shape and not name.startswith(f"{layouts.UNUSED}.")
     ]
     if problems:
         lines = ["the checkpoint is of another network than the options describe", *shorten(problems, 10)]

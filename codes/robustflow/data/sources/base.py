@@ -85,7 +85,7 @@ class Pairs(Source):
         self, pairs: Sequence[tuple[LazyImage | None, LazyImage | None]], names: Sequence[str], scale: int
     ) -> None:
         self.pairs, self.names, self._scale = list(pairs), list(names), scale
-        for_all(self.pairs, lambda pair: require_fit(*pair, scale))
+        for_all(self.pairs, lambda pair: self._require_fit(*pair))
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the HR image, or of the LR one times scale."""
@@ -98,27 +98,23 @@ class Pairs(Source):
     def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
         """HR (3, H, W) and LR (3, H // scale, W // scale), or None: uint8 or float32 in [0, 1]."""
         hr, lr = (None if picture is None else picture.read() for picture in self.pairs[index])
-        return cover(hr, lr, self._scale)
-
-
-def require_fit(hr: LazyImage | None, lr: LazyImage | None, scale: int) -> None:
-    """Raise UserError unless an LR image is as large as its HR image over the scale, rounded down or, by MATLAB, up."""
-    if hr is None or lr is None or _fits(hr.size, lr.size, scale):
-        return
-    (height, width), (found_height, found_width) = hr.size, lr.size
-    fitting = [other for other in range(1, 17) if _fits(hr.size, lr.size, other)]
-    raise UserError(
-        f"{lr.place}: expected {width // scale} x {height // scale} pixels (width x height), 1/{scale} of {hr.place} "
-        f"with {width} x {height}, got {found_width} x {found_height}"
-        + (f"; scale: {fitting[0]} would fit" if fitting else "")
-    )
-
-
-def cover(hr: Tensor | None, lr: Tensor | None, scale: int) -> tuple[Tensor | None, Tensor | None]:
-    """A pair without LR pixels that the HR image covers in part: those of sides that were rounded up."""
-    if hr is None or lr is None:
+        if hr is not None and lr is not None:
+            # Sides that were rounded up end with pixels that the HR image covers in part.
+            lr = lr[..., : hr.shape[-2] // self._scale, : hr.shape[-1] // self._scale]
         return hr, lr
-    return hr, lr[..., : hr.shape[-2] // scale, : hr.shape[-1] // scale]
+
+    def _require_fit(self, hr: LazyImage | None, lr: LazyImage | None) -> None:
+        """Raise UserError unless LR sides are HR sides over the scale, rounded down or, by MATLAB, up."""
+        scale = self._scale
+        if hr is None or lr is None or _fits(hr.size, lr.size, scale):
+            return
+        (height, width), (found_height, found_width) = hr.size, lr.size
+        fitting = [other for other in range(1, 17) if _fits(hr.size, lr.size, other)]
+        raise UserError(
+            f"{lr.place}: expected {width // scale} x {height // scale} pixels (width x height), 1/{scale} of "
+            f"{hr.place} with {width} x {height}, got {found_width} x {found_height}"
+            + (f"; scale: {fitting[0]} would fit" if fitting else "")
+        )
 
 
 def _fits(hr: tuple[int, int], lr: tuple[int, int], scale: int) -> bool:
