@@ -9,8 +9,10 @@
 """
 
 import importlib
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING, Any
+
+from robustflow.former import Finder
 
 if TYPE_CHECKING:
     from robustflow.bijections.elementwise import Affine, ExpAffine, InverseAffine, RationalQuadratic, SoftAffine
@@ -32,9 +34,8 @@ __all__ = [
     "SoftAffine",
     "load",
 ]
-# ``python -m robustflow.apply`` and the like, as commands were spelt. A new list: the spec's own stays, for whoever
-# looks for the package's modules there.
-__path__ = [*__path__, str(Path(__file__).parent / "former")]
+# ``python -m robustflow.apply`` and the like, as commands were spelt.
+sys.meta_path.append(Finder)
 
 _HOMES = {
     **dict.fromkeys(

@@ -1,7 +1,6 @@
 """Data: image files and bundled photographs to crops and evaluation items."""
 
 from pathlib import Path
-from pkgutil import extend_path
 
 from robustflow.data.crops import RawCrop, collate
 from robustflow.data.degradations import Degradation
@@ -31,9 +30,6 @@ __all__ = [
     "open_folders",
     "register_source",
 ]
-
-# ``python -m robustflow.data...``, as commands were spelt.
-__path__ = extend_path(__path__, __name__)
 
 
 def build_training(

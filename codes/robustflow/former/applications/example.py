@@ -1,8 +1,0 @@
-"""`robustflow example`, as it was spelt."""
-
-import sys
-
-from robustflow.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main(["example", *sys.argv[1:]]))

@@ -1,1 +1,0 @@
-"""Commands under the names they had: what `robustflow.training` is searched for after its own."""
