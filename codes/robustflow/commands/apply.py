@@ -131,9 +131,7 @@ def _add_transfers(add: Callable[..., Arguments]) -> None:
     content = add("transfer-content", text, commands.transfer_content, 0.7)
     _add_mask(content, "paste --reference there", required=True)
     for command in (style, content):
-        command.add_argument(
-            "--input", type=path, required=True, metavar="FILE", help="HR image whose LR image is kept"
-        )
+        command.add_argument("--input", type=path, required=True, metavar="FILE", help="HR image; its LR image is kept")
         text = f"HR image of the same size{', or any beside --mask or --place' if command is style else ''}"
         command.add_argument("--reference", type=path, required=True, metavar="FILE", help=text)
         _add_projection(command, "the result")

@@ -60,9 +60,7 @@ def add_options(parser: argparse.ArgumentParser, *, weights: bool = True) -> Non
     parser.add_argument("-opt", "--opt", metavar="FILE", required=True, help="YAML file with the options of the run")
     add_override(parser)
     if weights:
-        parser.add_argument(
-            "--weights", metavar="FILE", help="weights file or experiment folder (sets path.model_path)"
-        )
+        parser.add_argument("--weights", metavar="FILE", help="weights or experiment folder (sets path.model_path)")
 
 
 def add_override(parser: argparse.ArgumentParser) -> None:

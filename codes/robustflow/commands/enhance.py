@@ -27,12 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="robustflow enhance", description=__doc__)
     parser.add_argument("source", metavar="IN", type=path, help="folder of images, sub-folders included")
     parser.add_argument("target", metavar="OUT", type=path, help="folder for the PNGs, named as the images")
-    parser.add_argument(
-        "--kernel",
-        choices=get_args(Enhancement),
-        default="published",
-        help="published: sums to 2, doubles the brightness (default); unit: sums to 1",
-    )
+    text = "published: sums to 2, doubles the brightness (default); unit: sums to 1"
+    parser.add_argument("--kernel", choices=get_args(Enhancement), default="published", help=text)
     chosen = parser.parse_args(arguments)
     return answer(lambda: enhance_folder(chosen.source, chosen.target, chosen.kernel))
 

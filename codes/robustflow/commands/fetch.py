@@ -23,9 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [LIST, *FILES, *FORMS]
     parser.add_argument("names", metavar="NAME", nargs="+", choices=names, help=f"one or more of {', '.join(names)}")
     parser.add_argument("--into", metavar="DIR", type=path, default=Path(), help="project folder (default: this one)")
-    parser.add_argument(
-        "--mirror", metavar="URL", help="folder that has files of the same names, http(s):// or file://"
-    )
+    parser.add_argument("--mirror", metavar="URL", help="folder with files of these names, http(s):// or file://")
     parser.add_argument("--keep", action="store_true", help="keep archives in datasets/downloads once unpacked")
     chosen = parser.parse_args(arguments)
     if chosen.mirror is not None and not chosen.mirror.startswith(("http://", "https://", "file://")):

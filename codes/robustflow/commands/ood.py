@@ -40,29 +40,20 @@ def _parser() -> Parser:
     fitting = kinds.add_parser("fit", help="fit the score on the training set and keep it beside the weights")
     ranking = kinds.add_parser("rank", help="rank the patches of the test sets, or of a folder, by score; sample each")
     ranking.add_argument("--input", type=path, metavar="DIR", help="folder of HR images, in place of the test sets")
-    ranking.add_argument("--enhance", choices=("published", "unit"), help="filter the images of --input first")
+    ranking.add_argument("--enhance", choices=get_args(Enhancement), help="filter the images of --input first")
     ranking.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default: as the score was fitted, 160")
-    ranking.add_argument(
-        "--stride", type=int, metavar="N", help="HR pixels from a patch to the next; default: they touch"
-    )
+    ranking.add_argument("--stride", type=int, metavar="N", help="from patch to patch, HR pixels; default: they touch")
     ranking.add_argument("--n-patches", type=int, metavar="N", help="chosen at random of each set; default: all")
     ranking.add_argument("--n-sample", type=int, metavar="N", help="samples per patch; default: val.n_sample")
     ranking.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>[/input]")
     tabling = kinds.add_parser("table", help="mean scores of training, held-out, test and enhanced test patches")
     tabling.add_argument("--train", type=path, metavar="DIR", help="HR images to fit on; default: datasets.train")
-    tabling.add_argument(
-        "--held-out",
-        type=path_text,
-        default="val",
-        metavar="SET",
-        help="folder of HR images, or key of a data set of the options, like the training set; default: %(default)s",
-    )
-    tabling.add_argument(
-        "--test", type=path_text, required=True, metavar="SET", help="the same for Urban100; its enhanced images, too"
-    )
-    tabling.add_argument(
-        "--enhance", choices=get_args(Enhancement), default="published", help="filter; default %(default)s"
-    )
+    text = "folder of HR images, or key of a data set of the options, like the training set; default: %(default)s"
+    tabling.add_argument("--held-out", type=path_text, default="val", metavar="SET", help=text)
+    text = "the same for Urban100; its enhanced images, too"
+    tabling.add_argument("--test", type=path_text, required=True, metavar="SET", help=text)
+    text = "filter; default %(default)s"
+    tabling.add_argument("--enhance", choices=get_args(Enhancement), default="published", help=text)
     tabling.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>")
     for kind in (fitting, tabling):
         _add_fit(kind)
@@ -81,9 +72,8 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default 160, or GT_size if too large")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="patches at once; default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="seed of the patches; default %(default)s")
-    parser.add_argument(
-        "--covariance", choices=("shrunk", "empirical"), default="shrunk", help="its estimator; default %(default)s"
-    )
+    text = "its estimator; default %(default)s"
+    parser.add_argument("--covariance", choices=("shrunk", "empirical"), default="shrunk", help=text)
     parser.add_argument("--shrinkage", type=float, help="of a shrunk one, in [0, 1]; default: Ledoit and Wolf's")
 
 

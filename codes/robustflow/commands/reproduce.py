@@ -120,20 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="robustflow reproduce", description=__doc__)
     parser.add_argument("recipe", help=f"name of a recipe in {RECIPES}, or a file")
-    parser.add_argument(
-        "--small",
-        action="store_true",
-        help="the same chain with tiny networks on a few bundled photographs, in minutes: its numbers mean nothing",
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="only try everything, and say what time and memory it takes"
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="runs side by side; default: a run on all GPUs after the other, on CPUs a run per core",
-    )
+    text = "the same chain with tiny networks on a few bundled photographs, in minutes: its numbers mean nothing"
+    parser.add_argument("--small", action="store_true", help=text)
+    parser.add_argument("--check", action="store_true", help="only try all, and say what time and memory it takes")
+    text = "runs side by side; default: a run on all GPUs after the other, on CPUs a run per core"
+    parser.add_argument("--jobs", type=int, metavar="N", help=text)
     parser.add_argument("--output", type=path, metavar="DIR", help="default: results/<recipe>")
     return parser
 

@@ -35,20 +35,13 @@ def _parser() -> Parser:
     parser = Parser(prog="robustflow study", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     temperature = kinds.add_parser("temperature", help="all metrics against the temperature; perception-distortion")
-    temperature.add_argument(
-        "--heats",
-        nargs="+",
-        action="extend",
-        type=float,
-        default=[k / 10 for k in range(11)],
-        help="temperatures; default 0, 0.1, … 1",
-    )
+    heats, text = [k / 10 for k in range(11)], "temperatures; default 0, 0.1, … 1"
+    temperature.add_argument("--heats", nargs="+", action="extend", type=float, default=heats, help=text)
     best = kinds.add_parser("best-of-n", help="the best of the first 1, 2, … n samples")
     best.add_argument("--n", type=int, default=50, help="samples per image; default 50")
     seeds = kinds.add_parser("seeds", help="mean and standard deviation over seeds of the latents")
-    seeds.add_argument(
-        "--seeds", nargs="+", action="extend", type=int, default=list(range(5)), help="default 0 1 2 3 4"
-    )
+    text = "default 0 1 2 3 4"
+    seeds.add_argument("--seeds", nargs="+", action="extend", type=int, default=list(range(5)), help=text)
     for kind in (temperature, best, seeds):
         add_options(kind)
         kind.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>/study_<kind>")

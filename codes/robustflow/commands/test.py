@@ -36,12 +36,10 @@ def make_parser() -> Parser:
     """The command line."""
     parser = Parser(prog="robustflow test", description=__doc__, allow_abbrev=False)
     add_options(parser)
-    parser.add_argument(
-        "--input", type=path_text, metavar="DIR_OR_FILE", help="own low-resolution images, in place of the datasets"
-    )
-    parser.add_argument(
-        "--output", type=path_text, metavar="DIR", help="folder for the results; default: <path.results>/<name>"
-    )
+    text = "own low-resolution images, in place of the datasets"
+    parser.add_argument("--input", type=path_text, metavar="DIR_OR_FILE", help=text)
+    text = "folder for the results; default: <path.results>/<name>"
+    parser.add_argument("--output", type=path_text, metavar="DIR", help=text)
     parser.add_argument(
         "--trace",
         action="store_true",
