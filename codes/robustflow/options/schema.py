@@ -88,6 +88,16 @@ class DatasetOptions(Options):
             return "enhance"
         return "degrade" if any(entry.on == "HR" for entry in self.degrade) else None
 
+    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
+        """Yield (key path, message) for each of `faults`."""
+        key = next((key for key, dataset in root.datasets.items() if dataset is self), "*")
+        for name, message in self.faults(key):
+            yield f"datasets.{key}.{name}", message
+
+    def faults(self, key: str) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) for what cannot go together in the data set of this key; a mode may add its own."""
+        yield from ()
+
 
 # Side of HR images whose size the options do not tell, pixels.
 USUAL_SIDE = 256

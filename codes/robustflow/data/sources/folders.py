@@ -38,11 +38,10 @@ class PairingOptions(DatasetOptions):
         description="Name of an LR file, {} standing for that of its HR file, as in BasicSR: '{}x4'; null: any.",
     )
 
-    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
-        """Yield (key path, message) if what is said of pairs differs."""
+    def faults(self, key: str) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) if what is said of pairs differs."""
         if self.filename_tmpl is not None and self.pair_by != "stem":
-            path = f"datasets.{key_of(self, root)}"
-            yield f"{path}.filename_tmpl", f"expected none beside pair_by: {self.pair_by}"
+            yield "filename_tmpl", f"expected none beside pair_by: {self.pair_by}"
 
 
 class PairedOptions(PairingOptions):
@@ -50,18 +49,12 @@ class PairedOptions(PairingOptions):
 
     dataroot_LQ: PathText | None = Field(None, description="Folder of LR images.")
 
-    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
-        """Yield (key path, message) if what is said of pairs has nothing to pair, or differs."""
-        yield from super().contradictions(root)
-        path = f"datasets.{key_of(self, root)}"
-        for key, usual in zip(PAIRING, ("stem", None), strict=True):
-            if getattr(self, key) != usual and self.dataroot_LQ is None:
-                yield f"{path}.{key}", "expected dataroot_LQ beside it: it says how LR files are found"
-
-
-def key_of(options: DatasetOptions, root: Any) -> str:
-    """Key of a data set among those of a run."""
-    return next((key for key, dataset in root.datasets.items() if dataset is options), "*")
+    def faults(self, key: str) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) if what is said of pairs has nothing to pair, or differs."""
+        yield from super().faults(key)
+        for option in PAIRING:
+            if getattr(self, option) != type(self).model_fields[option].default and self.dataroot_LQ is None:
+                yield option, "expected dataroot_LQ beside it: it says how LR files are found"
 
 
 class FolderOptions(PairedOptions):
@@ -75,23 +68,20 @@ class FolderOptions(PairedOptions):
         None, description="Folder of LR images, paired with the HR ones by name; alone: test without ground truth."
     )
 
-    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
-        """Yield (key path, message) if the folders given cannot serve."""
-        yield from super().contradictions(root)
-        key = key_of(self, root)
+    def faults(self, key: str) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) if the folders given cannot serve."""
+        yield from super().faults(key)
+        altering = self.altering_hr
         if self.dataroot_GT is not None:
-            if self.dataroot_LQ is not None and self.altering_hr is not None:
-                yield (
-                    f"datasets.{key}.dataroot_LQ",
-                    f"expected none beside {self.altering_hr} of HR images: LR images are made from what it makes",
-                )
-            return
-        if self.dataroot_LQ is None:
-            yield f"datasets.{key}.dataroot_GT", "expected dataroot_GT, dataroot_LQ or both"
+            if self.dataroot_LQ is not None and altering is not None:
+                message = f"expected none beside {altering} of HR images: LR images are made from what it makes"
+                yield "dataroot_LQ", message
+        elif self.dataroot_LQ is None:
+            yield "dataroot_GT", "expected dataroot_GT, dataroot_LQ or both"
         elif key == "train":
-            yield f"datasets.{key}.dataroot_GT", "expected a folder of HR images: training needs them"
-        elif self.altering_hr is not None:
-            yield f"datasets.{key}.{self.altering_hr}", "expected dataroot_GT beside it: HR images are what it alters"
+            yield "dataroot_GT", "expected a folder of HR images: training needs them"
+        elif altering is not None:
+            yield altering, "expected dataroot_GT beside it: HR images are what it alters"
 
 
 class ImageFolderOptions(FolderOptions):
@@ -109,18 +99,14 @@ class PatchFolderOptions(PairedOptions):
         None, description="Folder of LR patches, paired with the HR ones by name; null: made, see downsampling."
     )
 
-    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
-        """Yield (key path, message) for crops and shifts of what is used whole."""
-        yield from super().contradictions(root)
-        key = key_of(self, root)
+    def faults(self, key: str) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) for crops and shifts of what is used whole."""
+        yield from super().faults(key)
         if self.n_crops is not None:
-            yield f"datasets.{key}.n_crops", "expected none: patches are used whole"
+            yield "n_crops", "expected none: patches are used whole"
         if key == "train" and self.hr_shift != 0:
-            yield (
-                "datasets.train.hr_shift",
-                "expected 0: patches are used whole, and have no pixels beside them to shift to; take random crops of "
-                "larger images with mode LRHR_IMG",
-            )
+            message = "expected 0: patches are used whole, and have no pixels beside them to shift to"
+            yield "hr_shift", f"{message}; take random crops of larger images with mode LRHR_IMG"
 
 
 @register_source("LRHR_IMG", ImageFolderOptions)
@@ -128,14 +114,8 @@ class PatchFolderOptions(PairedOptions):
 def open_folders(dataroot_GT: str | None, dataroot_LQ: str | None, scale: int, **pairing: Any) -> Pairs:
     """Open HR images, LR images or pairs of them, and check all names and, from their headers, sizes.
 
-    Args:
-        dataroot_GT: Folder of HR images, or None.
-        dataroot_LQ: Folder of LR images, or None; one of the two is needed.
-        scale: Super-resolution factor.
-        pairing: ``pair_by`` and ``filename_tmpl``, see `pair_files`.
-
-    Raises:
-        UserError: naming the folders and files, if one cannot be used or has no partner.
+    One of the folders is needed; ``pairing`` as `pair_files` takes it. UserError naming folders and files, if one
+    cannot be used or has no partner.
     """
     return open_files(*find_pairs(list_images, dataroot_GT, dataroot_LQ, scale, **pairing), scale)
 

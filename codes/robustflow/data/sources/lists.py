@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from robustflow.data.sources.base import LazyImage, Pairs, register_source
-from robustflow.data.sources.folders import key_of, name_images
+from robustflow.data.sources.folders import name_images
 from robustflow.data.sources.restricted_pickle import load_arrays
 from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import PathText
@@ -39,10 +39,10 @@ class PickleOptions(DatasetOptions):
         description="Files of LR images, as many and in the same order; null: made, see downsampling.",
     )
 
-    def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
-        """Yield (key path, message) if HR and LR files cannot be paired."""
+    def faults(self, key: str) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) if HR and LR files cannot be paired."""
         if self.dataroot_LQ is not None and len(self.dataroot_LQ) != len(self.dataroot_GT):
-            yield f"datasets.{key_of(self, root)}.dataroot_LQ", _unequal(self.dataroot_GT, self.dataroot_LQ)
+            yield "dataroot_LQ", _unequal(self.dataroot_GT, self.dataroot_LQ)
 
 
 @register_source("LRHR_PKL", PickleOptions)
@@ -53,14 +53,8 @@ def open_lists(dataroot_GT: Sequence[str], dataroot_LQ: Sequence[str] | None, sc
     much. Loader processes share that memory where they are forked, and read the files once each where they are spawned.
     Image 7 of ``DIV2K.pklv4`` is named ``DIV2K_0007``; the first is 0.
 
-    Args:
-        dataroot_GT: Files of HR images.
-        dataroot_LQ: Files of the LR images, file by file and image by image in the same order; None: they are to be
-            made.
-        scale: Super-resolution factor.
-
-    Raises:
-        UserError: naming file and number, if an image is no such array or a pair does not fit; or as `load_arrays`.
+    LR files and their images are in the order of the HR ones; None: they are to be made. UserError naming file and
+    number, if an image is no such array or a pair does not fit; or as `load_arrays`.
     """
     if dataroot_LQ is not None and len(dataroot_LQ) != len(dataroot_GT):
         raise UserError(f"dataroot_LQ: {_unequal(dataroot_GT, dataroot_LQ)}")
