@@ -6,7 +6,7 @@ instead. A key that is in none of the tables stays and is then reported as unkno
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from robustflow.interop.option_keys import (
     COSINE,
@@ -24,6 +24,7 @@ from robustflow.interop.option_keys import (
 )
 from robustflow.utils.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text, plain, show
 
+T = TypeVar("T")
 Keys: TypeAlias = dict[KeyPath, Node]
 Note: TypeAlias = tuple[str, str]  # a published key, and what became of it
 
@@ -55,7 +56,7 @@ def translate(tree: Node) -> tuple[Node, list[Note]]:
     notes = [*_name_model(keys), *_adapt_low_light(keys), *_adapt_encoder(keys), *_adapt_coupling(keys)]
     notes += [*_adapt_schedule(keys), *_drop(keys, DROPPED), *_move(keys, MOVED), *_adapt_values(keys)]
     if _model_of(keys) != "RRDB":
-        notes += [(key_text(path), text) for path, text in OBEYED.items() if path in keys]
+        notes += [(name, text) for name, text in OBEYED.items() if _path(name) in keys]
     return _grow(keys, tree), notes
 
 
@@ -114,7 +115,7 @@ def _adapt_encoder(keys: Keys) -> Iterator[Note]:
     if weight is not None and (not isinstance(weight.value, int | float) or weight.value <= 0):
         _refuse(("train", "pixel_weight"), weight, "expected a weight above 0 of the only loss")
     yield from _drop(keys, RRDB_DROPPED)
-    yield from _move(keys, {("train", "pixel_criterion"): ("model", "pixel_criterion")})
+    yield from _move(keys, {"train.pixel_criterion": "model.pixel_criterion"})
 
 
 def _adapt_schedule(keys: Keys) -> Iterator[Note]:
@@ -173,18 +174,18 @@ def _adapt_low_light(keys: Keys) -> Iterator[Note]:
     keys.setdefault(("val", "protocol"), Node("llflow", source))
     data = keys.pop(("dataset",), None)
     if data is not None:
-        for path in _match(keys, ("datasets", "*", "mode")):
+        for path in _match(keys, "datasets.*.mode"):
             if path not in keys:
                 split = Node("train" if path[1] == "train" else "test", data.source)
                 keys |= {path: data, (*path[:-1], "split"): split}
         yield "dataset", f"datasets.*.mode: {data.value}, and split"
-    for pattern, (supported, meaning) in LOW_LIGHT_ONLY.items():
-        given = {path: keys.pop(path) for path in _match(keys, pattern) if path in keys}
+    for name, (supported, meaning) in _each(LOW_LIGHT_ONLY):
+        given = {path: keys.pop(path) for path in _match(keys, name) if path in keys}
         for path, node in given.items():
             if node.value != supported or isinstance(node.value, bool) != isinstance(supported, bool):
                 _refuse(path, node, f"expected {show(supported)}, the only value supported")
         if given:
-            yield f"{key_text(pattern)}: {show(supported)}", meaning
+            yield f"{name}: {show(supported)}", meaning
     yield from _drop(keys, LOW_LIGHT_DROPPED)
     yield from _move(keys, LOW_LIGHT_MOVED)
 
@@ -231,35 +232,45 @@ def _end_of(box: dict[str, Node], side: int, default: Node) -> Node:
     return first
 
 
-def _match(keys: Keys, pattern: KeyPath) -> list[KeyPath]:
-    """The pattern with "*" replaced by each data set's key."""
-    names = dict.fromkeys(path[1] for path in keys if path[0] == "datasets" and len(path) > 1)
-    return [tuple(name if key == "*" else key for key in pattern) for name in names] if "*" in pattern else [pattern]
+def _each(table: Mapping[str, T]) -> Iterator[tuple[str, T]]:
+    """The entries of a table, each of the keys that share one by itself."""
+    return ((name, value) for names, value in table.items() for name in names.split())
 
 
-def _drop(keys: Keys, table: Mapping[KeyPath, str]) -> Iterator[Note]:
-    for pattern, text in table.items():
+def _path(name: str) -> KeyPath:
+    return tuple(name.split("."))
+
+
+def _match(keys: Keys, name: str) -> list[KeyPath]:
+    """The paths that a key stands for, one for each data set where it has a "*"."""
+    data_sets = dict.fromkeys(path[1] for path in keys if path[0] == "datasets" and len(path) > 1)
+    parts = _path(name)
+    return [tuple(key if part == "*" else part for part in parts) for key in data_sets] if "*" in parts else [parts]
+
+
+def _drop(keys: Keys, table: Mapping[str, str]) -> Iterator[Note]:
+    for name, text in _each(table):
         # Where nothing says the same, lr_steps stays and is reported as unknown.
-        if pattern == ("train", "lr_steps") and ("train", "lr_steps_rel") not in keys:
+        if name == "train.lr_steps" and ("train", "lr_steps_rel") not in keys:
             continue
-        if [keys.pop(path) for path in _match(keys, pattern) if path in keys]:
-            yield key_text(pattern), text
+        if [keys.pop(path) for path in _match(keys, name) if path in keys]:
+            yield name, text
 
 
-def _move(keys: Keys, table: Mapping[KeyPath, KeyPath]) -> Iterator[Note]:
-    for old, new in table.items():
-        node = keys.pop(old, None)
+def _move(keys: Keys, table: Mapping[str, str]) -> Iterator[Note]:
+    for old, new in _each(table):
+        node = keys.pop(_path(old), None)
         if node is None:
             continue
-        if new == ("val", "heats") and not isinstance(node.value, tuple):
+        if new == "val.heats" and not isinstance(node.value, tuple):
             node = Node((node,), node.source)
-        if new == ("model", "noise_max") and _model_of(keys) == "SRFlow":
-            yield key_text(old), "no effect with SRFlow"
+        if new == "model.noise_max" and _model_of(keys) == "SRFlow":
+            yield old, "no effect with SRFlow"
             continue
-        if new[:2] == ("datasets", "test"):
+        if new.startswith("datasets.test."):
             keys["datasets", "test", "mode"] = Node("folder", node.source)
-        keys[new] = node
-        yield key_text(old), key_text(new)
+        keys[_path(new)] = node
+        yield old, new
 
 
 def _adapt_values(keys: Keys) -> Iterator[Note]:
@@ -268,17 +279,17 @@ def _adapt_values(keys: Keys) -> Iterator[Note]:
     if warmup.value == -1:
         keys["train", "warmup_iter"] = Node(0, warmup.source)
         yield "train.warmup_iter: -1", "0: no warm-up"
-    for key, (supported, meaning) in ONLY.items():
-        node = keys.pop(key, _NOTHING)
+    for name, (supported, meaning) in ONLY.items():
+        node = keys.pop(_path(name), _NOTHING)
         if node.value is None:
             continue
         if isinstance(node.value, bool) or node.value not in supported:
-            _refuse(key, node, f"expected {' or '.join(map(show, supported))}: {meaning}")
-        yield f"{key_text(key)}: {show(node.value)}", meaning
-    for path in (path for name in TRAINING_ONLY for path in _match(keys, ("datasets", "*", name))):
+            _refuse(_path(name), node, f"expected {' or '.join(map(show, supported))}: {meaning}")
+        yield f"{name}: {show(node.value)}", meaning
+    for path in (path for name in TRAINING_ONLY for path in _match(keys, f"datasets.*.{name}")):
         if path[1] != "train" and keys.pop(path, None) is not None:
             yield key_text(path), "has a meaning in training only"
-    for path in _match(keys, ("datasets", "*", "n_max")):
+    for path in _match(keys, "datasets.*.n_max"):
         node = keys.pop(path, _NOTHING)
         if node is _NOTHING:
             continue
