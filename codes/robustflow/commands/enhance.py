@@ -36,16 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def enhance_folder(source: Path, target: Path, kernel: Enhancement) -> None:
     """Sharpen every image of a folder as in Enhanced Urban100 (see `degradations.Enhance`) and write 8-bit PNGs.
 
-    A data set read from ``target`` has the HR images of one read from ``source`` with ``enhance: <kernel>``.
+    A data set read from ``target`` has the HR images of one read from ``source`` with ``enhance: <kernel>``. Each PNG
+    keeps its image's path below ``source``, suffix aside; files of these names are replaced, each at once.
 
-    Args:
-        source: Folder of images, sub-folders included.
-        target: Folder for the PNGs, made if needed; each keeps its image's path below ``source``, suffix aside.
-            Files of these names are replaced, each at once.
-        kernel: See `degradations.Enhance`.
-
-    Raises:
-        UserError: if ``source`` has no images, one cannot be read, or a PNG cannot be written where it belongs.
+    UserError if ``source`` has no images, one cannot be read, or a PNG cannot be written where it belongs.
     """
     files = list_images(source)
     if target.exists() and not target.is_dir():

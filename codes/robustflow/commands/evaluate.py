@@ -47,11 +47,10 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
     folder = usual if output is None else Path(output)
 
     def work() -> None:
-        text = (
-            _trace(options, input_path, folder / "trace")
-            if trace
-            else tables.table(evaluate(options, input_path, folder))
-        )
+        if trace:
+            text = _trace(options, input_path, folder / "trace")
+        else:
+            text = tables.table(evaluate(options, input_path, folder))
         if distributed.is_main():
             print(text)  # noqa: T201
 

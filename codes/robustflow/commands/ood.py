@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from robustflow import data
 from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options, require_at_least
-from robustflow.data.degradations import Enhance, Enhancement
+from robustflow.data.degradations import Enhancement
 from robustflow.data.sources.folders import FolderOptions
 from robustflow.diagnostics.ood import distributions, mahalanobis, patches
 from robustflow.models import data_sets
@@ -197,9 +197,8 @@ def _open_sets(options: RunOptions, folder: Path | None, enhance: Enhancement | 
             raise UserError("--enhance: expected none with scale 1: it filters images that inputs are made from")
         return {name: data_sets.evaluation_of_folder(options, folder)}
     name += "" if enhance is None else f", enhanced ({enhance})"
-    source: data.Source = data.open_folders(str(folder), None, options.scale)
-    degradations = [] if enhance is None else [Enhance(enhance)]
-    return {name: data.EvaluationSet(source, options.scale, degradations=degradations)}
+    dataset = FolderOptions(mode="folder", dataroot_GT=str(folder), enhance=enhance or False)
+    return {name: data_sets.evaluation_set(options, dataset)}
 
 
 def _name(folder: Path) -> str:

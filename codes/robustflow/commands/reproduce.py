@@ -42,13 +42,9 @@ RECIPES = Path("confs/recipes")
 
 
 class Job:
-    """A run of a recipe with one training seed: its options, and the commands that take it through.
+    """A run that a recipe gives, with one training seed or that of its options, and the commands that take it through.
 
-    Args:
-        recipe: File of the recipe.
-        given: What it says of the run.
-        seed: Training seed, or None.
-        small: See `miniature`.
+    ``recipe`` is the recipe's file; small: see `miniature`.
     """
 
     def __init__(self, recipe: Path, given: RunOfRecipe, seed: int | None, *, small: bool) -> None:
@@ -227,8 +223,9 @@ def _fill(small: Mapping[str, str], places: Mapping[str, list[str]], command: st
         if word in known:
             words += known[word]
             continue
-        for key in known:
-            word = word.replace(key, known[key][0]) if key in word else word
+        for key, values in known.items():
+            if key in word:
+                word = word.replace(key, values[0])
         words.append(word)
     begun = " ".join(words)
     for start, flags in small.items():

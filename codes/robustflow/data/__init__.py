@@ -35,13 +35,9 @@ __all__ = [
 def build_training(
     options: DatasetOptions, scale: int, seed: int, condition_of: ConditionOf | None = None
 ) -> TrainingCrops:
-    """Build the training crops that ``options`` describe.
+    """Build the training crops that ``options``, with a GT_size, describe; condition_of: see `WholeImages`.
 
-    Args:
-        options: Of any mode, with a GT_size.
-        scale: Super-resolution factor.
-        seed: Seed of order, crops, flips, rotations, noise and shifts; ``options.seed`` is for fixed crops.
-        condition_of: The task's ``whole_image_condition``.
+    ``seed`` is that of order, crops, flips, rotations, noise and shifts; ``options.seed`` is for fixed crops.
     """
     if options.GT_size is None:
         raise UserError("expected GT_size, the side of the training crops, got null")
@@ -60,7 +56,7 @@ def build_training(
 
 
 def build_evaluation(options: DatasetOptions, scale: int, condition_of: ConditionOf | None = None) -> EvaluationSet:
-    """Build the fixed images or crops that ``options`` describe; ``condition_of``: the task's whole_image_condition."""
+    """Build the fixed images or crops that ``options`` describe; condition_of: see `WholeImages`."""
     return EvaluationSet(
         DATASETS.build(options, scale=scale),
         scale,

@@ -100,8 +100,9 @@ def _first_files(dataset: Any, scale: int) -> Source:
     try:
         gt, lq = Path(dataset.dataroot_GT), Path(dataset.dataroot_LQ)
         files = pair_files(gt, lq, scale, dataset.pair_by, dataset.filename_tmpl)[:_PAIRS]
-        images = {file: LazyImage(file, _image_size(file), partial(read_image, file)) for file in sum(files, ())}
         names = [f"{small} beside {large}" for large, small in files]
+        sizes = {file: _image_size(file) for pair in files for file in pair}
+        images = {file: LazyImage(file, size, partial(read_image, file)) for file, size in sizes.items()}
         return Pairs([(images[large], images[small]) for large, small in files], names, scale)
     except UserError:
         return Pairs([], [], scale)
@@ -112,8 +113,8 @@ def _warn_of_overlaps(training: DatasetOptions, others: Mapping[str, DatasetOpti
     learnt = _files("train", training)
     for key, other in others.items():
         # The same photographs were published in several of these sets, in files of their own.
-        by_pixels = isinstance(training, LowLightOptions) and isinstance(other, LowLightOptions)
-        by_pixels &= training.mode != other.mode
+        both_low_light = isinstance(training, LowLightOptions) and isinstance(other, LowLightOptions)
+        by_pixels = both_low_light and training.mode != other.mode
         files = _files(key, other) if learnt or by_pixels else []
         if files and not learnt:
             _warn_of_lol(key, training, other)

@@ -57,16 +57,8 @@ _MAGENTA = (255, 0, 255)
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 # What Pillow raises for damaged files, by format; anything else is a fault of ours and must not be hidden.
 _DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    cv2.error,
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError),
+    *(struct.error, zlib.error, cv2.error),
 )
 
 
@@ -162,12 +154,9 @@ def read_headers(files: Sequence[Path]) -> dict[Path, Header]:
 
 
 def write_png(path: str | Path, image: Tensor, *, truncate: bool = False) -> None:
-    """Write an image as an 8-bit PNG; parent folders are made, and the file appears complete or not at all.
+    """Write an image (3, h, w) as an 8-bit PNG, see `to_uint8`.
 
-    Args:
-        path: Where to.
-        image: (3, h, w), floating, nominally in [0, 1], or uint8; see `to_uint8`.
-        truncate: See `to_uint8`.
+    Parent folders are made, and the file appears complete or not at all.
     """
     if image.ndim != 3:
         raise UserError(f"{path}: expected an image (3, h, w), got {tuple(image.shape)}")

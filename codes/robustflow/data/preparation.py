@@ -9,10 +9,11 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from robustflow.data.images import list_images, read_headers, read_image
@@ -67,10 +68,11 @@ def _write_all(
     _write_index(source, destination, images, done)
     for folder, _, _ in os.walk(destination):
         remove_leftovers(Path(folder), rf".+\.npy|{re.escape(INDEX)}")
-    decoded = DataLoader(
-        _Decoding(source, destination, missing),
+    decoded: DataLoader[PreparedImage | Exception] = DataLoader(
+        missing,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers if missing else 0,
+        collate_fn=partial(_decode, source, destination),
         worker_init_fn=_ignore_interrupts,
     )
     written = time.monotonic()
@@ -91,25 +93,11 @@ def _write_all(
     raise_all(damaged, len(missing))
 
 
-class _Decoding(Dataset[PreparedImage | Exception]):
-    """Decodes image by image, writes it and describes it; a mistake is returned, for the main process to raise."""
-
-    def __init__(self, source: Path, destination: Path, images: list[str]) -> None:
-        self._source, self._destination, self._images = source, destination, images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, k: int) -> PreparedImage | Exception:
-        try:
-            return self._write(self._images[k])
-        except (UserError, OSError) as error:
-            return error
-
-    def _write(self, image: str) -> PreparedImage:
-        file = self._source / image
-        found = file.stat()
-        pixels = read_image(file).permute(1, 2, 0).numpy()
+def _decode(source: Path, destination: Path, image: str) -> PreparedImage | Exception:
+    """Decode an image, write it and describe it; a mistake is returned, for the main process to raise."""
+    try:
+        found = (source / image).stat()
+        pixels = read_image(source / image).permute(1, 2, 0).numpy()
         encoded = io.BytesIO()
         np.save(encoded, np.ascontiguousarray(pixels), allow_pickle=False)
         entry = PreparedImage(
@@ -121,9 +109,11 @@ class _Decoding(Dataset[PreparedImage | Exception]):
             dtype=pixels.dtype.name,
             file_bytes=encoded.tell(),
         )
-        require_inside(self._destination, entry.file)
-        write_atomically(self._destination / entry.file, encoded.getvalue())
+        require_inside(destination, entry.file)
+        write_atomically(destination / entry.file, encoded.getvalue())
         return entry
+    except (UserError, OSError) as error:
+        return error
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -35,14 +35,7 @@ _FAMILIES = {Affine: layouts.AFFINE, RationalQuadratic: layouts.SPLINE, InverseA
 
 # What torch.load and zipfile raise for damaged or forged files, besides UnpicklingError.
 _DAMAGED = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     zipfile.BadZipFile,
 )
 
@@ -136,15 +129,10 @@ def set_missing(
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, encoder_suffices: bool = False) -> str:
-    """Copy a published checkpoint into a network and say what was filled: "network" or "encoder".
+    """Copy a published checkpoint into a flow or an RRDBNet and say what was filled: "network" or "encoder".
 
-    Args:
-        network: A ConditionalFlow or an RRDBNet; unchanged if the tensors do not fit.
-        tensors: By published name.
-        encoder_suffices: Accept an RRDB checkpoint for a flow's encoder.
-
-    Raises:
-        PublishedError: Naming each tensor that is missing, extra or of another shape.
+    With ``encoder_suffices`` an RRDB checkpoint does for a flow's encoder. PublishedError naming each tensor that is
+    missing, extra or of another shape; the network is unchanged then.
     """
     _require_scale(network, tensors)
     whole = isinstance(network, RRDBNet) or any(name.startswith("flowUpsamplerNet.") for name in tensors)

@@ -51,16 +51,13 @@ def answer(
 ) -> int:
     """Do the work of a command, which returns its exit status, or None for `DONE`; return that status.
 
-    Mistakes and failures are answered with a message on stderr.
+    Mistakes and failures are answered with a message on stderr; what is neither is a fault of ours and raised.
 
     Args:
         work: What to do.
         memory: Called where memory does not suffice; says what to lower.
         interrupted: What to say when Ctrl-C ends the work.
         alone: One process computes it; several, as torchrun starts them, are a mistake.
-
-    Raises:
-        Exception: whatever is neither: a fault of ours, whose traceback is wanted.
     """
     print_messages()
     try:

@@ -41,9 +41,7 @@ def require_inside(folder: str | Path, *parts: str) -> None:
 def expand(text: str) -> str:
     """A path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` filled in, as a shell does.
 
-    Raises:
-        ValueError: for an empty path, or one that names a variable or user that does not exist; unless there is a file
-            of just that name.
+    ValueError for an empty path, or a variable or user that does not exist, unless there is a file of just that name.
     """
     path = os.path.expanduser(os.path.expandvars(text))
     if path == "" or "\0" in path:
@@ -83,13 +81,8 @@ def find_existing_part(path: str | Path) -> Path:
 def write_atomically(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write data to path, creating parent folders: afterwards the file is either the old one or the whole new one.
 
-    Args:
-        path: Where to.
-        data: Its new contents.
-        durable: Also outlive a power cut, at the price of waiting for the disk.
-
-    Raises:
-        CannotWrite: naming file and reason; the old file, if any, is intact.
+    With ``durable`` it also outlives a power cut, at the price of waiting for the disk. CannotWrite naming file and
+    reason; the old file, if any, is intact.
     """
     path = Path(path)
     with explain_faults(path):

@@ -40,11 +40,8 @@ def hold(lock: Path, folder: Path, advice: str = _ADVICE) -> Iterator[None]:
 
     Args:
         lock: Its file, `beside` or `within`.
-        folder: What it keeps for this run, named in messages.
-        advice: What to do if it is held.
-
-    Raises:
-        Locked: if another process holds it.
+        folder: What it keeps for this run; Locked names it if another process holds it.
+        advice: What to do then.
     """
     lock = Path(os.path.realpath(lock))
     missing = [parent for parent in lock.parents if not parent.exists()]

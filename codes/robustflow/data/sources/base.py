@@ -70,15 +70,9 @@ class LazyImage:
 
 
 class Pairs(Source):
-    """HR and LR pictures.
+    """HR and LR pictures of images, one of the two possibly None, by unique names.
 
-    Args:
-        pairs: HR and LR picture of each image, one of them possibly None.
-        names: One per image, unique.
-        scale: Super-resolution factor.
-
-    Raises:
-        UserError: naming both of each pair whose sizes do not fit, the first five and how many.
+    UserError naming both of each pair whose sizes do not fit the scale, the first five and how many.
     """
 
     def __init__(

@@ -17,28 +17,11 @@ from robustflow.utils.errors import UserError
 # No scene is in two splits; motorcycle_right is in none, being the stereo partner of motorcycle_left.
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": (
-        "astronaut.png",  # 512 x 512
-        "hubble_deep_field.jpg",  # 1000 x 872
-        "ihc.png",  # 512 x 512
-        "motorcycle_left.png",  # 741 x 500
-        "retina.jpg",  # 1411 x 1411
-        "brick.png",  # 512 x 512, grey
-        "grass.png",  # 512 x 512, grey
-        "gravel.png",  # 512 x 512, grey
-        "moon.png",  # 512 x 512, grey
-        "camera.png",  # 512 x 512, grey
+        *("astronaut.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg"),
+        *("brick.png", "grass.png", "gravel.png", "moon.png", "camera.png"),  # grey
     ),
-    "test": (
-        "chelsea.png",  # 451 x 300
-        "coffee.png",  # 600 x 400
-        "rocket.jpg",  # 640 x 427
-        "coins.png",  # 384 x 303, grey
-    ),
-    "text": (
-        "text.png",  # 448 x 172, grey
-        "page.png",  # 384 x 191, grey
-        "chessboard_GRAY.png",  # 200 x 200, grey
-    ),
+    "test": ("chelsea.png", "coffee.png", "rocket.jpg", "coins.png"),  # the last one is grey
+    "text": ("text.png", "page.png", "chessboard_GRAY.png"),  # grey
 }
 
 
@@ -53,12 +36,7 @@ class BundledOptions(DatasetOptions):
 
 @register_source("bundled", BundledOptions)
 class BundledSource(Source):
-    """HR images of one split (see `SPLITS`), kept in memory once decoded.
-
-    Args:
-        split: train, test or text.
-        scale: Unused; LR images are made from the HR ones.
-    """
+    """HR images of one split (see `SPLITS`), kept in memory once decoded; LR images of any scale are made from them."""
 
     def __init__(self, split: str, scale: int) -> None:
         self._files = [_locate(file) for file in SPLITS[split]]

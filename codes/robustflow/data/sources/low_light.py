@@ -193,13 +193,7 @@ class BundledLowLightOptions(DatasetOptions):
 class BundledLowLightSource(Source):
     """Synthetic pairs: normal light is the photograph, low light a darkened version, the same in every run.
 
-    Args:
-        split: train or test.
-        exposure: Range that the share of light is drawn from, evenly in its logarithm.
-        photons: See `darken`; likewise ``read_noise``.
-        read_noise: See above.
-        variants: Versions of each photograph, of different exposures and noise.
-        scale: Must be 1: both images have one size.
+    See `BundledLowLightOptions` and `darken`; the scale must be 1: both images have one size.
     """
 
     def __init__(

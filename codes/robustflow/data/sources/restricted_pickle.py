@@ -13,7 +13,7 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -22,18 +22,8 @@ from robustflow.utils.errors import UserError, describe_error
 _EXPECTED = "a pickle file that holds a list of uint8 numpy arrays and nothing else"
 # What unpickling raises for damaged or forged files; anything else is a fault of ours and must not be hidden.
 _DAMAGED = (
-    pickle.UnpicklingError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    OverflowError,
-    BufferError,
-    MemoryError,
-    RecursionError,
-    struct.error,
+    *(pickle.UnpicklingError, struct.error, OSError, EOFError, ValueError, TypeError, AttributeError, LookupError),
+    *(OverflowError, BufferError, MemoryError, RecursionError),
 )
 
 
@@ -54,7 +44,9 @@ def load_arrays(path: str | Path) -> list[np.ndarray]:
     """
     try:
         with Path(path).open("rb") as stream:
-            n_bytes = _size(stream)
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise _Refusal("a pipe or device")
             content = _Unpickler(stream).load()
             spare = stream.read(1) != b""
     except _Refusal as refusal:
@@ -73,19 +65,12 @@ def load_arrays(path: str | Path) -> list[np.ndarray]:
             raise UserError(f"{path}: expected {_EXPECTED}, got {_describe(item)} as item {index}")
         if id(item) not in done:
             total += item.data.nbytes
-            if total > n_bytes:
-                raise UserError(f"{path}: expected {_EXPECTED}, got arrays of more than its {n_bytes} bytes")
+            if total > status.st_size:
+                raise UserError(f"{path}: expected {_EXPECTED}, got arrays of more than its {status.st_size} bytes")
             item.data = np.require(item.data, requirements=("C", "W"))
             done[id(item)] = item
         content[index] = item.data
     return content
-
-
-def _size(stream: BinaryIO) -> int:
-    status = os.fstat(stream.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise _Refusal("a pipe or device")
-    return status.st_size
 
 
 class _Refusal(Exception):
