@@ -82,10 +82,9 @@ class EvaluationSet(Sequence[EvaluationItem]):
             require_multiple(size, scale)
         elif n_crops is not None:
             raise UserError(f"expected GT_size beside n_crops = {n_crops}: the side of the crops")
-        self.source, left = alter_whole(source, degradations, condition_of, seed)
+        self.source, of_hr, self.of_lr = alter_whole(source, degradations, condition_of, seed)
         self.scale, self.size, self.seed = scale, size, seed
-        self.cropping = Cropping(scale, kernel, on_side("HR", left))
-        self.of_lr = on_side("LR", left)
+        self.cropping = Cropping(scale, kernel, of_hr)
         self._lr_altered = len(on_side("LR", degradations)) > 0
         self._items = _spread_crops(len(source), n_crops)
         for_all(source.names, require_file_name)

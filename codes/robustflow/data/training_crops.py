@@ -21,7 +21,7 @@ from robustflow.data.crops import (
     require_size,
     turn,
 )
-from robustflow.data.degradations import Degradation, apply, on_side
+from robustflow.data.degradations import Degradation, apply
 from robustflow.data.images import to_float
 from robustflow.data.sources.base import Source
 from robustflow.data.whole_images import ConditionOf, WholeImages, alter_whole
@@ -74,11 +74,10 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         require_multiple(size, scale)
         if not 0 <= hr_shift <= scale:
             raise UserError(f"expected hr_shift from 0 to the scale {scale} (HR pixels), got {hr_shift}")
-        self.source, left = alter_whole(source, degradations, condition_of, seed)
+        self.source, of_hr, self.of_lr = alter_whole(source, degradations, condition_of, seed)
         self.scale, self.size, self.seed = scale, size, seed
         self.use_flip, self.use_rot, self.hr_shift = use_flip, use_rot, hr_shift
-        self.cropping = Cropping(scale, kernel, on_side("HR", left))
-        self.of_lr = on_side("LR", left)
+        self.cropping = Cropping(scale, kernel, of_hr)
         self._require_sizes()
 
     def __len__(self) -> int:

@@ -75,16 +75,18 @@ class WholeImages(Source):
 
 def alter_whole(
     source: Source, degradations: Sequence[Degradation], condition_of: ConditionOf | None, seed: int
-) -> tuple[Source, tuple[Degradation, ...]]:
+) -> tuple[Source, tuple[Degradation, ...], tuple[Degradation, ...]]:
     """Let a source do what must be done to whole images.
 
     Returns:
-        The source, or `WholeImages` of it, and the degradations that are left, for crops.
+        The source, or `WholeImages` of it, and the degradations that are left, for crops of HR and of LR images.
     """
     of_hr, of_lr = on_side("HR", degradations), on_side("LR", degradations)
-    whole = of_hr if any(degradation.reach is None for degradation in of_hr) else ()
-    whole += of_lr if condition_of is not None else ()
-    left = tuple(degradation for degradation in degradations if degradation not in whole)
+    whole: tuple[Degradation, ...] = ()
+    if any(degradation.reach is None for degradation in of_hr):
+        whole, of_hr = of_hr, ()
+    if condition_of is not None:
+        whole, of_lr = whole + of_lr, ()
     if whole or condition_of is not None:
         source = WholeImages(source, whole, condition_of, seed)
-    return source, left
+    return source, of_hr, of_lr

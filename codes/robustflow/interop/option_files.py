@@ -8,20 +8,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
-from robustflow.interop.option_keys import (
-    COSINE,
-    DROPPED,
-    ENCODER_ALONE,
-    FLOW,
-    LOW_LIGHT_DROPPED,
-    LOW_LIGHT_MOVED,
-    LOW_LIGHT_ONLY,
-    MOVED,
-    OBEYED,
-    ONLY,
-    RRDB_DROPPED,
-    TRAINING_ONLY,
-)
+from robustflow.interop import option_keys
+from robustflow.interop.option_keys import FLOW
 from robustflow.utils.yaml_tree import KeyPath, Mistake, Node, OptionsError, key_text, plain, show
 
 T = TypeVar("T")
@@ -54,9 +42,14 @@ def translate(tree: Node) -> tuple[Node, list[Note]]:
     """The same options under our keys, each value with its source, and what became of the published keys."""
     keys = dict(_leaves(tree))
     notes = [*_name_model(keys), *_adapt_low_light(keys), *_adapt_encoder(keys), *_adapt_coupling(keys)]
-    notes += [*_adapt_schedule(keys), *_drop(keys, DROPPED), *_move(keys, MOVED), *_adapt_values(keys)]
+    notes += [
+        *_adapt_schedule(keys),
+        *_drop(keys, option_keys.DROPPED),
+        *_move(keys, option_keys.MOVED),
+        *_adapt_values(keys),
+    ]
     if _model_of(keys) != "RRDB":
-        notes += [(name, text) for name, text in OBEYED.items() if _path(name) in keys]
+        notes += [(name, text) for name, text in option_keys.OBEYED.items() if _path(name) in keys]
     return _grow(keys, tree), notes
 
 
@@ -98,7 +91,7 @@ def _name_model(keys: Keys) -> Iterator[Note]:
     if model is None:
         return
     name = "FS-NCSR" if model.value == "NCSR" and divided is not None and divided.value is True else model.value
-    name = "RRDB" if name in ENCODER_ALONE else name
+    name = "RRDB" if name in option_keys.ENCODER_ALONE else name
     keys["model", "type"] = Node(name, model.source)
     yield "model, divide_freq", f"model: {name}"
 
@@ -114,18 +107,18 @@ def _adapt_encoder(keys: Keys) -> Iterator[Note]:
     weight = keys.get(("train", "pixel_weight"))
     if weight is not None and (not isinstance(weight.value, int | float) or weight.value <= 0):
         _refuse(("train", "pixel_weight"), weight, "expected a weight above 0 of the only loss")
-    yield from _drop(keys, RRDB_DROPPED)
+    yield from _drop(keys, option_keys.RRDB_DROPPED)
     yield from _move(keys, {"train.pixel_criterion": "model.pixel_criterion"})
 
 
 def _adapt_schedule(keys: Keys) -> Iterator[Note]:
     """The course of the learning rate: steps, or periods of half a cosine."""
     scheme = keys.get(("train", "lr_scheme"), _NOTHING)
-    if scheme.value not in COSINE:
+    if scheme.value not in option_keys.COSINE:
         yield from _adapt_steps(keys)
         return
-    keys["train", "lr_scheme"] = Node(COSINE[-1], scheme.source)
-    yield "train.lr_scheme", f"lr_scheme: {COSINE[-1]}"
+    keys["train", "lr_scheme"] = Node(option_keys.COSINE[-1], scheme.source)
+    yield "train.lr_scheme", f"lr_scheme: {option_keys.COSINE[-1]}"
     for key in ("lr_steps", "lr_steps_rel", "lr_gamma"):
         if keys.pop(("train", key), None) is not None:
             yield f"train.{key}", "no effect in this scheme"
@@ -179,15 +172,15 @@ def _adapt_low_light(keys: Keys) -> Iterator[Note]:
                 split = Node("train" if path[1] == "train" else "test", data.source)
                 keys |= {path: data, (*path[:-1], "split"): split}
         yield "dataset", f"datasets.*.mode: {data.value}, and split"
-    for name, (supported, meaning) in _each(LOW_LIGHT_ONLY):
+    for name, (supported, meaning) in _each(option_keys.LOW_LIGHT_ONLY):
         given = {path: keys.pop(path) for path in _match(keys, name) if path in keys}
         for path, node in given.items():
             if node.value != supported or isinstance(node.value, bool) != isinstance(supported, bool):
                 _refuse(path, node, f"expected {show(supported)}, the only value supported")
         if given:
             yield f"{name}: {show(supported)}", meaning
-    yield from _drop(keys, LOW_LIGHT_DROPPED)
-    yield from _move(keys, LOW_LIGHT_MOVED)
+    yield from _drop(keys, option_keys.LOW_LIGHT_DROPPED)
+    yield from _move(keys, option_keys.LOW_LIGHT_MOVED)
 
 
 def _adapt_coupling(keys: Keys) -> Iterator[Note]:
@@ -279,14 +272,14 @@ def _adapt_values(keys: Keys) -> Iterator[Note]:
     if warmup.value == -1:
         keys["train", "warmup_iter"] = Node(0, warmup.source)
         yield "train.warmup_iter: -1", "0: no warm-up"
-    for name, (supported, meaning) in ONLY.items():
+    for name, (supported, meaning) in option_keys.ONLY.items():
         node = keys.pop(_path(name), _NOTHING)
         if node.value is None:
             continue
         if isinstance(node.value, bool) or node.value not in supported:
             _refuse(_path(name), node, f"expected {' or '.join(map(show, supported))}: {meaning}")
         yield f"{name}: {show(node.value)}", meaning
-    for path in (path for name in TRAINING_ONLY for path in _match(keys, f"datasets.*.{name}")):
+    for path in (path for name in option_keys.TRAINING_ONLY for path in _match(keys, f"datasets.*.{name}")):
         if path[1] != "train" and keys.pop(path, None) is not None:
             yield key_text(path), "has a meaning in training only"
     for path in _match(keys, "datasets.*.n_max"):

@@ -14,16 +14,13 @@ def _integral(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _count(value: int) -> int:
-    if value >= 2**31:
-        raise ValueError("expected less than 2^31")
-    return value
+def _below(exponent: int) -> AfterValidator:
+    def check(value: int) -> int:
+        if value >= 2**exponent:
+            raise ValueError(f"expected less than 2^{exponent}")
+        return value
 
-
-def _seed(value: int) -> int:
-    if value >= 2**63:
-        raise ValueError("expected less than 2^63")
-    return value
+    return AfterValidator(check)
 
 
 def _name(value: str) -> str:
@@ -76,8 +73,8 @@ LONGEST_NAME = 200
 
 RunName = Annotated[str, AfterValidator(_name)]
 Int = Annotated[int, BeforeValidator(_integral)]
-Positive = Annotated[Int, Field(ge=1), AfterValidator(_count)]
-NonNegative = Annotated[Int, Field(ge=0), AfterValidator(_seed)]
+Positive = Annotated[Int, Field(ge=1), _below(31)]
+NonNegative = Annotated[Int, Field(ge=0), _below(63)]
 PathText = Annotated[str, AfterValidator(files.expand)]
 Width = Annotated[Positive, Field(le=4096)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
