@@ -7,6 +7,7 @@ marks, letter case and the like. A name that two files could have is never guess
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -60,11 +61,11 @@ def pair_files(
         return _in_order(gt, hr, lq, lr)
     rounds: list[tuple[Simplify, Simplify]]
     if filename_tmpl is not None:
-        rounds = [(_after(key, lambda stem: _fill(filename_tmpl, stem)), key) for key in (_same, _plain)]
+        rounds = [(_after(key, partial(_fill, filename_tmpl)), key) for key in (str, _plain)]
     elif pair_by == "number":
         rounds = [(_after(_number, hr_marks.remove), _after(_number, lr_marks.remove))]
     else:
-        rounds = [(key, key) for key in (_same, _compose, _plain)]
+        rounds = [(key, key) for key in (str, _compose, _plain)]
         rounds += [(_after(key, hr_marks.remove), _after(key, lr_marks.remove)) for key in (_plain, _unpad)]
     partners = _partners(gt, hr, lq, lr, rounds)
     return [(file, lr[partners[stem]]) for stem, file in hr.items()]
@@ -122,10 +123,6 @@ class _Marks:
         folders = [folder for folder in folders if not self._whole.fullmatch(folder)]
         return "/".join([*folders, self._before.sub("", self._behind.sub("", name))])
 
-    def has(self, stem: str) -> bool:
-        """Whether a stem has a mark."""
-        return self.remove(stem) != stem
-
     def has_word(self, stem: str) -> bool:
         """Whether a stem has a mark that no image of the other kind has."""
         name = PurePosixPath(stem).name
@@ -134,7 +131,8 @@ class _Marks:
 
 def _divide(files: Files, hr_marks: _Marks, lr_marks: _Marks) -> tuple[Files, Files]:
     """HR and LR files of one folder: those with a mark of LR images, and others; all files twice if there are none."""
-    small = {stem: file for stem, file in files.items() if lr_marks.has(stem) and not hr_marks.has_word(stem)}
+    marked = {stem: file for stem, file in files.items() if lr_marks.remove(stem) != stem}
+    small = {stem: file for stem, file in marked.items() if not hr_marks.has_word(stem)}
     large = {stem: file for stem, file in files.items() if stem not in small}
     return (large, small) if large and small else (files, files)
 
@@ -160,10 +158,6 @@ def _in_order(gt: Path, hr: Files, lq: Path, lr: Files) -> list[tuple[Path, Path
 
 def _after(last: Simplify, first: Simplify) -> Simplify:
     return lambda stem: last(first(stem))
-
-
-def _same(stem: str) -> str:
-    return stem
 
 
 def _compose(stem: str) -> str:
