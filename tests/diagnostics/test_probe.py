@@ -14,6 +14,11 @@ from robustflow.options.schema import FlowOptions, NetworkOptions, SplitOptions
 FLOWS = {
     "affine": {"coupling": {"type": "affine"}, "L": 3, "S": (0, 1, 1)},
     "spline": {"coupling": {"type": "rq_spline"}, "L": 2, "split": SplitOptions(correct_splits=True)},
+    "soft": {
+        "coupling": {"type": "soft_affine", "B": 0.5},
+        "L": 2,
+        "split": SplitOptions(correct_splits=True, soft=0.5),
+    },
     "orthogonal": {"coupling": {"type": "affine", "eps": 0.1}, "L": 2, "S": 2, "permutation_train": False},
 }
 
@@ -135,6 +140,6 @@ def test_what_overflows_is_told_as_infinite_or_nan(flow):
 
 def test_every_layer_of_the_flow_tells_its_bound(flow):
     for name, layer in layers(flow).items():
-        assert isinstance(layer, Bijection) or layer.inverse_bound() is None
+        assert isinstance(layer, Bijection) or (layer.inverse_bound() is None) == (layer.soft is None)
         if kind_of(name) != "split prior":
             assert layer.inverse_bound() is not None

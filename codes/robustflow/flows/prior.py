@@ -74,11 +74,16 @@ class SplitPrior(nn.Module):
 
     def merge(self, kept: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``split``; return x and log|det d rest/dε|, (b,)."""
+        rest, log_slope = self.unscale(kept, latent)
+        return torch.cat([kept, rest], dim=1), sum_per_item(log_slope)
+
+    def unscale(self, kept: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rest of x and log|d rest/dε| of each of its elements, both of the shape of ``latent``."""
         mean, log_std = self.mean_and_log_std(kept)
-        if self.soft is not None:
-            rest, log_slope = unscale_softly(latent, torch.exp(-log_std) + _LEAST_SLOPE, self.soft)
-            return torch.cat([kept, mean + rest], dim=1), sum_per_item(log_slope)
-        return torch.cat([kept, mean + latent * torch.exp(log_std)], dim=1), sum_per_item(log_std)
+        if self.soft is None:
+            return mean + latent * torch.exp(log_std), log_std
+        rest, log_slope = unscale_softly(latent, torch.exp(-log_std) + _LEAST_SLOPE, self.soft)
+        return mean + rest, log_slope
 
     def inverse_bound(self) -> InverseBound | None:
         """exp(max_log_scale), the part that passes counting 1; a soft map's 1 and 2B; None without either."""

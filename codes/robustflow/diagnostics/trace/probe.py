@@ -141,15 +141,15 @@ class _Watched:
 
     def run(self, original: Callable[..., Any], z: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         value, log_det = original(z, *arguments)
-        log_slopes = self._stretch(z, original)
+        log_slopes = self._stretch(z, original, *arguments)
         self.see(self.place, value, log_slopes, self.perturbation.growth())
         return value, log_det
 
-    def _stretch(self, z: Tensor, inverse: Callable[..., Any]) -> Tensor:
+    def _stretch(self, z: Tensor, inverse: Callable[..., Any], *arguments: Any) -> Tensor:
         """Move the perturbation through the layer; return the log-slopes."""
         module, moved = self.module, self.perturbation
         if isinstance(module, SplitPrior):
-            _, log_slopes = module.mean_and_log_std(z)
+            _, log_slopes = module.unscale(z, *arguments)
             moved.current = torch.cat([moved.current, moved.pending.pop() * log_slopes.double().exp()], dim=1)
         elif isinstance(module, Coupling):
             kept, mapped = moved.current.tensor_split([module.kept_channels], dim=1)
