@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+import tiny
 import torch
 import yaml
 
@@ -13,6 +14,7 @@ from robustflow.commands import evaluate as testing
 from robustflow.data.images import read_image, write_png
 from robustflow.interop import published
 from robustflow.models import weights
+from robustflow.options import load as options_load
 from robustflow.options.load import load
 from robustflow.training import engine as training
 
@@ -202,3 +204,28 @@ def test_weights_of_half_the_size(small, tmp_path, caplog):
         torch.testing.assert_close(tensor, full[name], rtol=2**-10, atol=1e-7)
     assert convert.main([*arguments, "back.pth", "--half", "--reverse"]) == 2
     assert "expected none with --reverse" in caplog.text
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A tiny model, its options in x.yml."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny.built(tiny.options(), 0.1)
+    options_load.save(model.options, "x.yml")
+    return model
+
+
+def test_weights_are_found_as_elsewhere(own, tmp_path, caplog):
+    own.save(tmp_path / "runs/x/models/00000007_G.safetensors")
+    assert convert.main(["-opt", "x.yml", "--weights", "runs/x", "--output", "y.safetensors", "--half"]) == 0
+    assert convert.main(["-opt", "x.yml", "--weights", "runs/y", "--output", "z.safetensors"]) == 2
+    assert "runs/y: expected a .safetensors or .pth file, an experiment folder" in caplog.text
+
+
+def test_values_that_half_precision_does_not_hold_are_an_error(own, tmp_path, caplog):
+    own.encoder.conv_first.weight.data[0, 0, 0, 0] = 7e4
+    own.save(tmp_path / "large.safetensors")
+    arguments = ["-opt", "x.yml", "--weights", "large.safetensors", "--output", "half.safetensors", "--half"]
+    assert convert.main(arguments) == 2
+    assert not (tmp_path / "half.safetensors").exists()
+    assert "encoder.conv_first.weight: expected values of at most 65504 for half precision, got 7e+04" in caplog.text

@@ -1,5 +1,7 @@
 """The models in the box: small, whole, as their option files say, and aware of what they were trained on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from robustflow.data import BundledSource
 from robustflow.data.bicubic import downsample
 from robustflow.data.images import to_float
 from robustflow.diagnostics.ood import mahalanobis
+from robustflow.models import weights
 from robustflow.options.load import load
 from robustflow.utils import packaged
 
@@ -39,6 +42,13 @@ def test_loads_by_name_as_its_option_file_says(name):
     assert samples.shape == (2, 1, 3, 96, 96)
     again = downsample(samples.clamp(0, 1)[:, 0], 4)
     assert -10 * (again - lr).square().mean().log10() > 35
+
+
+def test_a_folder_without_weights_does_not_hide_them():
+    Path("box_4x").mkdir()
+    assert weights.locate("box_4x") == packaged.folder("pretrained_weights") / "box_4x.safetensors"
+    with pytest.raises(weights.WeightsError, match=r"box_5x: .*model of the box \(box_4x, box_4x_affine\)"):
+        rf.load("box_5x")
 
 
 def draw_page():

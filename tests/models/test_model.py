@@ -113,7 +113,7 @@ def test_what_cannot_be_is_an_error(arguments, error, message):
 
 
 def test_nothing_to_load(tmp_path):
-    with pytest.raises(UserError, match="found neither"):
+    with pytest.raises(UserError, match=r"or a model of the box \(box_4x, box_4x_affine\); found none"):
         rf.load(tmp_path / "m.safetensors")
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         rf.Nothing  # noqa: B018

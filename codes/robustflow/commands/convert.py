@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (message on stderr)."""
     parser = Parser(prog="robustflow convert", description=__doc__)
     add_options(parser, weights=False)
-    parser.add_argument("--weights", required=True, type=path, metavar="FILE", help="weights to convert")
+    parser.add_argument(
+        "--weights", required=True, type=path, metavar="PATH", help="weights to convert: a file or an experiment folder"
+    )
     parser.add_argument("--output", required=True, type=path, metavar="FILE", help="file to write")
     parser.add_argument("--reverse", action="store_true", help="write the published layout, as .pth")
     parser.add_argument("--half", action="store_true", help="round to float16: half the size; computed with as float32")
@@ -51,6 +53,7 @@ def convert(options: RunOptions, source: Path, output: Path, *, reverse: bool, h
     suffix = ".pth" if reverse else ".safetensors"
     if output.suffix != suffix:
         raise UserError(f"--output: expected a {suffix} file, got {output}")
+    source = weights.locate(str(source))
     if output.resolve() == source.resolve():
         raise UserError(f"--output: expected another file than --weights {source}, which would be replaced")
     for key in ("max_log_scale", "soft"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -52,13 +53,24 @@ def save(path: Path, model: Model, options: RunOptions, iteration: int, *, half:
 def serialize(model: Model, options: RunOptions, iteration: int, *, half: bool = False) -> bytes:
     """Contents of a weights file: the network's tensors, with the resolved options and the iteration as metadata.
 
-    ``half``: tensors rounded to float16, half the size; they are computed with as float32 all the same.
+    ``half``: tensors rounded to float16, half the size; they are computed with as float32 all the same. WeightsError
+    for values that are too large for it.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     if half:
-        tensors = {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
+        tensors = {name: _round_to_half(name, one) for name, one in tensors.items()}
     metadata = {"format": _FORMAT, "options": options_load.dump(options), "iteration": str(iteration)}
     return safetensors.torch.save(tensors, metadata)
+
+
+def _round_to_half(name: str, tensor: Tensor) -> Tensor:
+    rounded = tensor.half() if tensor.is_floating_point() else tensor
+    if not torch.equal(rounded.isfinite(), tensor.isfinite()):
+        largest = tensor[tensor.isfinite()].abs().max()
+        raise WeightsError(
+            f"{name}: expected values of at most 65504 for half precision, got {largest:.3g}; keep float32"
+        )
+    return rounded
 
 
 def newest(experiment: Path) -> Path | None:
@@ -85,12 +97,15 @@ def locate(path: str) -> Path:
     """Weights file that a path names: the file itself, the newest of an experiment folder, or one that is shipped."""
     place = Path(path)
     file = newest(place) if place.is_dir() else place
-    if not place.exists():
+    if file is None or not file.exists():
         file = packaged.find("pretrained_weights", place if place.suffix else Path(f"{place}.safetensors"))
     if file is None or not file.is_file():
+        shipped = sorted(file.stem for file in packaged.folder("pretrained_weights").glob("box_*.safetensors"))
+        names = ", ".join(name for name in shipped if "." not in name)
         raise WeightsError(
-            f"{path}: expected a .safetensors or .pth file, or an experiment folder with models/*{SUFFIX}; found "
-            "neither; train first, or correct path.pretrain_model_G, path.model_path or --weights"
+            f"{path}: expected a .safetensors or .pth file, an experiment folder with models/*{SUFFIX}, or a model of "
+            f"the box ({names}); found none; train first, or correct path.pretrain_model_G, path.model_path or "
+            "--weights"
         )
     fault = None if place.is_dir() else checksums.fault(file)
     if fault is not None:
