@@ -1,7 +1,6 @@
 """Recipes: what a table or figure of a paper takes."""
 
 import logging
-import math
 import os
 import shlex
 import shutil
@@ -11,23 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import readme
-import results_folder
-from pydantic import ValidationError
-from scipy import stats
 
 from robustflow import cli
 from robustflow.commands import reproduce
 from robustflow.commands.reproduce import Job
 from robustflow.options.load import load_recipe
-from robustflow.options.recipe import Claim, RecipeOptions
-from robustflow.report import reproduction
-from robustflow.report.results import read
 from robustflow.utils import children
-from robustflow.utils.errors import RunFailed, UserError
+from robustflow.utils.errors import RunFailed
 
 pytestmark = pytest.mark.long
 
@@ -73,7 +64,9 @@ def test_recipe_is_right(file):
     assert starts <= {command.split()[0] for command in commands}
     for small in (False, True):
         jobs = [Job(file, given, None, small=small) for given in (*recipe.encoders, *recipe.runs)]
-        reproduce._require_names(jobs)
+        reproduce._require_places(jobs, Path("out"))
+        tested = jobs[len(recipe.encoders) :]
+        reproduce._require_tested(recipe.model_copy(update={"runs": tuple(job.given for job in tested)}), tested)
         experiments = {str(job.experiment) for job in jobs}
         for job in jobs:
             names = {dataset.name or key for key, dataset in job.options.datasets.items()}
@@ -141,7 +134,10 @@ def test_mistakes_are_told_before_anything_is_done(place, caplog):
     Path("recipe.yml").write_text(RECIPE.replace("name: spline, ", ""))
     assert reproduce.main(["recipe.yml"]) == 2
     assert "'flow' names two runs that differ" in caplog.text
+    Path("recipe.yml").write_text(RECIPE)
     assert reproduce.main(["recipe.yml", "--jobs", "0"]) == 2
+    assert reproduce.main(["recipe.yml", "--output", "flow.yml"]) == 2
+    assert "flow.yml: expected a folder for the table, got a file" in caplog.text
     assert not Path("results").exists() and not Path("experiments").exists()
 
 
@@ -150,113 +146,11 @@ def test_missing_data_end_the_check(place, capfd):
     assert not Path("experiments").exists()
 
 
-def recipe_of(**changes):
-    runs = [{"options": "x.yml", "label": "x", **changes}]
-    return RecipeOptions.model_validate(
-        {"title": "t", "source": "s", "runs": tuple(runs), "columns": ("pixel_error_pct", "psnr", "lr_psnr_min")}
-    )
-
-
-def test_intervals_of_one_seed_and_of_several(tmp_path):
-    generator = np.random.default_rng(0)
-    values = generator.normal(25, 1, (3, 3)) + generator.normal(0, 2, (3, 1))  # seeds, inputs
-    runs = []
-    for seed, of_inputs in enumerate(values):
-        exploding = {("inside", "b")} if seed == 1 else ()
-        run = read(results_folder.make(tmp_path / str(seed), exploding=exploding))
-        psnr = dict(zip(results_folder.IMAGES["inside"], of_inputs, strict=True))
-        run.frame["psnr"] = run.frame.image.map(psnr)
-        run.metrics["datasets"]["inside"]["heats"]["0.9"]["psnr"] = of_inputs.mean()
-        runs.append(run)
-    rate = reproduction.measure(runs[1:2], "inside", "0.9", "pixel_error_pct")
-    assert rate == pytest.approx((100 / 3, *results_folder.wilson(1, 3)), rel=1e-4)
-    one = reproduction.measure(runs[:1], "inside", "0.9", "psnr")
-    assert one[1:] == pytest.approx(stats.t.interval(0.95, 2, values[0].mean(), stats.sem(values[0])))
-    parts = np.array([stats.sem(values.mean(0)) ** 2, stats.sem(values.mean(1)) ** 2])
-    half = stats.t.ppf(0.975, parts.sum() ** 2 / (parts**2 / 2).sum()) * math.sqrt(parts.sum())
-    expected = (values.mean(), values.mean() - half, values.mean() + half)
-    assert reproduction.measure(runs, "inside", "0.9", "psnr") == pytest.approx(expected)
-
-
-def study_of(tmp_path, claims=(), reference="affine"):
-    """A recipe of two models with two training seeds each, and what they found: b is better by 3 dB and never fails."""
-    runs = tuple({"options": "x.yml", "label": label} for label in ("affine", "b"))
-    recipe = RecipeOptions.model_validate(
-        {
-            "title": "t",
-            "source": "s",
-            "runs": runs,
-            "seeds": (0, 1),
-            "temperature": 0.9,
-            "reference": reference,
-            "columns": ("pixel_error_pct", "inf_pct", "max_residual", "psnr", "lr_psnr_min", "lpips", "ood_mean"),
-            "claims": tuple(claims),
-        }
-    )
-    found = []
-    for run, offset in zip(recipe.runs, (0.0, 3.0), strict=True):
-        for seed in (0, 1):
-            exploding = {("out <b>side</b>", "sub/b")} if run.label == "affine" and seed == 1 else ()
-            folder = tmp_path / run.label / str(seed)
-            made = results_folder.make(folder, heats=(0.5, 0.9), offset=offset, exploding=exploding, ood=True)
-            found.append((run, read(made)))
-    return recipe, found
-
-
-def test_models_are_compared_input_by_input(tmp_path):
-    recipe, found = study_of(tmp_path)
-    text = reproduction.write(recipe, found, tmp_path / "out")
-    differences = [line for line in text.split("## Differences to affine")[1].splitlines() if line.startswith("| i")]
-    assert [line.split("|")[2].strip() for line in differences] == ["0.9"]
-    assert "**+3 [+3, +3] (0 / 2)**" in differences[0]
-    outside = next(line for line in text.split("## Differences")[1].splitlines() if line.startswith("| out"))
-    assert "−25 [" in outside and "(1 / 0)" in outside  # one of two inputs, with one of two seeds
-    inputs = pd.read_csv(tmp_path / "out" / "inputs.csv")
-    assert len(inputs) == 2 * 2 * 5 and set(inputs["τ"]) == {0.9}
-    chosen = inputs[(inputs.model == "affine") & (inputs.seed == 1) & (inputs.input == "sub/b")]
-    assert chosen.pixel_error_pct.tolist() == [100] and chosen.inf_pct.tolist() == [100]
-    assert chosen.max_residual.tolist() == [math.inf]
-    rows = found[1][1].of_set("out <b>side</b>", "0.9")
-    assert chosen.psnr.iloc[0] == pytest.approx(rows[rows.image == "sub/b"].psnr.mean(), rel=1e-4)
-    assert (tmp_path / "out" / "ood.png").is_file()
-
-
-def test_claims_are_tried_with_each_seed(tmp_path):
-    claims = [
-        {"says": "b is no worse", "metric": "pixel_error_pct", "model": "b", "not_above": "affine"},
-        {
-            "says": "b is better",
-            "metric": "pixel_error_pct",
-            "model": "b",
-            "below": "affine",
-            "sets": ("out <b>side</b>",),
-        },
-        {"says": "no Inf", "metric": "inf_pct", "model": "affine", "at_most": 0},
-        {"says": "near", "metric": "psnr", "model": "b", "beside": "affine", "at_most": 3.01, "sets": ("inside",)},
-        {"says": "nearer", "metric": "psnr", "model": "b", "beside": "affine", "at_most": 2.99, "sets": ("inside",)},
-    ]
-    text = reproduction.write(*study_of(tmp_path, claims), tmp_path / "out")
-    rows = [line.strip("|").split("|") for line in text.split("## Claims")[1].splitlines() if line.startswith("|")][2:]
-    assert [held.strip() for _, held in rows] == ["2 of 2", "**1 of 2**", "**1 of 2**", "2 of 2", "**0 of 2**"]
-
-
-@pytest.mark.parametrize(
-    ("claims", "reference", "message"),
-    [
-        ([{"says": "x", "metric": "psnrr", "model": "b", "at_most": 0}], "b", "got psnrr"),
-        ([{"says": "x", "metric": "psnr", "model": "c", "at_most": 0}], "b", "labels of runs, got c"),
-        ([], "c", "labels of runs, got c"),
-    ],
-)
-def test_claims_of_what_is_not_measured_are_a_mistake(tmp_path, claims, reference, message):
-    recipe, found = study_of(tmp_path, claims, reference)
-    with pytest.raises(UserError, match=message):
-        reproduction.write(recipe, found, tmp_path)
-
-
-def test_a_claim_compares_with_one_thing():
-    with pytest.raises(ValidationError, match="expected one of below, not_above and at_most"):
-        Claim(says="x", metric="psnr", model="b", below="c", at_most=0)
+def test_runs_without_labels_are_called_by_their_names(place):
+    Path("recipe.yml").write_text(RECIPE.replace("label: affine, ", ""))
+    given = load_recipe("recipe.yml").runs
+    labels = [Job(Path("recipe.yml"), one, seed, small=False).given.label for one in given for seed in (0, 1)]
+    assert labels == ["flow", "flow", "spline", "spline"]
 
 
 def test_metrics_that_are_not_known_end_it_before_the_start(place, caplog):
@@ -266,29 +160,54 @@ def test_metrics_that_are_not_known_end_it_before_the_start(place, caplog):
     assert not Path("experiments").exists()
 
 
-def test_the_largest_figure_of_a_set_has_an_interval_over_seeds_alone(tmp_path):
-    found = []
-    for seed, largest in enumerate((1.0, 2.0, 4.0)):
-        run = read(results_folder.make(tmp_path / str(seed)))
-        run.metrics["datasets"]["inside"]["heats"]["0.9"]["max_residual"] = largest
-        found.append(run)
-    expected = stats.t.interval(0.95, 2, 7 / 3, stats.sem([1.0, 2.0, 4.0]))
-    assert reproduction.measure(found, "inside", "0.9", "max_residual")[1:] == pytest.approx(expected)
-    assert math.isnan(reproduction.measure(found[:1], "inside", "0.9", "max_residual")[1])
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("temperature: 0.8", "temperature: expected one of val.heats (0.9), got 0.8"),
+        ("temperature: 0.8", "temperature: expected one of val.heats (0.9) of affine, got 0.8"),
         (
             "claims: [{says: x, metric: psnr, model: affine, at_most: 1, sets: [held in]}]",
-            "claims: expected data sets (held out), got held in",
+            "claims: expected data sets of affine (held out), got held in",
         ),
+        ("seeds: []", "seeds: expected at least 1 value(s)"),
+        ("seeds: [0, 1, 0]", "seeds: expected each once"),
+        ("reference: spine", "labels of runs, got spine"),
+        ("first: ['compare {frist}']", "'compare {frist}': expected {output}, {results}, {first}, got {frist}"),
+        ("first: ['report {run}']", "'report {run}': expected {output}, {results}, {first}, got {run}"),
+        ("first: [compear x]", "'compear x': expected a command of robustflow"),
+        ("first: [' ']", "' ': expected a command of robustflow"),
+        ('first: ["compare \'x"]', "expected a command of robustflow, got one with No closing quotation"),
     ],
 )
 def test_what_is_not_tested_ends_a_recipe_before_the_start(place, caplog, more, message):
     Path("recipe.yml").write_text(f"{RECIPE}{more}\n")
+    assert reproduce.main(["recipe.yml"]) == 2
+    assert message in caplog.text
+    assert not Path("experiments").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("held out: {psnr", "held in: {psnr", "published: expected data sets of affine (held out), got held in"),
+        (
+            "{psnr: 27",
+            "{psnrr: 27",
+            "published: expected metrics of columns (pixel_error_pct, psnr, bits_per_dim), got psn",
+        ),
+        (
+            "{psnr: 27",
+            "{ssim: 27",
+            "published: expected metrics of columns (pixel_error_pct, psnr, bits_per_dim), got ssim",
+        ),
+        ("[pixel_error_pct, psnr", "[psnr, psnr", "columns: expected each once"),
+        ("name: spline", "name: spline, label: affine", "expected labels that differ, got affine more than once"),
+        ("name: spline", "name: recipe", "expected a folder apart from that of run 'recipe'"),
+        ("options: flow.yml, name", "options: flaw.yml, name", "no such file: flaw.yml; did you mean"),
+    ],
+)
+def test_runs_that_cannot_be_shown_end_a_recipe_before_the_start(place, caplog, before, after, message):
+    assert before in RECIPE
+    Path("recipe.yml").write_text(RECIPE.replace(before, after))
     assert reproduce.main(["recipe.yml"]) == 2
     assert message in caplog.text
     assert not Path("experiments").exists()
@@ -304,20 +223,6 @@ def test_flags_of_the_small_chain_take_the_place_of_others():
         *("--n-patches", "6", "--heats", "0.5"),
     ]
     assert reproduce._fill(small, places, "compare {results}") == ["compare", "x", "y"]
-
-
-def test_columns_of_no_metric_are_a_mistake(tmp_path):
-    recipe = recipe_of().model_copy(update={"columns": ("psnr", "psnrr")})
-    run = read(results_folder.make(tmp_path / "x"))
-    with pytest.raises(UserError, match=r"expected metrics \(.*psnr.*\), got psnrr"):
-        reproduction.write(recipe, [(recipe.runs[0], run)], tmp_path)
-
-
-def test_published_figures_of_no_data_set_are_a_mistake(tmp_path):
-    run = read(results_folder.make(tmp_path / "x"))
-    recipe = recipe_of(published={"elsewhere": {"psnr": 1.0}})
-    with pytest.raises(UserError, match="elsewhere; tested: inside"):
-        reproduction.to_frame(recipe, [(recipe.runs[0], run)])
 
 
 @pytest.fixture

@@ -63,10 +63,12 @@ def shrink(options: RunOptions) -> dict[str, Any]:
 
 def _shrink_data(key: str, dataset: DatasetOptions, scale: int, side: int) -> dict[str, Any]:
     split = "train" if key == "train" else "test"
+    # Another mode begins anew, and claims and published figures name data sets.
+    changed: dict[str, Any] = {"name": dataset.name}
     if scale == 1:
-        changed: dict[str, Any] = {"mode": "LoL", "root": str(FOLDER / "LOL"), "split": split}
-        return {**changed, "name": dataset.name, "GT_size": side, "batch_size": 2} if split == "train" else changed
-    changed = {"mode": "folder", "dataroot_GT": str(FOLDER / split), "dataroot_LQ": None, "GT_size": side}
+        changed |= {"mode": "LoL", "root": str(FOLDER / "LOL"), "split": split}
+        return {**changed, "GT_size": side, "batch_size": 2} if split == "train" else changed
+    changed |= {"mode": "folder", "dataroot_GT": str(FOLDER / split), "dataroot_LQ": None, "GT_size": side}
     return {**changed, **({"batch_size": 2, "n_workers": 0} if split == "train" else {"n_crops": 4})}
 
 

@@ -11,6 +11,7 @@ where it was.
 import argparse
 import datetime
 import logging
+import re
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ class Job:
         self._assignments: list[Assignment] = []
         options = self._load()
         name = given.name or options.name
+        self.given = given.model_copy(update={"label": given.label or name})
         self._set({} if seed is None else {"train.manual_seed": seed})
         if small:
             self._set(miniature.shrink(options))
@@ -132,36 +134,48 @@ def _reproduce(chosen: argparse.Namespace) -> None:
     if chosen.small:
         miniature.write_images()
     encoders = [Job(file, given, None, small=chosen.small) for given in recipe.encoders]
-    jobs = [Job(file, given, seed, small=chosen.small) for given in recipe.runs for seed in recipe.seeds or (None,)]
-    _require_names([*encoders, *jobs])
+    seeds = recipe.seeds or (None,)
+    jobs = [Job(file, given, seed, small=chosen.small) for given in recipe.runs for seed in seeds]
     output = chosen.output or Path(jobs[0].options.path.results) / name
+    _require_places([*encoders, *jobs], output)
+    first = [job for job in jobs if job.seed == seeds[0]]
+    recipe = recipe.model_copy(update={"runs": tuple(job.given for job in first)})
+    _require_tested(recipe, first)
+    places = {"output": [str(output)], "results": [str(job.results) for job in jobs]}
+    places["first"] = [str(job.results) for job in first]
+    fill = partial(_fill, recipe.small if chosen.small else {}, places)
+    at_once = chosen.jobs or (1 if torch.cuda.is_available() else cpus.available())
+    before, after = (list(map(fill, commands)) for commands in (recipe.first, recipe.then))
+    steps = {job.options.name: list(_steps(job, recipe, at_once, fill)) for job in jobs}
     distinct = {job.options.name: job for job in [*encoders, *jobs]}.values()
     unfinished = [job for job in distinct if not job.is_finished]
     if chosen.check:
         print(_check(unfinished, {str(job.experiment) for job in encoders if not job.is_finished}))  # noqa: T201
         return
-    # All metrics, plugins' included, whose modules the options have imported.
-    reproduction.require_known(recipe, [one.key for one in list_columns(metrics.choose())])
-    heats = {heat: None for job in jobs for heat in job.options.val.heats}
-    sets = {name: None for job in jobs for name in data_sets.select_tested(job.options)}
-    reproduction.require_measured(recipe, heats, sets)
-    first = (recipe.seeds or (None,))[0]
-    places = {"output": [str(output)], "results": [str(job.results) for job in jobs]}
-    places["first"] = [str(job.results) for job in jobs if job.seed == first]
-    fill = partial(_fill, recipe.small if chosen.small else {}, places)
-    at_once = chosen.jobs or (1 if torch.cuda.is_available() else cpus.available())
     if unfinished:
         log.info("%s: checking before the start", name)
         # In a process of its own, whose memory is free again afterwards.
-        words = ["reproduce", str(file), "--check", *(["--small"] if chosen.small else [])]
+        words = ["reproduce", str(file), "--check", "--output", str(output), *(["--small"] if chosen.small else [])]
         run_side_by_side({"check": [words]}, 1)
-    run_side_by_side({"first": list(map(fill, recipe.first))}, 1)
+    run_side_by_side({"first": before}, 1)
     run_side_by_side({job.options.name: [_train(job, at_once)] for job in encoders if job.is_trained}, at_once)
-    run_side_by_side({job.options.name: list(_steps(job, recipe, at_once, fill)) for job in jobs}, at_once)
+    run_side_by_side(steps, at_once)
     text = reproduction.write(recipe, [(job.given, read(job.results)) for job in jobs], output)
-    run_side_by_side({"then": list(map(fill, recipe.then))}, 1)
+    run_side_by_side({"then": after}, 1)
     print(text)  # noqa: T201
     log.info("%s", output / "table.md")
+
+
+def _require_tested(recipe: RecipeOptions, jobs: Sequence[Job]) -> None:
+    """Raise UserError for what the tests of a recipe's runs, one job for each, will not tell."""
+    # All metrics, plugins' included, whose modules the options have imported.
+    reproduction.require_known(recipe, [one.key for one in list_columns(metrics.choose())])
+    heats, sets = {}, {}
+    for job in jobs:
+        label, fixed = str(job.given.label), MODELS.entry_of(job.options.model).protocol.deterministic
+        heats[label] = () if fixed else job.options.val.heats
+        sets[label] = list(data_sets.select_tested(job.options))
+    reproduction.require_measured(recipe, heats, sets)
 
 
 def _locate(recipe: str) -> Path:
@@ -175,11 +189,15 @@ def _locate(recipe: str) -> Path:
     return place
 
 
-def _require_names(jobs: Sequence[Job]) -> None:
-    """Raise UserError if runs that differ are to be in one folder."""
+def _require_places(jobs: Sequence[Job], output: Path) -> None:
+    """Raise UserError if runs that differ are to be in one folder, or the table in that of a run or in a file."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: expected a folder for the table, got a file; choose another --output")
     first: dict[str, Job] = {}
     for job in jobs:
         name = job.options.name
+        if job.results.resolve() == output.resolve():
+            raise UserError(f"{output}: expected a folder apart from that of run '{name}'; see --output")
         if first.setdefault(name, job).options != job.options:
             raise UserError(f"'{name}' names two runs that differ: give one of them a name of its own")
 
@@ -219,7 +237,10 @@ def _fill(small: Mapping[str, str], places: Mapping[str, list[str]], command: st
     """Words of a command of a recipe; ``small``: flags to add, by a command's first words."""
     known = {f"{{{key}}}": value for key, value in {**places, **of_run}.items()}
     words: list[str] = []
-    for word in shlex.split(command):
+    for word in _split(command):
+        strange = [part for part in re.findall(r"\{\w+\}", word) if part not in known]
+        if strange:
+            raise UserError(f"{command!r}: expected {', '.join(known)}, got {', '.join(strange)}")
         if word in known:
             words += known[word]
             continue
@@ -231,6 +252,16 @@ def _fill(small: Mapping[str, str], places: Mapping[str, list[str]], command: st
     for start, flags in small.items():
         if begun.startswith(start):
             words = _override_flags(words, shlex.split(flags))
+    return words
+
+
+def _split(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"{command!r}: expected a command of robustflow, got one with {error}") from error
+    if not words or not Path(__file__).with_name(f"{words[0]}.py").is_file():
+        raise UserError(f"{command!r}: expected a command of robustflow; robustflow --help lists them")
     return words
 
 

@@ -1,20 +1,32 @@
 """Recipes: what a table or figure of a paper takes, from training to the numbers beside the published ones."""
 
-from typing import Annotated
+from collections.abc import Hashable
+from typing import Annotated, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from robustflow.options.values import Finite, NonNegative, RunName
 from robustflow.registry import Options
 
+T = TypeVar("T", bound=Hashable)
+
+
+def _once(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len({*values}) < len(values):
+        raise ValueError("expected each once")
+    return values
+
+
 Words = Annotated[str, Field(min_length=1)]
+Keys = Annotated[tuple[Words, ...], Field(min_length=1), AfterValidator(_once)]
+Seeds = Annotated[tuple[NonNegative, ...], Field(min_length=1), AfterValidator(_once)]
 
 
 class RunOfRecipe(Options):
     """One model: an options file, and how it differs."""
 
     options: Words = Field(description="Options file, relative to the recipe's folder.")
-    label: str | None = Field(None, description="What the table calls it; null: the run's name.")
+    label: str | None = Field(None, description="What the table calls it, and it alone; null: the run's name.")
     name: RunName | None = Field(None, description="The run's name, in place of that of its options.")
     override: str = Field("", description="As --override of train.py and test.py.")
     each: tuple[Words, ...] | None = Field(None, description="Commands after its test; null: those of the recipe.")
@@ -37,6 +49,11 @@ class Claim(Options):
         None, description="Label of a model: not the figures but their distances to its figure are compared."
     )
 
+    @property
+    def labels(self) -> list[str]:
+        """Of the models whose figures it takes."""
+        return [label for label in (self.model, self.below, self.not_above, self.beside) if label is not None]
+
     @model_validator(mode="after")
     def _compares_with_one(self) -> "Claim":
         if sum(value is not None for value in (self.below, self.not_above, self.at_most)) != 1:
@@ -53,10 +70,10 @@ class RecipeOptions(Options):
     notes: str = Field("", description="What a reader of the table should know.")
     encoders: tuple[RunOfRecipe, ...] = Field((), description="Trained first; others start from them.")
     runs: Annotated[tuple[RunOfRecipe, ...], Field(min_length=1)] = Field(description="Trained and tested, in order.")
-    seeds: tuple[NonNegative, ...] | None = Field(
+    seeds: Seeds | None = Field(
         None, description="Training seeds: each run once with each, named <run>/<seed>; null: as the options say."
     )
-    columns: Annotated[tuple[Words, ...], Field(min_length=1)] = Field(description="Metrics of the table, by key.")
+    columns: Keys = Field(description="Metrics of the table, by key.")
     temperature: Finite | None = Field(None, description="The only one in table.md; null: all.")
     reference: Words | None = Field(
         None, description="Label of the model that others are compared with, input by input; null: not at all."

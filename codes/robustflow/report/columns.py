@@ -98,6 +98,11 @@ def lines(report: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def is_at(line: str, temperature: float | None) -> bool:
+    """Whether what `lines` calls so is shown where one temperature is asked for, or, None, all are."""
+    return temperature is None or line == NO_HEAT or float(line.partition(",")[0]) == temperature
+
+
 def keys_with_values(reports: Iterable[Mapping[str, Any]]) -> set[str]:
     """Keys that have a value at any temperature in any of the reports, each the content of a metrics.json."""
     return {

@@ -9,7 +9,7 @@ import pandas as pd
 
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
 from robustflow.report import seeds, tables
-from robustflow.report.columns import NO_HEAT, cell, column, lines, protocol_of
+from robustflow.report.columns import cell, column, is_at, lines, protocol_of
 from robustflow.report.ood import plot
 from robustflow.report.results import Results, reference
 from robustflow.utils.errors import UserError
@@ -37,23 +37,38 @@ def write(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], o
     if recipe.reference is not None:
         columns = found[0][1].columns
         text += f"\n{seeds.differences(models, recipe.reference, recipe.columns, columns, recipe.temperature)}"
-        seeds.write_inputs(models, recipe.columns, recipe.temperature, output / "inputs.csv")
-        plot(seeds.rank_failures(models, recipe.temperature), output / "ood.png")
+        seeds.write_inputs(models, recipe, output / "inputs.csv")
+        curves = seeds.rank_failures(models, recipe.temperature)
+        if curves:
+            plot(curves, output / "ood.png")
     if recipe.claims:
         text += f"\n{seeds.try_claims(recipe.claims, models, recipe.temperature)}"
     write_atomically(output / "table.md", text.encode())
     return text
 
 
-def require_measured(recipe: RecipeOptions, heats: Collection[float], sets: Collection[str]) -> None:
-    """Raise UserError if the temperature of a recipe, or a data set of its claims, is none of those that are tested."""
-    if recipe.temperature is not None and recipe.temperature not in heats:
-        raise UserError(
-            f"temperature: expected one of val.heats ({', '.join(map(str, heats))}), got {recipe.temperature}"
-        )
-    strange = [name for one in recipe.claims for name in one.sets or () if name not in sets]
-    if strange:
-        raise UserError(f"claims: expected data sets ({', '.join(sets)}), got {', '.join(dict.fromkeys(strange))}")
+def require_measured(
+    recipe: RecipeOptions, heats: Mapping[str, Collection[float]], sets: Mapping[str, Collection[str]]
+) -> None:
+    """Raise UserError for a temperature, or a data set of claims and published figures, that is not tested.
+
+    Args:
+        recipe: What is to be run.
+        heats: Temperatures by the label of a model; none of one that makes one image per input.
+        sets: Names of data sets by the label of a model.
+    """
+    for label, of_model in heats.items():
+        if recipe.temperature is not None and of_model and recipe.temperature not in of_model:
+            known = ", ".join(map(str, of_model))
+            raise UserError(f"temperature: expected one of val.heats ({known}) of {label}, got {recipe.temperature}")
+    wanted = [(str(run.label), "published", tuple(run.published)) for run in recipe.runs]
+    for one in recipe.claims:
+        wanted += [(label, "claims", one.sets or tuple(sets[one.model])) for label in one.labels]
+    for label, what, names in wanted:
+        strange = [name for name in names if name not in sets[label]]
+        if strange:
+            known = ", ".join(sets[label])
+            raise UserError(f"{what}: expected data sets of {label} ({known}), got {', '.join(strange)}")
 
 
 def require_known(recipe: RecipeOptions, metrics: Sequence[str]) -> None:
@@ -61,11 +76,17 @@ def require_known(recipe: RecipeOptions, metrics: Sequence[str]) -> None:
     unknown = [key for key in (*recipe.columns, *(one.metric for one in recipe.claims)) if key not in metrics]
     if unknown:
         raise UserError(f"columns: expected metrics ({', '.join(metrics)}), got {', '.join(dict.fromkeys(unknown))}")
-    labels = {run.label for run in recipe.runs}
-    named = [
-        recipe.reference,
-        *(name for one in recipe.claims for name in (one.model, one.below, one.not_above, one.beside)),
-    ]
+    published = {key for run in recipe.runs for of_set in run.published.values() for key in of_set}
+    if published - {*recipe.columns}:
+        raise UserError(
+            f"published: expected metrics of columns ({', '.join(recipe.columns)}), got "
+            f"{', '.join(sorted(published - {*recipe.columns}))}"
+        )
+    labels = [run.label for run in recipe.runs]
+    repeated = [str(label) for label in dict.fromkeys(labels) if labels.count(label) > 1]
+    if repeated:
+        raise UserError(f"runs: expected labels that differ, got {', '.join(repeated)} more than once")
+    named = [recipe.reference, *(label for one in recipe.claims for label in one.labels)]
     strange = [name for name in named if name is not None and name not in labels]
     if strange:
         raise UserError(f"claims, reference: expected labels of runs, got {', '.join(dict.fromkeys(strange))}")
@@ -144,7 +165,7 @@ def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]
         headers += [f"{one.label}{unit}", *([f"{one.label}, published"] if key in published else [])]
     body = []
     shown = recipe.temperature
-    chosen = frame["τ"].map(lambda heat: shown is None or heat == NO_HEAT or float(heat) == shown)
+    chosen = frame["τ"].map(lambda heat: is_at(heat, shown))
     for names, rows in frame[chosen].groupby(_NAMES, sort=False):
         by_key = rows.set_index("metric")
         texts = [str(name) for name in names]

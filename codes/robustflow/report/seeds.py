@@ -1,8 +1,7 @@
 """What several training seeds show together: intervals, paired differences, claims."""
 
 import math
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from robustflow.evaluation.metrics import Column
-from robustflow.options.recipe import Claim
+from robustflow.options.recipe import Claim, RecipeOptions
 from robustflow.report import tables
-from robustflow.report.columns import NO_HEAT, column, lines, signed
+from robustflow.report.columns import NO_HEAT, column, is_at, lines, signed
 from robustflow.report.results import Results
+from robustflow.report.results import reference as drawing
 from robustflow.utils.files import write_atomically
 
 Models = Mapping[str, Sequence[Results]]
@@ -23,6 +23,13 @@ _OVER_SAMPLES: dict[str, Any] = {
     "min": "min",
     "mean": "mean",
     "std": lambda values: values.std(ddof=0) if np.isfinite(values).all() else math.nan,
+}
+# Whether a sample fails, by the key of the rate of inputs that do.
+_FAILS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "pixel_error_pct": lambda rows: rows.pixel_errors > 0,
+    "inf_pct": lambda rows: rows.has_inf | rows.has_nan,
+    "infinite_pct": lambda rows: rows.has_inf,
+    "nan_pct": lambda rows: rows.has_nan,
 }
 LARGEST = ("max_residual", "max_abs")  # over all inputs, not means over them
 _NOTE = (
@@ -37,10 +44,11 @@ def by_input(run: Results, dataset: str, heat: str, key: str) -> pd.Series:
     rows = run.of_set(dataset, None if heat == NO_HEAT else heat)
     base, _, over = key.rpartition("_")
     images = rows.image
-    if key == "pixel_error_pct":
-        return 100.0 * (rows.pixel_errors > 0).groupby(images, sort=False).any()
-    if key == "inf_pct":
-        return 100.0 * (rows.has_inf | rows.has_nan).groupby(images, sort=False).any()
+    if key in _FAILS:
+        return 100.0 * _FAILS[key](rows).groupby(images, sort=False).any()
+    if key == "pixel_error_pixel_pct":
+        pixels = rows.groupby("image", sort=False)[["pixel_errors", "n_pixels"]].sum()
+        return 100.0 * pixels.pixel_errors / pixels.n_pixels
     if key in LARGEST:
         return rows.groupby("image", sort=False)[key].max()
     if key in rows:
@@ -75,12 +83,16 @@ def differences(
 ) -> str:
     """Markdown: a table of what each model differs by from the reference, paired by training seed and input."""
     shown = [key for key in keys if key not in LARGEST]
+    theirs = models[reference]
     body = [
-        [dataset, heat, label, *(_difference(runs, models[reference], dataset, heat, key) for key in shown)]
-        for dataset, heat in _places(models[reference][0], temperature)
+        [dataset, heat, label, *(_difference(runs, theirs, dataset, heat, key) for key in shown)]
+        for dataset, heat in _places(drawing([theirs[0], *(runs[0] for runs in models.values())]), temperature)
         for label, runs in models.items()
         if label != reference
     ]
+    body = [row for row in body if {*row[3:]} != {"–"}]
+    if not body:
+        return f"## Differences to {reference}\n\nNo figure is known and finite for every input.\n"
     headers = ["data set", "τ", "model", *(f"Δ {column(columns, key).label}" for key in shown)]
     table = tables.align(*drop_empty(body, headers), 3, "markdown")
     return f"## Differences to {reference}\n\n{table}\n\n{_NOTE.format(reference=reference)}\n"
@@ -93,9 +105,7 @@ def drop_empty(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> tuple[l
 
 
 def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str, heat: str, key: str) -> str:
-    own = [NO_HEAT if run.protocol.deterministic else heat for run in runs]
-    ours = [by_input(run, dataset, at, key) for run, at in zip(runs, own, strict=True)]
-    theirs = [by_input(run, dataset, heat, key) for run in others]
+    ours, theirs = ([by_input(run, dataset, _line(run, heat), key) for run in of] for of in (runs, others))
     found = pd.concat([our - their for our, their in zip(ours, theirs, strict=False)], axis=1)
     if len(found) == 0 or not np.isfinite(found.to_numpy(dtype=float)).all():
         return "–"
@@ -108,24 +118,30 @@ def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str
     return f"**{text}**" if abs(mean) > half else text
 
 
+def _line(run: Results, heat: str) -> str:
+    """What stands for a temperature among a run's figures."""
+    return NO_HEAT if run.protocol.deterministic else heat
+
+
 def _places(run: Results, temperature: float | None) -> Iterator[tuple[str, str]]:
     """Data sets and temperatures of a run."""
     for dataset in run.metrics["datasets"]:
         for heat in lines(run.metrics, dataset):
-            if temperature is None or heat == NO_HEAT or float(heat) == temperature:
+            if is_at(heat, temperature):
                 yield dataset, heat
 
 
-def write_inputs(models: Models, keys: Sequence[str], temperature: float | None, path: Path) -> None:
+def write_inputs(models: Models, recipe: RecipeOptions, path: Path) -> None:
     """Write a CSV file with a row per model, training seed, data set, temperature and input."""
     parts = []
     for label, runs in models.items():
         for number, run in enumerate(runs):
-            for dataset, heat in _places(run, temperature):
-                one = pd.DataFrame({key: by_input(run, dataset, heat, key) for key in keys})
+            seed = number if recipe.seeds is None else recipe.seeds[number]
+            for dataset, heat in _places(run, recipe.temperature):
+                one = pd.DataFrame({key: by_input(run, dataset, heat, key) for key in recipe.columns})
                 one = one.rename_axis("input").reset_index()
-                places = {"model": label, "seed": number, "data set": dataset, "τ": heat}
-                parts.append(one.assign(**places)[[*places, "input", *keys]])
+                places = {"model": label, "seed": seed, "data set": dataset, "τ": heat}
+                parts.append(one.assign(**places)[[*places, "input", *recipe.columns]])
     text = pd.concat(parts).to_csv(index=False, float_format="%.5g")
     write_atomically(path, text.encode())
 
@@ -158,27 +174,32 @@ def try_claims(claims: Sequence[Claim], models: Models, temperature: float | Non
     body = []
     for claim in claims:
         held = [_holds(claim, models, number, temperature) for number in range(len(models[claim.model]))]
-        text = f"{sum(held)} of {len(held)}"
+        text = "not measured" if None in held else f"{held.count(True)} of {len(held)}"
         body.append([claim.says, text if all(held) else f"**{text}**"])
     table = tables.align(body, ["claim", "holds with training seeds"], 1, "markdown")
     return f"## Claims\n\n{table}\n\nWith a training seed a claim holds if it does in each of its data sets.\n"
 
 
-def _holds(claim: Claim, models: Models, number: int, temperature: float | None) -> bool:
-    def figure(label: str, dataset: str, heat: str) -> float:
-        runs = models[label]
-        run = runs[min(number, len(runs) - 1)]
-        value = lines(run.metrics, dataset)[NO_HEAT if run.protocol.deterministic else heat].get(claim.metric)
-        return math.nan if value is None else float(value)
-
-    def compared(label: str, dataset: str, heat: str) -> float:
-        value = figure(label, dataset, heat)
-        return value if claim.beside is None else abs(value - figure(claim.beside, dataset, heat))
-
-    places = _places(models[claim.model][number], temperature)
-    chosen = [place for place in places if claim.sets is None or place[0] in claim.sets]
+def _holds(claim: Claim, models: Models, number: int, temperature: float | None) -> bool | None:
+    """Whether a claim holds with a training seed; None: a figure is not there."""
+    runs = {label: models[label][min(number, len(models[label]) - 1)] for label in claim.labels}
+    sets = claim.sets or runs[claim.model].metrics["datasets"]
+    places = [place for place in _places(drawing([*runs.values()]), temperature) if place[0] in sets]
+    found = {label: np.array([_figure(run, *place, claim.metric) for place in places]) for label, run in runs.items()}
+    if not places or any(np.isnan(values).any() for values in found.values()):
+        return None
+    if claim.beside is not None:
+        with np.errstate(invalid="ignore"):  # infinite ones differ by NaN, which is never less
+            found = {label: abs(values - found[claim.beside]) for label, values in found.items()}
+    ours = found[claim.model]
     if claim.at_most is not None:
-        return bool(chosen) and all(compared(claim.model, *place) <= claim.at_most for place in chosen)
-    other, compare = (claim.below, operator.lt) if claim.below is not None else (claim.not_above, operator.le)
-    assert other is not None
-    return bool(chosen) and all(compare(compared(claim.model, *place), compared(other, *place)) for place in chosen)
+        return bool((ours <= claim.at_most).all())
+    if claim.not_above is not None:
+        return bool((ours <= found[claim.not_above]).all())
+    return bool((ours < found[str(claim.below)]).all())
+
+
+def _figure(run: Results, dataset: str, heat: str, key: str) -> float:
+    figures = lines(run.metrics, dataset) if dataset in run.metrics["datasets"] else {}
+    value = figures.get(_line(run, heat), {}).get(key)
+    return math.nan if value is None else float(value)
