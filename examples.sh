@@ -238,7 +238,12 @@ mini() {
         echo "expected: bash examples.sh mini --data DIR, with bsds400, kodak24, urban20_x4, set5_x4, set14_x4 in DIR" >&2
         exit 2
     fi
-    [ -z "$data" ] || data=$(cd "$data" && pwd)
+    if [ -n "$data" ] && [ ! -d "$data" ]; then
+        echo "--data: expected a folder, got '$data'" >&2
+        exit 2
+    fi
+    [ -z "$data" ] || data=$(CDPATH='' cd -- "$data" && pwd)
+    setup
     MINI_DATA=${data:-$PWD} exec robustflow reproduce mini ${arguments[@]+"${arguments[@]}"}
 }
 
@@ -249,6 +254,7 @@ study() {
         exit 2
     fi
     shift 2
+    setup
     robustflow study "$kind" -opt "confs/$name.yml" "$@"
 }
 
@@ -259,6 +265,7 @@ reproduce() {
         echo "expected demo, test, docs, mini, bench, gpu, lowlight, latent, toy2d, remedies, study, a table or figure of confs/recipes, or one of: $(cd confs && ls ./*.yml | sed 's|^\./||; s|\.yml$||' | xargs); got '$name'" >&2
         exit 2
     fi
+    setup
     case $name in
         bicubic_* | esrgan_4x | rrdb_psnr_4x | box_4x*) ;; # nothing to train, or trained by others
         *) python train.py -opt "confs/$name.yml" --resume auto "$@" ;;
@@ -269,18 +276,22 @@ reproduce() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-    "") sed -n '2,17s/^# //p' "$0" ; exit 2 ;;
+    demo | docs | lowlight | latent | remedies)
+        [ $# -eq 0 ] || { echo "expected nothing after $command, got: $*" >&2; exit 2; } ;;
+esac
+case $command in
+    "") sed -n '2,17s/^# //p' examples.sh; exit 2 ;;
     demo) setup; demo ;;
     test) setup test; check "$@" ;;
     docs) setup docs; docs ;;
-    study) setup; study "$@" ;;
+    study) study "$@" ;;
     toy2d | toy2d_paper) setup; python train.py -opt "confs/$command.yml" "$@" ;;
     remedies) setup; remedies ;;
     lowlight) setup; lowlight ;;
     latent) setup; latent ;;
     gpu) python -c "import robustflow.models" 2> /dev/null || setup test; gpu "$@" ;;
-    mini) setup; mini "$@" ;;
+    mini) mini "$@" ;;
     soft_affine | table1 | tableS1 | tableS2 | figS1 | srflow_figs | lowlight_figs) setup; exec robustflow reproduce "$command" "$@" ;;
     bench) setup; python -m benchmarks "$@" ;;
-    *) setup; reproduce "$command" "$@" ;;
+    *) reproduce "$command" "$@" ;;
 esac

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 
 import pytest
 import readme
@@ -51,3 +53,28 @@ def test_every_path_that_contributors_are_told_of_exists():
     roots = (readme.ROOT, readme.ROOT / "codes" / "robustflow")
     missing = [name for name in named if not any((root / name).exists() for root in roots)]
     assert len(named) > 15 and missing == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "bash examples.sh mini --data DIR"),
+        (["no_such"], "or one of: demo; got 'no_such'"),
+        (["study", "temperature", "no_such"], "expected: bash examples.sh study temperature"),
+        (["mini"], "expected: bash examples.sh mini --data DIR"),
+        (["mini", "--data"], "expected: bash examples.sh mini --data DIR"),
+        (["mini", "--data", "no such"], "--data: expected a folder, got 'no such'"),
+        (["demo", "affine"], "expected nothing after demo, got: affine"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told_before_anything_is_installed(tmp_path, words, message):
+    place = tmp_path / "check out"
+    (place / "confs").mkdir(parents=True)
+    (place / "confs" / "demo.yml").touch()
+    shutil.copy(readme.ROOT / "examples.sh", place)
+    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    command = ["bash", "check out/examples.sh", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and message in done.stdout + done.stderr
+    assert {file.name for file in place.iterdir()} == {"confs", "examples.sh"}
