@@ -186,6 +186,20 @@ def test_what_is_not_tested_ends_a_recipe_before_the_start(place, caplog, more, 
 
 
 @pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("model: bicubic", "nowhere: expected a folder of images"),
+        ("path: {model_path: nowhere.safetensors}", "nowhere.safetensors: expected a .safetensors or .pth file"),
+    ],
+)
+def test_what_is_tested_without_training_is_there_before_the_start(place, caplog, more, message):
+    Path("other.yml").write_text(f"base: flow.yml\nname: other\n{more}\n")
+    Path("recipe.yml").write_text(RECIPE.replace("runs:\n", "runs:\n  - {options: other.yml}\n"))
+    assert reproduce.main(["recipe.yml"]) == 2
+    assert message in caplog.text and "checking" not in caplog.text
+
+
+@pytest.mark.parametrize(
     ("before", "after", "message"),
     [
         ("held out: {psnr", "held in: {psnr", "published: expected data sets of affine (held out), got held in"),

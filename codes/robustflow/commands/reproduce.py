@@ -24,7 +24,7 @@ from robustflow.commands import miniature
 from robustflow.commands.arguments import Parser, path, require_at_least
 from robustflow.evaluation import metrics
 from robustflow.evaluation.description import list_columns
-from robustflow.models import data_sets
+from robustflow.models import data_sets, weights
 from robustflow.options.load import Assignment, load, load_recipe
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
 from robustflow.options.schema import RunOptions
@@ -141,6 +141,7 @@ def _reproduce(chosen: argparse.Namespace) -> None:
     first = [job for job in jobs if job.seed == seeds[0]]
     recipe = recipe.model_copy(update={"runs": tuple(job.given for job in first)})
     _require_tested(recipe, first)
+    _require_present(first)
     places = {"output": [str(output)], "results": [str(job.results) for job in jobs]}
     places["first"] = [str(job.results) for job in first]
     fill = partial(_fill, recipe.small if chosen.small else {}, places)
@@ -178,6 +179,16 @@ def _require_tested(recipe: RecipeOptions, jobs: Sequence[Job]) -> None:
     reproduction.require_measured(recipe, heats, sets)
 
 
+def _require_present(jobs: Sequence[Job]) -> None:
+    """Raise UserError if weights or test sets are missing of what is not trained: no check of a training finds it."""
+    for options in (job.options for job in jobs if not job.is_trained):
+        file = options.path.model_path
+        if file is not None and not Path(file).is_relative_to(options.path.experiments):
+            weights.locate(file)
+        for dataset in data_sets.select_tested(options).values():
+            data_sets.evaluation_set(options, dataset)
+
+
 def _locate(recipe: str) -> Path:
     named = Path(recipe) if recipe.endswith((".yml", ".yaml")) else RECIPES / f"{recipe}.yml"
     shipped = packaged.find("confs", named) if named.is_relative_to(RECIPES) else None
@@ -185,7 +196,7 @@ def _locate(recipe: str) -> Path:
     if place is None:
         folders = (RECIPES, packaged.folder("confs") / RECIPES.name)
         known = ", ".join(sorted({file.stem for folder in folders for file in folder.glob("*.yml")}))
-        raise UserError(f"{recipe}: expected a recipe ({known}) or a file that ends in .yml")
+        raise UserError(f"{recipe}: expected a recipe ({known}) or an existing file that ends in .yml")
     return place
 
 
