@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from scipy import stats
 
 from robustflow.commands import compare as command
 from robustflow.report import columns, compare, gallery, paired, tables
+from robustflow.report.application import Outcome
 from robustflow.report.results import read
 from robustflow.utils.errors import UserError
 
@@ -175,3 +177,14 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     ):
         runs = [read(results_folder.make(tmp_path / f"{k}{name}", name)) for k, name in enumerate(names)]
         assert compare.names_of(runs) == shown
+
+
+def test_markdown_tables_keep_their_rows_and_columns():
+    rows = [["a|b", "two\nlines", "1"]]
+    found = [
+        tables.align(rows, ["data set", "model", "max |value|"], 2, "markdown"),
+        Outcome("", {"": [["file", "model", "max |value|"], *rows]}, {}).text(),
+    ]
+    for text in found:
+        assert [len(re.findall(r"(?<!\\)\|", line)) for line in text.strip().splitlines()] == [4, 4, 4]
+        assert r"max \|value\|" in text and r"a\|b" in text and "two lines" in text

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from tabulate import tabulate
 from torch import Tensor
 
 from robustflow.evaluation.description import versions
@@ -15,6 +14,7 @@ from robustflow.models import Model
 from robustflow.report import pictures, sheet
 from robustflow.report.pages import render
 from robustflow.report.sections import Section
+from robustflow.report.tables import align
 from robustflow.utils.files import write_atomically
 
 _NOTE = "Grey: N(0, 1). The outermost bins hold all that lies beyond them."
@@ -35,9 +35,7 @@ class Outcome(NamedTuple):
 
     def text(self) -> str:
         """The tables for the screen, in Markdown."""
-        made = {
-            title: tabulate(rows[1:], rows[0], "github", disable_numparse=True) for title, rows in self.tables.items()
-        }
+        made = {title: align(rows[1:], rows[0], len(rows[0]), "markdown") for title, rows in self.tables.items()}
         return "\n\n".join(f"{title}\n{table}".strip() for title, table in made.items())
 
 

@@ -128,9 +128,16 @@ def latex(text: str) -> str:
     return r"$\infty$" if text == "inf" else "".join(_LATEX.get(character, character) for character in text)
 
 
+def markdown(text: str) -> str:
+    """Text as a cell of a Markdown table."""
+    return " ".join(text.splitlines()).replace("|", r"\|")
+
+
 def align(rows: Sequence[Sequence[str]], headers: Sequence[str], n_texts: int, style: str) -> str:
-    """Table whose first columns are texts and whose others are numbers, aligned right."""
+    """Table whose first columns are texts and whose others are numbers, aligned right; Markdown is escaped here."""
     alignment = ["left"] * n_texts + ["right"] * (len(headers) - n_texts)
+    if style == "markdown":
+        headers, *rows = ([markdown(text) for text in row] for row in (headers, *rows))
     return tabulate(rows, headers, _STYLES.get(style, style), disable_numparse=True, colalign=alignment)
 
 

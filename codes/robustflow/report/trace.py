@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from robustflow.evaluation.records import to_json
 from robustflow.report import plots
+from robustflow.report.tables import align
 from robustflow.utils.files import write_atomically
 
 _RANGE = (1e-20, 1e20)  # beyond it, values are drawn at its ends
@@ -91,7 +91,7 @@ def _kinds_table(sets: Mapping[str, Any]) -> str:
 
 def _align(rows: Mapping[str, Mapping[str, str]]) -> str:
     headers = ["data set", *next(iter(rows.values()))]
-    return tabulate([[name, *row.values()] for name, row in rows.items()], headers, "github", disable_numparse=True)
+    return align([[name, *row.values()] for name, row in rows.items()], headers, len(headers), "markdown")
 
 
 def _shorten(value: float) -> str:
