@@ -64,8 +64,8 @@ def test_recipe_is_right(file):
     assert starts <= {command.split()[0] for command in commands}
     for small in (False, True):
         jobs = [Job(file, given, None, small=small) for given in (*recipe.encoders, *recipe.runs)]
-        reproduce._require_places(jobs, Path("out"))
         tested = jobs[len(recipe.encoders) :]
+        reproduce._require_places(jobs[: len(recipe.encoders)], tested, Path("results", file.stem))
         reproduce._require_tested(recipe.model_copy(update={"runs": tuple(job.given for job in tested)}), tested)
         experiments = {str(job.experiment) for job in jobs}
         for job in jobs:

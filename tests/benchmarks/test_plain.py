@@ -1,4 +1,5 @@
 import pytest
+import tiny
 import torch
 from benchmarks import networks, plain_maps
 from benchmarks.measure import interleaved
@@ -158,3 +159,9 @@ def test_plain_way_computes_what_the_published_networks_do(name):
         log_prob = plain.encode(gt, lr, noise)[1]
         assert difference(bits_per_position(log_prob, gt), call["f64"]["fwd"]["nll"]) <= 1e-12
         assert difference(plain.decode(latents, lr, noise)[0], call["f64"]["rev_rand"]["sr"]) <= 1e-12
+
+
+def test_soft_split_priors_have_no_opponent():
+    flow = tiny.built(tiny.options(split={"correct_splits": True, "soft": 3.0}), 0.1).flow
+    with pytest.raises(TypeError, match="expected split priors that scale, got soft ones"):
+        networks.plain_of(flow)

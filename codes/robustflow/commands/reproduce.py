@@ -137,7 +137,7 @@ def _reproduce(chosen: argparse.Namespace) -> None:
     seeds = recipe.seeds or (None,)
     jobs = [Job(file, given, seed, small=chosen.small) for given in recipe.runs for seed in seeds]
     output = chosen.output or Path(jobs[0].options.path.results) / name
-    _require_places([*encoders, *jobs], output)
+    _require_places(encoders, jobs, output)
     first = [job for job in jobs if job.seed == seeds[0]]
     recipe = recipe.model_copy(update={"runs": tuple(job.given for job in first)})
     _require_tested(recipe, first)
@@ -200,15 +200,16 @@ def _locate(recipe: str) -> Path:
     return place
 
 
-def _require_places(jobs: Sequence[Job], output: Path) -> None:
+def _require_places(encoders: Sequence[Job], jobs: Sequence[Job], output: Path) -> None:
     """Raise UserError if runs that differ are to be in one folder, or the table in that of a run or in a file."""
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: expected a folder for the table, got a file; choose another --output")
-    first: dict[str, Job] = {}
     for job in jobs:
-        name = job.options.name
         if job.results.resolve() == output.resolve():
-            raise UserError(f"{output}: expected a folder apart from that of run '{name}'; see --output")
+            raise UserError(f"{output}: expected a folder apart from that of run '{job.options.name}'; see --output")
+    first: dict[str, Job] = {}
+    for job in (*encoders, *jobs):
+        name = job.options.name
         if first.setdefault(name, job).options != job.options:
             raise UserError(f"'{name}' names two runs that differ: give one of them a name of its own")
 
