@@ -2,10 +2,13 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from robustflow.commands import reproduce
+from robustflow.options.load import load_recipe
 from robustflow.testing import check_elementwise
 
 NAME = "benchmarks.robust_maps"
@@ -48,3 +51,13 @@ def test_soft_actnorm_is_set_by_the_first_batch_and_inverts(variants):
     assert norm.initialized and norm.logs.grad.abs().min() > 0 and norm.bias.grad.abs().min() > 0
     z = model.eval().encode(hr, lr)
     torch.testing.assert_close(model.decode(z, lr), hr)
+
+
+def test_the_recipe_is_right(variants, monkeypatch):
+    file = Path(variants.__file__).with_suffix(".yml")
+    monkeypatch.chdir(file.parents[1])
+    recipe = load_recipe(file)
+    jobs = [reproduce.Job(file, given, 0, small=False) for given in recipe.runs]
+    reproduce._require_tested(recipe, jobs)
+    assert len({job.options.name for job in jobs}) == len(jobs)
+    assert {job.options.network_G.flow.coupling.type for job in jobs} > {"many_knots", "soft_affine", "rq_spline"}
