@@ -199,7 +199,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     ("script", "mistakes"),
     [
         ("train.py", ["nowhere.state"]),
-        ("test.py", ["experiments/demo: expected a .safetensors or .pth file, or an", "train first, or correct path."]),
+        ("test.py", ["experiments/demo: expected a .safetensors or .pth file, ", "train first, or correct path."]),
     ],
 )
 def test_a_checkout_runs_without_installation_from_anywhere(tmp_path, script, mistakes):

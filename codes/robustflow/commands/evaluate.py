@@ -23,7 +23,7 @@ from robustflow.options.schema import RunOptions
 from robustflow.report import pages, tables
 from robustflow.report import trace as trace_report
 from robustflow.utils import distributed, locks
-from robustflow.utils.answer import answer
+from robustflow.utils.answer import answering
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -46,35 +46,36 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
     usual = own if input_path is None else own / "input"
     folder = usual if output is None else Path(output)
 
-    def work() -> None:
+    with (
+        distributed.joined(),
+        answering(
+            memory=partial(memory_advice.of_sampling, options),
+            interrupted="interrupted; the same command goes on where it was",
+            alone=trace,
+        ) as reply,
+        distributed.announcing(),
+    ):
         if trace:
-            text = _trace(options, input_path, folder / "trace")
+            data_sets.require_apart(options, input_path, folder, folder / "trace")
+            with locks.hold(locks.within(folder / "trace"), folder / "trace"):
+                text = _trace(options, input_path, folder / "trace")
         else:
             text = tables.table(evaluate(options, input_path, folder))
         if distributed.is_main():
             print(text)  # noqa: T201
-
-    with distributed.joined():
-        return answer(
-            work,
-            memory=partial(memory_advice.of_sampling, options),
-            interrupted="interrupted; the same command goes on where it was",
-            alone=trace,
-        )
+    return reply.status
 
 
 def _trace(options: RunOptions, input_path: str | None, folder: Path) -> str:
     """Trace the layers on the data sets; the reference is the validation set, or else the first. Returns trace.md."""
-    data_sets.require_apart(options, input_path, folder.parent, folder)
-    with locks.hold(locks.within(folder), folder):
-        model, sets = require_flow(load_model(options), "--trace"), _data_sets(options, input_path)
-        log.info("%s: %s", model.options.name, model.file)
-        if "val" in options.datasets:
-            name = options.datasets["val"].name or "validation"
-            if name in sets:
-                raise UserError(f"datasets.val.name: '{name}' names two data sets")
-            sets = {name: data_sets.evaluation_set(options, options.datasets["val"]), **sets}
-        return trace_report.write(folder, trace_layers(model, sets))
+    model, sets = require_flow(load_model(options), "--trace"), _data_sets(options, input_path)
+    log.info("%s: %s", model.options.name, model.file)
+    if "val" in options.datasets:
+        name = options.datasets["val"].name or "validation"
+        if name in sets:
+            raise UserError(f"datasets.val.name: '{name}' names two data sets")
+        sets = {name: data_sets.evaluation_set(options, options.datasets["val"]), **sets}
+    return trace_report.write(folder, trace_layers(model, sets))
 
 
 def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[str, Any]:

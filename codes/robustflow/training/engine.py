@@ -12,7 +12,7 @@ from robustflow.training import check as trial
 from robustflow.training.loop import finish, iterate
 from robustflow.training.preparation import prepare
 from robustflow.utils import distributed
-from robustflow.utils.answer import DONE, INTERRUPTED, answer
+from robustflow.utils.answer import DONE, INTERRUPTED, answering
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -22,27 +22,26 @@ def run(options: RunOptions, *, check: bool = False) -> int:
 
     Started by torchrun, train together with its other processes. With ``check`` only try whether all is right.
     """
-    with distributed.joined():
-        return answer(
-            partial(_train, options, check=check),
-            memory=partial(memory_advice.of_training, options),
-            interrupted="interrupted at once; go on from the newest checkpoint with --resume auto",
-            alone=check,
-        )
 
-
-def _train(options: RunOptions, *, check: bool) -> int:
-    _require_weights(options)
-    for folder in ("models", "training_state", "tensorboard", "non_finite", "checksums"):
-        require_inside(Path(options.path.experiments, options.name), folder)
-    if distributed.is_main():
-        checks.warn(options.datasets, options.scale, used="train")
-    if check:
-        print(trial.check(options))  # noqa: T201
-        return DONE
-    with prepare(options) as run:
-        iterate(run)
-        return DONE if finish(run) else INTERRUPTED
+    memory = partial(memory_advice.of_training, options)
+    interrupted = "interrupted at once; go on from the newest checkpoint with --resume auto"
+    with (
+        distributed.joined(),
+        answering(memory=memory, interrupted=interrupted, alone=check) as reply,
+        distributed.announcing(),
+    ):
+        _require_weights(options)
+        for folder in ("models", "training_state", "tensorboard", "non_finite", "checksums"):
+            require_inside(Path(options.path.experiments, options.name), folder)
+        if distributed.is_main():
+            checks.warn(options.datasets, options.scale, used="train")
+        if check:
+            print(trial.check(options))  # noqa: T201
+        else:
+            with prepare(options) as run:
+                iterate(run)
+                reply.status = DONE if finish(run) else INTERRUPTED
+    return reply.status
 
 
 def _require_weights(options: RunOptions) -> None:

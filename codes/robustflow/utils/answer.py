@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from robustflow.utils import distributed
 from robustflow.utils.errors import RunFailed, UserError
@@ -24,10 +25,20 @@ INTERRUPTED = 130
 # Seconds that a silent process leaves the first one to speak: torchrun ends all of them once one has ended.
 PATIENCE = 10
 # What files and folders can be at fault for; any other failed system call is a fault of ours.
-_FAULTS_OF_FILES = (
-    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP),
-    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
-)
+_FAULTS_OF_FILES = [
+    "EACCES",
+    "EDQUOT",
+    "EEXIST",
+    "EFBIG",
+    "EIO",
+    "EISDIR",
+    "ELOOP",
+    "ENAMETOOLONG",
+    "ENOSPC",
+    "ENOTDIR",
+    "EPERM",
+    "EROFS",
+]
 # As torch words it: on GPUs, on CPUs, and for loader processes that the system ended.
 _OF_MEMORY = (
     "out of memory",
@@ -42,52 +53,60 @@ _OF_MEMORY = (
 log = logging.getLogger(__name__)
 
 
-def answer(
-    work: Callable[[], int | None],
-    *,
-    memory: Callable[[], str] = str,
-    interrupted: str = "interrupted",
-    alone: bool = True,
-) -> int:
-    """Do the work of a command, which returns its exit status, or None for `DONE`; return that status.
+class Reply:
+    """The exit status of a command whose work is under way."""
 
-    Mistakes and failures are answered with a message on stderr; what is neither is a fault of ours and raised.
+    status: int = DONE
+
+
+@contextlib.contextmanager
+def answering(
+    *, memory: Callable[[], str] = str, interrupted: str = "interrupted", alone: bool = True
+) -> Iterator[Reply]:
+    """Answer mistakes and failures of the work inside with a message on stderr; give the reply with its exit status.
 
     Args:
-        work: What to do.
         memory: Called where memory does not suffice; says what to lower.
         interrupted: What to say when Ctrl-C ends the work.
         alone: One process computes it; several, as torchrun starts them, are a mistake.
+
+    Raises:
+        Exception: whatever is neither: a fault of ours, whose traceback is wanted.
     """
     print_messages()
+    reply = Reply()
     try:
         if alone:
             require_one_process()
-        with distributed.announcing():
-            status = work()
+        yield reply
         _flush_output()
-        return status or DONE
     except UserError as error:
-        return _tell(MISTAKE, message_of(error))
+        reply.status = _tell(MISTAKE, message_of(error))
     except RunFailed as error:
-        return _tell(FAILED, str(error))
+        reply.status = _tell(FAILED, str(error))
     except BrokenPipeError:
         _discard_output()  # as of `_flush_output`, where more is printed than a pipe holds
-        return DONE
     except OSError as error:
-        if error.errno not in _FAULTS_OF_FILES:
+        if errno.errorcode.get(error.errno or 0) not in _FAULTS_OF_FILES:
             raise
         # What has no name is what the command prints to: its standard output, led to a file.
         place = error.filename or "output"
-        return _tell(MISTAKE, f"{place}: cannot be used: {error.strerror}; choose another place or make room")
+        reply.status = _tell(MISTAKE, f"{place}: cannot be used: {error.strerror}; choose another place or make room")
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return _tell(FAILED, "\n  ".join(filter(None, [f"too little memory: {reason}", memory()])))
+        reply.status = _tell(FAILED, "\n  ".join(filter(None, [f"too little memory: {reason}", memory()])))
     except KeyboardInterrupt:
         log.error(interrupted)
-        return INTERRUPTED
+        reply.status = INTERRUPTED
+
+
+def answer(work: Callable[[], int | None], **how: Any) -> int:
+    """Do the work of a command, which returns its own status, or None for `DONE`; see `answering`."""
+    with answering(**how) as reply:
+        reply.status = work() or DONE
+    return reply.status
 
 
 @contextlib.contextmanager
