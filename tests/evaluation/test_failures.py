@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 
 from robustflow.evaluation.metrics import Sample, Target
@@ -87,3 +88,9 @@ def test_intervals_of_none_and_of_all_end_at_the_bounds(n):
 def test_intervals_of_what_cannot_be(successes, n):
     with pytest.raises(ValueError, match="must"):
         wilson(successes, n)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (1, 3), (7, 24), (24, 24), (5, 100_000)])
+def test_wilson_interval_is_that_of_scipy(successes, n):
+    expected = scipy.stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson(successes, n) == pytest.approx([100 * expected.low, 100 * expected.high], rel=1e-12, abs=1e-12)

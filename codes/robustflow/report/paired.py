@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from robustflow.evaluation.metrics import Column
 from robustflow.report.columns import NO_HEAT, columns_at, signed
@@ -57,7 +57,7 @@ def interval(differences: pd.Series) -> str:
     known = differences.dropna()
     text = signed(known.mean())
     if len(known) > 1:
-        half = stats.t.ppf(0.975, len(known) - 1) * known.sem()
+        half = stdtrit(len(known) - 1, 0.975) * known.sem()
         text += f" [{signed(known.mean() - half)}, {signed(known.mean() + half)}]"
     return f"{text} (n = {len(known)})"
 
@@ -67,10 +67,12 @@ def count_failures(failed: pd.DataFrame) -> str:
 
     p: how likely so uneven a split of the images that fail in one run alone is, were either equally likely.
     """
+    from scipy.stats import binomtest  # half a second, for comparisons alone
+
     first, other = failed["first"].astype(bool), failed["other"].astype(bool)
     counts = [int(part.sum()) for part in (first & other, first & ~other, ~first & other, ~first & ~other)]
     n = counts[1] + counts[2]
-    p_value = stats.binomtest(counts[1], n).pvalue if n > 0 else 1.0
+    p_value = binomtest(counts[1], n).pvalue if n > 0 else 1.0
     return f"{' / '.join(map(str, counts))} (p = {p_value:.2g})"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from robustflow.evaluation.metrics import Column
 from robustflow.options.recipe import Claim, RecipeOptions
@@ -75,7 +75,7 @@ def half_interval(of_seeds: pd.Series, of_inputs: pd.Series) -> float:
     total = variances.sum()
     if total == 0:
         return 0.0
-    return math.sqrt(total) * float(stats.t.ppf(0.975, total**2 / (variances**2 / freedoms).sum()))
+    return math.sqrt(total) * float(stdtrit(total**2 / (variances**2 / freedoms).sum(), 0.975))
 
 
 def differences(
