@@ -1,6 +1,6 @@
 """Variants of robust maps that were tried and are no part of the package: ``plugins: [benchmarks.robust_maps]``.
 
-`bash examples.sh soft_affine` trains them beside the package's own; docs/soft-affine.md says what came of it.
+`robust_maps.yml` beside this file trains them and the package's own; docs/soft-affine.md says what came of it.
 """
 
 import math
@@ -10,7 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustflow.bijections.base import Elementwise, InverseBound
+from robustflow.bijections.actnorm import ActNorm
+from robustflow.bijections.base import Elementwise, InverseBound, sum_per_item
+from robustflow.bijections.elementwise import SoftAffine
 from robustflow.bijections.elementwise.soft_affine import scale_softly, unscale_softly
 from robustflow.bijections.injector import Injector
 from robustflow.flows.step import FlowStep
@@ -28,16 +30,15 @@ class _SoftAffineOfB(Elementwise):
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log|dy/dx|."""
-        return scale_softly(x + params[:, 0], torch.sigmoid(params[:, 1] + 2) + self.eps, self.B)
+        return SoftAffine.evaluate(x, params.movedim(1, -2), self.B, self.eps)
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and log|dx/dy|."""
-        u, log_slope = unscale_softly(y, torch.sigmoid(params[:, 1] + 2) + self.eps, self.B)
-        return u - params[:, 0], log_slope
+        return SoftAffine.invert(y, params.movedim(1, -2), self.B, self.eps)
 
     def inverse_bound(self) -> InverseBound:
-        """As that of `SoftAffine`."""
-        return InverseBound(1.0, 2 * float(self.B.detach()) * (1 - self.eps))
+        """That of `SoftAffine`."""
+        return SoftAffine(float(self.B.detach()), self.eps).inverse_bound()
 
 
 class LearnedOptions(Options):
@@ -164,31 +165,28 @@ class ManyKnots(Elementwise):
 class SoftNormInjector(Injector):
     """An injector after a soft ActNorm: slope exp(logs) at −b and 1 far beyond ±B, set by the first training batch."""
 
-    initialized: Tensor
-
     def __init__(self, inner: Injector, channels: int, bound: float) -> None:
         super().__init__(inner.elementwise, inner.network)
-        self.B = bound
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.logs = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.register_buffer("initialized", torch.tensor(False))
+        self.norm, self.B = ActNorm(channels), bound
 
     def transform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (n·b, c, h, w); return z and log|det|, (n·b,)."""
-        if self.training and not self.initialized:
-            with torch.no_grad():
-                self.bias.copy_(-x.mean((0, 2, 3), keepdim=True)[0])
-                self.logs.copy_(-torch.log(x.std((0, 2, 3), correction=0, keepdim=True)[0] + 1e-6))
-                self.initialized.fill_(True)
-        x, log_slope = scale_softly(x + self.bias, torch.exp(self.logs), self.B)
+        if self.training:
+            self.norm.initialize_once(x)
+        bias, slope = self._bias_and_slope()
+        x, log_slope = scale_softly(x + bias, slope, self.B)
         z, log_det = super().transform(x, params)
-        return z, log_det + log_slope.flatten(1).sum(1)
+        return z, log_det + sum_per_item(log_slope)
 
     def untransform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``transform``; return x and log|det| of the inverse, (n·b,)."""
         z, log_det = super().untransform(z, params)
-        x, log_slope = unscale_softly(z, torch.exp(self.logs), self.B)
-        return x - self.bias, log_det + log_slope.flatten(1).sum(1)
+        bias, slope = self._bias_and_slope()
+        x, log_slope = unscale_softly(z, slope, self.B)
+        return x - bias, log_det + sum_per_item(log_slope)
+
+    def _bias_and_slope(self) -> tuple[Tensor, Tensor]:
+        return self.norm.bias[:, None, None], torch.exp(self.norm.logs)[:, None, None]
 
 
 class SoftNormOptions(FSNCSROptions):

@@ -12,7 +12,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from robustflow.former import Finder
+from robustflow.utils.former import Finder
 
 if TYPE_CHECKING:
     from robustflow.bijections.elementwise import Affine, ExpAffine, InverseAffine, RationalQuadratic, SoftAffine

@@ -3,7 +3,7 @@
 import sys
 
 from robustflow.cli import main
-from robustflow.former import COMMANDS
+from robustflow.utils.former import COMMANDS
 
 if __name__ == "__main__":
     former = [COMMANDS[__spec__.name]] if __spec__ is not None and __spec__.name in COMMANDS else []

@@ -59,13 +59,13 @@ class SoftAffine(AnalyticElementwise):
         return InverseBound(1.0, 2 * self.B * (1 - self.eps))
 
     @staticmethod
-    def evaluate(x: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(x: Tensor, params: Tensor, *constants: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return y and log c'(x)."""
         (t, s_hat), (bound, eps) = params.unbind(-2), constants
         return scale_softly(x + t, torch.sigmoid(s_hat + 2) + eps, bound)
 
     @staticmethod
-    def invert(y: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
+    def invert(y: Tensor, params: Tensor, *constants: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return x = c⁻¹(y) and −log c'(x): the root of the quadratic without cancellation."""
         (t, s_hat), (bound, eps) = params.unbind(-2), constants
         u, log_slope = unscale_softly(y, torch.sigmoid(s_hat + 2) + eps, bound)

@@ -29,4 +29,4 @@ class Finder:
         """Return the spec of a former module or package; None for others."""
         if name == "robustflow.applications":
             return ModuleSpec(name, None, is_package=True)
-        return spec_from_file_location(name, Path(__file__).with_name("__main__.py")) if name in COMMANDS else None
+        return spec_from_file_location(name, Path(__file__).parents[1] / "__main__.py") if name in COMMANDS else None
