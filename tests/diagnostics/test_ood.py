@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import math
@@ -294,11 +295,11 @@ def test_a_file_says_what_its_mean_is_of(saved, score):
 def test_an_earlier_file_does_not(saved, model, score):
     path = mahalanobis.file_beside(saved)
     tensors, metadata = weights.read(path)
-    later = ("covariance", "n_features", "mean_score_of", "in_sample_mean")
+    later = ("covariance", "n_features", "mean_score_of", "in_sample_mean", "least_colour")
     values = {key: value for key, value in json.loads(metadata["values"]).items() if key not in later}
     path.write_bytes(safetensors.torch.save(tensors, {**metadata, "values": json.dumps(values)}))
     found = mahalanobis.load_beside(saved, model.encoder)
-    assert found.mean_score == score.mean_score and found.in_sample_mean is None
+    assert found.mean_score == score.mean_score and found.in_sample_mean is found.least_colour is None
     text = describe_ood_fit(found.describe())
     assert "8 features, covariance shrunk by" in text  # which follow from what it holds
     assert text.endswith(f"their mean score {score.mean_score:.4g} (in or out of sample: not recorded)")
@@ -356,14 +357,42 @@ def test_one_line_warns_of_all_inputs_of_a_set_in_the_upper_percent():
     assert mahalanobis.unlike(score, {"a": 989.0}) == {}
     found = mahalanobis.unlike(score, {"a": 989.0, "b": 991.0, "c": 1e6, "d": math.nan})
     assert list(found) == ["d", "c", "b"]
-    assert mahalanobis.warning("set", {}, 3) is None
-    assert mahalanobis.warning("set", {"c": 1e6, "b": 991.0}, 3, "affine") == (
+    assert not [*mahalanobis.warnings("set", {}, {}, 3)]
+    assert [*mahalanobis.warnings("set", {"c": 1e6, "b": 991.0}, {}, 3, "affine")] == [
         "set: 2 of 3 inputs have an OOD score above 99 % of the training patches, the highest 1e+06 (c): the model may "
         "fail there (coupling affine can explode); the report lists them"
-    )
-    assert "(coupling exp_affine can explode)" in mahalanobis.warning("set", found, 4, "exp_affine")
-    for stable in ("rq_spline", "soft_affine"):
-        assert "explode" not in mahalanobis.warning("set", found, 4, stable)
+    ]
+    for coupling in ("exp_affine", "rq_spline", "soft_affine"):
+        (line,) = mahalanobis.warnings("set", found, {}, 4, coupling)
+        assert ("(coupling exp_affine can explode)" in line) == (coupling == "exp_affine")
+
+
+def test_one_line_warns_of_all_inputs_of_a_set_with_less_colour_than_the_training_patches(score):
+    flat = torch.zeros(1)
+    earlier = mahalanobis.OODScore(flat, flat, torch.linspace(0, 1000, 1001), 500.0, 0.0, 20, 40, 4, "")
+    assert mahalanobis.pale(earlier, {"a": 0.0}) == {}  # not recorded
+    found = mahalanobis.pale(dataclasses.replace(earlier, least_colour=0.05), {"a": 0.049, "b": 0.0, "c": 0.05})
+    assert found == {"b": 0.0, "a": 0.049} and [*found] == ["b", "a"]
+    assert [*mahalanobis.warnings("set", {}, found, 3, "affine")] == [
+        "set: 2 of 3 inputs have less colour than 99 % of the training patches, the least 0 (b; grey has 0): the model "
+        "may tint them; the report lists them"
+    ]
+
+
+def test_colourfulness_by_its_formula(score, model):
+    image = torch.rand(3, 6, 12, generator=torch.Generator().manual_seed(0))
+    red, green, blue = image.double().numpy()
+    expected = []
+    for columns in (slice(0, 8), slice(4, 12)):  # patches of 8 x 8, mirrored below
+        opponents = (red - green, (red + green) / 2 - blue)
+        parts = [np.pad(x[:, columns], ((0, 2), (0, 0)), mode="symmetric") for x in opponents]
+        spread, mean = (np.hypot(*(f(x) for x in parts)) for f in (np.std, np.mean))
+        expected.append(spread + 0.3 * mean)
+    value, colour = score.bind(model)(image)
+    assert colour == pytest.approx(np.mean(expected), rel=1e-12)
+    assert value == score.of_image(model, image).mean().item()
+    grey = image[:1].expand(3, -1, -1)
+    assert score.bind(model)(grey)[1] == 0
 
 
 def test_fit_and_save_says_what_it_did(model, saved, caplog):

@@ -64,10 +64,13 @@ def test_text_and_noise_are_unlike_what_it_was_trained_on_and_photographs_are_no
     score = mahalanobis.load_beside(model.file, model.encoder)
 
     def is_unlike(lr):
-        return bool(mahalanobis.unlike(score, {"x": float(score.of_image(model, lr).mean())}))
+        value, colour = score.bind(model)(lr)
+        return bool(mahalanobis.unlike(score, {"x": value}) or mahalanobis.pale(score, {"x": colour}))
 
     photographs = [downsample(to_float(BundledSource("test", 4).pair(k)[0])[None], 4)[0] for k in range(3)]
     assert not any(map(is_unlike, photographs))
     noise = torch.randn(photographs[0].shape, generator=torch.Generator().manual_seed(0))
     assert is_unlike((photographs[0] + 0.2 * noise).clamp(0, 1))
     assert is_unlike(draw_page())
+    print_and_board = BundledSource("text", 4)
+    assert all(is_unlike(to_float(print_and_board.pair(k)[0])) for k in range(len(print_and_board)))

@@ -66,6 +66,9 @@ def test_inputs_unlike_the_training_patches_are_listed(tmp_path):
     results.metrics["unlike_training"] = {"a": {"x": 812.34, "y": None}, "b": {}}
     (found,) = [section for section in sections.sections(results) if section.id == "ood"]
     assert found.note == "a, above 99 % of the training patches: x (812.3), y (–)."
+    results.metrics["less_colour_than_training"] = {"a": {"x": 0.0}}
+    (found,) = [section for section in sections.sections(results) if section.id == "ood"]
+    assert found.note.endswith("y (–). a, less colour than 99 % of the training patches: x (0).")
 
 
 def test_patches_of_earlier_results_are_reported(tmp_path):

@@ -102,6 +102,7 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
         evaluator, described = _make_evaluator(model, score, input_path, folder)
         summaries: dict[str, Any] = {}
         unlike: dict[str, dict[str, float]] = {}
+        pale: dict[str, dict[str, float]] = {}
         found: list[Record] = []
         result = {
             "name": options.name,
@@ -109,15 +110,19 @@ def evaluate(options: RunOptions, input_path: str | None, folder: Path) -> dict[
             **described,
             "datasets": summaries,
             "unlike_training": unlike,
+            "less_colour_than_training": pale,
         }
         distributed.on_main(options_load.save, options, folder / "options.yml")
         for name, items in sets.items():
             summaries[name], of_set = evaluator.evaluate(name, items)
             found += of_set
-            unlike[name] = _unlike(score, of_set)
+            unlike[name], pale[name] = _unlike(score, of_set)
             # After each set, so that a fault in a later one loses nothing.
             distributed.on_main(frames.write_results, folder, result, found)
-        _warn_of_unlike(unlike, sets, getattr(options.network_G.flow.coupling, "type", ""))
+        coupling = getattr(options.network_G.flow.coupling, "type", "")
+        for name, items in sets.items():
+            for warning in mahalanobis.warnings(name, unlike[name], pale[name], len(items), coupling):
+                log.warning(warning)
         log.info("report: %s", distributed.on_main(pages.write, folder))
         if distributed.is_main():
             log.info("%s", tables.footnotes([result]))
@@ -171,17 +176,13 @@ def _require_places(sets: Iterable[str], folder: Path, *, named: bool) -> None:
         require_inside(folder, "records", name)
 
 
-def _unlike(score: mahalanobis.OODScore | None, found: list[Record]) -> dict[str, float]:
-    """Inputs of a data set that are unlike the training patches; see `mahalanobis.unlike`."""
+def _unlike(score: mahalanobis.OODScore | None, found: list[Record]) -> tuple[dict[str, float], dict[str, float]]:
+    """Inputs of a data set that are unlike the training patches; see `mahalanobis.unlike` and `mahalanobis.pale`."""
+    if score is None:
+        return {}, {}
     scores = {record.image: record.ood for record in found if record.ood is not None}
-    return {} if score is None else mahalanobis.unlike(score, scores)
-
-
-def _warn_of_unlike(unlike: dict[str, dict[str, float]], sets: dict[str, data.EvaluationSet], coupling: str) -> None:
-    for name, of_set in unlike.items():
-        warning = mahalanobis.warning(name, of_set, len(sets[name]), coupling)
-        if warning is not None:
-            log.warning(warning)
+    colours = {record.image: record.colour for record in found if record.colour is not None}
+    return mahalanobis.unlike(score, scores), mahalanobis.pale(score, colours)
 
 
 def _data_sets(options: RunOptions, input_path: str | None) -> dict[str, data.EvaluationSet]:

@@ -37,7 +37,8 @@ class Evaluator:
         options: Temperatures, number of samples, seed.
         folder: Where records and PNGs go; None to write none.
         perceptual: Backbone of perceptual metrics, or None.
-        score: Out-of-distribution score of an input (c, h, w), on the model's device; None: none is fitted.
+        score: Out-of-distribution score and colourfulness of an input (c, h, w), on the model's device; None: none is
+            fitted.
         common: What all results depend on besides an image, plain values: weights and options.
 
     Attributes:
@@ -52,7 +53,7 @@ class Evaluator:
         folder: Path | None,
         *,
         perceptual: Perceptual | None = None,
-        score: Callable[[Tensor], float] | None = None,
+        score: Callable[[Tensor], tuple[float, float]] | None = None,
         common: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.scale, self.options, self.folder = model, model.scale, options, folder
@@ -159,9 +160,9 @@ class Evaluator:
             # Let go before those of the next temperature are drawn.
             del samples, sample
         bits_per_dim, latents = self._likelihood(item)
-        score = None if self.score is None else self.score(condition)
+        score, colour = (None, None) if self.score is None else self.score(condition)
         size = (item.lr.shape[-2] * self.scale, item.lr.shape[-1] * self.scale)
-        record = Record(fingerprint, dataset, item.name, size, bits_per_dim, score, latents, rows, heats, means)
+        record = Record(fingerprint, dataset, item.name, size, bits_per_dim, score, latents, rows, heats, means, colour)
         if self.folder is not None and self.common is not None:
             records.write(self.folder, record)
         return record

@@ -33,6 +33,7 @@ class Record:
         heats: Values of metrics of sets of samples, by temperature, as written in file names.
         means: Row of the mean of all samples of a temperature, likewise; its ``sample`` is their number. Empty unless
             the protocol has it.
+        colour: Colourfulness of the input; None where no out-of-distribution score was fitted.
     """
 
     fingerprint: str
@@ -45,6 +46,7 @@ class Record:
     rows: list[dict[str, Any]]
     heats: dict[str, dict[str, Any]]
     means: dict[str, dict[str, Any]] = field(default_factory=dict)
+    colour: float | None = None
 
 
 def path_of(folder: Path, dataset: str, image: str) -> Path:

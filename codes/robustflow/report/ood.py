@@ -149,7 +149,8 @@ def plot(curves: Mapping[str, Curve], path: str | Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in _FORMATS:
         raise UserError(f"{path}: expected a .png, .svg or .pdf file, got '{path.suffix}'")
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    n_rows = (len(curves) + 3) // 2  # of the legend
+    figure = Figure(figsize=(6.4, 4.0 + 0.22 * n_rows), layout="constrained")
     axes = figure.add_subplot()
     highest = 5.0
     for label, curve in curves.items():
@@ -164,8 +165,14 @@ def plot(curves: Mapping[str, Curve], path: str | Path) -> None:
     axes.set(xlabel="patches ranked by OOD score, %", ylabel="P(pixel error in a sample), %")
     axes.set(xlim=(0, 100), ylim=(-0.02 * highest, 1.02 * highest))
     if axes.lines:
-        axes.legend(
-            title="dots: patches; line: running mean; dashed: average", fontsize="small", title_fontsize="small"
+        figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=2,
+            frameon=False,
+            title="dots: patches; line: running mean; dashed: average",
+            fontsize="small",
+            title_fontsize="small",
         )
     encoded = io.BytesIO()
     # The same figure gives the same file.

@@ -218,7 +218,7 @@ def ood(results: Results) -> Section | None:
         rows += [[name, what, *_summarize([score for score, _ in of_set])] for name, of_set in scored.items() if of_set]
     header = ["data set", "of", "mean score", "lowest", "highest", "number"]
     note = "Groups of equal size by the rank of the score; bars: 95 % Wilson intervals; dashed: average."
-    sentences = [*([note] if drawn else []), *_unlike(results.metrics.get("unlike_training") or {})]
+    sentences = [*([note] if drawn else []), *_unlike(results.metrics)]
     return Section("ood", "Out of distribution", " ".join(sentences), [], drawn, [header, *rows]) if sentences else None
 
 
@@ -228,11 +228,13 @@ def _scores_of(rows: pd.DataFrame) -> list[tuple[float, bool]]:
     return list(zip(images.ood.first(), images.pixel_errors.max() > 0, strict=True))
 
 
-def _unlike(found: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """A sentence for each data set with inputs unlike the training patches, that lists them."""
+def _unlike(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence for each data set with inputs unlike the training patches, that lists them; likewise of pale ones."""
+    kinds = {"unlike_training": "above 99 %", "less_colour_than_training": "less colour than 99 %"}
     return [
-        f"{name}, above 99 % of the training patches: {', '.join(f'{i} ({cell(s)})' for i, s in of_set.items())}."
-        for name, of_set in found.items()
+        f"{name}, {how} of the training patches: {', '.join(f'{i} ({cell(s)})' for i, s in of_set.items())}."
+        for key, how in kinds.items()
+        for name, of_set in (metrics.get(key) or {}).items()
         if of_set
     ]
 

@@ -20,7 +20,7 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,16 @@ def features_of(model: Model, lr: Tensor) -> Tensor:
     return taps[..., :rows, :columns].double().contiguous().mean((-2, -1)).cpu()
 
 
+def colourfulness(rgb: Tensor) -> Tensor:
+    """Hasler and Suesstrunk's (2003) of images (b, 3, h, w) in [0, 1]: (b,), 0 of a grey one, above 0.3 of a gaudy one.
+
+    sqrt(var(rg) + var(yb)) + 0.3 sqrt(mean(rg)² + mean(yb)²) with rg = R − G and yb = (R + G) / 2 − B.
+    """
+    red, green, blue = rgb.double().unbind(1)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue], 1).flatten(2)
+    return opponents.std(2, correction=0).norm(dim=1) + 0.3 * opponents.mean(2).norm(dim=1)
+
+
 @dataclass(frozen=True)
 class OODScore:
     """Gaussian of the features of training patches.
@@ -95,6 +105,7 @@ class OODScore:
         encoder: Digest of the encoder, see `digest`.
         mean_score_of: Whether ``mean_score`` is in or out of sample; files written earlier do not say.
         in_sample_mean: Mean score of the patches by the Gaussian fitted to all of them; None in such files.
+        least_colour: `colourfulness` that 99 % of the training patches exceed; None in such files.
     """
 
     mean: Tensor
@@ -108,6 +119,7 @@ class OODScore:
     encoder: str
     mean_score_of: str = NOT_RECORDED
     in_sample_mean: float | None = None
+    least_colour: float | None = None
 
     def score(self, features: Tensor) -> Tensor:
         """Squared Mahalanobis distance of features (b, c), as `features_of` gives them: (b,), float64."""
@@ -121,11 +133,11 @@ class OODScore:
         """Score that this share of the training patches, %, does not exceed."""
         return float(np.interp(percent, _PERCENTS, self.quantiles.numpy()))
 
-    def describe(self) -> dict[str, float | int | str | None]:
+    def describe(self) -> dict[str, float | int | str]:
         """What a score depends on, for protocols; see `description.describe_ood_fit`."""
         estimator = "empirical" if self.shrinkage == 0 else "shrunk"
-        values = {name: getattr(self, name) for name in (*_VALUES, *_LATER)}
-        return {"covariance": estimator, "n_features": len(self.mean), **values}
+        known = {name: getattr(self, name) for name in (*_VALUES, *_LATER) if getattr(self, name) is not None}
+        return {"covariance": estimator, "n_features": len(self.mean), **known}
 
     def of_image(self, model: Model, lr: Tensor, batch: int = 16) -> Tensor:
         """Scores (n,) of the patches of lr (c', h, w), any size: as large as those fitted on, covering all of it.
@@ -133,20 +145,28 @@ class OODScore:
         The last ones of each direction overlap the one before; an image that is smaller is mirrored, as the encoder's
         own borders would raise the score of a small patch. The mean is the image's score.
         """
+        return self.of_patches(model, self.cut(lr), batch)
+
+    def cut(self, lr: Tensor) -> list[Tensor]:
+        """Patches of lr (c', h, w), see `of_image`."""
         lr = mirror_pad(lr, 0, max(self.patch - lr.shape[-1], 0), 0, max(self.patch - lr.shape[-2], 0))
         height, width = lr.shape[-2:]
         boxes = [(top, left) for top in _starts(height, self.patch) for left in _starts(width, self.patch)]
-        pieces = [lr[:, top : top + self.patch, left : left + self.patch] for top, left in boxes]
-        return self.of_patches(model, pieces, batch)
+        return [lr[:, top : top + self.patch, left : left + self.patch] for top, left in boxes]
 
     def of_patches(self, model: Model, patches: Sequence[Tensor], batch: int = 16) -> Tensor:
         """Scores (n,) of patches (c', h, w) of one size, ``batch`` at a time."""
         chunks = [torch.stack([*patches[k : k + batch]]) for k in range(0, len(patches), batch)]
         return torch.cat([self.score(features_of(model, chunk)) for chunk in chunks])
 
-    def bind(self, model: Model) -> Callable[[Tensor], float]:
-        """The score of an image (c', h, w) by this model, a number."""
-        return lambda lr: float(self.of_image(model, lr).mean())
+    def bind(self, model: Model) -> Callable[[Tensor], tuple[float, float]]:
+        """Score, by this model, and colourfulness of an image (c', h, w): means over its patches."""
+
+        def measure(lr: Tensor) -> tuple[float, float]:
+            colour = colourfulness(torch.stack(self.cut(lr[:3])))
+            return float(self.of_image(model, lr).mean()), float(colour.mean())
+
+        return measure
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -160,24 +180,37 @@ def unlike(score: OODScore, of_inputs: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -math.inf if math.isnan(item[1]) else -item[1]))
 
 
-def warning(dataset: str, found: Mapping[str, float], n_inputs: int, coupling: str = "") -> str | None:
-    """What to tell the user of the inputs of a data set, or None if all are like the training patches.
+def pale(score: OODScore, of_inputs: Mapping[str, float]) -> dict[str, float]:
+    """Those of some inputs' `colourfulness` that 99 % of the training patches exceed, the lowest first."""
+    least = -math.inf if score.least_colour is None else score.least_colour
+    return dict(sorted(((name, value) for name, value in of_inputs.items() if value < least), key=lambda one: one[1]))
+
+
+def warnings(
+    dataset: str, above: Mapping[str, float], without: Mapping[str, float], n_inputs: int, coupling: str = ""
+) -> Iterator[str]:
+    """Yield what to tell the user of the inputs of a data set; nothing if all are like the training patches.
 
     Args:
         dataset: Its name.
-        found: See `unlike`.
+        above: See `unlike`.
+        without: See `pale`.
         n_inputs: Of the data set.
         coupling: Type of the model's coupling.
     """
-    if not found:
-        return None
-    highest = next(iter(found))
-    explosion = f" (coupling {coupling} can explode)" if coupling in CAN_EXPLODE else ""
-    return (
-        f"{dataset}: {len(found)} of {n_inputs} inputs have an OOD score above {WARN_ABOVE:g} % of the training "
-        f"patches, the highest {found[highest]:.4g} ({highest}): the model may fail there{explosion}; the report lists "
-        "them"
-    )
+    for highest in [*above][:1]:
+        explosion = f" (coupling {coupling} can explode)" if coupling in CAN_EXPLODE else ""
+        yield (
+            f"{dataset}: {len(above)} of {n_inputs} inputs have an OOD score above {WARN_ABOVE:g} % of the training "
+            f"patches, the highest {above[highest]:.4g} ({highest}): the model may fail there{explosion}; the report "
+            "lists them"
+        )
+    for palest in [*without][:1]:
+        yield (
+            f"{dataset}: {len(without)} of {n_inputs} inputs have less colour than {WARN_ABOVE:g} % of the training "
+            f"patches, the least {without[palest]:.2g} ({palest}; grey has 0): the model may tint them; the report "
+            "lists them"
+        )
 
 
 def digest(encoder: nn.Module) -> str:
@@ -204,13 +237,17 @@ _VALUES: dict[str, Callable[[str], float | int | str]] = {
     "encoder": str,
 }
 # What earlier files lack.
-_LATER: dict[str, Callable[[str], float | str]] = {"mean_score_of": str, "in_sample_mean": float}
+_LATER: dict[str, Callable[[str], float | str]] = {
+    "mean_score_of": str,
+    "in_sample_mean": float,
+    "least_colour": float,
+}
 
 
 def save(path: Path, ood: OODScore) -> None:
     """Write a score atomically."""
     tensors = {name: getattr(ood, name).contiguous() for name in _TENSORS}
-    values = {name: str(value) for name, value in ood.describe().items() if value is not None}
+    values = {name: str(value) for name, value in ood.describe().items()}
     metadata = {"format": _FORMAT, "values": json.dumps(values)}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
@@ -299,7 +336,8 @@ def fit(
     # Ctrl-C is for the main process to answer.
     loader = DataLoader(crops, batch, sampler=range(n_patches), num_workers=n_workers, worker_init_fn=_without_signals)
     progress = tqdm(loader, desc="OOD score", unit="batch", leave=False, disable=None)
-    features = torch.cat([features_of(model, each["lr"]) for each in progress])
+    found = [(features_of(model, each["lr"]), colourfulness(each["lr"][:, :3])) for each in progress]
+    features, colours = (torch.cat(parts) for parts in zip(*found, strict=True))
     mean, factor, used = fit_gaussian(features, shrinkage)
     scores = cross_score(features, shrinkage)
     return OODScore(
@@ -314,6 +352,7 @@ def fit(
         encoder=digest(model.encoder),
         mean_score_of=OUT_OF_SAMPLE,
         in_sample_mean=squared_mahalanobis(features, mean, factor).mean().item(),
+        least_colour=float(np.quantile(colours.numpy(), 1 - WARN_ABOVE / 100)),
     )
 
 
