@@ -46,6 +46,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.unicode_minus": True,
     "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 5),
 }
 
 
@@ -137,7 +138,9 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def _figure(x_label: str, y_label: str, width: float = 3.6) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 2.6), layout="constrained")
+    # Room for numbers of five digits, and for a power above: to measure texts would take longer than to draw all.
+    figure = Figure(figsize=(width, 2.6))
+    figure.subplots_adjust(0.72 / width, 0.45 / 2.6, 1 - 0.1 / width, 1 - 0.2 / 2.6)
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
@@ -171,7 +174,8 @@ def _draw_line(axes: Axes, k: int, line: Points | float, colour: str, label: str
         markevery=max(1, len(x) // 12),
     )
     for x_point, y_point, text in line:
-        axes.annotate(text, (x_point, y_point), (3, 3), textcoords="offset points", fontsize=7)
+        if text:
+            axes.annotate(text, (x_point, y_point), (3, 3), textcoords="offset points", fontsize=7)
 
 
 def _colour(k: int) -> str:
