@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MINI_DATA", "datasets/mini")
 
 import contextlib
+import gc
 
 import pytest
 import torch
@@ -20,6 +21,12 @@ def pytest_collection_modifyitems(items):
     Then those of files that take long: begun last, all other processes would wait for them.
     """
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("forks", "long")])
+
+
+def pytest_collection_finish():
+    """Leave modules and tests out of what is searched for garbage: captures of graphs, and others, ask for it often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_three_processes_train_a_model_that_draws_no_level(make_options):
 
 def test_low_light_trains_as_one_with_a_prior_mean_per_batch(make_options, folder):
     def low_light(name):
-        return make_options(name, {"type": "LLFlow", "train_gt_ratio": 0.5}, L=3)
+        return make_options(name, {"type": "LLFlow", "train_gt_ratio": 0.5}, L=3, train={"niter": 5})
 
     one, two = low_light("low_1"), low_light("low_2")
     assert train(one)
