@@ -1,10 +1,13 @@
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from robustflow.commands.options import main, reference
 from robustflow.options.keys import keys
 from robustflow.options.load import OptionsError, dump, load, save
+from robustflow.utils import yaml_tree
 from robustflow.utils.errors import UserError
 
 
@@ -125,6 +128,8 @@ def test_duplicate_key_names_both_lines(write):
     ("text", "message"),
     [
         ("a: 1\nb: [1, 2", "run.yml:2: not valid YAML"),
+        ('a: "\\UFFFFFFFF"', "not valid YAML"),  # no character, and no number of C
+        ('a: "\\U00110000"', "not valid YAML"),
         ("", "expected keys such as"),
         ("- name", "expected keys such as"),
         ("a: &x [*x]", "alias"),
@@ -133,6 +138,33 @@ def test_duplicate_key_names_both_lines(write):
 )
 def test_unusable_file(write, text, message):
     assert message in "\n".join(report(write(text, complete=False)))
+
+
+def test_with_and_without_libyaml_the_same(write, monkeypatch):
+    class Plain(yaml.SafeLoader):
+        """As where PyYAML was built without it."""
+
+    Plain.yaml_implicit_resolvers = yaml_tree.Loader.yaml_implicit_resolvers
+    texts = [file.read_text() for file in (Path(__file__).parents[2] / "confs").rglob("*.yml")]
+    texts += [
+        'a: é # ü\nb: "日本 # x"\nc: [1, {d: &x 3, e: *x}]\n',
+        "- |\n  a # b\n- 12e03\n- ~\n",
+        "a: [",
+        70 * "[",
+        "a: *x",
+    ]
+
+    def read(text):
+        mistakes = []
+        try:
+            return yaml_tree.Reader("f", mistakes).read(text), mistakes, yaml_tree.has_comment(text)
+        except yaml_tree.OptionsError as error:
+            return str(error)
+
+    found = [read(text) for text in texts]
+    monkeypatch.setattr(yaml_tree, "Loader", Plain)
+    assert [read(text) for text in texts] == found
+    assert "not valid YAML" in read('a: "\\UFFFFFFFF"')
 
 
 def test_missing_file_suggests_its_neighbour(write):
