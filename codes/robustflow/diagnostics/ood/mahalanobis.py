@@ -198,14 +198,16 @@ def warnings(
         n_inputs: Of the data set.
         coupling: Type of the model's coupling.
     """
-    for highest in [*above][:1]:
+    if above:
+        highest = next(iter(above))
         explosion = f" (coupling {coupling} can explode)" if coupling in CAN_EXPLODE else ""
         yield (
             f"{dataset}: {len(above)} of {n_inputs} inputs have an OOD score above {WARN_ABOVE:g} % of the training "
             f"patches, the highest {above[highest]:.4g} ({highest}): the model may fail there{explosion}; the report "
             "lists them"
         )
-    for palest in [*without][:1]:
+    if without:
+        palest = next(iter(without))
         yield (
             f"{dataset}: {len(without)} of {n_inputs} inputs have less colour than {WARN_ABOVE:g} % of the training "
             f"patches, the least {without[palest]:.2g} ({palest}; grey has 0): the model may tint them; the report "
