@@ -28,7 +28,9 @@ def test_hooks_are_the_linters_of_the_test_command():
     assert local["repo"] == "local" and {hook["language"] for hook in local["hooks"]} == {"system"}
     hooks = {" ".join(word for word in hook["entry"].split() if word[0] != "-") for hook in local["hooks"]}
     checks = read("examples.sh").split("check() {\n")[1].split("#")[0].splitlines()
-    assert hooks == {line.strip().replace(" --check", "").removesuffix(" .").removesuffix(" &") for line in checks if line.strip()}
+    assert hooks == {
+        line.strip().replace(" --check", "").removesuffix(" .").removesuffix(" &") for line in checks if line.strip()
+    }
 
 
 def test_continuous_integration_tests_the_oldest_python_and_builds_the_site():
