@@ -368,10 +368,8 @@ def test_one_line_warns_of_all_inputs_of_a_set_in_the_upper_percent():
 
 
 def test_one_line_warns_of_all_inputs_of_a_set_with_less_colour_than_the_training_patches(score):
-    flat = torch.zeros(1)
-    earlier = mahalanobis.OODScore(flat, flat, torch.linspace(0, 1000, 1001), 500.0, 0.0, 20, 40, 4, "")
-    assert mahalanobis.pale(earlier, {"a": 0.0}) == {}  # not recorded
-    found = mahalanobis.pale(dataclasses.replace(earlier, least_colour=0.05), {"a": 0.049, "b": 0.0, "c": 0.05})
+    assert mahalanobis.pale(dataclasses.replace(score, least_colour=None), {"a": 0.0}) == {}  # not recorded
+    found = mahalanobis.pale(dataclasses.replace(score, least_colour=0.05), {"a": 0.049, "b": 0.0, "c": 0.05})
     assert found == {"b": 0.0, "a": 0.049} and [*found] == ["b", "a"]
     assert [*mahalanobis.warnings("set", {}, found, 3, "affine")] == [
         "set: 2 of 3 inputs have less colour than 99 % of the training patches, the least 0 (b; grey has 0): the model "
@@ -386,13 +384,11 @@ def test_colourfulness_by_its_formula(score, model):
     for columns in (slice(0, 8), slice(4, 12)):  # patches of 8 x 8, mirrored below
         opponents = (red - green, (red + green) / 2 - blue)
         parts = [np.pad(x[:, columns], ((0, 2), (0, 0)), mode="symmetric") for x in opponents]
-        spread, mean = (np.hypot(*(f(x) for x in parts)) for f in (np.std, np.mean))
-        expected.append(spread + 0.3 * mean)
+        expected.append(np.hypot(*map(np.std, parts)) + 0.3 * np.hypot(*map(np.mean, parts)))
     value, colour = score.bind(model)(image)
     assert colour == pytest.approx(np.mean(expected), rel=1e-12)
     assert value == score.of_image(model, image).mean().item()
-    grey = image[:1].expand(3, -1, -1)
-    assert score.bind(model)(grey)[1] == 0
+    assert score.bind(model)(image[:1].expand(3, -1, -1))[1] == 0  # grey
 
 
 def test_fit_and_save_says_what_it_did(model, saved, caplog):

@@ -140,7 +140,7 @@ def test_unusable_file(write, text, message):
     assert message in "\n".join(report(write(text, complete=False)))
 
 
-def test_with_and_without_libyaml_the_same(write, monkeypatch):
+def test_with_and_without_libyaml_the_same(monkeypatch):
     class Plain(yaml.SafeLoader):
         """As where PyYAML was built without it."""
 
@@ -152,6 +152,7 @@ def test_with_and_without_libyaml_the_same(write, monkeypatch):
         "a: [",
         70 * "[",
         "a: *x",
+        "a: 1\n--- \nb: 2",
     ]
 
     def read(text):

@@ -22,7 +22,6 @@ def run(options: RunOptions, *, check: bool = False) -> int:
 
     Started by torchrun, train together with its other processes. With ``check`` only try whether all is right.
     """
-
     memory = partial(memory_advice.of_training, options)
     interrupted = "interrupted at once; go on from the newest checkpoint with --resume auto"
     with (

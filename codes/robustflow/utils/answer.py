@@ -25,20 +25,10 @@ INTERRUPTED = 130
 # Seconds that a silent process leaves the first one to speak: torchrun ends all of them once one has ended.
 PATIENCE = 10
 # What files and folders can be at fault for; any other failed system call is a fault of ours.
-_FAULTS_OF_FILES = [
-    "EACCES",
-    "EDQUOT",
-    "EEXIST",
-    "EFBIG",
-    "EIO",
-    "EISDIR",
-    "ELOOP",
-    "ENAMETOOLONG",
-    "ENOSPC",
-    "ENOTDIR",
-    "EPERM",
-    "EROFS",
-]
+_FAULTS_OF_FILES = (
+    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+)
 # As torch words it: on GPUs, on CPUs, and for loader processes that the system ended.
 _OF_MEMORY = (
     "out of memory",
@@ -87,7 +77,7 @@ def answering(
     except BrokenPipeError:
         _discard_output()  # as of `_flush_output`, where more is printed than a pipe holds
     except OSError as error:
-        if errno.errorcode.get(error.errno or 0) not in _FAULTS_OF_FILES:
+        if error.errno not in _FAULTS_OF_FILES:
             raise
         # What has no name is what the command prints to: its standard output, led to a file.
         place = error.filename or "output"

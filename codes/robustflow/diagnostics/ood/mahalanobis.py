@@ -163,8 +163,9 @@ class OODScore:
         """Score, by this model, and colourfulness of an image (c', h, w): means over its patches."""
 
         def measure(lr: Tensor) -> tuple[float, float]:
-            colour = colourfulness(torch.stack(self.cut(lr[:3])))
-            return float(self.of_image(model, lr).mean()), float(colour.mean())
+            patches = self.cut(lr)
+            colours = torch.cat([colourfulness(patch[None, :3]) for patch in patches])
+            return float(self.of_patches(model, patches).mean()), float(colours.mean())
 
         return measure
 
