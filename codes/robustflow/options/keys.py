@@ -34,7 +34,8 @@ def keys(cls: type[Options] = RunOptions, prefix: str = "", entry: str = "") -> 
 
 
 def _is_options(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Options)
+    # In Python 3.10 ``tuple[str, ...]`` passes for a class, too.
+    return get_origin(hint) is None and isinstance(hint, type) and issubclass(hint, Options)
 
 
 def field_hint(field: FieldInfo) -> Any:
