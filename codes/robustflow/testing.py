@@ -8,7 +8,7 @@ Example::
 """
 
 import dataclasses
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ def check_bijection(
     """Check that a bijection keeps its contract; AssertionError says what was measured and what that usually means.
 
     Shapes and dtypes, round trip, log-determinants (the two directions against each other, and against autograd's
-    full Jacobian), independence of the items of a batch, gradients of inputs and parameters, ``torch.no_grad``.
+    full Jacobian), items alone, gradients by inputs and (of forward) parameters, ``torch.no_grad``.
 
     Args:
         bijection: In float64, in the mode to be checked. Give its parameters values that are not special: where the
@@ -83,19 +83,22 @@ def check_bijection(
         log_det_tolerance,
         "a wrong sign: each direction returns the log-det of the direction evaluated",
     )
-    items = [(x[i : i + 1], z[i : i + 1], take_cond(cond, i)) for i in range(len(x))]
-    _check_items_alone(bijection, items, (z, log_det, back, inverse_log_det), inverse_tolerance)
-    for index, (x_i, _, cond_i) in enumerate(items):
+    outputs = (z, log_det, back, inverse_log_det)
+    for index in range(len(x)):
+        own, cond_i = slice(index, index + 1), take_cond(cond, index)
+        of_item, where = [value[own] for value in outputs], f", item {index} alone against the same item in its batch"
+        _check_outputs(bijection, (x[own], z[own], cond_i), of_item, where, inverse_tolerance)
         _expect(
             f"log-det of item {index} against log|det| of autograd's Jacobian",
-            (log_det[index : index + 1], _jacobian_log_det(partial(bijection, cond=cond_i), x_i)),
+            (log_det[own], _jacobian_log_det(partial(bijection, cond=cond_i), x[own])),
             log_det_tolerance,
             "a missing term, a wrong sign, or positions or channels not counted",
         )
-    _check_parameter_gradients(bijection, x, cond, dead_parameters)
-    _check_input_gradient(partial(bijection, cond=cond), x, "forward", gradient_tolerance)
-    _check_input_gradient(partial(bijection.inverse, cond=cond), z.detach(), "inverse", gradient_tolerance)
-    _check_no_grad(bijection, (x, z), cond, (z, log_det, back, inverse_log_det), inverse_tolerance)
+    parameters = _check_parameters_learn(bijection, x, cond, dead_parameters)
+    _check_derivative(partial(bijection, cond=cond), x, parameters, "forward", gradient_tolerance)
+    _check_derivative(partial(bijection.inverse, cond=cond), z, [], "inverse", gradient_tolerance)
+    with torch.no_grad():
+        _check_outputs(bijection, (x, z, cond), outputs, " under torch.no_grad against without", inverse_tolerance)
 
 
 def check_elementwise(
@@ -110,10 +113,10 @@ def check_elementwise(
     """Check that an elementwise map keeps its contract; AssertionError says what was measured.
 
     For random parameters: shapes, for images and vectors, with and without a leading dimension of samples that share
-    the parameters; c(c⁻¹(y)) = y; the log-slopes of both directions; c increasing; gradients by input and parameters,
-    of forward against finite differences, of inverse against those of forward (implicit function theorem); the
-    ``inverse_bound``, if there is one, also for parameters ten times as large. For zero parameters: finite, slopes
-    between 1/e and e.
+    the parameters; c(c⁻¹(y)) = y; the log-slopes of both directions; c increasing; elements alone and without autograd;
+    gradients by input and parameters, of forward against finite differences, of inverse against those of forward
+    (implicit function theorem); an ``inverse_bound``, also for parameters ten times as large. For zero parameters:
+    finite, slopes between 1/e and e.
 
     Args:
         elementwise: The map; if it holds tensors, in float64.
@@ -135,6 +138,7 @@ def check_elementwise(
             if x.dim() == params.dim():
                 _check_sharing(elementwise, x, params, tolerance)
             else:
+                _check_elements_alone(elementwise, x, params, tolerance)
                 _check_inverse_gradients(elementwise, x, params, gradient_tolerance)
     for x, params in _element_cases(elementwise.num_params, x_range, 0.0, generator):
         _check_zero_parameters(elementwise, x, params)
@@ -194,22 +198,14 @@ def _jacobian_log_det(direction: Map, x: Tensor) -> Tensor:
     return torch.linalg.slogdet(jacobian.reshape(1, x.numel(), x.numel()))[1]
 
 
-def _check_items_alone(
-    bijection: Bijection,
-    items: list[tuple[Tensor, Tensor, Any]],
-    batch: tuple[Tensor, Tensor, Tensor, Tensor],
-    limit: float,
+def _check_outputs(
+    bijection: Bijection, inputs: tuple[Tensor, Tensor, Any], expected: Sequence[Tensor], where: str, limit: float
 ) -> None:
-    for index, (x_i, z_i, cond_i) in enumerate(items):
-        alone = (*bijection(x_i, cond_i), *bijection.inverse(z_i, cond_i))
-        names = ("z of forward", "log_det of forward", "x of inverse", "log_det of inverse")
-        for name, value, whole in zip(names, alone, batch, strict=True):
-            _expect(
-                f"{name}, item {index} alone against the same item in its batch",
-                (value, whole[index : index + 1]),
-                limit,
-                "statistics over the batch leak, or log_det is summed over items",
-            )
+    """Compare what the directions make of x and z, given a condition, with what they should."""
+    found = (*bijection(inputs[0], inputs[2]), *bijection.inverse(inputs[1], inputs[2]))
+    names = ("z of forward", "log_det of forward", "x of inverse", "log_det of inverse")
+    for name, *values in zip(names, found, expected, strict=True):
+        _expect(name + where, (values[0], values[1]), limit, "statistics over the batch, or a stale cache")
 
 
 def _generic_loss(outputs: tuple[Tensor, Tensor]) -> Tensor:
@@ -219,51 +215,44 @@ def _generic_loss(outputs: tuple[Tensor, Tensor]) -> Tensor:
     return sum(((weight * value).sum() for weight, value in zip(weights, outputs, strict=True)), torch.zeros(()))
 
 
-def _check_parameter_gradients(bijection: Bijection, x: Tensor, cond: Any, dead: Container[str]) -> None:
+def _check_parameters_learn(bijection: Bijection, x: Tensor, cond: Any, dead: Container[str]) -> list[Tensor]:
+    """Return the parameters that a loss must reach, and does."""
     named = {name: p for name, p in bijection.named_parameters() if p.requires_grad and name not in dead}
-    if not named:
-        return
     loss = _generic_loss(bijection(x, cond))
-    _require(loss.requires_grad, "forward cuts the graph: no parameter receives a gradient (detach, no_grad, .data?)")
-    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    _require(
+        not named or loss.requires_grad,
+        "forward cuts the graph: no parameter receives a gradient (detach, no_grad, .data?)",
+    )
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True) if named else ()
     for name, grad in zip(named, grads, strict=True):
         unused = grad is None or not bool(grad.abs().max() > 0 or grad.isnan().any())
         _require(not unused, f"parameter {name} receives no gradient: unused, detached, or behind a zero layer")
         _require(grad is not None and bool(grad.isfinite().all()), f"gradient of parameter {name} is not finite")
+    return list(named.values())
 
 
-def _check_input_gradient(direction: Map, at: Tensor, name: str, limit: float) -> None:
-    """Compare the derivative of a generic loss along a random direction with central differences."""
-    generator = torch.Generator().manual_seed(2)
-    along = torch.randn(at.shape, generator=generator, dtype=at.dtype).to(at.device)
-    variable = at.detach().clone().requires_grad_()
-    loss = _generic_loss(direction(variable))
+def _check_derivative(direction: Map, at: Tensor, parameters: list[Tensor], name: str, limit: float) -> None:
+    """Compare a generic loss's derivative along a random direction of input and parameters with central differences."""
+    generator, at = torch.Generator().manual_seed(2), at.detach().clone().requires_grad_()
+    variables = [at, *parameters]
+    along = [torch.randn(v.shape, generator=generator, dtype=v.dtype).to(v.device) for v in variables]
+    loss = _generic_loss(direction(at))
     _require(loss.requires_grad, f"{name} is not differentiable by its input: the graph is cut")
-    (grad,) = torch.autograd.grad(loss, variable)
+    grads = torch.autograd.grad(loss, variables, allow_unused=True, materialize_grads=True)
+    slope = torch.stack([(grad * by).sum() for grad, by in zip(grads, along, strict=True)]).sum()
 
+    @torch.no_grad()
     def central_difference(step: float) -> Tensor:
-        with torch.no_grad():
-            ahead, behind = (_generic_loss(direction(at + signed * along)) for signed in (step, -step))
-        return (ahead - behind) / (2 * step)
+        before, losses = [variable.clone() for variable in variables], []
+        for signed in (step, -step, 0):  # at last as they were
+            for variable, value, by in zip(variables, before, along, strict=True):
+                variable.copy_(value + signed * by)
+            losses.append(_generic_loss(direction(at)))
+        return (losses[0] - losses[1]) / (2 * step)
 
-    slope = (grad * along).sum()
-    estimates = torch.stack([central_difference(step) for step in STEPS])
-    _expect(
-        f"{name}: derivative by the input along a random direction against central differences",
-        (slope, estimates[(estimates - slope).abs().argmin()]),
-        limit,
-        "a detached intermediate or a wrong hand-written backward",
-    )
-
-
-def _check_no_grad(
-    bijection: Bijection, inputs: tuple[Tensor, Tensor], cond: Any, expected: tuple[Tensor, ...], limit: float
-) -> None:
-    with torch.no_grad():
-        found = (*bijection(inputs[0], cond), *bijection.inverse(inputs[1], cond))
-    names = ("z of forward", "log_det of forward", "x of inverse", "log_det of inverse")
-    for name, value, reference in zip(names, found, expected, strict=True):
-        _expect(f"{name} under torch.no_grad against with autograd", (value, reference), limit, "a stale cache")
+    title = f"{name}: derivative by the input{' and parameters' if parameters else ''} against central differences"
+    nearest = min(map(central_difference, STEPS), key=lambda estimate: float((estimate - slope).abs()))
+    _expect(title, (slope, nearest), limit, "a detached intermediate or a wrong hand-written backward")
 
 
 def _random_elements(
@@ -303,6 +292,17 @@ def _checked_element_outputs(direction: ElementMap, x: Tensor, params: Tensor, n
         f"{name} of shape {tuple(x.shape)} returned {shapes}, expected the shape of x twice",
     )
     return y, log_slope
+
+
+def _check_elements_alone(elementwise: Elementwise, x: Tensor, params: Tensor, tolerance: float) -> None:
+    """Compare each element as an item of its own, without autograd."""
+    of_elements = params.movedim(1, -1).reshape(x.numel(), -1, 1)
+    for name, direction in (("forward", elementwise), ("inverse", elementwise.inverse)):
+        with torch.no_grad():
+            alone = direction(x.reshape(-1, 1), of_elements)
+        for what, *values in zip(("value", "log-slope"), alone, direction(x, params), strict=True):
+            title = f"{name}: {what} of an element alone under torch.no_grad against among others with autograd"
+            _expect(title, (values[0].view(x.shape), values[1]), tolerance, "others, or their number, count")
 
 
 def _check_sharing(elementwise: Elementwise, x: Tensor, params: Tensor, tolerance: float) -> None:

@@ -71,6 +71,19 @@ class CutGraph(Scale):
         return super().log_scale(cond).detach()
 
 
+class CutParameterOfLogDet(Scale):
+    """Both maps and log-determinants are right; a likelihood would train the log-scale by half of its gradient."""
+
+    def forward(self, x, cond=None):
+        z, log_det = super().forward(x, cond)
+        return z, log_det.detach()
+
+
+class DoubledParameter(Scale):
+    def log_scale(self, cond):
+        return super().log_scale(cond) + self.logs - self.logs.detach()
+
+
 class NotFiniteGradient(Scale):
     def log_scale(self, cond):
         return super().log_scale(cond) + torch.sqrt(0 * self.logs)
@@ -145,6 +158,8 @@ def test_right_bijection_passes():
         (UnusedParameter, "parameter spare receives no gradient"),
         (CutParameter, "parameter spare receives no gradient"),
         (CutGraph, "cuts the graph"),
+        (CutParameterOfLogDet, "forward: derivative by the input and parameters"),
+        (DoubledParameter, "forward: derivative by the input and parameters"),
         (NotFiniteGradient, "gradient of parameter logs is not finite"),
         (InPlace, "changed its input in place"),
         (SummedLogDet, r"log_det must have shape \(2,\).* got \(\)"),
@@ -256,6 +271,27 @@ class OtherMapForSamples(Line):
         return super().inverse(y - 1 if y.dim() == params.dim() else y, params)
 
 
+class OtherMapForBatches(Line):
+    def forward(self, x, params):
+        return super().forward(x, params + 0.1 * (len(params) == 2))
+
+    def inverse(self, y, params):
+        return super().inverse(y, params + 0.1 * (len(params) == 2))
+
+
+class OtherMapForPlaces(Line):
+    def forward(self, x, params):
+        return super().forward(x, params + 0.1 * torch.arange(params.shape[-1]))
+
+    def inverse(self, y, params):
+        return super().inverse(y, params + 0.1 * torch.arange(params.shape[-1]))
+
+
+class OtherMapWithoutAutograd(Line):
+    def inverse(self, y, params):
+        return super().inverse(y, params if torch.is_grad_enabled() else params + 0.1)
+
+
 def test_right_elementwise_map_passes():
     check_elementwise(Line())
 
@@ -273,6 +309,9 @@ def test_right_elementwise_map_passes():
         (DetachedForward, "forward: gradients"),
         (DetachedInverse, "inverse: gradient of x by parameters"),
         (OtherMapForSamples, "values of samples .* sharing parameters"),
+        (OtherMapForBatches, "forward: value of an element alone"),
+        (OtherMapForPlaces, "forward: value of an element alone"),
+        (OtherMapWithoutAutograd, "inverse: value of an element alone under torch.no_grad"),
     ],
 )
 def test_faulty_elementwise_map_fails(elementwise, message):
