@@ -1,6 +1,7 @@
 """What is made of a flow's weights alone: when it is made anew, and that log-determinants of linear layers add up."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -170,6 +171,7 @@ def test_made_in_inference_mode_is_usable_outside(flow):
 def test_copies_share_nothing(flow):
     expected = use(flow)
     other = copy.deepcopy(flow)
+    assert_same(use(other), expected, rtol=0, atol=0)
     assert other._kept is not flow._kept
     mine, theirs = ({t.data_ptr() for t in tensors_of(list(f._kept.values()))} for f in (flow, other))
     assert not mine & theirs
@@ -182,6 +184,13 @@ def test_copies_share_nothing(flow):
     kept = flow.fold()
     other.forget()
     assert flow.fold() is kept
+
+
+@torch.no_grad()
+def test_what_is_kept_need_not_be_fit_for_copies(flow):
+    """As CUDA graphs are not."""
+    flow.keep("lock", threading.Lock)
+    assert_same(use(copy.deepcopy(flow)), use(flow), rtol=0, atol=0)
 
 
 @torch.no_grad()

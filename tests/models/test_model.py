@@ -1,5 +1,7 @@
 """One object per model: built in Python or from options, saved, loaded."""
 
+import pickle
+
 import pytest
 import tiny
 import torch
@@ -45,6 +47,15 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert type(loaded) is type(model) and not loaded.training and loaded.file == tmp_path / "m.safetensors"
     assert loaded.options.model == model.options.model and loaded.options.network_G == model.options.network_G
     assert torch.equal(loaded.sample(lr, n=2, temperature=0.8, generator=generator()), expected)
+
+
+def test_what_is_pickled_is_the_same_model(model):
+    """As processes hand it to each other, sampled from before or not."""
+    lr = image()
+    expected = model.eval().sample(lr, n=2, temperature=0.8, generator=generator())
+    other = pickle.loads(pickle.dumps(model))
+    assert torch.equal(other.sample(lr, n=2, temperature=0.8, generator=generator()), expected)
+    assert other.options == model.options
 
 
 def test_options_build_the_same_model(model):

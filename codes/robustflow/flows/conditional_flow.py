@@ -87,7 +87,7 @@ class ConditionalFlow(nn.Module):
         self.projection_memory = projection_memory
         self._actnorms = [module for module in self.modules() if isinstance(module, ActNorm)]
         self._kept: dict[str, Any] = {}
-        self.register_load_state_dict_post_hook(lambda flow, _: flow.forget())
+        self.register_load_state_dict_post_hook(_forget)
 
     @property
     def typed_levels(self) -> list[FlowLevel]:
@@ -129,6 +129,10 @@ class ConditionalFlow(nn.Module):
         self.forget()
         super()._apply(fn, recurse)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: not what was kept, which may lie in CUDA graphs."""
+        return {**self.__dict__, "_kept": {}}
 
     def forget(self) -> None:
         """Forget what was made of the weights and kept."""
@@ -301,6 +305,10 @@ class ConditionalFlow(nn.Module):
         latents = [temperature * torch.cat(per_level).to(reference) for per_level in zip(*draws, strict=True)]
         x, _ = self.decode(latents, prepared)
         return x.unflatten(0, (n, prepared.batch)).transpose(0, 1)
+
+
+def _forget(flow: nn.Module, _: Any) -> None:
+    cast(ConditionalFlow, flow).forget()
 
 
 def _encode_anew(level: FlowLevel, given: LevelCondition, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
