@@ -115,6 +115,21 @@ def test_a_map_moves_differences_by_a_fixed_amount_at_most(perturb, coupling, of
         assert (apart <= factor * between.norm(dim=1) + offset * math.sqrt(48)).all()
 
 
+@torch.no_grad()
+def test_latents_that_join_later_are_not_bounded_by_the_layers_before(perturb):
+    """What shortens differences of the coarse latents does nothing to those of the fine ones."""
+    flow = flow_with(perturb, 0.0, coupling="inverse_affine")
+    for step in [*flow.levels[1].transitions, *flow.levels[1].steps]:
+        step.actnorm.logs.fill_(3.0)
+    bound = audit.bound_of(layers(flow))
+    of_fine = {name: layer for name, layer in layers(flow).items() if name.startswith("level 1")}
+    assert bound["log10_factor"] == pytest.approx(audit.bound_of(of_fine)["log10_factor"])
+    y, z = torch.rand(1, 3, 1, 1, dtype=torch.float64), [torch.zeros(1, *s).double() for s in flow.latent_shapes(4, 4)]
+    other = [torch.ones_like(z[0]), z[1]]
+    apart = float((flow.decode(other, y)[0] - flow.decode(z, y)[0]).norm() / z[0].numel() ** 0.5)
+    assert 10 ** sum(kind["log10_factor"] for kind in bound["by_kind"].values()) < apart < 10 ** bound["log10_factor"]
+
+
 def test_an_exponential_map_has_no_bound(perturb):
     flow = flow_with(perturb, 0.1, coupling="exp_affine")
     assert audit.bound_of(layers(flow))["unbounded"] == ["coupling", "injector"]

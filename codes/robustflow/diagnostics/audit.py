@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import special
 
 from robustflow.diagnostics.trace.probe import Layer, kind_of
+from robustflow.flows.prior import SplitPrior
 
 # Why the inverse of a kind of layer may stretch, and what training does about it.
 PARTS = {
@@ -40,7 +41,7 @@ def bound_of(layers: Mapping[str, Layer]) -> dict[str, Any]:
     rows = [(kind, bound.factor, bound.offset) for kind, bound in bounds if bound is not None]
     frame = pd.DataFrame(rows, columns=["kind", "factor", "offset"])
     frame["log10"] = np.log10(frame.factor)
-    factor = float(frame.log10.sum())
+    factor = _total(layers)
     # What a layer adds is stretched by those after it.
     added = frame[frame.offset > 0]
     later = frame.log10[::-1].cumsum()[added.index] - added.log10
@@ -58,6 +59,18 @@ def bound_of(layers: Mapping[str, Layer]) -> dict[str, Any]:
         "by_kind": by_kind,
         "sentences": _explain(factor, offset, unbounded, by_kind),
     }
+
+
+def _total(layers: Mapping[str, Layer]) -> float:
+    """log₁₀ of what all layers that have a bound stretch a difference by at most."""
+    total = 0.0
+    for layer in layers.values():
+        if isinstance(layer, SplitPrior):
+            # The latents that it brings in have not been shortened by the layers before it.
+            total = max(total, 0.0)
+        bound = layer.inverse_bound()
+        total += 0.0 if bound is None else math.log10(bound.factor)
+    return total
 
 
 def _explain(
