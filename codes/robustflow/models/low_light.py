@@ -56,7 +56,8 @@ class LLFlow(FlowModel):
     Args:
         scale: 1.
         coupling: Elementwise map; see `FlowModel`, as the rest.
-        train_gt_ratio: Share of training batches that do.
+        train_gt_ratio: Share of training batches that do; whether one does is decided by the seed of the generator that
+            ``loss`` is given: one of its own for each batch, or None, not one for all.
         **architecture: See `FlowModel`.
     """
 
