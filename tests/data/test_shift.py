@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from robustflow.data import TrainingCrops, collate
-from robustflow.data.bicubic import mirror_pad
+from robustflow.data.bicubic import Kernel, mirror_pad
 from robustflow.data.crops import Box, Cropping, Shift, crop_shifted
-from robustflow.data.degradations import Degradation, Enhance, Gain, Noise
+from robustflow.data.degradations import Degradation, Enhance, Gain, Noise, degrade_hr
 from robustflow.data.sources.base import Source
 from robustflow.options.load import load
 from robustflow.utils.errors import UserError
@@ -90,6 +90,21 @@ def test_all_shifts_occur(route: str, n: int):
     numbers = [i for i, (top, left) in enumerate(starts) if 0 < top < SIZE[0] - 16 and 0 < left < SIZE[1] - 16]
     found = [tuple(a - b for a, b in zip(corner(moved, i), starts[i], strict=True)) for i in numbers]
     assert set(found) == {(down, right) for down in range(-n, n + 1) for right in range(-n, n + 1)}
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear", "area"])
+@pytest.mark.parametrize("shift", [(4, -4), (-4, 3)])
+def test_shifted_crops_of_a_degraded_image_are_those_of_the_whole(kernel: Kernel, shift: Shift):
+    """However little the LR image depends on: what a shifted crop shows is degraded with all that lies around it."""
+    generator = torch.Generator().manual_seed(0)
+    hr = torch.randint(256, (3, 40, 48), generator=generator, dtype=torch.uint8)
+    degradations, box = (Enhance("unit"), Enhance("unit")), Box(4, 4, 2, 2)
+    cropping = Cropping(4, kernel, degradations)
+    expected = crop_shifted(degrade_hr(degradations, hr), box, 4, shift)
+    assert cropping.crop_hr(hr, box, shift).equal(expected)
+    raw = {**cropping.crop_raw(hr, None, box, shift), "pose": torch.tensor((0, 0))}
+    gt, _ = cropping.assemble(collate([raw]), torch.device("cpu"))
+    assert of_255(gt[0]).equal(expected.float())
 
 
 @pytest.mark.parametrize("suffered", [[], [Enhance("unit")], [Gain(2.0), Noise(0.1)]], ids=len)

@@ -103,10 +103,10 @@ class Cropping:
 
     @property
     def margin(self) -> int:
-        """LR pixels around a crop that it depends on; at least those that a shifted crop may show."""
+        """LR pixels around a crop that it depends on, shifted or not."""
         reaches = [degradation.reach for degradation in self.degradations if degradation.reach is not None]
         assert len(reaches) == len(self.degradations), "without a reach: degraded before anything is cropped"
-        return max(1, math.ceil(reach(self.kernel) + sum(reaches) / self.scale))
+        return math.ceil(max(1, reach(self.kernel)) + sum(reaches) / self.scale)
 
     def makes_lr(self, lr: Tensor | None) -> bool:
         """Whether the LR image is made, rather than the one that is given used."""
