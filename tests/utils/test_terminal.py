@@ -66,6 +66,19 @@ def test_what_has_no_encoding_is_left_alone(monkeypatch):
         assert make_parser().parse_args(["-opt", "x.yml"]).opt == "x.yml"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+def test_streams_that_are_closed_lead_nowhere():
+    """What is printed, also by libraries to the streams' numbers, is in no file that is opened later."""
+    code = (
+        "import os, sys; from robustflow.commands.test import make_parser; make_parser(); "
+        "print('text'); print('text', file=sys.stderr, flush=True); "
+        "sys.exit(len({os.fstat(number).st_rdev for number in range(3)} - {os.stat(os.devnull).st_rdev}))"
+    )
+    command = f"'{sys.executable}' -c \"{code}\" <&- >&- 2>&-"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "codes")}
+    assert subprocess.run(command, shell=True, env=environment, timeout=60).returncode == 0
+
+
 def test_a_table_with_characters_that_are_not_there(printed_by, tmp_path):
     results_folder.make(tmp_path / "x")
     arguments = [str(tmp_path / "x"), "--output", str(tmp_path / "out")]

@@ -127,7 +127,13 @@ def require_one_process() -> None:
 
 
 def accept_all_characters() -> None:
-    """Have standard output and error print ``?`` for what their encoding lacks (cp1252, ASCII): no error at the end."""
+    """Have standard output and error print ``?`` for what their encoding lacks (cp1252, ASCII): no error at the end.
+
+    Those that were closed (``2>&-``) lead nowhere, not into the next file that is opened, and can be printed to.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # Not in a notebook, say, whose streams take everything.
         if isinstance(stream, io.TextIOWrapper):
