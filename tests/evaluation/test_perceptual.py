@@ -1,5 +1,7 @@
 import importlib.metadata
+import os
 import warnings
+from pathlib import Path
 
 import lpips
 import pytest
@@ -124,6 +126,23 @@ def test_weights_are_checked(tmp_path, alexnet, monkeypatch):
     assert loaded.version.endswith(f"backbone sha256 {digest}")
     samples, reference = images()
     assert loaded.distance(samples[0], reference) == Perceptual(alexnet, "", "cpu").distance(samples[0], reference)
+
+
+def test_weights_that_cannot_be_read(tmp_path, monkeypatch):
+    def refuse(file):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    (tmp_path / BACKBONE).write_bytes(b"")
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert load("cpu", [tmp_path]).startswith(f"{tmp_path / BACKBONE}: cannot be read (Permission denied); run ")
+
+
+def test_a_cache_of_someone_else_is_an_empty_one(monkeypatch):
+    def refuse(path, *arguments, **settings):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert str(load("cpu", [Path("elsewhere")])).startswith("run ")
 
 
 def test_the_real_weights(monkeypatch):

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _find_missing(parameters: str) -> str:
     reason = _find_fault()
     if reason:
         return f"{PACKAGE} {reason}, run: pip install 'robustflow[iqa]'"
-    if parameters and not _find_parameters(parameters).is_file():
+    if parameters and not os.access(_find_parameters(parameters), os.R_OK):
         return "its parameters are missing, run 'robustflow fetch iqa'"
     return ""
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import io
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,9 +92,13 @@ def load(device: torch.device | str, folders: Sequence[Path] | None = None) -> P
     wrong = []
     for folder in (FOLDER, Path(torch.hub.get_dir()) / "checkpoints") if folders is None else folders:
         file = folder / BACKBONE
-        if not file.is_file():
+        if not os.path.isfile(file):
             continue
-        data = file.read_bytes()
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            wrong.append(f"{file}: cannot be read ({error.strerror}); ")
+            continue
         digest = hashlib.sha256(data).hexdigest()
         if digest.startswith(_DIGITS):
             backbone = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
