@@ -1,5 +1,6 @@
 """`--check`: everything is tried, nothing is left behind, estimates are near the truth."""
 
+import os
 import re
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def test_mistakes_come_out_as_in_training(make_options, caplog, tmp_path):
     assert engine.run(options, check=True) == 2
     assert "the encoder would be frozen with random weights" in caplog.text
     assert not (tmp_path / "experiments").exists()
+
+
+def test_folders_that_cannot_be_written_to(make_options, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda place, how: place != tmp_path.resolve())
+    with pytest.raises(UserError, match=r"expected a folder that can be written to, got .*; set path\.experiments"):
+        check.check(make_options())
 
 
 def test_test_sets_are_opened_too(make_options):

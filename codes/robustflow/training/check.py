@@ -3,6 +3,7 @@
 import datetime
 import logging
 import math
+import os
 import shutil
 import statistics
 import tempfile
@@ -47,6 +48,7 @@ def estimate(options: RunOptions) -> tuple[str, float]:
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
     sets = _count(options)
+    _require_writable(Path(options.path.experiments) / options.name)
     # The trial computes as the whole run would.
     with tempfile.TemporaryDirectory() as folder, fused.expecting(_mapped_elements(options)):
         try:
@@ -59,6 +61,12 @@ def estimate(options: RunOptions) -> tuple[str, float]:
     counts = ", ".join(f"{key} {n}" for key, n in sets.items())
     right = f"{options.name}: options, data, {1 + _STEPS} steps, save{rest} are right."
     return "\n".join([right, f"  images      {counts}", *lines]), seconds
+
+
+def _require_writable(experiment: Path) -> None:
+    there = find_existing_part(experiment)
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{experiment}: expected a folder that can be written to, got {there}; set path.experiments")
 
 
 def _try(options: RunOptions, folder: str) -> tuple[list[str], float]:
