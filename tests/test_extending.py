@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 
 import pytest
 import readme
@@ -33,7 +34,8 @@ val: {{heats: [0.9], n_sample: 2}}
 def options(tmp_path, monkeypatch):
     """Options of a run that uses one of each, in files beside it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    # As of a command that is installed.
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
     for name, code in BLOCKS:
         (tmp_path / f"mine_{name}.py").write_text(code)
     (tmp_path / "run.yml").write_text(RUN.format(plugins=", ".join(f"mine_{name}" for name, _ in BLOCKS)))

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -285,6 +286,17 @@ def test_commands(model, images, tmp_path, capsys, caplog):
 def test_mistakes_on_the_command_line(model, tmp_path, caplog, kind, arguments, message):
     assert command(model[0], tmp_path, kind, *arguments) == 2
     assert message in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+@pytest.mark.parametrize(("kind", "flag"), [("rank", "--input"), ("table", "--train"), ("table", "--test")])
+def test_folders_that_results_cannot_be_named_after(model, tmp_path, caplog, kind, flag):
+    folder = tmp_path / "d\udcff"
+    write_png(folder / "0.png", torch.zeros(3, 48, 48))
+    sets = {"--held-out": "test_text", "--test": "test_text"} if kind == "table" else {}
+    given = {**sets, flag: str(folder)}
+    assert command(model[0], tmp_path, kind, *(word for pair in given.items() for word in pair)) == 2
+    assert "d\\udcff': expected a folder in UTF-8" in caplog.text
 
 
 def test_results_that_are_not_there(tmp_path, caplog):

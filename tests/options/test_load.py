@@ -261,6 +261,11 @@ def test_malformed_override_is_reported_with_the_others(write, entry):
     assert lines[0].startswith("  --override: expected key.path=value")
 
 
+@pytest.mark.parametrize("entry", ["path.results=d\udcff", "name='d\udcff'", "na\udcffme=x"])
+def test_override_that_is_not_utf_8(write, entry):
+    assert report(write(""), entry)[0].startswith(f"  --override: expected text in UTF-8, got {entry!r}")
+
+
 def test_override_that_is_not_yaml(write):
     assert report(write(""), "scale=[1")[0].startswith("  --override: scale: not valid YAML")
 
@@ -294,6 +299,15 @@ def test_plugin_that_cannot_be_imported(write):
     lines = report(write("plugins:\n  - no_such_module_at_all\n  - ../a.py"))
     assert lines[0].startswith("  run.yml:4: plugins: cannot import 'no_such_module_at_all'")
     assert lines[1].startswith("  run.yml:5: plugins: cannot import '../a.py': expected a module name")
+
+
+def test_plugin_that_is_no_python(write, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_plugin.py").write_text("def f(:\n")
+    [line] = report(write("plugins: [broken_plugin]"))
+    assert line.startswith(
+        "  run.yml:3: plugins: cannot import 'broken_plugin': invalid syntax (broken_plugin.py, line 1)"
+    )
 
 
 def test_contradictions_are_reported_together(write):

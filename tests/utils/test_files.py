@@ -16,6 +16,11 @@ def test_writes_into_new_folders_and_over_old_files(tmp_path, durable):
     assert os.listdir(file.parent) == ["file"]
 
 
+def test_text_with_what_is_not_utf_8_in_a_path(tmp_path):
+    write_atomically(tmp_path / "page.html", "ü d\udcff")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "ü d?"
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     file = tmp_path / "file"
     write_atomically(file, b"old")

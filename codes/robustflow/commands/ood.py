@@ -23,6 +23,7 @@ from robustflow.options.schema import DatasetOptions, RunOptions
 from robustflow.report import ood as report
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
+from robustflow.utils.files import is_utf8
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +203,10 @@ def _open_sets(options: RunOptions, folder: Path | None, enhance: Enhancement | 
 
 
 def _name(folder: Path) -> str:
-    return "/".join(folder.resolve().parts[-2:])
+    name = "/".join(folder.resolve().parts[-2:])
+    if not is_utf8(f"{folder} {name}"):
+        raise UserError(f"{str(folder)!r}: expected a folder in UTF-8; results are named after it: rename it")
+    return name
 
 
 def _table(chosen: argparse.Namespace) -> None:
@@ -215,7 +219,8 @@ def _table(chosen: argparse.Namespace) -> None:
     sets: dict[str, DatasetOptions] = {**options.datasets, "val": held_out, "test": test}
     if chosen.train is not None:
         side = chosen.patch or mahalanobis.PATCH
-        sets["train"] = FolderOptions(mode="folder", dataroot_GT=str(chosen.train), GT_size=side)
+        dataset = FolderOptions(mode="folder", dataroot_GT=str(chosen.train), GT_size=side)
+        sets["train"] = dataset.model_copy(update={"name": _name(chosen.train)})
     options = options.model_copy(update={"datasets": sets})
     place = chosen.output or Path(options.path.results) / options.name
     data_sets.require_apart(options, None, place)

@@ -80,5 +80,5 @@ def _seeds(chosen: argparse.Namespace) -> str:
     folder = _folder(chosen, of_seeds[seeds[0]])
     results = [evaluate.evaluate(options, None, folder / f"seed_{seed}") for seed, options in of_seeds.items()]
     text = study.over_seeds(results)
-    write_atomically(folder / "summary.md", f"Seeds {seeds}: mean ± std.\n\n{text}\n".encode())
+    write_atomically(folder / "summary.md", f"Seeds {seeds}: mean ± std.\n\n{text}\n")
     return text

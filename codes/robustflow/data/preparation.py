@@ -167,5 +167,7 @@ def _require_space(source: Path, images: list[str], destination: Path) -> None:
 def _write_index(source: Path, destination: Path, images: Sequence[str], done: dict[str, PreparedImage]) -> None:
     """Write the index of the images done so far, in the order of all."""
     entries = [done[image] for image in images if image in done]
-    index = Index(origin=str(source.resolve()), complete=len(entries) == len(images), images=entries)
-    write_atomically(destination / INDEX, index.model_dump_json(indent=1).encode())
+    # A name that is not in UTF-8, as JSON must be, is there to be read alone.
+    origin = str(source.resolve()).encode(errors="replace").decode()
+    index = Index(origin=origin, complete=len(entries) == len(images), images=entries)
+    write_atomically(destination / INDEX, index.model_dump_json(indent=1))

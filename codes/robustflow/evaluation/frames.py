@@ -76,11 +76,11 @@ def type_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 def write_results(folder: Path, report: Mapping[str, Any], found: Sequence[Record]) -> None:
     """Write metrics.json and metrics.csv, the frame of the samples, each atomically."""
-    write_atomically(folder / "metrics.json", records.to_json(report).encode())
+    write_atomically(folder / "metrics.json", records.to_json(report))
     if found:
         frame = to_frame(found)
         samples = frame[frame.averaged.isna()].drop(columns="averaged")
-        write_atomically(folder / "metrics.csv", samples.to_csv(index=False, lineterminator="\r\n").encode())
+        write_atomically(folder / "metrics.csv", samples.to_csv(index=False, lineterminator="\r\n"))
 
 
 def summarize_data_set(found: Sequence[Record], metrics: Sequence[Metric]) -> dict[str, Any]:

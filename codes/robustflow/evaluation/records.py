@@ -67,7 +67,7 @@ def remove(folder: Path, dataset: str, image: str) -> None:
 def write(folder: Path, record: Record) -> None:
     """Write a record, atomically."""
     values = {key: value for key, value in asdict(record).items() if key != "means" or value}
-    write_atomically(path_of(folder, record.dataset, record.image), to_json(values).encode(), durable=False)
+    write_atomically(path_of(folder, record.dataset, record.image), to_json(values), durable=False)
 
 
 def read(folder: Path, dataset: str, image: str, fingerprint: str) -> Record | None:

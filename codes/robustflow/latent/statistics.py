@@ -48,7 +48,7 @@ def write(
         log.warning("%s: encoding failed: not all of its latents are finite", name)
     tensors = {f"level_{level}": z.contiguous() for level, z in latents.items()}
     write_atomically(output / f"{name}_latents.safetensors", safetensors.torch.save(tensors, {"image": name}))
-    write_atomically(output / f"{name}_latents.json", to_json(found).encode())
+    write_atomically(output / f"{name}_latents.json", to_json(found))
     plots.save_png(draw(latents, found["bits_per_dim"]), output / f"{name}_latents.png")
     maps = {level: _map(z, level, space.size) for level, z in latents.items()}
     for level, shown in maps.items():

@@ -21,6 +21,7 @@ import importlib
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -256,6 +257,9 @@ def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]
             message = f"expected key.path=value (null: back to the default), got {entry.strip()!r}"
             mistakes.append(Mistake("--override", (), message))
             continue
+        if not files.is_utf8(entry):
+            mistakes.append(Mistake("--override", (), f"expected text in UTF-8, got {entry.strip()!r}; rename it"))
+            continue
         if has_comment(value):
             quoted_value = "'" + value.replace("'", "''") + "'"
             message = f"expected no comment, which '#' begins, got {value}; quote what holds it: {key}={quoted_value}"
@@ -288,12 +292,15 @@ def _find(tree: Node, path: KeyPath) -> tuple[KeyPath, Node]:
 def _import_plugins(tree: Node) -> Iterator[Mistake]:
     path, plugins = _find(tree, ("plugins",))
     nodes = plugins.value if path and isinstance(plugins.value, tuple) else ()
+    # Modules in the working folder are found however the command was started; those that are installed come first.
+    if nodes and "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     for node in (node for node in nodes if isinstance(node.value, str)):
         try:
             if not all(part.isidentifier() for part in node.value.split(".")):
                 raise ImportError("expected a module name such as my_package.my_module")
             importlib.import_module(node.value)
-        except ImportError as error:
+        except (ImportError, SyntaxError) as error:
             yield Mistake(node.source, ("plugins",), f"cannot import {node.value!r}: {error}")
 
 

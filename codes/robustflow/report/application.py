@@ -92,7 +92,7 @@ def write(stem: Path, title: str, model: Model, settings: Mapping[str, Any], out
         "versions": versions(model),
         **outcome.figures,
     }
-    write_atomically(stem.with_name(f"{stem.name}.json"), to_json(found).encode())
+    write_atomically(stem.with_name(f"{stem.name}.json"), to_json(found))
     images = f"{len(album.images)} image{'s' if len(album.images) != 1 else ''}"
     page = render(
         "application.html.j2",
@@ -107,7 +107,7 @@ def write(stem: Path, title: str, model: Model, settings: Mapping[str, Any], out
         settings={key: " ".join(value) if isinstance(value, list) else str(value) for key, value in settings.items()},
         versions={"weights": str(model.file), **versions(model)},
     )
-    write_atomically(stem.with_name(f"{stem.name}.html"), page.encode())
+    write_atomically(stem.with_name(f"{stem.name}.html"), page)
 
 
 def _guide(shown: Mapping[str, Tensor]) -> Image.Image | None:

@@ -84,13 +84,13 @@ def write(runs: Sequence[Results], output: Path) -> None:
     gallery.draw(runs, chosen, output / "gallery.png")
     headers, rows = paired.compare_runs(runs)
     pictured = {"gallery.png": bool(chosen), "curves.png": bool(plotted)}
-    write_atomically(output / "summary.md", _markdown(runs, headers, rows, pictured).encode())
-    write_atomically(output / "summary.csv", table(runs, "csv").encode())
+    write_atomically(output / "summary.md", _markdown(runs, headers, rows, pictured))
+    write_atomically(output / "summary.csv", table(runs, "csv"))
     escaped = [[tables.latex(text) for text in row] for row in (headers, *rows)]
     differences = tables.align(escaped[1:], escaped[0], 3, "latex")
     older = "".join(f"\n% {line}" for line in say_older(runs).splitlines())
-    write_atomically(output / "summary.tex", f"{table(runs, 'latex')}{older}\n\n{differences}\n".encode())
-    write_atomically(output / "report.html", render("compare.html.j2", **content(runs, headers, rows)).encode())
+    write_atomically(output / "summary.tex", f"{table(runs, 'latex')}{older}\n\n{differences}\n")
+    write_atomically(output / "report.html", render("compare.html.j2", **content(runs, headers, rows)))
 
 
 def _markdown(

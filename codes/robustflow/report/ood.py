@@ -36,10 +36,10 @@ _COLUMNS = [
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
     """Write ood.json, ood.csv and ood.png, each atomically."""
-    write_atomically(folder / "ood.json", to_json(report).encode())
+    write_atomically(folder / "ood.json", to_json(report))
     rows = [{**one, **dict(zip(("top", "left"), one["position"], strict=True))} for one in report["patches"]]
     text = pd.DataFrame(rows, columns=_COLUMNS).to_csv(index=False, lineterminator="\r\n")
-    write_atomically(folder / "ood.csv", text.encode())
+    write_atomically(folder / "ood.csv", text)
     plot(curves_of(report), folder / "ood.png")
 
 
@@ -103,9 +103,9 @@ def write_means(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     note = f"Patches of {rows[0]['patch']} x {rows[0]['patch']} HR pixels; c: features of the encoder. {_PUBLISHED}"
-    write_atomically(folder / "ood_table.md", f"{align(lines, headers, 2, 'markdown')}\n\n{note}\n".encode())
+    write_atomically(folder / "ood_table.md", f"{align(lines, headers, 2, 'markdown')}\n\n{note}\n")
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\r\n")
-    write_atomically(folder / "ood_table.csv", text.encode())
+    write_atomically(folder / "ood_table.csv", text)
     return f"{align(lines, headers, 2, 'simple')}\n{note}"
 
 

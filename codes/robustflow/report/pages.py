@@ -30,7 +30,7 @@ def write(folder: Path) -> Path:
     """
     results = read(folder)
     path = folder / "report.html"
-    write_atomically(path, render("report.html.j2", **content(results)).encode())
+    write_atomically(path, render("report.html.j2", **content(results)))
     return path
 
 

@@ -32,7 +32,7 @@ def write(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], o
     require_known(recipe, list({key: None for _, results in found for key in results.columns}))
     frame = to_frame(recipe, found)
     text = _markdown(recipe, found, frame)
-    write_atomically(output / "table.csv", frame.to_csv(index=False).encode())
+    write_atomically(output / "table.csv", frame.to_csv(index=False))
     models = _by_label(found)
     if recipe.reference is not None:
         columns = found[0][1].columns
@@ -43,7 +43,7 @@ def write(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], o
             plot(curves, output / "ood.png")
     if recipe.claims:
         text += f"\n{seeds.try_claims(recipe.claims, models, recipe.temperature)}"
-    write_atomically(output / "table.md", text.encode())
+    write_atomically(output / "table.md", text)
     return text
 
 

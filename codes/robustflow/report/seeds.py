@@ -143,7 +143,7 @@ def write_inputs(models: Models, recipe: RecipeOptions, path: Path) -> None:
                 places = {"model": label, "seed": seed, "data set": dataset, "τ": heat}
                 parts.append(one.assign(**places)[[*places, "input", *recipe.columns]])
     text = pd.concat(parts).to_csv(index=False, float_format="%.5g")
-    write_atomically(path, text.encode())
+    write_atomically(path, text)
 
 
 def rank_failures(models: Models, temperature: float | None) -> dict[str, list[tuple[float, float]]]:

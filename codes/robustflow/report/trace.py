@@ -24,8 +24,8 @@ _STYLES = ("-", "--", "-.", ":")
 def write(folder: Path, report: Mapping[str, Any]) -> str:
     """Write all files of the content of a trace.json to a folder, each atomically; return trace.md."""
     text = _describe(report)
-    write_atomically(folder / "trace.json", to_json(report).encode())
-    write_atomically(folder / "trace.md", text.encode())
+    write_atomically(folder / "trace.json", to_json(report))
+    write_atomically(folder / "trace.md", text)
     plots.save_png(_draw_traces(report), folder / "trace.png")
     plots.save_png(_draw_growths(report), folder / "growth.png")
     return text

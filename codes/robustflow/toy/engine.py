@@ -49,8 +49,8 @@ def _experiment(options: ToyOptions, folder: Path) -> str:
     options_load.save(options, folder / "options.yml")
     plots.save_png(figures.draw_samples(options, given, trials), folder / "figure.png")
     plots.save_png(figures.draw_layers(options, trials), folder / "layers.png")
-    write_atomically(folder / "summary.json", json.dumps(summary.record(options, given, trials), indent=1).encode())
-    write_atomically(folder / "summary.md", text.encode())
+    write_atomically(folder / "summary.json", json.dumps(summary.record(options, given, trials), indent=1))
+    write_atomically(folder / "summary.md", text)
     log.info("%s: figure.png, layers.png, summary.md, summary.json", folder)
     return text
 

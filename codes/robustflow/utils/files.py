@@ -38,6 +38,11 @@ def require_inside(folder: str | Path, *parts: str) -> None:
         )
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a path or argument is UTF-8, as YAML and names of results must be; its other bytes are surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def expand(text: str) -> str:
     """A path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` filled in, as a shell does.
 
@@ -78,19 +83,20 @@ def find_existing_part(path: str | Path) -> Path:
     return next(folder for folder in (place, *place.parents) if folder.exists())
 
 
-def write_atomically(path: str | Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = True) -> None:
     """Write data to path, creating parent folders: afterwards the file is either the old one or the whole new one.
 
-    With ``durable`` it also outlives a power cut, at the price of waiting for the disk. CannotWrite naming file and
-    reason; the old file, if any, is intact.
+    Text is written in UTF-8, with ``?`` for what is none in the names of folders. With ``durable`` the file also
+    outlives a power cut, at the price of waiting for the disk. CannotWrite naming file and reason; the old file, if
+    any, is intact.
     """
-    path = Path(path)
+    path, content = Path(path), data.encode(errors="replace") if isinstance(data, str) else data
     with explain_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.write(content)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())

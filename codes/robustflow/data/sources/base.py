@@ -24,6 +24,7 @@ from robustflow.options.schema import DatasetOptions
 from robustflow.options.values import LONGEST_NAME
 from robustflow.registry import DATASETS
 from robustflow.utils.errors import UserError, for_all
+from robustflow.utils.files import is_utf8
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -139,7 +140,7 @@ def require_file_name(name: str) -> None:
     reason = None
     if re.search(r"[/\\\x00-\x1f\x7f]", name) is not None or name.startswith("."):
         reason = "without '/', '\\', control characters and a dot in front"
-    elif any("\ud800" <= character <= "\udfff" for character in name):
+    elif not is_utf8(name):
         reason = "in UTF-8"
     elif len(name.encode()) > LONGEST_NAME:
         reason = f"of at most {LONGEST_NAME} bytes, those of sub-folders included"
