@@ -263,6 +263,12 @@ def test_commands(model, images, tmp_path, capsys, caplog):
     assert all(top % 8 == left % 8 == 0 for top, left in (patch["position"] for patch in found["patches"]))
     assert ood.main(["plot", str(tmp_path / "out"), "--output", str(tmp_path / "both.svg")]) == 0
     assert f"tiny: {tmp_path.name}/in (8 patches)" in (tmp_path / "both.svg").read_text()
+    # Two results of one model, on the same images: no curve stands for another.
+    folders = [str(tmp_path / name) for name in ("out", "sparse")]
+    for pooled, data_set in ((("--pooled",), ""), ((), f": {tmp_path.name}/in")):
+        assert ood.main(["plot", *folders, "--output", str(tmp_path / "two.svg"), *pooled]) == 0
+        text = (tmp_path / "two.svg").read_text()
+        assert all(f"{folder}{data_set} ({n} patches)" in text for folder, n in zip(folders, (8, 7), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from robustflow.models import data_sets
 from robustflow.models.loading import load_model
 from robustflow.options.schema import DatasetOptions, RunOptions
 from robustflow.report import ood as report
+from robustflow.report.results import tell_apart
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import is_utf8
@@ -258,13 +259,21 @@ def _whole(options: RunOptions, flag: str, chosen: argparse.Namespace) -> Datase
 
 
 def _plot(chosen: argparse.Namespace) -> None:
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for folder in chosen.results:
-        found = report.read(folder)
-        label = str(found["name"]).rsplit("/", 1)[-1]
-        of_sets = report.curves_of(found)
-        if chosen.pooled:
-            curves[label] = [point for name in found["datasets"] for point in of_sets[name]]
-            continue
-        curves |= {f"{label}: {name}": of_sets[name] for name in found["datasets"]}
-    report.plot(curves, chosen.output)
+    found = [report.read(folder) for folder in chosen.results]
+    names = [str(one["name"]) for one in found]
+    curves = _label(found, [name.rsplit("/", 1)[-1] for name in names], chosen.pooled)
+    if len({label for label, _ in curves}) < len(curves):
+        curves = _label(found, tell_apart(names, chosen.results), chosen.pooled)
+    report.plot(dict(curves), chosen.output)
+
+
+def _label(found: Sequence[Any], names: Sequence[str], pooled: bool) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Curves of results, of all data sets of each together or of each data set, under the names of the results."""
+    curves: list[tuple[str, list[tuple[float, float]]]] = []
+    for name, one in zip(names, found, strict=True):
+        of_sets = [(dataset, report.curves_of(one)[dataset]) for dataset in one["datasets"]]
+        if pooled:
+            curves.append((name, [point for _, curve in of_sets for point in curve]))
+        else:
+            curves += [(f"{name}: {dataset}", curve) for dataset, curve in of_sets]
+    return curves

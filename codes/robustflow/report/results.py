@@ -250,13 +250,18 @@ def _json(path: Path) -> Any:
 
 
 def names_of(runs: Sequence[Results]) -> list[str]:
-    """Short names of the runs; where these are equal what differs in full ones, as of x/affine/0 and x/spline/0."""
-    full = [str(run.metrics["name"]) for run in runs]
+    """Names of the runs that differ; see `tell_apart`."""
+    return tell_apart([str(run.metrics["name"]) for run in runs], [run.folder for run in runs])
+
+
+def tell_apart(full: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Last parts of the names of runs; where these are equal what differs in the names, as of x/affine/0 and
+    x/spline/0; where they are equal, too, the folders of the results."""
     parts = [name.split("/") for name in full]
     before, after = _n_equal(parts), _n_equal([one[::-1] for one in parts])
     differing = ["/".join(one[before : len(one) - after]) for one in parts]
-    found = ([run.label for run in runs], differing, full)
-    return next((names for names in found if len({*names}) == len(names) and all(names)), [str(r.folder) for r in runs])
+    found = ([one[-1] for one in parts], differing, list(full))
+    return next((names for names in found if len({*names}) == len(names) and all(names)), [str(f) for f in folders])
 
 
 def _n_equal(lists: Sequence[Sequence[str]]) -> int:
