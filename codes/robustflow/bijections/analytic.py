@@ -20,12 +20,13 @@ class AnalyticElementwise(Elementwise):
     A subclass gives the map, its inverse and its first derivatives as functions of x, the parameters and its constants;
     both directions are differentiated from these, the inverse by the implicit function theorem. Each is one pass over
     memory (``fused``), compiled once for all constants. Second derivatives are not supported.
+
+    Attributes:
+        constants: All that the map depends on besides x and its parameters, to be set by ``__init__``; ``evaluate`` and
+            the like get them as float64 scalars.
     """
 
-    @property
-    @abstractmethod
-    def constants(self) -> tuple[float, ...]:
-        """All that the map depends on besides x and its parameters; the functions below get them as float64 scalars."""
+    constants: tuple[float, ...] = ()
 
     @staticmethod
     @abstractmethod

@@ -31,11 +31,7 @@ class Affine(AnalyticElementwise):
     def __init__(self, eps: float = 1e-4) -> None:
         super().__init__()
         self.eps = eps
-
-    @property
-    def constants(self) -> tuple[float, ...]:
-        """ε."""
-        return (self.eps,)
+        self.constants = (eps,)
 
     def inverse_bound(self) -> InverseBound:
         """1/ε."""

@@ -24,11 +24,6 @@ class ExpAffine(AnalyticElementwise):
 
     num_params = 2
 
-    @property
-    def constants(self) -> tuple[float, ...]:
-        """None."""
-        return ()
-
     @staticmethod
     def evaluate(x: Tensor, params: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and s."""

@@ -106,11 +106,7 @@ class RationalQuadratic(AnalyticElementwise):
         super().__init__()
         self.bounds = bounds
         self.eps = eps
-
-    @property
-    def constants(self) -> tuple[float, ...]:
-        """The box and ε."""
-        return (*self.bounds, self.eps)
+        self.constants = (*bounds, eps)
 
     def inverse_bound(self) -> InverseBound:
         """Slope 1 outside the box; inside, steep as it may be, nothing moves farther than the box is wide."""

@@ -48,11 +48,7 @@ class SoftAffine(AnalyticElementwise):
         super().__init__()
         self.B = B
         self.eps = eps
-
-    @property
-    def constants(self) -> tuple[float, ...]:
-        """B and ε."""
-        return self.B, self.eps
+        self.constants = (B, eps)
 
     def inverse_bound(self) -> InverseBound:
         """Slope 1 far out; what a difference gains on the way is at most 2B(1 − ε)."""
