@@ -12,6 +12,7 @@ from robustflow.nn.convolutions import mix_channels
 
 def random_rotation(channels: int) -> Tensor:
     """Random orthogonal matrix (channels, channels), float64, from torch's global generator."""
+    # Not nn.init.orthogonal_, the same numbers in rows: gradients come in columns, as QR does, and would be copied.
     q, r = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))
     return q * r.diagonal().sign()
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustflow.encoders.base import FeaturePyramid
 from robustflow.encoders.blocks import BlockEncoder
 from robustflow.nn.convolutions import conv, for_convolution
-from robustflow.nn.nearest import conv_of_nearest
+from robustflow.nn.nearest import Resized
 from robustflow.registry import ENCODERS, Options
 
 
@@ -74,7 +74,7 @@ class RRDBEncoder(BlockEncoder):
 
     def upsample(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
         """LeakyReLU of a 3×3 convolution of the 2× nearest upsampling of x."""
-        return F.leaky_relu(conv_of_nearest(x, layer.weight, 2) + layer.bias[:, None, None].to(x.dtype), 0.2)  # type: ignore[index]
+        return F.leaky_relu(Resized(x, 2).conv(layer.weight) + layer.bias[:, None, None].to(x.dtype), 0.2)  # type: ignore[index]
 
     def forward(self, condition: Tensor) -> FeaturePyramid:
         """Map the LR image (b, 3, h, w), in [0, 1], to features; h and w must be even enough for the coarsest level."""

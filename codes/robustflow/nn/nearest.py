@@ -9,20 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def conv_of_nearest(x: Tensor, weight: Tensor, factor: float) -> Tensor:
-    """3×3 convolution, zero padding 1, of x (b, c, h, w) resized by nearest neighbour; weight (o, c, 3, 3).
-
-    Equal to ``conv2d(resize(x, factor), weight, padding=1)`` with an integer factor, or 1/s where the
-    integer s divides h and w. Enlarging is never carried out, see ``Resized``.
-    """
-    return Resized(x, factor).conv(weight)
-
-
 class Resized:
     """x (b, c, h, w) resized by nearest neighbour, to be convolved any number of times.
 
-    Enlarging by r is never carried out. Along one dimension, with kernel (w₋, w₀, w₊), W = w₋ + w₀ + w₊ and
-    differences g_i = x_i − x_{i−1}:
+    The factor is an integer r, or 1/s where the integer s divides h and w. Enlarging is never carried out. Along one
+    dimension, with kernel (w₋, w₀, w₊), W = w₋ + w₀ + w₊ and differences g_i = x_i − x_{i−1}:
 
         first of the r output pixels of x_i: W x_i − w₋ g_i,  last: W x_i + w₊ g_{i+1},  those between: W x_i
 
@@ -46,7 +37,7 @@ class Resized:
         self.sources = [x.contiguous() if accurate else x]
 
     def conv(self, weight: Tensor) -> Tensor:
-        """3×3 convolution, zero padding 1, with weight (o, c, 3, 3)."""
+        """3×3 convolution, zero padding 1, with weight (o, c, 3, 3): (b, o, factor·h, factor·w)."""
         weight = weight.to(self.sources[0].dtype)
         if self.enlargement == 1:
             weight = weight.contiguous(memory_format=_layout(self.sources[0]))
