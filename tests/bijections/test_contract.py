@@ -63,14 +63,18 @@ class Folded(Bijection):
         return x[0, 0].numel() * mixing_log_det([self.step])
 
     def forward(self, x, cond=None):
-        z, log_det = self.step.mix(x, *fold_mixing([self.step])), x.new_zeros(len(x))
-        if cond is not None:
-            z, log_det = self.step.couple(z, cond)
+        (mixing,) = fold_mixing([self.step])
+        if cond is None:
+            return self.step.mix(x, mixing), self.mixed(x).expand(len(x))
+        z, log_det = self.step.couple(x, cond, mixing)
         return z, log_det + self.mixed(x)
 
     def inverse(self, z, cond=None):
-        x, log_det = (z, z.new_zeros(len(z))) if cond is None else self.step.uncouple(z, cond)
-        return self.step.unmix(x, *fold_unmixing([self.step])), log_det - self.mixed(z)
+        (unmixing,) = fold_unmixing([self.step])
+        if cond is None:
+            return self.step.unmix(z, unmixing), -self.mixed(z).expand(len(z))
+        x, log_det = self.step.uncouple(z, cond, unmixing)
+        return x, log_det - self.mixed(z)
 
 
 def step(elementwise, noisy):

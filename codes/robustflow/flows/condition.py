@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustflow.bijections.networks import Context, FoldedNetworks
+from robustflow.bijections.networks import Context
 from robustflow.flows.level import FlowLevel, LevelWeights
 from robustflow.flows.projection import share_out
 from robustflow.flows.step import Mixing, StepCondition
@@ -44,7 +44,7 @@ class LevelCondition:
         per_step = native[:, 0].numel() * (hidden + bias.numel() * bias.element_size())
         limit = level.steps_at_once if torch.is_grad_enabled() else len(level.steps)
         self._group = min(limit, max(1, memory // per_step))
-        self._made: dict[int, StepCondition] = {}
+        self._made: dict[int, tuple[Tensor, Context]] = {}
         self._noise: Tensor | None = None
 
     @property
@@ -88,14 +88,13 @@ class LevelCondition:
             self._made.clear()
             self._made.update(zip(steps, self._project_features(steps), strict=True))
         made = [self._made[index] for index in steps]
-        first = self.level.first_noisy
-        if steps.stop <= first:
-            return made
-        contexts = self._project_noise(range(max(steps.start, first) - first, steps.stop - first))
-        clean = [None] * (len(steps) - len(contexts))
-        return [(*each[:2], own) for each, own in zip(made, [*clean, *contexts], strict=True)]
+        clean = range(steps.start, min(steps.stop, self.level.first_noisy))
+        noisy = steps[len(clean) :]
+        contexts = [*([None] * len(clean)), *(self._project_noise(noisy) if noisy else [])]
+        return [(*each, own) for each, own in zip(made, contexts, strict=True)]
 
-    def _project_features(self, steps: range) -> list[StepCondition]:
+    def _project_features(self, steps: range) -> list[tuple[Tensor, Context]]:
+        """Parameters of the steps' injectors and contexts of their self couplings."""
         level, weights, taps = self.level, self.weights, Resized(self._taps, self._factor)
         folded = (None, None) if weights is None else (weights.injectors, weights.couplings)
         injectors = level.injector_projection(self.native, taps, steps, folded[0])
@@ -105,15 +104,15 @@ class LevelCondition:
         ]
         del injectors
         couplings = level.coupling_projection(self.native, taps, steps, folded[1])
-        return [(*each, None) for each in zip(parameters, couplings, strict=True)]
+        return list(zip(parameters, couplings, strict=True))
 
     def _project_noise(self, steps: range) -> list[Context]:
-        """Contexts of some of the noise couplings, counted among themselves."""
-        folded: FoldedNetworks | None = None if self.weights is None else self.weights.noise
+        """Contexts of the noise couplings of some steps that have one."""
+        first, folded = self.level.first_noisy, None if self.weights is None else self.weights.noise
+        steps = range(steps.start - first, steps.stop - first)
         kernel, hidden = self.level.noise_projection, self.level.injector_projection.hidden_channels
         if self._noise is None or kernel is None:
-            networks = [None] * len(steps) if folded is None else folded.networks[steps.start : steps.stop]
-            return [(None, network) for network in networks]
+            return share_out(None, steps, folded)
         rows, bias = slice(steps.start * hidden, steps.stop * hidden), None
         own: Tensor = kernel[rows]
         if folded is not None:

@@ -168,10 +168,6 @@ class ConditionalFlow(nn.Module):
 
         return self.keep("mixing_log_det", compute)
 
-    def is_initialized(self) -> bool:
-        """Whether all ActNorms are."""
-        return all(norm.is_initialized() for norm in self._actnorms)
-
     def condition(self, y: Tensor) -> Condition:
         """Prepare y (b, c, h, w). ValueError unless the sides of x, scale times those of y, are even enough."""
         height, width = (side * self.scale for side in y.shape[-2:])
@@ -222,7 +218,7 @@ class ConditionalFlow(nn.Module):
         if x.shape[-2:] != prepared.size or x.shape[0] != prepared.batch:
             expected = (prepared.batch, self.image_channels, *prepared.size)
             raise ValueError(f"expected x of shape {expected} for this condition, got {tuple(x.shape)}")
-        if self.training and not self.is_initialized():
+        if self.training and not all(norm.is_initialized() for norm in self._actnorms):
             prepared = self._initialize(x, prepared)
         pixels, latents, log_dets = x[0, 0].numel(), [], []
         for level, given in zip(self.typed_levels, prepared.levels, strict=True):

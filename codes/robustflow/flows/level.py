@@ -105,9 +105,7 @@ class FlowLevel(nn.Module):
         for transition in self.transitions:
             x = transition.mix(x, next(each))  # type: ignore[operator]
         for step, condition in zip(self.full_steps, conditions, strict=True):
-            mixing = next(each)
-            x = step.mix(x, None) if mixing is None else x
-            x, log_det = recompute(step.couple, self.checkpoint_steps)(x, condition, mixing)
+            x, log_det = recompute(step.couple, self.checkpoint_steps)(x, condition, next(each))
             log_dets.append(log_det)
         latent = None
         if self.split_prior is not None:
@@ -127,8 +125,7 @@ class FlowLevel(nn.Module):
             log_dets.append(log_det)
         z, each = z.contiguous(memory_format=flow_format(z)), reversed(unmixings)
         for step, condition in zip(reversed(self.full_steps), conditions, strict=True):
-            z, log_det = step.uncouple(z, condition)
-            z = step.unmix(z, next(each))
+            z, log_det = step.uncouple(z, condition, next(each))
             log_dets.append(log_det)
         for transition in reversed(self.transitions):
             z = transition.unmix(z, next(each))  # type: ignore[operator]

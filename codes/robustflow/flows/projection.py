@@ -37,8 +37,8 @@ class FeatureProjection(nn.Module):
         return share_out(conv(native, own, bias) + taps.conv(of_taps), steps, folded)
 
 
-def share_out(projected: Tensor, steps: range, folded: FoldedNetworks | None) -> list[Context]:
-    """Contexts of some steps' networks from their features, which lie one behind the other in the channels."""
-    features = projected.chunk(len(steps), dim=1)
+def share_out(projected: Tensor | None, steps: range, folded: FoldedNetworks | None) -> list[Context]:
+    """Contexts of some steps' networks from their features, if any, which lie one behind the other in the channels."""
+    features = [None] * len(steps) if projected is None else projected.chunk(len(steps), dim=1)
     networks = [None] * len(steps) if folded is None else folded.networks[steps.start : steps.stop]
     return list(zip(features, networks, strict=True))

@@ -16,7 +16,6 @@ from robustflow.nn.convolutions import mix_channels
 # ActNorm and 1×1 convolution as one map, z = matrix·x + shift, or the inverse of that: matrix and shift.
 Mixing = tuple[Tensor, Tensor]
 
-
 # What one step needs of the condition: elementwise parameters of the injector, context of the self coupling, and that
 # of the noise coupling, or None without.
 StepCondition = tuple[Tensor, Context | Tensor, Context | Tensor | None]
@@ -73,26 +72,25 @@ class FlowStep(TransitionStep):
         noisy = [] if self.noise_coupling is None else [self.noise_coupling]
         return [*super().layers, self.injector, *noisy, self.coupling]
 
-    def couple(self, x: Tensor, cond: StepCondition, mixing: Mixing | None = None) -> tuple[Tensor, Tensor]:
-        """Injector and couplings, after ``mix`` if that is given; return z and their log|det|, (b,)."""
+    def couple(self, x: Tensor, cond: StepCondition, mixing: Mixing | None) -> tuple[Tensor, Tensor]:
+        """All layers, see ``mix``; return z and log|det| of injector and couplings, (b,)."""
         params, context, noise = cond
-        x = x if mixing is None else self.mix(x, mixing)
-        x, total = self.injector.transform(x, params)
+        x, total = self.injector.transform(self.mix(x, mixing), params)
         if self.noise_coupling is not None:
             x, log_det = self.noise_coupling(x, noise)
             total = total + log_det
         x, log_det = self.coupling(x, context)
         return x, total + log_det
 
-    def uncouple(self, z: Tensor, cond: StepCondition) -> tuple[Tensor, Tensor]:
-        """Undo ``couple``; return x and log|det| of the inverse, (b,)."""
+    def uncouple(self, z: Tensor, cond: StepCondition, unmixing: Mixing) -> tuple[Tensor, Tensor]:
+        """Undo ``couple``, given the inverse of the mixing; return x and log|det| of the inverse, (b,), likewise."""
         params, context, noise = cond
         z, total = self.coupling.inverse(z, context)
         if self.noise_coupling is not None:
             z, log_det = self.noise_coupling.inverse(z, noise)
             total = total + log_det
         z, log_det = self.injector.untransform(z, params)
-        return z, total + log_det
+        return self.unmix(z, unmixing), total + log_det
 
 
 def fold_mixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
