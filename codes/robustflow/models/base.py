@@ -68,9 +68,9 @@ class Model(nn.Module, ABC):
         """The part of the network that is pretrained, and frozen at first."""
 
     @property
-    @abstractmethod
     def size_multiple(self) -> int:
-        """HR images whose sides are multiples of this need no padding."""
+        """HR images whose sides are multiples of this need no padding: the scale, at least."""
+        return self.scale
 
     def mapped_elements(self, pixels: int) -> int:
         """Elements that couplings and injectors map for so many pixels of HR images: how much compiling them pays."""
@@ -130,9 +130,9 @@ class Model(nn.Module, ABC):
         """
         return
 
-    @abstractmethod
     def likelihood(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> Likelihood | None:
         """Likelihood of hr given lr under the training noise; None for models without one."""
+        return None
 
     @abstractmethod
     def prepare(self, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
@@ -198,6 +198,11 @@ class Model(nn.Module, ABC):
     @options.setter
     def options(self, run: RunOptions) -> None:
         self._run = run
+
+
+def repeat(image: Tensor) -> Draw:
+    """What a model without randomness prepares: every sample is its image (b, 3, H, W)."""
+    return lambda _, generators: image.expand(len(generators), *image.shape).flatten(0, 1)
 
 
 def seed_generator(generator: torch.Generator | None) -> torch.Generator:

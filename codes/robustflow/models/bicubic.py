@@ -1,6 +1,6 @@
 """Bicubic interpolation, the comparator that has nothing to learn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustflow.data.bicubic import upsample
 from robustflow.models import protocol
 from robustflow.models.architecture import network_options, require_consistent
-from robustflow.models.base import Draw, LossInputs, Model
+from robustflow.models.base import Draw, LossInputs, Model, repeat
 from robustflow.models.super_resolution import SuperResolutionOptions
 from robustflow.registry import MODELS
 from robustflow.utils.errors import UserError
@@ -62,11 +62,6 @@ class Bicubic(Model):
         """UserError: there is none."""
         raise UserError("model bicubic: expected one with an encoder; bicubic interpolation has no features")
 
-    @property
-    def size_multiple(self) -> int:
-        """HR images whose sides are multiples of the scale need no padding."""
-        return self.scale
-
     def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> NoReturn:
         """UserError: there is nothing to train."""
         raise UserError("model bicubic: expected one with weights; bicubic interpolation has nothing to train")
@@ -75,15 +70,6 @@ class Bicubic(Model):
         """UserError: there is nothing to train."""
         raise UserError("model bicubic: expected one with weights; bicubic interpolation has nothing to train")
 
-    def likelihood(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> None:
-        """None: this model has no likelihood."""
-        return
-
     def prepare(self, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
         """Enlarge once, in one piece whatever ``tile`` says: it takes little more memory than the image."""
-        image = upsample(lr, self.scale, torch.float64)
-
-        def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
-            return image.expand(len(generators), *image.shape).flatten(0, 1)
-
-        return draw
+        return repeat(upsample(lr, self.scale, torch.float64))

@@ -1,7 +1,7 @@
 """The encoder alone, as plain super-resolution: pretraining, and a deterministic comparator."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import torch
@@ -14,7 +14,7 @@ from robustflow.data.bicubic import downsample
 from robustflow.encoders import RRDBNet
 from robustflow.models import protocol, tiling
 from robustflow.models.architecture import network_options, require_consistent
-from robustflow.models.base import Draw, LossInputs, Model
+from robustflow.models.base import Draw, LossInputs, Model, repeat
 from robustflow.models.super_resolution import SuperResolutionOptions
 from robustflow.registry import MODELS
 from robustflow.utils.errors import UserError
@@ -93,11 +93,6 @@ class RRDB(Model):
         """The encoder without its head."""
         return self.network.encoder
 
-    @property
-    def size_multiple(self) -> int:
-        """HR images whose sides are multiples of the scale need no padding."""
-        return self.scale
-
     @torch.no_grad()
     def lr_psnr(self, residual: Residual) -> float:
         """How well the image of a smooth input, made with that residual and downsampled, agrees with it, in dB.
@@ -121,10 +116,6 @@ class RRDB(Model):
         hr, lr = cast(tuple[Tensor, Tensor], inputs)
         return self._criterion(self.network(lr), hr)
 
-    def likelihood(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> None:
-        """None: this model has no likelihood."""
-        return
-
     def prepare(self, lr: Tensor, tile: int | None = None, overlap: int | None = None) -> Draw:
         """Super-resolve once, in tiles if asked to; every "sample" is that image."""
         size = (lr.shape[-2], lr.shape[-1])
@@ -133,8 +124,4 @@ class RRDB(Model):
             radius = self.encoder.receptive_field + _HEAD_RADIUS
             tiles = tiling.tiles(size, tile, radius if overlap is None else overlap)
         image = tiling.stitch(lambda part: self.network(tiling.crop(lr, part.outer, size)), tiles, size, self.scale)
-
-        def draw(temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
-            return image.expand(len(generators), *image.shape).flatten(0, 1)
-
-        return draw
+        return repeat(image)
