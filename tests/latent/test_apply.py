@@ -162,7 +162,7 @@ def test_bits_per_dimension_of_an_encoding(call, folder):
     _, _, _, out = call("encode", "--input", "@hr.png")
     found = json.loads((out / "hr_encode.json").read_text())["images"]["hr"]
     model = tiny_model(folder)
-    model.noise.maximum = 0.0
+    model.largest_noise = 0.0
     image, lr = (to_float(each)[None] for each in (piece(0), downsample(piece(0), 4)))
     expected = model.likelihood(image, lr, torch.Generator()).bits_per_dim.item()
     assert found["bits_per_dim"] == pytest.approx(expected, rel=1e-4)

@@ -131,7 +131,7 @@ def test_draws_are_those_of_the_task(make_model):
 
 def test_log_probability_is_that_of_training_without_noise(make_model):
     model = make_model("SRFlow")
-    model.noise.std = 0.0
+    model.noise_std = 0.0
     image = photograph(16, 16)
     space = LatentSpace(model, downsample(image, 4))
     expected = model.likelihood(image, downsample(image, 4), generator()).bits_per_dim

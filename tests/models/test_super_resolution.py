@@ -76,18 +76,20 @@ def test_noise_comes_from_the_generator_alone(make_options, images, model):
 @pytest.mark.parametrize("pieces", [(2, 2), (1, 1, 1, 1), (3, 1)], ids=str)
 @pytest.mark.parametrize("model", ["SRFlow", "FS-NCSR"])
 def test_pieces_of_a_batch_get_the_noise_of_the_whole(make_options, model, pieces):
-    noise = models.build(make_options(model, S=(0,) if model == "SRFlow" else (1,))).noise
+    built = models.build(make_options(model, scale=2, S=(0,) if model == "SRFlow" else (1,)))
     # Fewer than 16 numbers are drawn in another way than more.
-    for side in (1, 2, 16):
-        gt, shared = torch.zeros(4, 3, side, side), generator()
-        whole = noise.draw(gt, generator())
-        assert torch.equal(torch.cat([noise.draw(piece, shared) for piece in gt.split(pieces)]), whole)
+    for side in (2, 16):
+        gt, lr, shared = torch.zeros(4, 3, side, side), torch.zeros(4, 3, side // 2, side // 2), generator()
+        whole = built.inputs(gt, lr, generator()).x
+        parts = [built.inputs(*piece, shared).x for piece in zip(gt.split(pieces), lr.split(pieces), strict=True)]
+        assert whole.abs().min() > 0
+        assert torch.equal(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize("model", ["NCSR", "FS-NCSR"])
 @pytest.mark.parametrize(("scale", "expected"), [(2, 0.05), (4, 0.05), (8, 0.03), (16, 0.03)])
 def test_largest_noise_level_by_scale(make_options, model, scale, expected):
-    assert models.build(make_options(model, scale=scale, L=3, S=(1,))).noise.maximum == expected
+    assert models.build(make_options(model, scale=scale, L=3, S=(1,))).largest_noise == expected
 
 
 def test_zero_is_a_noise_level(make_options, images):
@@ -96,7 +98,8 @@ def test_zero_is_a_noise_level(make_options, images):
 
 
 def test_each_image_has_a_noise_level_of_its_own(make_options):
-    noise = models.build(make_options("NCSR")).noise.draw(torch.zeros(400, 3, 16, 16), generator())
+    model, images = models.build(make_options("NCSR")), torch.zeros(400, 3, 16, 16)
+    noise = model.inputs(images, torch.zeros(400, 3, 4, 4), generator()).noise
     levels = noise.flatten(1).std(1) / 0.05
     # c ~ U(0, 1): mean 1/2, std 1/sqrt(12) = 0.289; standard errors 0.014 and 0.006.
     assert levels.max() < 1.1

@@ -1,7 +1,7 @@
 """Super-resolution: SRFlow, NCSR, FS-NCSR."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -71,51 +71,11 @@ class FSNCSROptions(_NoiseConditionalOptions):
     type: Literal["FS-NCSR"] = "FS-NCSR"
 
 
-class TrainingNoise(ABC):
-    """Noise added to HR images in training.
-
-    It is drawn image by image, so that the pieces of a batch, one after the other, get the noise of the whole.
-    """
-
-    def draw(self, hr: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise of the shape of hr (b, 3, H, W)."""
-        return torch.stack([self.draw_one(image.shape, generator) for image in hr]).to(hr)
-
-    @abstractmethod
-    def draw_one(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """Noise of one image of shape (3, H, W), on the generator's device."""
-
-
-class GaussianNoise(TrainingNoise):
-    """ε = std·N(0, 1)."""
-
-    def __init__(self, std: float) -> None:
-        self.std = std
-
-    def draw_one(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """Noise of one image of shape (3, H, W)."""
-        return self.std * torch.randn(shape, generator=generator, device=generator.device)
-
-
-class RandomLevelNoise(TrainingNoise):
-    """ε = c·N(0, 1), c ~ U(0, maximum) for each image."""
-
-    def __init__(self, maximum: float) -> None:
-        self.maximum = maximum
-
-    def draw_one(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """Noise of one image of shape (3, H, W)."""
-        level = torch.rand((), generator=generator, device=generator.device)
-        return self.maximum * level * torch.randn(shape, generator=generator, device=generator.device)
-
-
 class SuperResolution(FlowModel):
     """p(HR | LR), or p(HR − upsampled LR | LR) with frequency separation.
 
-    Args:
-        scale: Super-resolution factor.
-        noise: Noise added to HR images in training.
-        **architecture: See `FlowModel`.
+    Noise is added to HR images in training. It is drawn image by image, so that the pieces of a batch, one after the
+    other, get the noise of the whole. Arguments are those of `FlowModel`.
 
     Attributes:
         noise_conditional: The LR image gets the downsampled noise (bicubic, with whatever kernel LR images were made)
@@ -126,21 +86,21 @@ class SuperResolution(FlowModel):
     noise_conditional: ClassVar[bool] = False
     frequency_separation: ClassVar[bool] = False
 
-    def __init__(self, scale: int, noise: TrainingNoise, **architecture: Any) -> None:
-        super().__init__(scale, **architecture)
-        self.noise = noise
-
     @classmethod
     def published_at(cls, scale: int) -> Architecture:
         """Four levels from 8x on, three otherwise."""
         return {"L": 4} if scale >= 8 else {}
+
+    @abstractmethod
+    def draw_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Training noise of one image of shape (3, H, W), on the generator's device."""
 
     def _base(self, lr: Tensor) -> Tensor:
         return F.interpolate(lr, scale_factor=self.scale, mode="bicubic", align_corners=False)
 
     def inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> FlowInputs:
         """Make the flow's training inputs of hr (b, 3, H, W) and lr (b, 3, h, w) in [0, 1]."""
-        noise = self.noise.draw(hr, generator)
+        noise = torch.stack([self.draw_noise(image.shape, generator) for image in hr]).to(hr)
         x = hr + noise
         if self.frequency_separation:
             x = x - self._base(lr)
@@ -151,7 +111,7 @@ class SuperResolution(FlowModel):
     def skip_noise(self, hr: Tensor, lr: Tensor, generator: torch.Generator, n: int) -> None:
         """Draw the noise of n images of the size of those of hr (b, 3, H, W)."""
         for _ in range(n):
-            self.noise.draw_one(hr.shape[1:], generator)
+            self.draw_noise(hr.shape[1:], generator)
 
     def image(self, x: Tensor, lr: Tensor) -> Tensor:
         """Make the image (n·b, 3, H, W) of a decoded x, which is overwritten; not clamped."""
@@ -176,8 +136,12 @@ class SRFlow(SuperResolution):
     def __init__(
         self, scale: int = 4, coupling: Any = "affine", *, noise_std: float = SRFLOW_STD, **architecture: Any
     ) -> None:
-        super().__init__(scale, GaussianNoise(noise_std), coupling=coupling, **architecture)
+        super().__init__(scale, coupling, **architecture)
         self.noise_std = noise_std
+
+    def draw_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """ε = noise_std·N(0, 1)."""
+        return self.noise_std * torch.randn(shape, generator=generator, device=generator.device)
 
 
 @MODELS.register("NCSR", NCSROptions)
@@ -196,17 +160,22 @@ class NCSR(SuperResolution):
     def __init__(
         self, scale: int = 4, coupling: Any = "affine", *, noise_max: float | None = None, **architecture: Any
     ) -> None:
-        default = 0.03 if scale >= 8 else 0.05
-        noise = RandomLevelNoise(default if noise_max is None else noise_max)
         sizes = {**self.published_at(scale), **architecture}
         architecture.setdefault("S", _noisy_steps(sizes.get("K", 16), sizes.get("L", 3)))
-        super().__init__(scale, noise, coupling=coupling, **architecture)
+        super().__init__(scale, coupling, **architecture)
         self.noise_max = noise_max
+        default = 0.03 if scale >= 8 else 0.05
+        self.largest_noise = default if noise_max is None else noise_max
 
     @classmethod
     def published_at(cls, scale: int) -> Architecture:
         """Four levels of 20 steps at 8x, of 16 at 16x; three of 16 otherwise."""
         return {"K": 20, "L": 4} if scale == 8 else super().published_at(scale)
+
+    def draw_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """ε = c·N(0, 1), c ~ U(0, largest_noise) for each image."""
+        level = torch.rand((), generator=generator, device=generator.device)
+        return self.largest_noise * level * torch.randn(shape, generator=generator, device=generator.device)
 
 
 def _noisy_steps(steps: int, levels: int) -> tuple[int, ...]:
