@@ -107,14 +107,7 @@ class BlockEncoder(Encoder):
     """
 
     def add_trunk(self, channels: int, n_blocks: int, growth: int, taps: tuple[int, ...] | None) -> None:
-        """Make the trunk, after the layers before it: weights are drawn in this order.
-
-        Args:
-            channels: Width nf.
-            n_blocks: Residual blocks nb.
-            growth: Growth channels gc of a dense block.
-            taps: See the class; None for ``default_taps``.
-        """
+        """Make the trunk, after the layers before it: weights are drawn in this order. Arguments: see `RRDBEncoder`."""
         self.taps = default_taps(n_blocks) if taps is None else taps
         self.native_channels, self.tap_channels = channels, channels * len(self.taps)
         self.blocks = nn.ModuleList(ResidualBlock(channels, growth) for _ in range(n_blocks))

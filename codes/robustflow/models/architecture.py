@@ -1,7 +1,7 @@
 """Sizes of a network, by the names that constructors and option files share."""
 
 import difflib
-from collections.abc import Iterator
+import functools
 from typing import Any, TypedDict
 
 from pydantic import ValidationError
@@ -86,24 +86,15 @@ def network_options(**architecture: Any) -> NetworkOptions:
 
 def arguments_of(options: NetworkOptions) -> dict[str, Any]:
     """Arguments that make these options."""
-
-    def at(place: tuple[str, ...]) -> Any:
-        value: Any = options
-        for key in place:
-            value = getattr(value, key)
-        return value
-
-    return {key: at(place) for key, place in _PLACES.items()}
+    return {key: functools.reduce(getattr, place, options) for key, place in _PLACES.items()}
 
 
 def require_consistent(model: type, scale: Any, options: NetworkOptions) -> None:
     """Raise ValueError, naming all, for sizes that cannot go together in a model of this class."""
     root = RunOptions.model_construct(name="", model=Options(), scale=scale, network_G=options)
-    found = [*options.contradictions(root), *options.encoder.contradictions(root), *_of_model(model, root)]
+    found = [*options.contradictions(root), *options.encoder.contradictions(root)]
+    chosen = MODELS.options_class_of(model)
+    if chosen is not None:
+        found += chosen.model_construct().contradictions(root)
     if found:
         raise ValueError("; ".join(f"{key.removeprefix('network_G.')}: {message}" for key, message in found))
-
-
-def _of_model(model: type, root: RunOptions) -> Iterator[tuple[str, str]]:
-    chosen = MODELS.options_class_of(model)
-    return iter(()) if chosen is None else chosen.model_construct().contradictions(root)

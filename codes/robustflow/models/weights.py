@@ -129,13 +129,8 @@ def locate_for_test(options: RunOptions) -> Path | None:
     return locate(str(experiment) if options.path.pretrain_model_G is None else options.path.pretrain_model_G)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a weights file. WeightsError if it is no safetensors file or is damaged."""
-    return _read(path, tensors=True)
-
-
-def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Metadata of a weights file and, if asked for, its tensors."""
+def read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a weights file, if asked for, and metadata. WeightsError if it is damaged or no safetensors file."""
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: expected a .safetensors or published .pth file, got '{path.suffix}'")
     try:
@@ -186,7 +181,7 @@ def fit_options(options: RunOptions, path: Path) -> RunOptions:
     if theirs is not None:
         network = published.complete(options.network_G, theirs[0])
         return _set_residual(options.model_copy(update={"network_G": network}), "first_conv" if theirs[1] else None)
-    trained = _parse_options(path, _read(path, tensors=False)[1])
+    trained = _parse_options(path, read(path, tensors=False)[1])
     options, saved = _set_residual(options, _residual(trained.get("model"))), trained.get("network_G")
     encoder = _sizes(saved, published.ENCODER_SIZES)
     flow = _sizes(saved.get("flow") if isinstance(saved, dict) else None, published.FLOW_SIZES)
@@ -218,7 +213,7 @@ def read_options(path: Path) -> RunOptions:
     """
     if _read_published(path) is not None:
         raise WeightsError(f"{path}: published weights do not say what they are of; give their option file before them")
-    saved = _parse_options(path, _read(path, tensors=False)[1])
+    saved = _parse_options(path, read(path, tensors=False)[1])
     if "model" not in saved:
         raise WeightsError(f"{path}: its metadata have no options; give an option file before it")
     described = {key: saved[key] for key in ("name", "model", "scale", "network_G", "plugins", "val") if key in saved}
@@ -233,7 +228,7 @@ def read_options(path: Path) -> RunOptions:
 
 def read_options_text(path: Path) -> str:
     """YAML of the options that weights were trained with; "{}" if they do not say. WeightsError as `read`."""
-    return _read(path, tensors=False)[1].get("options", "{}")
+    return read(path, tensors=False)[1].get("options", "{}")
 
 
 def list_changes(before: str, options: RunOptions) -> list[str]:
@@ -274,7 +269,7 @@ def _read_published(path: Path) -> tuple[dict[str, Tensor], bool] | None:
     """Tensors of a file in one of the published layouts, see `published.read`; None for a file of ours."""
     if path.suffix in published.SUFFIXES:
         return published.read(path)
-    if _read(path, tensors=False)[1].get("format") == _FORMAT:
+    if read(path, tensors=False)[1].get("format") == _FORMAT:
         return None
     tensors, of_esrgan = published.name_tensors(read(path)[0], path)
     return (tensors, of_esrgan) if state_dicts.are_published(tensors) else None
