@@ -64,8 +64,11 @@ class Architecture(TypedDict, total=False):
     projection_memory: int
 
 
-def network_options(**architecture: Any) -> NetworkOptions:
-    """Options of a network from arguments of `Architecture`, and its coupling. ValueError for what cannot be."""
+def network_options(model: type, scale: Any, /, **architecture: Any) -> NetworkOptions:
+    """Options of a network from arguments of `Architecture`, and its coupling.
+
+    ValueError, naming all, for what cannot be, or not together in a model of this class.
+    """
     nested: dict[str, Any] = {}
     for key, value in architecture.items():
         if key not in _PLACES:
@@ -77,11 +80,13 @@ def network_options(**architecture: Any) -> NetworkOptions:
             place = place.setdefault(parent, {})
         place[last] = tuple(value) if isinstance(value, list) else value
     try:
-        return NetworkOptions.model_validate(nested)
+        options = NetworkOptions.model_validate(nested)
     except ValidationError as error:
         names = {place: key for key, place in _PLACES.items()}
         wrong = ((names.get(tuple(map(str, e["loc"])), ".".join(map(str, e["loc"]))), e["msg"]) for e in error.errors())
         raise ValueError("; ".join(f"{key}: {message}" for key, message in wrong)) from error
+    _require_consistent(model, scale, options)
+    return options
 
 
 def arguments_of(options: NetworkOptions) -> dict[str, Any]:
@@ -89,8 +94,7 @@ def arguments_of(options: NetworkOptions) -> dict[str, Any]:
     return {key: functools.reduce(getattr, place, options) for key, place in _PLACES.items()}
 
 
-def require_consistent(model: type, scale: Any, options: NetworkOptions) -> None:
-    """Raise ValueError, naming all, for sizes that cannot go together in a model of this class."""
+def _require_consistent(model: type, scale: Any, options: NetworkOptions) -> None:
     root = RunOptions.model_construct(name="", model=Options(), scale=scale, network_G=options)
     found = [*options.contradictions(root), *options.encoder.contradictions(root)]
     chosen = MODELS.options_class_of(model)

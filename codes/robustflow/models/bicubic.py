@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustflow.data.bicubic import upsample
 from robustflow.models import protocol
-from robustflow.models.architecture import network_options, require_consistent
+from robustflow.models.architecture import network_options
 from robustflow.models.base import Draw, LossInputs, Model, repeat
 from robustflow.models.super_resolution import SuperResolutionOptions
 from robustflow.registry import MODELS
@@ -51,8 +51,7 @@ class Bicubic(Model):
         cuda_graphs: bool = True,
         **architecture: Any,
     ) -> None:
-        options = network_options(**architecture)
-        require_consistent(type(self), scale, options)
+        options = network_options(type(self), scale, **architecture)
         super().__init__(nn.Identity(), scale, options, cuda_graphs)
         # Goes where the model is sent, and says where that is.
         self.register_buffer("_place", torch.zeros(()), persistent=False)

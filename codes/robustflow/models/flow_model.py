@@ -12,7 +12,7 @@ from robustflow.bijections.base import Elementwise
 from robustflow.data.bicubic import mirror_pad
 from robustflow.encoders import Encoder
 from robustflow.flows import ConditionalFlow, builder
-from robustflow.models.architecture import Architecture, network_options, require_consistent
+from robustflow.models.architecture import Architecture, network_options
 from robustflow.models.base import Draw, Likelihood, LossInputs, Model
 from robustflow.models.decoding import prepare_decoding
 from robustflow.registry import Options
@@ -64,8 +64,8 @@ class FlowModel(Model):
         cuda_graphs: bool = True,
         **architecture: Any,
     ) -> None:
-        options = network_options(coupling=coupling, **{**self.published_at(scale), **architecture})
-        require_consistent(type(self), scale, options)
+        sizes = {**self.published_at(scale), **architecture}
+        options = network_options(type(self), scale, coupling=coupling, **sizes)
         network = builder.build(options, scale, precision=precision, checkpointing=checkpointing)
         super().__init__(network, scale, options, cuda_graphs)
 
