@@ -181,16 +181,16 @@ def plain_map(elementwise: Elementwise) -> plain_maps.PlainMap:
 
 def plain_of(flow: ConditionalFlow) -> PlainFlow:
     """The opponent with copies of a flow's weights, leaves of autograd of the same type and on the same device."""
-    levels = flow.typed_levels
+    levels = flow.levels
     split = levels[0].split_prior
     if split is not None and split.soft is not None:
         raise TypeError("expected split priors that scale, got soft ones, which the opponent does not know")
     return PlainFlow(
         {name: tensor.requires_grad_() for name, tensor in published.write_back(flow).items()},
-        plain_map(levels[0].full_steps[0].coupling.elementwise),
+        plain_map(levels[0].steps[0].coupling.elementwise),
         flow.scale,
         cast(BlockEncoder, flow.encoder).taps,
-        [sum(step.noise_coupling is not None for step in level.full_steps) for level in levels],
+        [sum(step.noise_coupling is not None for step in level.steps) for level in levels],
         None if split is None else split.max_log_scale,
     )
 

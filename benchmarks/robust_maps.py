@@ -4,7 +4,7 @@
 """
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +15,6 @@ from robustflow.bijections.base import Elementwise, InverseBound, sum_per_item
 from robustflow.bijections.elementwise import SoftAffine
 from robustflow.bijections.elementwise.soft_affine import scale_softly, unscale_softly
 from robustflow.bijections.injector import Injector
-from robustflow.flows.step import FlowStep
 from robustflow.models import FSNCSR
 from robustflow.models.super_resolution import FSNCSROptions
 from robustflow.registry import ELEMENTWISE, MODELS, Options
@@ -203,8 +202,8 @@ class SoftNorm(FSNCSR):
     def __init__(self, scale: int = 4, coupling: Any = "affine", *, norm_B: float = 3.0, **architecture: Any) -> None:
         super().__init__(scale, coupling, **architecture)
         self.norm_B = norm_B
-        for level in self.network.typed_levels:
-            for step in cast(list[FlowStep], level.full_steps):
+        for level in self.network.levels:
+            for step in level.steps:
                 step.injector = SoftNormInjector(step.injector, step.actnorm.bias.numel(), norm_B)
                 step.actnorm.mark_initialized()
                 step.actnorm.requires_grad_(False)

@@ -51,7 +51,7 @@ def test_one_of_each_in_a_run(options, tmp_path):
     assert engine.run(options) == 0
     model = load_model(options)
     assert (type(model).__name__, type(model.encoder).__name__) == ("Residual", "Thin")
-    assert type(model.flow.typed_levels[0].full_steps[0].coupling.elementwise).__name__ == "Shift"
+    assert type(model.flow.levels[0].steps[0].coupling.elementwise).__name__ == "Shift"
     assert type(load(tmp_path / "experiments/mine", device="cpu")) is type(model)
     fogs = [dataset.degrade[0].density for key, dataset in options.datasets.items() if key != "val"]
     assert fogs == [0.3, 0.5]

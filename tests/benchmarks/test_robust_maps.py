@@ -47,7 +47,7 @@ def test_soft_actnorm_is_set_by_the_first_batch_and_inverts(variants):
     model = variants.SoftNorm(4, {"type": "soft_affine", "B": 3.0, "eps": 0.1}, norm_B=2.0, **sizes).double()
     hr, lr = torch.rand(2, 3, 16, 16, dtype=torch.float64), torch.rand(2, 3, 4, 4, dtype=torch.float64)
     model.train().loss(hr, lr).backward()
-    norm = model.flow.typed_levels[0].full_steps[0].injector.norm
+    norm = model.flow.levels[0].steps[0].injector.norm
     assert norm.is_initialized() and norm.logs.grad.abs().min() > 0 and norm.bias.grad.abs().min() > 0
     z = model.eval().encode(hr, lr)
     torch.testing.assert_close(model.decode(z, lr), hr)

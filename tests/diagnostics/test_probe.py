@@ -58,12 +58,9 @@ def test_layers_are_seen_once_each_in_their_order_and_sampling_is_unchanged(flow
 def test_every_layer_has_a_name_of_its_own(flow):
     found = layers(flow)
     inside = {
-        id(part)
-        for level in flow.typed_levels
-        for step in [*level.steps, *level.transitions]
-        for part in step.children()
+        id(part) for level in flow.levels for step in [*level.steps, *level.transitions] for part in step.children()
     }
-    priors = {id(level.split_prior) for level in flow.typed_levels if level.split_prior is not None}
+    priors = {id(level.split_prior) for level in flow.levels if level.split_prior is not None}
     assert {id(layer) for layer in found.values()} == inside | priors
     first, *_, last = found
     assert first.startswith(f"level {len(flow.levels)} step 2 ")
@@ -93,7 +90,7 @@ def test_log_slopes_are_those_of_the_log_determinant(flow):
             return value, log_det
 
         layer.__dict__[method] = noting
-    steps = [step for level in flow.typed_levels for step in level.mixing_steps]
+    steps = [step for level in flow.levels for step in level.mixing_steps]
     for step in steps:
         step.__dict__["unmix"] = lambda z, _, step=step: step.actnorm.inverse(step.permutation.inverse(z)[0])[0]
     with torch.no_grad():
@@ -115,7 +112,7 @@ def test_growth_is_that_of_the_jacobian_where_parameters_do_not_follow_the_laten
     for module in flow.modules():
         if isinstance(module, Coupling):
             module.network.get_submodule("head").weight.data.zero_()
-    for level in flow.typed_levels:
+    for level in flow.levels:
         if level.split_prior is not None:
             level.split_prior.network.weight.data.zero_()
     latents, y = inputs(flow, n=1)

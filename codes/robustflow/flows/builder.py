@@ -48,7 +48,7 @@ def build(
 
 def _set_up_computation(network: ConditionalFlow, precision: str, checkpointing: str) -> None:
     network.checkpoint_levels = checkpointing == "level"
-    for level in network.typed_levels:
+    for level in network.levels:
         level.checkpoint_steps = checkpointing == "step"
         if checkpointing != "none":
             # A group's gradients exist at the same time in the backward pass.

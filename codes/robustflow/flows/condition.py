@@ -40,7 +40,7 @@ class LevelCondition:
         # Kept per step: the coupling's context and the injector's parameters. While they are made, the projection
         # of a group exists up to three times more.
         hidden = 4 * level.injector_projection.hidden_channels * native.element_size()
-        bias = level.full_steps[0].injector.network.get_submodule("head").get_parameter("bias")
+        bias = level.steps[0].injector.network.get_submodule("head").get_parameter("bias")
         per_step = native[:, 0].numel() * (hidden + bias.numel() * bias.element_size())
         limit = level.steps_at_once if torch.is_grad_enabled() else len(level.steps)
         self._group = min(limit, max(1, memory // per_step))
@@ -99,7 +99,7 @@ class LevelCondition:
         folded = (None, None) if weights is None else (weights.injectors, weights.couplings)
         injectors = level.injector_projection(self.native, taps, steps, folded[0])
         parameters = [
-            recompute(level.full_steps[index].injector.parameters_for, level.checkpoint_steps)(context)
+            recompute(level.steps[index].injector.parameters_for, level.checkpoint_steps)(context)
             for index, context in zip(steps, injectors, strict=True)
         ]
         del injectors

@@ -5,7 +5,7 @@ log-determinant is a number, `ConditionalFlow.mixing_log_det`, whatever the data
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -81,18 +81,13 @@ class ConditionalFlow(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.levels = nn.ModuleList(levels)
+        self.levels = cast(Sequence[FlowLevel], nn.ModuleList(levels))
         self.scale = scale
         self.image_channels = image_channels
         self.projection_memory = projection_memory
         self._actnorms = [module for module in self.modules() if isinstance(module, ActNorm)]
         self._kept: dict[str, Any] = {}
         self.register_load_state_dict_post_hook(_forget)
-
-    @property
-    def typed_levels(self) -> list[FlowLevel]:
-        """The levels, finest first, typed."""
-        return cast(list[FlowLevel], list(self.levels))
 
     @property
     def size_multiple(self) -> int:
@@ -115,8 +110,8 @@ class ConditionalFlow(nn.Module):
             )
         # Blocks of the coarsest level count as a whole, wherever in them the pixel lies.
         reach = 2 ** len(self.levels) - 1
-        for number, level in enumerate(self.typed_levels, start=1):
-            couplings = sum(1 if step.noise_coupling is None else 2 for step in level.full_steps)
+        for number, level in enumerate(self.levels, start=1):
+            couplings = sum(1 if step.noise_coupling is None else 2 for step in level.steps)
             reach += (2 * couplings + (0 if level.split_prior is None else 1)) * 2**number
         return math.ceil(reach / self.scale) + of_encoder
 
@@ -150,11 +145,11 @@ class ConditionalFlow(nn.Module):
 
     def fold(self) -> list[LevelWeights]:
         """The levels' weights, ActNorms folded in."""
-        return self.keep("weights", lambda: [level.fold() for level in self.typed_levels])
+        return self.keep("weights", lambda: [level.fold() for level in self.levels])
 
     def fold_unmixings(self) -> list[list[Mixing]]:
         """The inverses of all ActNorms and 1×1 convolutions, by level."""
-        return self.keep("unmixings", lambda: [fold_unmixing(level.mixing_steps) for level in self.typed_levels])
+        return self.keep("unmixings", lambda: [fold_unmixing(level.mixing_steps) for level in self.levels])
 
     def mixing_log_det(self) -> Tensor:
         """log|det| of all ActNorms and 1×1 convolutions for each pixel of x, scalar: it depends on weights alone.
@@ -163,7 +158,7 @@ class ConditionalFlow(nn.Module):
         """
 
         def compute() -> Tensor:
-            levels = enumerate(self.typed_levels, start=1)
+            levels = enumerate(self.levels, start=1)
             return torch.stack([mixing_log_det(level.mixing_steps) / 4**number for number, level in levels]).sum()
 
         return self.keep("mixing_log_det", compute)
@@ -176,12 +171,11 @@ class ConditionalFlow(nn.Module):
                 f"expected sides of x that are multiples of {self.size_multiple}, got {height}×{width} "
                 f"(condition of {y.shape[-2]}×{y.shape[-1]}, scale {self.scale}): pad the condition"
             )
-        features, weights = self.encoder(y), self.fold()
+        features = self.encoder(y)
+        each = zip(self.levels, features.native, features.factors, self.fold(), strict=True)
         levels = tuple(
-            LevelCondition(level, native, features.taps, factor, folded, self.projection_memory)
-            for level, native, factor, folded in zip(
-                self.typed_levels, features.native, features.factors, weights, strict=True
-            )
+            LevelCondition(level, native, features.taps, factor, weights, self.projection_memory)
+            for level, native, factor, weights in each
         )
         prepared = Condition(levels, (height, width), y.shape[0])
         return prepared if features.mean is None else self._with_mean(prepared, features.mean)
@@ -221,7 +215,7 @@ class ConditionalFlow(nn.Module):
         if self.training and not all(norm.is_initialized() for norm in self._actnorms):
             prepared = self._initialize(x, prepared)
         pixels, latents, log_dets = x[0, 0].numel(), [], []
-        for level, given in zip(self.typed_levels, prepared.levels, strict=True):
+        for level, given in zip(self.levels, prepared.levels, strict=True):
             if self.checkpoint_levels and torch.is_grad_enabled():
                 x, latent, log_det = recompute(partial(_encode_anew, level, given), True)(x)
             else:
@@ -236,10 +230,9 @@ class ConditionalFlow(nn.Module):
 
     def _initialize(self, x: Tensor, condition: Condition) -> Condition:
         """Let the ActNorms set themselves, one after the other; return the condition with weights as they are then."""
+        raw = condition.with_weights([None] * len(self.levels))
         with torch.no_grad():
-            for level, given in zip(
-                self.typed_levels, condition.with_weights([None] * len(self.levels)).levels, strict=True
-            ):
+            for level, given in zip(self.levels, raw.levels, strict=True):
                 x, _, _ = level.encode(x, None, given.steps())
         return condition.with_weights(self.fold())
 
@@ -254,7 +247,7 @@ class ConditionalFlow(nn.Module):
         self._check_latents(latents, prepared)
         rest, log_dets = list(latents), []
         x = rest.pop() if prepared.mean is None else add_shared(rest.pop(), prepared.mean)
-        levels = zip(self.typed_levels, prepared.levels, self.fold_unmixings(), strict=True)
+        levels = zip(self.levels, prepared.levels, self.fold_unmixings(), strict=True)
         for level, given, unmixings in reversed(list(levels)):
             latent = rest.pop() if level.split_prior is not None else None
             x, log_det = level.decode(x, latent, unmixings, given.steps(backwards=True))
@@ -274,7 +267,7 @@ class ConditionalFlow(nn.Module):
     def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Shapes (c, h, w) of the latents of an x of the given sides, in the order of ``encode``."""
         shapes, channels = [], self.image_channels
-        for number, level in enumerate(self.typed_levels, start=1):
+        for number, level in enumerate(self.levels, start=1):
             channels, sides = 4 * channels, (height >> number, width >> number)
             if level.split_prior is not None:
                 shapes.append((channels // 2, *sides))

@@ -1,6 +1,6 @@
 """One level of the multi-scale flow."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -59,8 +59,8 @@ class FlowLevel(nn.Module):
     ) -> None:
         super().__init__()
         self.squeeze = Squeeze()
-        self.transitions = nn.ModuleList(transitions)
-        self.steps = nn.ModuleList(steps)
+        self.transitions = cast(Sequence[TransitionStep], nn.ModuleList(transitions))
+        self.steps = cast(Sequence[FlowStep], nn.ModuleList(steps))
         self.injector_projection = injector_projection
         self.coupling_projection = coupling_projection
         self.split_prior = split_prior
@@ -71,23 +71,17 @@ class FlowLevel(nn.Module):
         self.noise_projection = glow_kernel(n_noisy * hidden, noise_channels, 3) if n_noisy > 0 else None
 
     @property
-    def full_steps(self) -> list[FlowStep]:
-        """The K steps, typed."""
-        return cast(list[FlowStep], list(self.steps))
-
-    @property
     def mixing_steps(self) -> list[TransitionStep]:
         """All that mix channels: transitions and steps."""
-        return cast(list[TransitionStep], [*self.transitions, *self.steps])
+        return [*self.transitions, *self.steps]
 
     def fold(self) -> LevelWeights:
         """Fold ActNorms into the convolutions before or after them."""
-        steps = self.full_steps
-        noisy = [step.noise_coupling for step in steps if step.noise_coupling is not None]
+        noisy = [step.noise_coupling for step in self.steps if step.noise_coupling is not None]
         return LevelWeights(
             fold_mixing(self.mixing_steps),
-            _fold([step.injector for step in steps]),
-            _fold([step.coupling for step in steps]),
+            _fold([step.injector for step in self.steps]),
+            _fold([step.coupling for step in self.steps]),
             _fold(noisy) if noisy else None,
         )
 
@@ -103,8 +97,8 @@ class FlowLevel(nn.Module):
         x, log_dets = x.contiguous(memory_format=flow_format(x)), []
         each = iter([None] * len(self.mixing_steps) if mixings is None else mixings)
         for transition in self.transitions:
-            x = transition.mix(x, next(each))  # type: ignore[operator]
-        for step, condition in zip(self.full_steps, conditions, strict=True):
+            x = transition.mix(x, next(each))
+        for step, condition in zip(self.steps, conditions, strict=True):
             x, log_det = recompute(step.couple, self.checkpoint_steps)(x, condition, next(each))
             log_dets.append(log_det)
         latent = None
@@ -124,11 +118,11 @@ class FlowLevel(nn.Module):
             z, log_det = self.split_prior.merge(z, latent)
             log_dets.append(log_det)
         z, each = z.contiguous(memory_format=flow_format(z)), reversed(unmixings)
-        for step, condition in zip(reversed(self.full_steps), conditions, strict=True):
+        for step, condition in zip(reversed(self.steps), conditions, strict=True):
             z, log_det = step.uncouple(z, condition, next(each))
             log_dets.append(log_det)
         for transition in reversed(self.transitions):
-            z = transition.unmix(z, next(each))  # type: ignore[operator]
+            z = transition.unmix(z, next(each))
         z, _ = self.squeeze.inverse(z)
         return z, torch.stack(log_dets).sum(0)
 

@@ -63,15 +63,15 @@ def of_flow(flow: ConditionalFlow, family: Family) -> dict[str, Published]:
     """Layout of a published flow with the sizes of ``flow``."""
     layout = {f"RRDB.{name}": entry for name, entry in of_encoder(flow).items()}
     layout |= dict(_unused_features(flow))
-    noise = [level.noise_projection for level in flow.typed_levels if level.noise_projection is not None]
+    noise = [level.noise_projection for level in flow.levels if level.noise_projection is not None]
     noise_channels, (branch, suffix) = noise[0].shape[1] if noise else 0, family
     number = 0  # of the published layer; squeezes count and own nothing
-    for index, level in enumerate(flow.typed_levels):
+    for index, level in enumerate(flow.levels):
         ours, number = f"levels.{index}.", number + 1
         for k, transition in enumerate(level.transitions):
             layout |= dict(_mixing(transition, f"{ours}transitions.{k}.", _layer(number)))
             number += 1
-        for k, step in enumerate(level.full_steps):
+        for k, step in enumerate(level.steps):
             theirs = _layer(number)
             layout |= dict(_mixing(step, f"{ours}steps.{k}.", theirs))
             layout |= dict(_couplings(level, k, ours, f"{theirs}{branch}.", suffix, noise_channels))
@@ -197,7 +197,7 @@ def _couplings(level: FlowLevel, k: int, ours: str, theirs: str, suffix: str, no
 
     ``ours`` and ``theirs``: names up to the step's number and to the network's own; noise_channels: of the flow, or 0.
     """
-    step = level.full_steps[k]
+    step = level.steps[k]
     num_params = step.coupling.elementwise.num_params
     own = f"{theirs}f{suffix}"
 

@@ -159,7 +159,7 @@ def layout_of(network: nn.Module) -> dict[str, Published]:
     if isinstance(network, RRDBNet):
         return layouts.of_rrdb(network)
     flow = _flow(network)
-    elementwise = flow.typed_levels[0].full_steps[0].coupling.elementwise
+    elementwise = flow.levels[0].steps[0].coupling.elementwise
     for kind, family in _FAMILIES.items():
         if isinstance(elementwise, kind):
             return layouts.of_flow(flow, family)

@@ -101,8 +101,8 @@ class FlowModel(Model):
         """Elements that couplings and injectors map for so many pixels of HR images."""
         return sum(
             (2 + (1 if step.noise_coupling is None else 2)) * step.actnorm.bias.numel() * pixels // (2 * 4**number)
-            for number, level in enumerate(self.network.typed_levels, start=1)
-            for step in level.full_steps
+            for number, level in enumerate(self.network.levels, start=1)
+            for step in level.steps
         )
 
     def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> LossInputs:

@@ -32,7 +32,7 @@ def layers(flow: ConditionalFlow) -> dict[str, Layer]:
     Names are such as "level 1 step 3 coupling"; levels (finest first), steps and transitions count from 1.
     """
     found: dict[str, Layer] = {}
-    for number, level in reversed(list(enumerate(flow.typed_levels, start=1))):
+    for number, level in reversed(list(enumerate(flow.levels, start=1))):
         if level.split_prior is not None:
             found[f"level {number} split prior"] = level.split_prior
         n = len(level.transitions)
@@ -63,7 +63,7 @@ def probing(flow: ConditionalFlow, see: See, seed: int = 0) -> Iterator[None]:
     perturbation = _Perturbation(torch.Generator().manual_seed(seed))
     with contextlib.ExitStack() as stack:
         _wrap(stack, flow, "decode", functools.partial(_decode, perturbation))
-        for level in flow.typed_levels:
+        for level in flow.levels:
             _wrap(stack, level.squeeze, "inverse", functools.partial(_unsqueeze, level.squeeze, perturbation))
             for step in level.mixing_steps:
                 _wrap(stack, step, "unmix", functools.partial(_unmix, step))
