@@ -86,6 +86,30 @@ def test_encoding_and_decoding_are_inverse(name):
     assert model.bits_per_dim(image(model.scale).double(), image().double()).shape == (2,)
 
 
+@pytest.mark.parametrize("sides", [(8, 8), (16, 16), (16, 32), (40, 32), (31, 32)], ids=str)
+def test_images_that_do_not_fit_each_other_are_refused(sides):
+    lr, message = image(), "expected hr with sides 4 times those of lr, got shapes"
+    hr = torch.rand(2, 3, *sides)
+    for model in (rf.RRDB(**SIZES), *(kind(L=2, **FLOW).eval() for kind in (rf.SRFlow, rf.NCSR, rf.FSNCSR))):
+        with pytest.raises(ValueError, match=message):
+            model.loss(hr, lr)
+        if isinstance(model, models.FlowModel):
+            with pytest.raises(ValueError, match=message):
+                model.bits_per_dim(hr, lr)
+            # What is mirrored is less than an LR pixel.
+            if sides == (31, 32):
+                assert model.encode(hr, lr)[-1].shape[-2:] == (8, 8)
+            else:
+                with pytest.raises(ValueError, match=message):
+                    model.encode(hr, lr)
+
+
+@pytest.mark.parametrize("numbers", [{"n": 0}, {"n": -1}, {"n": 2, "at_once": 0}, {"n": 2, "at_once": -1}], ids=str)
+def test_no_samples_are_refused(model, numbers):
+    with pytest.raises(ValueError, match="expected at least one sample, and one at once, got n = "):
+        model.sample(image(), **numbers)
+
+
 def test_experiment_folders_are_loaded(tmp_path):
     options = tiny.options("SRFlow")
     for number in (1, 2):

@@ -106,10 +106,21 @@ class Model(nn.Module, ABC):
             hr: (b, 3, H, W).
             lr: (b, 3, h, w).
             generator: Source of the training noise; None: torch's global one seeds it.
+
+        Raises:
+            ValueError: The sides of hr are not ``scale`` times those of lr.
         """
+        self._require_pair(hr, lr)
         inputs = self.loss_inputs(hr, self.condition_of(lr), seed_generator(generator))
         data, weights = self.data_loss(inputs), self.weight_loss()
         return data if weights is None else data + weights
+
+    def _require_pair(self, hr: Tensor, lr: Tensor, missing: int = 0) -> None:
+        """ValueError unless the sides of hr are ``scale`` times those of lr, or up to ``missing`` pixels less."""
+        less = [self.scale * small - large for large, small in zip(hr.shape[-2:], lr.shape[-2:], strict=True)]
+        if not all(0 <= pixels <= missing for pixels in less):
+            shapes = f"{tuple(hr.shape)} and {tuple(lr.shape)}"
+            raise ValueError(f"expected hr with sides {self.scale} times those of lr, got shapes {shapes}")
 
     @abstractmethod
     def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> LossInputs:
@@ -169,10 +180,10 @@ class Model(nn.Module, ABC):
             tile: See ``prepare``, as ``overlap``.
             overlap: See ``prepare``.
         """
-        if n < 1:
-            raise ValueError(f"expected at least one sample, got n = {n}")
-        draw, generator = self.prepare(lr, tile, overlap), seed_generator(generator)
         step = n if at_once is None else at_once
+        if min(n, step) < 1:
+            raise ValueError(f"expected at least one sample, and one at once, got n = {n}, at_once = {at_once}")
+        draw, generator = self.prepare(lr, tile, overlap), seed_generator(generator)
         parts = [draw(temperature, [generator] * min(step, n - first)) for first in range(0, n, step)]
         return torch.cat(parts).unflatten(0, (n, len(lr)))
 

@@ -133,8 +133,9 @@ class FlowModel(Model):
     def bits_per_dim(self, hr: Tensor, lr: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """−log₂ p(hr | lr) / (3HW), (b,), of a density on [0, 1]; ``generator``: of the training noise, None: seed 0.
 
-        Sides of hr (b, 3, H, W) must be multiples of ``size_multiple``.
+        Sides of hr (b, 3, H, W) must be multiples of ``size_multiple``. ValueError if they are not, or do not fit lr.
         """
+        self._require_pair(hr, lr)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         return self.likelihood(hr, self.condition_of(lr), generator).bits_per_dim
 
@@ -147,8 +148,10 @@ class FlowModel(Model):
     def encode(self, hr: Tensor, lr: Tensor) -> list[Tensor]:
         """Latents (b, c, h', w'), finest level first, standard normal under the model, of hr itself: without noise.
 
-        Images of any size; what the flow's size needs beyond them is mirrored.
+        Images of any size; what the flow's size needs beyond them is mirrored. ValueError if hr is larger than
+        ``scale`` times lr, or smaller by ``scale`` pixels or more.
         """
+        self._require_pair(hr, lr, missing=self.scale - 1)
         lr = self.pad(lr)
         height, width = (self.scale * side for side in lr.shape[-2:])
         hr = mirror_pad(hr, 0, width - hr.shape[-1], 0, height - hr.shape[-2])
