@@ -222,8 +222,8 @@ def test_mixing_and_splitting_take_every_layout(size, perturb):
     expected = torch.einsum("ij,bjhw->bihw", matrix, x)
     kept, latent, log_det = prior.split(x)
     for given in layouts(x):
-        torch.testing.assert_close(mix_channels(matrix, given), expected)
-        torch.testing.assert_close(mix_channels(matrix, given, shift), expected + shift[:, None, None])
+        torch.testing.assert_close(mix_channels(given, matrix), expected)
+        torch.testing.assert_close(mix_channels(given, matrix, shift), expected + shift[:, None, None])
         torch.testing.assert_close(prior.split(given), (kept, latent, log_det))
         for other in layouts(latent):
             torch.testing.assert_close(prior.merge(given[:, : kept.shape[1]], other), (x, -log_det))

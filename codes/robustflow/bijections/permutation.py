@@ -18,7 +18,7 @@ def random_rotation(channels: int) -> Tensor:
 
 
 class Permutation(Bijection):
-    """1×1 convolution z = W·x, ``weight`` (c, c). What costs most is done for stacks of matrices (n, c, c)."""
+    """1×1 convolution z = W·x, ``weight`` (c, c). What costs most is done for stacks of matrices (..., c, c), too."""
 
     weight: Tensor
 
@@ -29,20 +29,19 @@ class Permutation(Bijection):
 
     @staticmethod
     def log_abs_det(weights: Tensor) -> Tensor:
-        """log|det W| of each, (n,), in float64."""
+        """log|det W| of each, (...), in float64."""
         return torch.linalg.slogdet(weights.double())[1]
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det W| times the number of positions, (b,)."""
-        return mix_channels(self.weight.to(x.dtype), x), self._log_det(x)
+        return mix_channels(x, self.weight.to(x.dtype)), self._log_det(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return x = W⁻¹·z and its log-determinant, (b,)."""
-        return mix_channels(self.invert_weights(self.weight[None])[0].to(z.dtype), z), -self._log_det(z)
+        return mix_channels(z, self.invert_weights(self.weight).to(z.dtype)), -self._log_det(z)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        log_det = self.log_abs_det(self.weight[None])[0].to(x.dtype)
-        return (log_det * x[0, 0].numel()).expand(x.shape[0])
+        return (self.log_abs_det(self.weight).to(x.dtype) * x[0, 0].numel()).expand(x.shape[0])
 
     def inverse_bound(self) -> InverseBound:
         """One over the smallest singular value of W."""
@@ -81,8 +80,8 @@ class FixedOrthogonal(Permutation):
 
     @staticmethod
     def log_abs_det(weights: Tensor) -> Tensor:
-        """Zeros, (n,)."""
-        return weights.new_zeros(len(weights))
+        """Zeros, (...)."""
+        return weights.new_zeros(weights.shape[:-2])
 
     def inverse_bound(self) -> InverseBound:
         """1: lengths are kept."""

@@ -38,13 +38,11 @@ class TransitionStep(nn.Module):
         """Both as one map or, without it, one after the other: an ActNorm may set itself then."""
         if mixing is None:
             return self.permutation(self.actnorm(x)[0])[0]
-        matrix, shift = mixing
-        return mix_channels(matrix, x, shift)
+        return mix_channels(x, *mixing)
 
     def unmix(self, z: Tensor, unmixing: Mixing) -> Tensor:
         """Undo ``mix``, given the inverse."""
-        matrix, shift = unmixing
-        return mix_channels(matrix, z, shift)
+        return mix_channels(z, *unmixing)
 
 
 class FlowStep(TransitionStep):

@@ -47,7 +47,7 @@ def add_shared(x: Tensor, shared: Tensor) -> Tensor:
     return (x.unflatten(0, (-1, shared.shape[0])) + shared).flatten(0, 1)
 
 
-def mix_channels(matrix: Tensor, x: Tensor, shift: Tensor | None = None) -> Tensor:
+def mix_channels(x: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
     """Apply matrix (c, c) to the channels of x, (b, c, *spatial), and add shift (c,).
 
     A matrix product, not a convolution: on recent GPUs convolutions round to ten bits (TF32) unless told otherwise.

@@ -6,7 +6,7 @@ import torch
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 from torch import Tensor
 
-from robustflow.bijections.analytic import AnalyticElementwise, Partials
+from robustflow.bijections.analytic import AnalyticElementwise, Partials, Slopes
 from robustflow.bijections.base import InverseBound
 from robustflow.registry import ELEMENTWISE, Options
 
@@ -152,7 +152,7 @@ class RationalQuadratic(AnalyticElementwise):
         width_by_param, height_by_param = (size * slope for slope in b.sigmoid_slopes)
         low, high = LOG_DELTA_RANGE
         delta_by_param = inside * ((d_hat > low) & (d_hat < high)) * (b.delta - box.eps)
-        by_param: list[tuple[Tensor | float, Tensor | float]] = [
+        by_param: Slopes = [
             (g_w * width_by_param, b.sign * l_w * width_by_param),
             (g_h * height_by_param, b.sign * l_h * height_by_param),
             (b.sign * g_d * delta_by_param, l_d * delta_by_param),
