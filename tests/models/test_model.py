@@ -147,6 +147,27 @@ def test_what_cannot_be_is_an_error(arguments, error, message):
         rf.FSNCSR(**{**SIZES, **arguments})
 
 
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (rf.SRFlow, {"noise_std": -0.1}, "noise_std: Input should be greater"),
+        (rf.SRFlow, {"noise_std": float("nan")}, "noise_std: Input should be"),
+        (rf.NCSR, {"noise_max": -0.1}, "noise_max: Input should be greater"),
+        (rf.FSNCSR, {"noise_max": "0.1"}, "noise_max: Input should be a valid number"),
+        (rf.LLFlow, {"train_gt_ratio": 2.0}, "train_gt_ratio: Input should be less"),
+        (rf.RRDB, {"pixel_criterion": "L1", "residual": "first"}, "pixel_criterion: .*'l1' or 'l2'; residual: "),
+        (rf.RRDB, {"precision": "half"}, "precision: expected one of auto, fp32, tf32, bf16, got 'half'"),
+        (rf.SRFlow, {"precision": "half"}, "precision: expected one of auto, fp32, tf32, bf16, got 'half'"),
+        (rf.SRFlow, {"checkpointing": "steps"}, "checkpointing: expected one of none, step, level, got 'steps'"),
+        *((kind, {"scale": 3}, "scale: expected 2, 4, 8 or 16 .*got 3") for kind in (rf.SRFlow, rf.RRDB, rf.Bicubic)),
+    ],
+    ids=str,
+)
+def test_values_that_its_options_cannot_have_are_refused_by_a_model(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model(**{**SIZES, **arguments})
+
+
 def test_nothing_to_load(tmp_path):
     with pytest.raises(UserError, match=r"or a model of the box \(box_4x, box_4x_affine\); found none"):
         rf.load(tmp_path / "m.safetensors")

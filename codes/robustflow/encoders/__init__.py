@@ -13,7 +13,16 @@ __all__ = ["Encoder", "FeaturePyramid", "LowLightEncoder", "RRDBEncoder", "RRDBN
 def build(
     options: NetworkOptions, scale: int, n_levels: int, *, precision: str = "fp32", checkpointing: str = "none"
 ) -> Encoder:
-    """Build the encoder that the options describe, for a flow of ``n_levels`` levels."""
+    """Build the encoder that the options describe, for a flow of ``n_levels`` levels.
+
+    ValueError for a precision or checkpointing that there is not.
+    """
+    for name, value, known in (
+        ("precision", precision, COMPUTE_DTYPES),
+        ("checkpointing", checkpointing, ("none", "step", "level")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
     encoder: Encoder = ENCODERS.build(
         options.encoder,
         scale=scale,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustflow.data.equalize import equalize
 from robustflow.encoders.low_light import chromaticity
-from robustflow.models.architecture import Architecture
+from robustflow.models.architecture import Architecture, require_valid
 from robustflow.models.flow_model import FlowInputs, FlowModel
 from robustflow.models.protocol import ENHANCEMENT
 from robustflow.registry import MODELS, Options
@@ -74,6 +74,7 @@ class LLFlow(FlowModel):
     def __init__(
         self, scale: int = 1, coupling: Any = "affine", *, train_gt_ratio: float = 0.2, **architecture: Any
     ) -> None:
+        require_valid(LLFlowOptions, train_gt_ratio=train_gt_ratio)
         if "nb" in architecture and "taps" not in architecture:
             architecture["taps"] = None  # the published ones are those of the published depth
         super().__init__(scale, coupling, **architecture)

@@ -13,7 +13,7 @@ from robustflow import encoders
 from robustflow.data.bicubic import downsample
 from robustflow.encoders import RRDBNet
 from robustflow.models import protocol, tiling
-from robustflow.models.architecture import network_options
+from robustflow.models.architecture import network_options, require_valid
 from robustflow.models.base import Draw, LossInputs, Model, repeat
 from robustflow.models.super_resolution import SuperResolutionOptions
 from robustflow.registry import MODELS
@@ -76,6 +76,7 @@ class RRDB(Model):
         cuda_graphs: bool = True,
         **architecture: Any,
     ) -> None:
+        require_valid(RRDBOptions, pixel_criterion=pixel_criterion, residual=residual)
         options = network_options(type(self), scale, **architecture)
         encoder = encoders.build(options, scale, n_levels=1, precision=precision, checkpointing=checkpointing)
         if not isinstance(encoder, encoders.RRDBEncoder):

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.models.architecture import Architecture
+from robustflow.models.architecture import Architecture, require_valid
 from robustflow.models.flow_model import FlowInputs, FlowModel
 from robustflow.registry import MODELS, Options
 
@@ -24,8 +24,8 @@ class SuperResolutionOptions(Options):
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
         """The HR image is larger, and the LR image has three channels."""
-        if root.scale == 1:
-            yield "scale", "expected 2, 4, 8 or 16 for super-resolution, got 1"
+        if root.scale not in (2, 4, 8, 16):
+            yield "scale", f"expected 2, 4, 8 or 16 for super-resolution, got {root.scale!r}"
         if root.network_G.encoder.type == "low_light":
             yield "network_G.encoder", "expected RRDB for super-resolution, got low_light, which reads 6 channels"
 
@@ -136,6 +136,7 @@ class SRFlow(SuperResolution):
     def __init__(
         self, scale: int = 4, coupling: Any = "affine", *, noise_std: float = SRFLOW_STD, **architecture: Any
     ) -> None:
+        require_valid(SRFlowOptions, noise_std=noise_std)
         super().__init__(scale, coupling, **architecture)
         self.noise_std = noise_std
 
@@ -160,6 +161,7 @@ class NCSR(SuperResolution):
     def __init__(
         self, scale: int = 4, coupling: Any = "affine", *, noise_max: float | None = None, **architecture: Any
     ) -> None:
+        require_valid(NCSROptions, noise_max=noise_max)
         sizes = {**self.published_at(scale), **architecture}
         architecture.setdefault("S", _noisy_steps(sizes.get("K", 16), sizes.get("L", 3)))
         super().__init__(scale, coupling, **architecture)
