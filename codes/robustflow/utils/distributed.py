@@ -11,6 +11,7 @@ import io
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -167,4 +168,7 @@ def joined() -> Iterator[None]:
     finally:
         _stores.clear()
         _failures.clear()
+        # Gloo's threads need Python's lock to free what was sent; torch 2.6 holds it while it waits for their end. Let
+        # them be done by then.
+        time.sleep(0.3)
         dist.destroy_process_group()
