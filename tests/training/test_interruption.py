@@ -9,7 +9,7 @@ from robustflow.training import interruption
 from robustflow.training.interruption import Interruption, leave_signals_to_main
 
 
-@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def number(request):
     return request.param
 
@@ -44,6 +44,18 @@ def test_handlers_are_restored(number, received):
     signal.raise_signal(number)
     assert interruption.requested
     assert received == [number]
+
+
+def test_what_is_ignored_stays_so():
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+        assert not interruption.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def loader_process(sender):

@@ -25,9 +25,9 @@ GRACE = 3
 
 
 class Interruption:
-    """Turns the first SIGINT or SIGTERM into a flag, so that the iteration under way is finished and saved.
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a flag, so that the iteration under way is finished and saved.
 
-    A second signal acts as it would without this class.
+    A second signal acts as it would without this class. Signals that are ignored, as SIGHUP by nohup, stay so.
     """
 
     def __init__(self) -> None:
@@ -35,8 +35,9 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -94,5 +95,6 @@ def leave_signals_to_main(worker: int) -> None:
     to every process, and the main one must be able to finish its iteration and save.
     """
     os.setpgrp()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
