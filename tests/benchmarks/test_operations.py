@@ -11,10 +11,10 @@ TINY = Setting(threads=1, tiny=True)
 def test_views_and_allocations_are_apart():
     x = torch.ones(4, 6, requires_grad=True)
     with Counter() as counter:
-        y = (x.view(6, 4).T * torch.empty(4, 6)).detach().sum()
+        y = (x.view(6, 4).T * torch.empty(4, 6)).sum()
         y += 1
     assert counter.operations == {"mul": 1, "sum": 1, "add_": 1}
-    assert (counter.views, counter.allocations) == (3, 1)
+    assert (counter.views, counter.allocations) == (2, 1)
 
 
 def test_a_compiled_chain_is_one_operation():

@@ -77,7 +77,7 @@ def test_it_is_in_every_file_of_the_results(folder):
 def test_it_is_in_a_comparison_where_the_plugin_is_not(folder, tmp_path):
     compared = "import sys; from robustflow.commands.compare import main; sys.exit(main(sys.argv[1:]))"
     arguments = [str(folder), str(folder), "--output", str(tmp_path / "both")]
-    subprocess.run([sys.executable, "-P", "-c", compared, *arguments], check=True, cwd=tmp_path / "experiments")
+    subprocess.run([sys.executable, "-c", compared, *arguments], check=True, cwd=tmp_path / "experiments")
     markdown, table, latex = ((tmp_path / "both" / f"summary.{end}").read_text() for end in ("md", "csv", "tex"))
     assert "|   MAE |" in markdown.splitlines()[4]
     assert "Δ MAE" in markdown

@@ -100,6 +100,7 @@ def test_an_error_of_one_is_an_error_of_all(error, elsewhere, where):
 
 def test_a_process_that_dies_leaves_none_waiting():
     def die():
+        distributed.gather(None)  # gloo of torch 2.6 may still connect while a process is there already
         if distributed.rank() == 1:
             os._exit(1)
         return distributed.gather(None)
