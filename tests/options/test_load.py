@@ -393,6 +393,14 @@ def test_reference_lists_every_key():
     assert "| `datasets.*.GT_size` | integer ≥ 1 or null | null |" in text
 
 
+def test_reference_says_how_every_metric_is_measured():
+    rows = [line[2:-2].split(" | ") for line in reference().partition("## Metrics")[2].splitlines() if "| `" in line]
+    measured = {row[0].strip("`"): row[-1].strip() for row in rows if len(row) == 6}
+    assert {"pixel_error_pct", "lr_psnr_gt_min", "psnr_y", "diversity_score"} <= set(measured)
+    assert [key for key, how in measured.items() if not how] == []
+    assert measured["pixel_error_pct"].startswith("outside [-0.5, 1.5] or not finite; ")
+
+
 def test_the_command_prints_resolved_options(write, capsys):
     path = write("train: {niter: 3}")
     assert main([path, "--override", "val.n_sample=4"]) == 0

@@ -79,14 +79,19 @@ def _summary(documented: Any) -> str:
 
 
 def _metrics() -> list[str]:
-    from robustflow.evaluation.metrics import choose  # what only reads a file need not load
+    # What only reads a file need not load these.
+    from robustflow.evaluation.metrics import choose
+    from robustflow.evaluation.metrics.fidelity import LR_REFERENCES
+    from robustflow.report.columns import protocol_of
 
+    chosen = choose()
+    described = {"lr_psnr": LR_REFERENCES["ground_truth"]}
+    described |= {key: text for metric in chosen for key, text in metric.describe().items()}
     lines = ["\n## Metrics\n", "All that a test can measure; they take no options.\n"]
     lines += ["| Key | Heading | Unit | Better | Needs | How |", "|---|---|---|---|---|---|"]
-    for metric in choose():
-        told = metric.describe()
+    for metric in chosen:
         for column in metric.columns:
-            how = told.get(column.key, metric.protocol)
+            how = protocol_of(column.key, described)
             cells = (f"`{column.key}`", column.label, column.unit, column.better or "", ", ".join(metric.needs), how)
             lines.append(_line(cells))
     return lines

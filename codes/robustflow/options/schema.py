@@ -134,7 +134,7 @@ class TapOptions(Options):
 
 
 class FlowOptions(Options):
-    """The flow; SPEC and SRFlow (Lugmayr et al., ECCV 2020) name the symbols."""
+    """The flow; symbols as in SRFlow (Lugmayr et al., ECCV 2020) and, S, NCSR (Kim & Son, CVPRW 2021)."""
 
     K: Annotated[Positive, Field(le=1000)] = Field(16, description="Full flow steps per level.")
     L: Annotated[Positive, Field(le=16)] = Field(3, description="Levels; level l works at 1/2^l of the HR resolution.")

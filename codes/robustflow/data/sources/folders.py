@@ -130,7 +130,7 @@ def open_patches(
     filename_tmpl: str | None = None,
     **_shared: Any,
 ) -> Pairs:
-    """Open patches that were cut beforehand: as `open_folders`, all of one size.
+    """Open patches that were cut beforehand, all of one size; folders as of mode `folder`.
 
     UserError, too, naming files of another size than ``GT_size``, or than the first, which need not be square.
     """

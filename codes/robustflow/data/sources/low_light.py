@@ -175,7 +175,7 @@ def _exposures(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 class BundledLowLightOptions(DatasetOptions):
-    """Synthetic low light: photographs from the scikit-image package, darkened (see `darken`)."""
+    """Synthetic low light: photographs from the scikit-image package, with little light, shot and sensor noise."""
 
     mode: Literal["bundled_low_light"]
     split: Literal["train", "test"] = Field("train", description="As in mode bundled.")

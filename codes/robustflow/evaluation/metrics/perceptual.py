@@ -130,6 +130,7 @@ class LPIPS(SetMetric):
     """Learned perceptual distance of each sample to the ground truth."""
 
     label, better, needs, each = "LPIPS", "low", ("ground truth", "backbone"), True
+    protocol = "AlexNet, v0.1, by the lpips package"
     places: Places = ("fidelity", "curves", "best", "differences", "captions", "worst")
     brightened = False
 
