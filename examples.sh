@@ -7,7 +7,7 @@
 # bash examples.sh lowlight        low-light enhancement, trained and tested on synthetic pairs: minutes on two cores
 # bash examples.sh latent          restoration, samples, transfers and the like with models trained for it: minutes
 # bash examples.sh toy2d [...]     why affine couplings explode, on points in the plane: results/toy2d/
-# bash examples.sh remedies        what bounds, boxes, fixed 1x1 convolutions and temperature change: half an hour
+# bash examples.sh remedies        what bounds, boxes, fixed 1x1 convolutions and temperature change: an hour or more
 # bash examples.sh TABLE [--small] all that a table or figure of a paper takes: table1, tableS1, tableS2, figS1,
 #                                  srflow_figs, lowlight_figs; --small: the same with tiny networks, in minutes
 # bash examples.sh mini --data DIR Table 1 in miniature on photographs in DIR, with training seeds: 2 hours on two cores

@@ -112,6 +112,19 @@ def test_paths_in_the_text_are_there():
     assert [name for name in sorted(named) if not (readme.ROOT / name).exists() and not name.startswith(made)] == []
 
 
+def test_every_option_file_is_explained():
+    table = (DOCS / "training.md").read_text().partition("\n## Option files\n")[2].partition("\n## ")[0]
+    cells = " ".join(line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `"))
+    patterns = [
+        re.sub(r"\{(.*?)\}", lambda braces: f"({braces[1].replace(',', '|')})", name).replace("…", r"\w+")
+        for name in re.findall(r"`(.+?)`", cells)
+    ]
+    confs = readme.ROOT / "confs"
+    names = {file.relative_to(confs).with_suffix("").as_posix() for file in confs.rglob("*.yml")}
+    assert [name for name in sorted(names) if not re.fullmatch("|".join(patterns), name)] == []
+    assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in names)] == []
+
+
 def test_quoted_messages_are_those_of_the_code():
     sources = (path.read_text() for path in sorted((readme.ROOT / "codes").rglob("*.py")))
     code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
