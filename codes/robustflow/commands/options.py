@@ -23,6 +23,14 @@ INTRODUCTION = """\
 After reading this page you can write any key of an options file, or set it on the command line:
 `--override "network_G.flow.K=8|val.n_sample=4"`. `robustflow options` prints this page, `robustflow options FILE` all
 options of a file, resolved.
+
+Two keys are in no table, as they are used up when a file is read:
+
+- `base`: the option file, or list of files, that this one builds on, from its own folder, or shipped ones by name. The
+  file wins over them, the command line over all. Mappings merge key by key, all else is replaced, and so is a mapping
+  of another `type` or `mode`; `null` leads back to the default.
+- `as_published: true` sets what published numbers need: the published code's betas, no frozen encoder, samples rounded
+  down, SRFlow without training noise.
 """
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
