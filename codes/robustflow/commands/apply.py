@@ -86,7 +86,7 @@ def _add_restoring(add: Callable[..., Arguments]) -> None:
     study.add_argument("--split", choices=SPLITS, help="which of the bundled photographs; default test")
     text = (
         f"one or more of those registered, options by name in braces: {restore_study.describe_degradations()}; "
-        "jpeg={quality: 10}"
+        "jpeg={quality: 10}; default noise=20"
     )
     study.add_argument("--degrade", nargs="+", action="extend", default=["noise=20"], metavar="KIND[=X]", help=text)
     for command in (restore, study):

@@ -58,7 +58,7 @@ class DatasetOptions(Options):
     )
     n_crops: Annotated[Positive, Field(le=1_000_000)] | None = Field(
         None,
-        description="Validation and test: number of fixed GT_size crops, spread over the images; null: one each.",
+        description="Validation and test: number of fixed GT_size crops, spread over the images; null: their centres.",
     )
     seed: NonNegative = Field(0, description="Seed of fixed crops and their noise (validation and tests).")
     downsampling: Literal["bicubic", "bilinear", "area", "lanczos"] = Field(
