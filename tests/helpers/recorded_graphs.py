@@ -29,6 +29,9 @@ class RecordedGraph:
     def __init__(self):
         self.operations, self.n_replays = [], 0
 
+    def capture_begin(self):
+        """Called by ``torch.cuda.graph``, as torch's own is; to be watched."""
+
     @torch.no_grad()
     def replay(self):
         self.n_replays += 1
@@ -67,10 +70,10 @@ class _Stream:
 
 
 class Recording:
-    """What was captured, with which settings; the stream that is current."""
+    """What was captured, with which settings; the stream that is current, and what is done about reads of values."""
 
     def __init__(self):
-        self.graphs, self.settings = [], []
+        self.graphs, self.settings, self.sync_debug_mode = [], [], 0
         self.main = self.current = _Stream()
 
     @contextlib.contextmanager
@@ -81,11 +84,15 @@ class Recording:
         finally:
             self.current = before
 
+    def set_sync_debug_mode(self, mode):
+        self.sync_debug_mode = mode
+
     @contextlib.contextmanager
     def capture(self, graph, **settings):
         self.graphs.append(graph)
         self.settings.append(settings)
         before, self.current = self.current, settings["stream"]
+        graph.capture_begin()
         with _Recorder(graph):
             yield
         # As with torch's own, an error leaves its stream current.
@@ -101,13 +108,16 @@ def install(monkeypatch, *, takes_numbers=False):
     monkeypatch.setattr(RecordedGraph, "takes_numbers", takes_numbers)
     recording = Recording()
     monkeypatch.setattr(graphs, "has_graphs", lambda device: True)
+    monkeypatch.setattr(graphs, "_streams", {})
     replaced = {
         "CUDAGraph": RecordedGraph,
         "Stream": _Stream,
         "current_stream": lambda device: recording.current,
         "device": lambda device: contextlib.nullcontext(),
+        "get_sync_debug_mode": lambda: recording.sync_debug_mode,
         "graph": recording.capture,
         "graph_pool_handle": object,
+        "set_sync_debug_mode": recording.set_sync_debug_mode,
         "stream": recording.use,
     }
     for name, value in replaced.items():

@@ -54,6 +54,31 @@ def test_it_is_captured_once_and_replayed(recording, counted):
     assert recording.current is recording.main
 
 
+def test_all_captures_are_made_on_one_stream(recording, counted):
+    for _ in range(2):
+        graphed = Graphed(counted[0])
+        for length in (1, 2):
+            graphed(torch.ones(length), None)
+            graphed.drop()
+    assert len({id(settings["stream"]) for settings in recording.settings}) == 1
+
+
+def test_captures_made_in_inference_mode_serve_outside_of_it(recording, counted):
+    graphed = Graphed(counted[0])
+    with torch.inference_mode():
+        assert graphed(torch.ones(2), None) == 2
+    assert graphed(torch.full((2,), 2.0), None) == 8
+    assert recording.n_replays == [2]
+
+
+@pytest.mark.parametrize("with_grad", [False, True])
+def test_autograd_is_on_in_a_capture_if_it_is_outside(recording, with_grad):
+    found = []
+    with torch.set_grad_enabled(with_grad):
+        Graphed(lambda x: found.append(torch.is_grad_enabled()))(torch.ones(1))
+    assert found == 4 * [with_grad]
+
+
 def test_inputs_are_copied(recording, counted):
     graphed, given = Graphed(counted[0]), torch.ones(2)
     graphed(given, None)
@@ -144,6 +169,25 @@ def test_a_capture_broken_off_complains_twice_and_the_first_reason_is_told(recor
     monkeypatch.setattr(recorded_graphs, "_Recorder", Broken)
     assert Graphed(lambda x: x + x.sum().item())(torch.ones(1)) == 2
     assert "speed alone: operation not permitted when stream is capturing" in caplog.text
+
+
+def test_reads_are_refused_before_a_capture_begins(recording, caplog):
+    def reading(x):
+        if recording.sync_debug_mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return 2 * x
+
+    assert Graphed(reading)(torch.ones(1)) == 2
+    assert not recording.graphs
+    assert "speed alone: called a synchronizing CUDA operation" in caplog.text
+    assert recording.sync_debug_mode == 0
+
+
+def test_nothing_else_is_refused(recording):
+    recording.sync_debug_mode, found = "warn", []
+    Graphed(lambda x: found.append(recording.sync_debug_mode))(torch.ones(1))
+    assert found == ["warn", "warn", "error", "warn"]
+    assert recording.sync_debug_mode == "warn"
 
 
 def test_a_mistake_of_the_function_itself_is_not_hidden(recording):

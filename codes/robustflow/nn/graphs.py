@@ -3,10 +3,12 @@
 For networks of many small layers the host is the slower part: launching a kernel takes longer than running it.
 """
 
+import contextlib
 import gc
 import logging
+import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -18,6 +20,9 @@ Result = TypeVar("Result")
 
 # Calls before a capture, in which libraries choose and initialise what a capture may not.
 _WARM_UPS = 3
+
+# On which a device's captures are made: libraries keep a workspace, of tens of MiB, for each stream they are used on.
+_streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
 # A graph, its inputs and its result.
@@ -78,7 +83,6 @@ class Graphed(Generic[Result]):
         self._captures: OrderedDict[Hashable, _Captured] = OrderedDict()
         self._called: Counter[Hashable] = Counter()
         self._pool: Any = None
-        self._stream: torch.cuda.Stream | None = None
 
     def _captured_of(self, tensors: tuple[Tensor | None, ...], key: Hashable) -> _Captured | None:
         """The capture for these arguments, made if need be; None if there is to be none."""
@@ -106,16 +110,17 @@ class Graphed(Generic[Result]):
     def _capture(self, tensors: tuple[Tensor | None, ...], device: torch.device) -> _Captured:
         # Autograd's nodes of earlier calls, kept alive by cycles, would tie the capture to the stream of these calls.
         gc.collect()
-        with torch.cuda.device(device):
+        with torch.cuda.device(device), _leaving_inference_mode():
             inputs = [None if tensor is None else tensor.detach().clone() for tensor in tensors]
-            # One stream for all captures: libraries keep a workspace for each.
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            stream = self._stream = self._stream or torch.cuda.Stream(device)
+            stream = _streams[device] = _streams.get(device) or torch.cuda.Stream(device)
             current = torch.cuda.current_stream(device)
             stream.wait_stream(current)
             # A capture that fails leaves its stream the current one: this block does not.
             with torch.cuda.stream(stream):
-                for _ in range(_WARM_UPS):
+                for _ in range(_WARM_UPS - 1):
+                    self._function(*inputs)
+                with _refusing_reads():
                     self._function(*inputs)
                 graph = torch.cuda.CUDAGraph()
                 # Other threads may call CUDA meanwhile: a loader's pins memory.
@@ -123,6 +128,31 @@ class Graphed(Generic[Result]):
                     result = self._function(*inputs)
             current.wait_stream(stream)
         return graph, inputs, result
+
+
+@contextlib.contextmanager
+def _refusing_reads() -> Iterator[None]:
+    """Make an error of what waits for the device.
+
+    A capture would be broken off by it, after which older versions of torch give no cached memory back any more, and
+    refuse all further captures.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@contextlib.contextmanager
+def _leaving_inference_mode() -> Iterator[None]:
+    """Make tensors that can be written to outside of inference mode, too; autograd stays on or off."""
+    with_grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(with_grad):
+        yield
 
 
 def has_graphs(device: torch.device) -> bool:
