@@ -1,17 +1,32 @@
-"""Training on a GPU, captured and not."""
+"""Training on a GPU, captured and not. GPU_TESTS_ON=cpu tries it on a machine without, by recorded graphs."""
 
 import logging
+import os
 
 import pytest
+import recorded_graphs
 import torch
 from several import torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
-from robustflow.models import FlowModel
+from robustflow.models import FlowModel, decoding
+from robustflow.nn.graphs import Graphed
+from robustflow.training.failures import guard
 from robustflow.training.loop import train
+from robustflow.utils import devices
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+PRETENDED = os.environ.get("GPU_TESTS_ON") == "cpu"
+pytestmark = pytest.mark.skipif(not (PRETENDED or torch.cuda.is_available()), reason="needs a GPU")
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch):
+    """The GPU, or a CPU in its place."""
+    if PRETENDED:
+        recorded_graphs.install(monkeypatch)
+        monkeypatch.setattr(devices, "choose", lambda name: torch.device("cpu"))
+        monkeypatch.setattr(guard, "settles_later", lambda device: True)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +49,8 @@ def on_gpu(make_options):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Captures and replays."""
+    """Captures and replays of training; validations, which capture what they sample, just call it here."""
+    monkeypatch.setattr(decoding, "Graphed", lambda function, *_, **__: Graphed(function, active=False))
     found = {"captures": 0, "replays": 0}
     capture, replay = torch.cuda.CUDAGraph.capture_begin, torch.cuda.CUDAGraph.replay
 
