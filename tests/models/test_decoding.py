@@ -1,5 +1,8 @@
 """Sampling captured as CUDA graphs: as a GPU does it, by a stand-in on the CPU."""
 
+import gc
+import weakref
+
 import pytest
 import recorded_graphs
 import tiny
@@ -86,6 +89,23 @@ def test_new_weights_are_seen_after_eval(make, photographs, monkeypatch):
     assert not torch.equal(found, before)
     monkeypatch.undo()
     assert torch.equal(found, draws(model.eval(), photographs[:3])[-1])
+
+
+def test_captures_are_gone_at_once_when_they_are_forgotten(make, photographs, monkeypatch):
+    model = make()
+    recording = recorded_graphs.install(monkeypatch)
+    draws(model, photographs)
+    captured = [weakref.ref(graph) for graph in recording.graphs]
+    recording.graphs.clear()
+    gc.collect()
+    assert captured
+    assert all(graph() is not None for graph in captured)
+    gc.disable()
+    try:
+        model.eval()
+        assert all(graph() is None for graph in captured)
+    finally:
+        gc.enable()
 
 
 def test_projections_beyond_the_budget_are_made_while_decoding(make, photographs, monkeypatch):

@@ -1,6 +1,8 @@
 """Training by replayed graphs, as on a GPU, equals training without; the graphs are recorded ones."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import recorded_graphs
@@ -12,7 +14,8 @@ from robustflow.models import FlowModel, decoding
 from robustflow.nn import graphs
 from robustflow.training.failures import guard
 from robustflow.training.gradients import Gradients, Step, fastest_convolutions
-from robustflow.training.loop import train
+from robustflow.training.loop import iterate, train
+from robustflow.training.preparation import prepare
 
 pytestmark = pytest.mark.long
 
@@ -160,6 +163,18 @@ def test_validation_captures_what_it_samples_from_weights_of_its_own_time(make_o
     figures = [[line.split("val ")[1] for line in log.splitlines() if ": val " in line] for log in logs]
     assert figures[0] == figures[1]
     assert len(figures[0]) == 3
+
+
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_nothing_that_a_validation_captured_is_kept_in_training(make_options, monkeypatch, decay):
+    recording = recorded_graphs.install(monkeypatch)
+    with prepare(make_options(train={"niter": 1, "ema": decay})) as run:
+        iterate(run)
+        captured = [weakref.ref(graph) for graph in recording.graphs]
+        recording.graphs.clear()
+        gc.collect()
+        assert captured
+        assert all(graph() is None for graph in captured)
 
 
 def test_convolutions_are_tried_only_where_asked():

@@ -55,7 +55,7 @@ class Decoder:
     def __init__(self, flow: ConditionalFlow, cuda_graphs: bool) -> None:
         self._flow = flow
         active = cuda_graphs and not torch.is_grad_enabled()
-        self._conditions = Graphed(self._project, active, _CAPTURES, uncaptured_calls=1)
+        self._conditions = Graphed(partial(_project, flow), active, _CAPTURES, uncaptured_calls=1)
         self._decoders: dict[torch.Size, tuple[Condition, Graphed[Tensor]]] = {}
         self._latest: Tensor | None = None
 
@@ -69,15 +69,6 @@ class Decoder:
     def _condition_of(self, y: Tensor) -> Condition:
         self._latest = y
         return self._conditions(y, key=torch.backends.cudnn.allow_tf32)
-
-    def _project(self, y: Tensor) -> Condition:
-        # Made before a capture, in which they cannot be: matrices are inverted.
-        self._flow.fold_unmixings()
-        self._flow.mixing_log_det()
-        condition = self._flow.condition(y)
-        for level in condition.levels:
-            level.project_all()
-        return condition
 
     def _replay(self, y: Tensor, condition: Condition, latents: list[Tensor]) -> tuple[Tensor, ...]:
         if self._latest is not y:
@@ -95,6 +86,17 @@ class Decoder:
         # A capture that failed is neither tried nor logged for each size anew.
         self._conditions.active = decode.active
         return (x,)
+
+
+# Functions, not methods of the decoder: in a cycle with it, graphs and their memory would outlive it.
+def _project(flow: ConditionalFlow, y: Tensor) -> Condition:
+    # Made before a capture, in which they cannot be: matrices are inverted.
+    flow.fold_unmixings()
+    flow.mixing_log_det()
+    condition = flow.condition(y)
+    for level in condition.levels:
+        level.project_all()
+    return condition
 
 
 def _decode(flow: ConditionalFlow, condition: Condition, *latents: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ def validate(run: Run, guard: NonFiniteGuard) -> None:
         scalars |= {f"{key}_t{heat}": values.get(key) for key in noted}
     if distributed.is_main():
         run.logbook.validation(iteration, scalars, strip(model, items[0], options.val))
+    model.eval()  # lets go of what it kept for sampling, a moving average, too
     run.model.train()
     run.progress.validated = iteration
     if not guard.bad_validation(drawn - finite, drawn) and run.saves(iteration):
