@@ -100,3 +100,11 @@ def test_tiles_take_a_few_copies_of_the_image(tmp_path):
     assert done.returncode == 0, done.stderr
     copy = 4 * 3 * 1200 * 1600
     assert int(done.stdout.split()[-1]) < 10 * copy
+
+
+def test_the_peak_is_that_of_the_gpu_that_is_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", [0, 7, 0].__getitem__)
+    assert memory.peak() == 7
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", [0, 0, 0].__getitem__)
+    assert memory.peak() > 2**20, "of this process"

@@ -13,9 +13,11 @@ _BAND = 2**19
 
 
 def peak() -> int:
-    """Largest memory so far, bytes: allocated on the GPU if any was, else resident of this process."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
-        return torch.cuda.max_memory_allocated()
+    """Largest memory so far, bytes: allocated on a GPU if any was, else resident of this process."""
+    # Not of the current device alone, which need not be the one that is used.
+    on_gpus = max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())), default=0)
+    if on_gpus > 0:
+        return on_gpus
     status = Path("/proc/self/status")
     if status.is_file():
         # Not getrusage, which on Linux starts at the parent's peak.
