@@ -165,6 +165,21 @@ def test_validation_captures_what_it_samples_from_weights_of_its_own_time(make_o
     assert len(figures[0]) == 3
 
 
+def test_captures_are_gone_at_once_when_training_ends(make_options, gpu_like):
+    recording = gpu_like()
+    datasets = {"train": tiny.crops(split="train", batch_size=2, n_workers=0)}  # no validation, which drops them
+    with prepare(make_options(datasets=datasets)) as run:
+        gc.disable()
+        try:
+            iterate(run)
+            captured = [weakref.ref(graph) for graph in recording.graphs]
+            recording.graphs.clear()
+            assert captured
+            assert all(graph() is None for graph in captured)
+        finally:
+            gc.enable()
+
+
 @pytest.mark.parametrize("decay", [None, 0.5])
 def test_nothing_that_a_validation_captured_is_kept_in_training(make_options, monkeypatch, decay):
     recording = recorded_graphs.install(monkeypatch)

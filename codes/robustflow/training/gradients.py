@@ -1,7 +1,8 @@
 """Loss and gradients of a training step: forward and backward pass, on GPUs captured as a CUDA graph."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -55,7 +56,8 @@ class Gradients:
         self.model, self.options = model, options
         self._parameters = list(model.parameters())
         self._norms = [module for module in model.modules() if isinstance(module, ActNorm)]
-        self._graphed = Graphed(self._of_data, options.cuda_graphs == "auto", capacity=_GRAPHS)
+        self._compute = partial(_compute, model, self._parameters, options)
+        self._graphed = Graphed(self._compute, options.cuda_graphs == "auto", capacity=_GRAPHS)
         self._before: dict[str, Tensor] | None = None
 
     def __call__(self, step: Step) -> Tensor:
@@ -71,7 +73,7 @@ class Gradients:
         inputs = self._inputs(step)
         with fastest_convolutions(self._graphed.active and step.gt.is_cuda):
             captures = ready and self._graphed.captures(step.gt.device)
-            loss, gradients = self._graphed(*inputs, key=learns) if captures else self._of_data(*inputs)
+            loss, gradients = self._graphed(*inputs, key=learns) if captures else self._compute(*inputs)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             if parameter.grad is not gradient:
                 parameter.grad = gradient
@@ -100,7 +102,7 @@ class Gradients:
     def compute_uncaptured(self, step: Step) -> Tensor:
         """Likewise, by calling every module, and each parameter's hooks."""
         freeze_encoder(self.model.encoder, self.options, step.iteration)
-        return self._with_weights(self._of_data(*self._inputs(step))[0])
+        return self._with_weights(self._compute(*self._inputs(step))[0])
 
     def _initialise(self, step: Step) -> None:
         """Show ActNorms of all processes the crops that one process would initialise them from.
@@ -123,24 +125,6 @@ class Gradients:
         self.model.skip_noise(step.gt, step.lr, generator, step.first)
         return self.model.loss_inputs(step.gt, step.lr, generator)
 
-    def _of_data(self, *inputs: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
-        """Mean loss and its gradients, from pieces of at most ``micro_batch`` crops; nothing is read from the device.
-
-        The gradients are new tensors, so that a replay writes them anew instead of adding.
-        """
-        for parameter in self._parameters:
-            parameter.grad = None
-        whole = next(len(part) for part in inputs if part is not None)
-        size, losses = self.options.train.micro_batch or whole, []
-        with precision.using(self.options.precision, training=True):
-            for first in range(0, whole, size):
-                piece = tuple(None if part is None else part[first : first + size] for part in inputs)
-                share = min(size, whole - first) / whole
-                loss = share * self.model.data_loss(piece)
-                loss.backward()
-                losses.append(loss.detach())
-        return torch.stack(losses).sum(), [parameter.grad for parameter in self._parameters]
-
     def _with_weights(self, loss: Tensor) -> Tensor:
         """Add the gradients of ``weight_loss`` and return the whole loss."""
         of_weights = self.model.weight_loss()
@@ -148,6 +132,28 @@ class Gradients:
             return loss
         of_weights.backward()
         return loss + of_weights.detach()
+
+
+# A function, not a method: in a cycle with what captures it, graphs and their memory would outlive the training.
+def _compute(
+    model: Model, parameters: Sequence[nn.Parameter], options: RunOptions, *inputs: Tensor | None
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Mean loss and its gradients, from pieces of at most ``micro_batch`` crops; nothing is read from the device.
+
+    The gradients are new tensors, so that a replay writes them anew instead of adding.
+    """
+    for parameter in parameters:
+        parameter.grad = None
+    whole = next(len(part) for part in inputs if part is not None)
+    size, losses = options.train.micro_batch or whole, []
+    with precision.using(options.precision, training=True):
+        for first in range(0, whole, size):
+            piece = tuple(None if part is None else part[first : first + size] for part in inputs)
+            share = min(size, whole - first) / whole
+            loss = share * model.data_loss(piece)
+            loss.backward()
+            losses.append(loss.detach())
+    return torch.stack(losses).sum(), [parameter.grad for parameter in parameters]
 
 
 def freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> bool:
