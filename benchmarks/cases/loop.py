@@ -62,7 +62,7 @@ def _graphs(setting: Setting) -> Sequence[str | None]:
 
 def _demo(setting: Setting) -> Run:
     batch, period = (2, 1) if setting.tiny else (8, 50 if setting.on_cuda else 5)
-    return Run("demo", (f"datasets.train.batch_size={batch}", "datasets.val.n_crops=1"), period, batch)
+    return Run("demo", (f"datasets.train.batch_size={batch}",), period, batch)
 
 
 def _full(setting: Setting) -> Run:
@@ -74,7 +74,6 @@ def _full(setting: Setting) -> Run:
         *networks.FULL,
         *(networks.TINY if setting.tiny else ()),
         f"datasets.train={CROPS.format(split='train', side=side, more=more)}",
-        f"datasets.val={CROPS.format(split='test', side=side, more='n_crops: 1')}",
     )
     return Run(networks.CONFS["rq"], overrides, 5 if setting.on_cuda else 1, batch, full=True)
 
@@ -88,8 +87,8 @@ def _trained(run: Run, precision: str, graphs: str | None, setting: Setting) -> 
                 *run.overrides,
                 *("name=loop", f"path.experiments={Path(folder)}", f"precision={precision}"),
                 *(() if graphs is None else (f"cuda_graphs={graphs}",)),
-                *(f"device={setting.device}", f"train.niter={niter}", f"train.val_freq={NEVER}", "train.ood_patches=0"),
-                *("val.n_sample=1", f"logger.print_freq={run.period}", f"logger.save_checkpoint_freq={NEVER}"),
+                *(f"device={setting.device}", f"train.niter={niter}", "datasets.val=null", "train.ood_patches=0"),
+                *(f"logger.print_freq={run.period}", f"logger.save_checkpoint_freq={NEVER}"),
             )
         )
         command = [sys.executable, "-m", "benchmarks.loop_child", str(run.period)]
