@@ -12,7 +12,6 @@ robustflow apply transfer-content -opt confs/demo.yml --input photo.png --refere
 
 import argparse
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -29,7 +28,7 @@ from robustflow.options import memory_advice
 from robustflow.report import application, pages
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
-from robustflow.utils.files import find_existing_part
+from robustflow.utils.files import require_writable
 
 log = logging.getLogger(__name__)
 
@@ -201,11 +200,7 @@ def _require_there(chosen: argparse.Namespace) -> None:
 
 def _require_apart(output: Path, chosen: argparse.Namespace) -> None:
     """Raise UserError unless results can be written to a folder without meeting images that are read."""
-    there = find_existing_part(output)
-    if not there.is_dir():
-        raise UserError(f"--output {output}: expected a folder, got a file, {there}; choose another")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"--output {output}: expected a folder that can be written to, got {there}; choose another")
+    require_writable(output, f"--output {output}", "choose another")
     for flag in ("input", "reference", "lr", "mask"):
         given = getattr(chosen, flag, None)
         if given is None or (flag == "mask" and not Path(given).is_file()):

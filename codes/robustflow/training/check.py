@@ -3,7 +3,6 @@
 import datetime
 import logging
 import math
-import os
 import shutil
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from robustflow.training.loop import fit_ood_score, iterate
 from robustflow.training.preparation import prepare
 from robustflow.utils import memory
 from robustflow.utils.errors import RunFailed, UserError
-from robustflow.utils.files import find_existing_part
+from robustflow.utils.files import find_existing_part, require_writable
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,8 @@ def estimate(options: RunOptions) -> tuple[str, float]:
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
     sets = _count(options)
-    _require_writable(Path(options.path.experiments) / options.name)
+    experiment = Path(options.path.experiments) / options.name
+    require_writable(experiment, str(experiment), "set path.experiments")
     # The trial computes as the whole run would.
     with tempfile.TemporaryDirectory() as folder, fused.expecting(_mapped_elements(options)):
         try:
@@ -61,12 +61,6 @@ def estimate(options: RunOptions) -> tuple[str, float]:
     counts = ", ".join(f"{key} {n}" for key, n in sets.items())
     right = f"{options.name}: options, data, {1 + _STEPS} steps, save{rest} are right."
     return "\n".join([right, f"  images      {counts}", *lines]), seconds
-
-
-def _require_writable(experiment: Path) -> None:
-    there = find_existing_part(experiment)
-    if not os.access(there, os.W_OK):
-        raise UserError(f"{experiment}: expected a folder that can be written to, got {there}; set path.experiments")
 
 
 def _try(options: RunOptions, folder: str) -> tuple[list[str], float]:

@@ -83,6 +83,15 @@ def find_existing_part(path: str | Path) -> Path:
     return next(folder for folder in (place, *place.parents) if folder.exists())
 
 
+def require_writable(folder: Path, name: str, advice: str) -> None:
+    """Raise UserError, which calls it ``name``, unless files can be written to a folder, be it there or not yet."""
+    there = find_existing_part(folder)
+    if not there.is_dir():
+        raise UserError(f"{name}: expected a folder, got a file, {there}; {advice}")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{name}: expected a folder that can be written to, got {there}; {advice}")
+
+
 def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = True) -> None:
     """Write data to path, creating parent folders: afterwards the file is either the old one or the whole new one.
 
