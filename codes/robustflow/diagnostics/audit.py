@@ -5,13 +5,14 @@ elementwise map, which networks choose, are held.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
+from robustflow.bijections.base import InverseBound
 from robustflow.diagnostics.trace.probe import Layer, kind_of
 from robustflow.flows.prior import SplitPrior
 
@@ -41,7 +42,7 @@ def bound_of(layers: Mapping[str, Layer]) -> dict[str, Any]:
     rows = [(kind, bound.factor, bound.offset) for kind, bound in bounds if bound is not None]
     frame = pd.DataFrame(rows, columns=["kind", "factor", "offset"])
     frame["log10"] = np.log10(frame.factor)
-    factor = _total(layers)
+    factor = _total(layers.values(), [bound for _, bound in bounds])
     # What a layer adds is stretched by those after it.
     added = frame[frame.offset > 0]
     later = frame.log10[::-1].cumsum()[added.index] - added.log10
@@ -61,14 +62,13 @@ def bound_of(layers: Mapping[str, Layer]) -> dict[str, Any]:
     }
 
 
-def _total(layers: Mapping[str, Layer]) -> float:
+def _total(layers: Iterable[Layer], bounds: Iterable[InverseBound | None]) -> float:
     """log₁₀ of what all layers that have a bound stretch a difference by at most."""
     total = 0.0
-    for layer in layers.values():
+    for layer, bound in zip(layers, bounds, strict=True):
         if isinstance(layer, SplitPrior):
             # The latents that it brings in have not been shortened by the layers before it.
             total = max(total, 0.0)
-        bound = layer.inverse_bound()
         total += 0.0 if bound is None else math.log10(bound.factor)
     return total
 
