@@ -8,7 +8,7 @@ robustflow ood table -opt confs/x.yml --test datasets/Urban100/HR [--train DIR -
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -260,20 +260,22 @@ def _whole(options: RunOptions, flag: str, chosen: argparse.Namespace) -> Datase
 
 def _plot(chosen: argparse.Namespace) -> None:
     found = [report.read(folder) for folder in chosen.results]
+    curves = [_curves(one, pooled=chosen.pooled) for one in found]
     names = [str(one["name"]) for one in found]
-    curves = _label(found, [name.rsplit("/", 1)[-1] for name in names], chosen.pooled)
-    if len({label for label, _ in curves}) < len(curves):
-        curves = _label(found, tell_apart(names, chosen.results), chosen.pooled)
-    report.plot(dict(curves), chosen.output)
+    labels = _label([name.rsplit("/", 1)[-1] for name in names], curves)
+    if len({*labels}) < len(labels):
+        labels = _label(tell_apart(names, chosen.results), curves)
+    every = [curve for own in curves for curve in own.values()]
+    report.plot(dict(zip(labels, every, strict=True)), chosen.output)
 
 
-def _label(found: Sequence[Any], names: Sequence[str], pooled: bool) -> list[tuple[str, list[tuple[float, float]]]]:
-    """Curves of results, of all data sets of each together or of each data set, under the names of the results."""
-    curves: list[tuple[str, list[tuple[float, float]]]] = []
-    for name, one in zip(names, found, strict=True):
-        of_sets = [(dataset, report.curves_of(one)[dataset]) for dataset in one["datasets"]]
-        if pooled:
-            curves.append((name, [point for _, curve in of_sets for point in curve]))
-        else:
-            curves += [(f"{name}: {dataset}", curve) for dataset, curve in of_sets]
-    return curves
+def _curves(found: Mapping[str, Any], *, pooled: bool) -> dict[str, list[tuple[float, float]]]:
+    """Curves of results, of all data sets together or of each, by what follows the name of the results in labels."""
+    of_sets = report.curves_of(found)
+    if pooled:
+        return {"": [point for name in found["datasets"] for point in of_sets[name]]}
+    return {f": {name}": of_sets[name] for name in found["datasets"]}
+
+
+def _label(names: Sequence[str], curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [f"{name}{end}" for name, own in zip(names, curves, strict=True) for end in own]
