@@ -15,6 +15,11 @@ def test_views_and_allocations_are_apart():
         y += 1
     assert counter.operations == {"mul": 1, "sum": 1, "add_": 1}
     assert (counter.views, counter.allocations) == (2, 1)
+    with Counter() as counter:
+        x.detach()
+    assert not counter.operations
+    # Torch 2.6 asks for two.
+    assert counter.views >= 1
 
 
 def test_a_compiled_chain_is_one_operation():
