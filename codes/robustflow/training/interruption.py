@@ -27,7 +27,8 @@ GRACE = 3
 class Interruption:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a flag, so that the iteration under way is finished and saved.
 
-    A second signal acts as it would without this class. Signals that are ignored, as SIGHUP by nohup, stay so.
+    A second signal acts as it would without this class. SIGHUP that is ignored, as by nohup, stays so;
+    SIGINT does not: shells have it ignored in what they start in the background.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
