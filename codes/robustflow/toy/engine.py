@@ -8,8 +8,7 @@ import multiprocessing
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,47 +23,41 @@ from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-Arguments = tuple[ToyOptions, Given, str, int]
-
 
 def experiment(options: ToyOptions) -> str:
     """Do all runs and write figure.png, layers.png, summary.md, summary.json and options.yml; return the summary."""
     folder = Path(options.path.results) / options.name
     with locks.hold(locks.within(folder), folder):
-        return _experiment(options, folder)
-
-
-def _experiment(options: ToyOptions, folder: Path) -> str:
-    start = time.perf_counter()
-    given, trials = draw_held_out(options), []
-    planned = list(itertools.product(options.couplings, options.train.seeds))
-    with _start_workers(options, len(planned)) as do_all:
-        done = do_all([(options, given, *job) for job in planned])
-        for trial in tqdm(done, total=len(planned), unit="run", disable=None):
-            log.info("%s, seed %d: %s", trial.coupling, trial.seed, summary.line(trial))
-            trials.append(trial)
-    trials.sort(key=lambda trial: planned.index((trial.coupling, trial.seed)))
-
-    text = summary.markdown(options, given, trials, time.perf_counter() - start)
-    options_load.save(options, folder / "options.yml")
-    plots.save_png(figures.draw_samples(options, given, trials), folder / "figure.png")
-    plots.save_png(figures.draw_layers(options, trials), folder / "layers.png")
-    write_atomically(folder / "summary.json", json.dumps(summary.record(options, given, trials), indent=1))
-    write_atomically(folder / "summary.md", text)
+        start = time.perf_counter()
+        given = draw_held_out(options)
+        trials = _perform_all(options, given)
+        text = summary.markdown(options, given, trials, time.perf_counter() - start)
+        options_load.save(options, folder / "options.yml")
+        plots.save_png(figures.draw_samples(options, given, trials), folder / "figure.png")
+        plots.save_png(figures.draw_layers(options, trials), folder / "layers.png")
+        write_atomically(folder / "summary.json", json.dumps(summary.record(options, given, trials), indent=1))
+        write_atomically(folder / "summary.md", text)
     log.info("%s: figure.png, layers.png, summary.md, summary.json", folder)
     return text
 
 
-@contextlib.contextmanager
-def _start_workers(options: ToyOptions, n_jobs: int) -> Iterator[Callable[[Sequence[Arguments]], Iterator[Trial]]]:
-    """A function that performs jobs, in processes of their own unless ``n_workers`` is 0; in any order."""
+def _perform_all(options: ToyOptions, given: Given) -> list[Trial]:
+    """Do the run of each coupling and seed, in this order, in processes of their own unless ``n_workers`` is 0."""
+    planned = list(itertools.product(options.couplings, options.train.seeds))
+    jobs = [(options, given, *job) for job in planned]
     n_workers = cpus.available() if options.n_workers is None else options.n_workers
-    if n_workers == 0:
-        yield partial(itertools.starmap, perform)
-        return
-    # Forking a process whose torch has started threads can hang.
-    with multiprocessing.get_context("spawn").Pool(min(n_workers, n_jobs), _leave_signals_to_main) as pool:
-        yield lambda jobs: map(pickle.loads, pool.imap_unordered(_perform_packed, map(pickle.dumps, jobs)))
+    trials = []
+    with contextlib.ExitStack() as stack:
+        done: Iterable[Trial] = itertools.starmap(perform, jobs)
+        if n_workers > 0:
+            # Forking a process whose torch has started threads can hang.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(context.Pool(min(n_workers, len(jobs)), _leave_signals_to_main))
+            done = map(pickle.loads, pool.imap_unordered(_perform_packed, map(pickle.dumps, jobs)))
+        for trial in tqdm(done, total=len(jobs), unit="run", disable=None):
+            log.info("%s, seed %d: %s", trial.coupling, trial.seed, summary.line(trial))
+            trials.append(trial)
+    return sorted(trials, key=lambda trial: planned.index((trial.coupling, trial.seed)))
 
 
 def _perform_packed(arguments: bytes) -> bytes:

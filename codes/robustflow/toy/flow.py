@@ -30,18 +30,17 @@ class FullyConnected(nn.Module):
 
     def __init__(self, in_channels: int, hidden_channels: int, hidden_layers: int, out_channels: int) -> None:
         super().__init__()
-        widths = [in_channels] + [hidden_channels] * hidden_layers
-        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
-        self.head = nn.Linear(hidden_channels, out_channels)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.layers = nn.Sequential()
+        for pair in itertools.pairwise([in_channels] + [hidden_channels] * hidden_layers):
+            self.layers.extend([nn.Linear(*pair), nn.ReLU()])
+        head = nn.Linear(hidden_channels, out_channels)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.layers.append(head)
 
     def forward(self, x_a: Tensor, cond: Tensor) -> Tensor:
         """Map x_a (b, c_a) and y (b, c_y) to (b, out_channels)."""
-        hidden = torch.cat([x_a, cond], dim=1)
-        for layer in self.hidden:
-            hidden = torch.relu(layer(hidden))
-        parameters: Tensor = self.head(hidden)
+        parameters: Tensor = self.layers(torch.cat([x_a, cond], dim=1))
         return parameters
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustflow.toy.flow import DIMENSIONS, ToyFlow
-from robustflow.toy.points import WINDOW, exact_bits_per_dim, posterior
+from robustflow.toy.points import WINDOW
 
 
 class HeldOut(NamedTuple):
@@ -16,7 +16,7 @@ class HeldOut(NamedTuple):
     Attributes:
         x: Points, (n, 2).
         y: Their inputs, (n, 2); the first ``n_conditions`` are sampled many times, all are sampled once.
-        mean: Of the posterior of these first ones, (n_conditions, 2).
+        mean: Of the posterior of these first ones, (n_conditions, 2); see `points.posterior`.
         var: The same.
         bits_per_dim: Of a perfect model.
     """
@@ -26,12 +26,6 @@ class HeldOut(NamedTuple):
     mean: Tensor
     var: Tensor
     bits_per_dim: float
-
-
-def solve(x: Tensor, y: Tensor, sees_x: bool, n_conditions: int) -> HeldOut:
-    """Held-out points x and their inputs y with the exact answers; see `points.posterior`."""
-    mean, var, _ = posterior(y[:n_conditions], sees_x)
-    return HeldOut(x, y, mean, var, exact_bits_per_dim(x, y, sees_x))
 
 
 class Measurement(NamedTuple):

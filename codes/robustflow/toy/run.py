@@ -11,8 +11,8 @@ from torch import Tensor
 from robustflow.options.toy import ToyDataOptions, ToyOptions
 from robustflow.registry import ELEMENTWISE
 from robustflow.toy.flow import ToyFlow
-from robustflow.toy.measure import HeldOut, Measurement, measure, solve
-from robustflow.toy.points import draw_points, observe
+from robustflow.toy.measure import HeldOut, Measurement, measure
+from robustflow.toy.points import draw_points, exact_bits_per_dim, observe, posterior
 from robustflow.utils.errors import RunFailed
 from robustflow.utils.seeds import derive_seed
 
@@ -75,13 +75,14 @@ def build(options: ToyOptions, coupling: str, seed: int) -> ToyFlow:
 
 def draw_held_out(options: ToyOptions) -> Given:
     """Held-out points and their inputs at every noise level, the same for all runs."""
-    val = options.val
+    val, sees_x = options.val, options.data.sees_x
     x = draw_points(val.n_held_out, _generator("held-out points", val.seed))
-    inputs = {
-        level: draw_inputs(options.data, x, level, _generator(f"inputs at {level}", val.seed))
-        for level in (None, *val.sigma_ood)
-    }
-    return {level: solve(x, y, options.data.sees_x, val.n_conditions) for level, y in inputs.items()}
+    given: Given = {}
+    for level in (None, *val.sigma_ood):
+        y = draw_inputs(options.data, x, level, _generator(f"inputs at {level}", val.seed))
+        mean, var, _ = posterior(y[: val.n_conditions], sees_x)
+        given[level] = HeldOut(x, y, mean, var, exact_bits_per_dim(x, y, sees_x))
+    return given
 
 
 def draw_inputs(data: ToyDataOptions, x: Tensor, sigma: float | None, generator: torch.Generator) -> Tensor:
