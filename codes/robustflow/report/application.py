@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
 from torch import Tensor
 
 from robustflow.evaluation.description import versions
@@ -60,7 +59,11 @@ class Album:
         if self._full:
             return
         title = f"{image}, {part}" if part else image
-        embedded = pictures.embed(title, [_panel(*each) for each in shown.items()], self._budget, _guide(shown))
+        marked = (outside(one) for one in shown.values() if one.is_floating_point())
+        failed = next((pixels for pixels in marked if pixels.any()), None)
+        # Crops are taken where the first picture with pixel errors has them.
+        guide = None if failed is None else sheet.to_picture(failed.float().expand(3, -1, -1))
+        embedded = pictures.embed(title, [_panel(*each) for each in shown.items()], self._budget, guide)
         if embedded is None:
             self._full = True
         else:
@@ -108,15 +111,6 @@ def write(stem: Path, title: str, model: Model, settings: Mapping[str, Any], out
         versions={"weights": str(model.file), **versions(model)},
     )
     write_atomically(stem.with_name(f"{stem.name}.html"), page)
-
-
-def _guide(shown: Mapping[str, Tensor]) -> Image.Image | None:
-    """Where the first picture with pixel errors has them; None without any."""
-    for image in shown.values():
-        failed = outside(image)
-        if image.is_floating_point() and failed.any():
-            return sheet.to_picture(failed.float().expand(3, -1, -1))
-    return None
 
 
 def _panel(label: str, image: Tensor) -> pictures.Panel:

@@ -90,7 +90,7 @@ def lines(report: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     Those of the data set itself are among the figures of each temperature. `NO_HEAT`: of a deterministic model.
     """
     dataset = report["datasets"][name]
-    own = {key: value for key, value in dataset.items() if key not in ("heats", "n_images") and _is_number(value)}
+    own = {key: value for key, value in dataset.items() if key != "n_images" and not isinstance(value, dict)}
     fixed = protocol.read(report).deterministic
     found = {NO_HEAT if fixed else heat: {**own, **values} for heat, values in dataset["heats"].items()}
     for heat, values in dataset.get("means", {}).items():
@@ -127,7 +127,3 @@ def protocol_of(key: str, described: Mapping[str, Any]) -> str:
     if key.endswith("_finite"):
         return f"{text}; finite samples alone".removeprefix("; ")
     return f"{text}; {DENSITY}" if text and key == "bits_per_dim" else text
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

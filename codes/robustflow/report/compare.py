@@ -65,14 +65,10 @@ def _flatten(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def to_frame(runs: Sequence[Results]) -> pd.DataFrame:
-    """See `tables.to_frame`."""
-    return tables.to_frame([run.metrics for run in runs], names_of(runs))
-
-
 def table(runs: Sequence[Results], style: str) -> str:
     """The table of all runs, which are of equal protocol, as text; ``style``: one of ``FORMATS``."""
-    return tables.write_table(to_frame(runs), overview([run.metrics for run in runs]), style)
+    reports = [run.metrics for run in runs]
+    return tables.write_table(tables.to_frame(reports, names_of(runs)), overview(reports), style)
 
 
 def write(runs: Sequence[Results], output: Path) -> None:
@@ -97,16 +93,17 @@ def _markdown(
     runs: Sequence[Results], headers: Sequence[str], rows: Sequence[Sequence[str]], pictured: Mapping[str, bool]
 ) -> str:
     lr_psnr = reference(runs).metrics["protocol"].get("lr_psnr", "")
+    names = names_of(runs)
     blocks = [
-        f"# {', '.join(names_of(runs))}",
+        f"# {', '.join(names)}",
         f"Inputs per data set: {'; '.join(facts(runs))}.",
         table(runs, "markdown"),
         runs[0].protocol.notes.format(lr_psnr=lr_psnr) + "\n",
         *filter(None, (say_bars(overview([run.metrics for run in runs])), say_older(runs))),
     ]
     if rows:
-        table_of_differences = tables.align(rows, headers, 3, "markdown")
-        blocks += [f"## Differences to {names_of(runs)[0]}", table_of_differences, paired.notes(runs)]
+        differences = tables.align(rows, headers, 3, "markdown")
+        blocks += [f"## Differences to {names[0]}", differences, paired.notes(runs)]
     if pictured["gallery.png"]:
         blocks += ["![gallery](gallery.png)", _GALLERY[runs[0].protocol.averages]]
     if pictured["curves.png"]:
@@ -142,13 +139,15 @@ def content(runs: Sequence[Results], headers: Sequence[str], differences: Sequen
     """What the template shows of several runs; ``headers`` and ``differences``: see `paired.compare_runs`."""
     budget = pictures.Budget()
     described = reference(runs).metrics["protocol"]
-    columns, frame = overview([run.metrics for run in runs]), to_frame(runs)
+    reports, names = [run.metrics for run in runs], names_of(runs)
+    columns, frame = overview(reports), tables.to_frame(reports, names)
     best = tables.mark_best(frame, columns)
+    sizes, *more = facts(runs)
     merged = {name: _merge(runs, name) for name in runs[0].metrics["datasets"]}
     found = pictures.galleries(merged, runs[0], lambda dataset, image: _parts(runs, dataset, image), budget)
     return {
-        "title": ", ".join(names_of(runs)),
-        "facts": [f"inputs per data set: {facts(runs)[0]}", *facts(runs)[1:]],
+        "title": ", ".join(names),
+        "facts": [f"inputs per data set: {sizes}", *more],
         "headers": [heading(column) for column in columns],
         "rows": [
             (line, [(figure(line, one), best.loc[number, one.key]) for one in columns])
@@ -160,13 +159,8 @@ def content(runs: Sequence[Results], headers: Sequence[str], differences: Sequen
         "remarks": list(filter(None, (say_bars(columns), say_older(runs)))),
         "caption": _PAGE[runs[0].protocol.averages],
         "sets": [
-            {
-                "name": name,
-                "about": about(described, name),
-                "n_images": rows.image.nunique(),
-                "gallery": found[name],
-            }
-            for name, rows in merged.items()
+            {"name": name, "about": about(described, name), "n_images": of["n_images"], "gallery": of}
+            for name, of in found.items()
         ],
         "plots": sections.comparison(runs, sections.plot_comparison(runs)),
         "limits": limits(budget),

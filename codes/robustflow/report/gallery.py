@@ -2,9 +2,8 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
@@ -52,21 +51,19 @@ def _choose_samples(runs: Sequence[Results], dataset: str, image: str) -> list[t
             found += [_read_scheme(run.folder, scheme) for scheme in schemes]
         else:
             row = worst_row(samples, extent)
-            found.append((sample_file(run.folder, row), f"max residual {_text(row[extent])}"))
+            furthest = f"{row[extent]:.2g}" if math.isfinite(row[extent]) else "infinite"
+            found.append((sample_file(run.folder, row), f"max residual {furthest}"))
     return found
 
 
 def _read_scheme(folder: Path, scheme: pd.DataFrame) -> tuple[Path, str]:
     """File and text of a scheme's row; no file without one."""
-    rows = scheme.to_dict("records")
-    return (sample_file(folder, rows[0]), _psnr(rows[0])) if rows else (Path(), "")
-
-
-def _psnr(row: Mapping[str, Any]) -> str:
-    if not math.isfinite(row["max_abs"]):
-        return "not finite"
-    value = row.get("psnr", math.nan)
-    return "" if math.isnan(value) else f"PSNR {value:.1f} dB"
+    if scheme.empty:
+        return Path(), ""
+    row = scheme.iloc[0].to_dict()
+    psnr = row.get("psnr", math.nan)
+    text = "" if math.isnan(psnr) else f"PSNR {psnr:.1f} dB"
+    return sample_file(folder, row), text if math.isfinite(row["max_abs"]) else "not finite"
 
 
 def draw(runs: Sequence[Results], rows: Sequence[Row], path: Path) -> None:
@@ -93,7 +90,3 @@ def draw(runs: Sequence[Results], rows: Sequence[Row], path: Path) -> None:
     encoded = io.BytesIO()
     sheet.save(encoded, format="PNG", optimize=True)
     write_atomically(path, encoded.getvalue())
-
-
-def _text(residual: float) -> str:
-    return f"{residual:.2g}" if math.isfinite(residual) else "infinite"

@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from robustflow.evaluation.description import describe_ood_fit
 from robustflow.evaluation.records import to_json
@@ -26,7 +25,8 @@ _PUBLISHED = (
     "Published: Hong et al., ICCV 2023, supplement S1.1: 4x, patches of 160 x 160, c = 256, training, Urban100 and "
     "enhanced Urban100; N, estimator and whether in sample are not published, so compare the order, not the sizes."
 )
-_FORMATS = ("png", "svg", "pdf")
+# Without a date: the same figure gives the same file.
+_METADATA: dict[str, dict[str, None] | None] = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _SHARE = 10  # a window holds one in so many patches
 _COLUMNS = [
     *("dataset", "image", "top", "left", "score", "percentile"),
@@ -75,13 +75,12 @@ def table(report: Mapping[str, Any]) -> str:
         failures = ("pixel_error_pct", "failed_samples_pct", "failed_pixels_pct")
         values = [*(found[key] for key in (*keys, *failures)), *found["pixel_error_pct_by_quarter"]]
         rows.append([name, str(found["n_patches"]), *map(cell, values)])
-    alignment = ["left"] + ["right"] * (len(headers) - 1)
     notes = (
         "%PixelErr: patches with a pixel error in any sample; samples %, pixels %: those with one, mean over patches",
         "quarter k: %PixelErr of the patches of that quarter of the scores, lowest first",
         f"OOD score: {describe_ood_fit(report['protocol']['fitted'])}",
     )
-    return "\n".join([tabulate(rows, headers, disable_numparse=True, colalign=alignment), *notes])
+    return "\n".join([align(rows, headers, 1, "simple"), *notes])
 
 
 def write_means(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -147,7 +146,7 @@ def plot(curves: Mapping[str, Curve], path: str | Path) -> None:
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
-    if kind not in _FORMATS:
+    if kind not in _METADATA:
         raise UserError(f"{path}: expected a .png, .svg or .pdf file, got '{path.suffix}'")
     n_rows = (len(curves) + 3) // 2  # of the legend
     figure = Figure(figsize=(6.4, 4.0 + 0.22 * n_rows), layout="constrained")
@@ -175,8 +174,6 @@ def plot(curves: Mapping[str, Curve], path: str | Path) -> None:
             title_fontsize="small",
         )
     encoded = io.BytesIO()
-    # The same figure gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "robustflow"}):
-        when = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        figure.savefig(encoded, format=kind, dpi=150, metadata=when)
+        figure.savefig(encoded, format=kind, dpi=150, metadata=_METADATA[kind])
     write_atomically(path, encoded.getvalue())

@@ -121,10 +121,11 @@ def figure(values: Mapping[str, Any], one: Column) -> tuple[str, str]:
 def list_figures(name: str, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All figures of a data set of metrics.json, with how they were measured."""
     by_heat, columns = list(lines(metrics, name).values()), columns_of(metrics)
-    keys = [key for key in {key: None for values in by_heat for key in values} if not _is_count(key)]
-    keys = [key for key in keys if all(not isinstance(values.get(key), list | dict) for values in by_heat)]
     found = []
-    for key in keys:
+    for key in {key: None for values in by_heat for key in values}:
+        is_count = key.endswith("_ci") or key.startswith("n_")
+        if is_count or any(isinstance(values.get(key), list | dict) for values in by_heat):
+            continue
         one = column(columns, key)
         label, arrow, direction = heading(one)
         how = protocol_of(key, metrics["protocol"])
@@ -133,10 +134,6 @@ def list_figures(name: str, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         found.append({"label": label, "arrow": arrow, "direction": direction, "figures": values, "protocol": how})
     return found
-
-
-def _is_count(key: str) -> bool:
-    return key.endswith("_ci") or key.startswith("n_")
 
 
 def _title(heat: str) -> str:

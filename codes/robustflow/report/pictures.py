@@ -52,13 +52,9 @@ def choose(rows: pd.DataFrame, results: Results, limit: int = MAX_IMAGES) -> dic
             # The first of equals.
             reasons.setdefault(badness.idxmax(), []).append(label)
     others = [name for name in rows.image.unique() if name not in reasons]
-    names = [*reasons, *_space_evenly(others, limit - len(reasons))][:limit]
-    return {name: tuple(reasons.get(name, ())) for name in names}
-
-
-def _space_evenly(names: Sequence[str], n: int) -> list[str]:
-    n = min(n, len(names))
-    return [names[k * len(names) // n] for k in range(n)]
+    n_others = min(limit - len(reasons), len(others))
+    evenly = [others[k * len(others) // n_others] for k in range(n_others)]
+    return {name: tuple(reasons.get(name, ())) for name in [*reasons, *evenly][:limit]}
 
 
 # A picture's file, what it shows, and what is known of it: its label, caption and whether it has pixel errors.
@@ -287,7 +283,10 @@ def _encode(panel: Panel) -> Shot:
     if not small:
         image = image.copy()
         image.thumbnail((OVERVIEW, OVERVIEW), Image.Resampling.LANCZOS)
-    return Shot(data_uri(image, lossless=small), panel.label, panel.caption, panel.failed, *image.size)
+    encoded = io.BytesIO()
+    image.save(encoded, format="WEBP", lossless=small, quality=60 if small else 85, method=2)
+    src = f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    return Shot(src, panel.label, panel.caption, panel.failed, *image.size)
 
 
 def _place_crop(panels: Sequence[Panel], guide: Image.Image | None) -> tuple[int, int, int, int]:
@@ -325,10 +324,3 @@ def _crop(picture: Image.Image, box: tuple[int, int, int, int], full: tuple[int,
     left, top = math.floor(box[0] * x), math.floor(box[1] * y)
     right, bottom = max(left + 1, math.ceil(box[2] * x)), max(top + 1, math.ceil(box[3] * y))
     return picture.crop((left, top, right, bottom))
-
-
-def data_uri(picture: Image.Image, *, lossless: bool) -> str:
-    """A picture as a data: URI, WebP."""
-    encoded = io.BytesIO()
-    picture.save(encoded, format="WEBP", lossless=lossless, quality=60 if lossless else 85, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"

@@ -23,7 +23,7 @@ def write(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], o
 
     Args:
         recipe: What was run.
-        found: Results of each run and training seed.
+        found: Results of each run, which has its label, and training seed.
         output: Folder of the files.
 
     Raises:
@@ -96,35 +96,29 @@ def _by_label(found: Sequence[tuple[RunOfRecipe, Results]]) -> dict[str, list[Re
     """Results of all training seeds of each model."""
     models: dict[str, list[Results]] = {}
     for given, results in found:
-        models.setdefault(_label(given, results), []).append(results)
+        models.setdefault(str(given.label), []).append(results)
     return models
-
-
-def _label(given: RunOfRecipe, results: Results) -> str:
-    return given.label or given.name or results.label
 
 
 def to_frame(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]]) -> pd.DataFrame:
     """One row per data set, temperature, model and metric: measured, its 95 % interval, published, seeds, inputs."""
-    models = _by_label(found)
-    of = {_label(given, results): given for given, results in found}
-    rows = [row for label, runs in models.items() for row in _rows(recipe, label, of[label], runs)]
-    frame = pd.DataFrame(rows)
+    of = {str(given.label): given for given, _ in found}
+    frame = pd.DataFrame([row for label, runs in _by_label(found).items() for row in _rows(recipe, of[label], runs)])
     order = list(dict.fromkeys(frame["data set"]))
     return frame.sort_values("data set", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
-def _rows(recipe: RecipeOptions, label: str, given: RunOfRecipe, runs: Sequence[Results]) -> Iterator[dict[str, Any]]:
+def _rows(recipe: RecipeOptions, given: RunOfRecipe, runs: Sequence[Results]) -> Iterator[dict[str, Any]]:
     sets = runs[0].metrics["datasets"]
     unknown = given.published.keys() - sets.keys()
     if unknown:
-        raise UserError(f"{label}: published figures of {', '.join(sorted(unknown))}; tested: {', '.join(sets)}")
+        raise UserError(f"{given.label}: published figures of {', '.join(sorted(unknown))}; tested: {', '.join(sets)}")
     for name, dataset in sets.items():
         for heat in lines(runs[0].metrics, name):
             for key in recipe.columns:
                 mean, low, high = measure(runs, name, heat, key)
                 yield {
-                    **dict(zip(_NAMES, (name, heat, label), strict=True)),
+                    **dict(zip(_NAMES, (name, heat, given.label), strict=True)),
                     "metric": key,
                     "measured": mean,
                     "low": low,

@@ -48,11 +48,6 @@ class Results:
     ood: Any = None
 
     @property
-    def label(self) -> str:
-        """Short name of the run."""
-        return str(self.metrics["name"]).rsplit("/", 1)[-1]
-
-    @property
     def heats(self) -> list[str]:
         """All temperatures, ascending."""
         found = {heat for dataset in self.metrics["datasets"].values() for heat in dataset["heats"]}
@@ -107,18 +102,13 @@ def worst_row(rows: pd.DataFrame, extent: str) -> dict[str, Any]:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Read a results folder's metrics.json."""
-    report = _json(folder / "metrics.json")
+    path = folder / "metrics.json"
+    report = _json(path)
     if not isinstance(report, dict) or not {"name", "protocol", "datasets"} <= report.keys():
-        raise UserError(
-            f"{folder / 'metrics.json'}: expected name, protocol and datasets, got something else; run test.py"
-        )
-    sets = report["datasets"]
-    if (
-        not isinstance(sets, dict)
-        or not isinstance(report["protocol"], dict)
-        or not all(map(_has_heats, sets.values()))
-    ):
-        raise UserError(f"{folder / 'metrics.json'}: expected figures by data set and temperature; run test.py again")
+        raise UserError(f"{path}: expected name, protocol and datasets, got something else; run test.py")
+    described, sets = report["protocol"], report["datasets"]
+    if not isinstance(described, dict) or not isinstance(sets, dict) or not all(map(_has_heats, sets.values())):
+        raise UserError(f"{path}: expected figures by data set and temperature; run test.py again")
     return report if "non_finite" in report["protocol"] else _read_older(report)
 
 
@@ -129,11 +119,10 @@ def _read_older(report: dict[str, Any]) -> dict[str, Any]:
     named = {new.key: new for one in columns.values() for new in (add_finite([one]) if one.key in keys else [one])}
 
     def rename(dataset: Mapping[str, Any]) -> dict[str, Any]:
-        kinds = [kind for kind in ("heats", "means") if kind in dataset]
-        renamed = {
-            kind: {heat: _rename_finite(values, keys) for heat, values in dataset[kind].items()} for kind in kinds
-        }
-        return {**dataset, **renamed}
+        renamed = dict(dataset)
+        for kind in renamed.keys() & {"heats", "means"}:
+            renamed[kind] = {heat: _rename_finite(values, keys) for heat, values in dataset[kind].items()}
+        return renamed
 
     # As they are worded today, so that what is the same can be compared.
     protocol = {

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from robustflow.evaluation import frames
@@ -189,15 +190,13 @@ def _pool(known: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float],
     known = [one for one in known if one["edges"] == known[0]["edges"] and one["mean"] is not None]
     if not known:
         return None
-    edges, sizes = list(known[0]["edges"]), [sum(one["counts"]) for one in known]
-    total = sum(sizes)
-    mean = sum(size * one["mean"] for size, one in zip(sizes, known, strict=True)) / total
-    square = sum(size * (one["std"] ** 2 + one["mean"] ** 2) for size, one in zip(sizes, known, strict=True)) / total
-    counts = [sum(bins) for bins in zip(*(one["counts"] for one in known), strict=True)]
-    widths = [high - low for low, high in itertools.pairwise(edges)]
-    density = [count / total / width for count, width in zip(counts, widths, strict=True)]
-    std = math.sqrt(max(0.0, square - mean**2))
-    return edges, density, f"mean {cell(mean)}, std {cell(std)}, {len(known)} inputs"
+    edges, counts = known[0]["edges"], np.array([one["counts"] for one in known])
+    means, stds = (np.array([one[key] for one in known]) for key in ("mean", "std"))
+    shares = counts.sum(1) / counts.sum()
+    mean = shares @ means
+    std = math.sqrt(max(0.0, shares @ (stds**2 + means**2) - mean**2))
+    density = counts.sum(0) / counts.sum() / np.diff(edges)
+    return edges, density.tolist(), f"mean {cell(float(mean))}, std {cell(std)}, {len(known)} inputs"
 
 
 def ood(results: Results) -> Section | None:
@@ -215,7 +214,11 @@ def ood(results: Results) -> Section | None:
         if len(pairs) > 1:
             caption = f"{len(pairs)} {what}, ranked by OOD score: how many have a pixel error in any sample"
             drawn.append((rank_plot(pairs, what), f"{caption}. Score: {describe_ood_fit(fit)}"))
-        rows += [[name, what, *_summarize([score for score, _ in of_set])] for name, of_set in scored.items() if of_set]
+        for name, of_set in scored.items():
+            if of_set:
+                scores = [score for score, _ in of_set]
+                figures = sum(scores) / len(scores), min(scores), max(scores)
+                rows.append([name, what, *map(cell, figures), str(len(scores))])
     header = ["data set", "of", "mean score", "lowest", "highest", "number"]
     note = "Groups of equal size by the rank of the score; bars: 95 % Wilson intervals; dashed: average."
     sentences = [*([note] if drawn else []), *_unlike(results.metrics)]
@@ -239,19 +242,15 @@ def _unlike(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _summarize(scores: Sequence[float]) -> list[str]:
-    return [cell(sum(scores) / len(scores)), cell(min(scores)), cell(max(scores)), str(len(scores))]
-
-
 def rank_plot(pairs: Sequence[tuple[float, bool]], what: str) -> str:
     """Plot of (score, failed): groups of equal size by rank, the rate of failures in each, and the average."""
     ranked = [failed for _, failed in sorted(pairs, key=lambda pair: pair[0])]
-    n_groups = min(N_BINS, len(ranked))
-    edges = [k * len(ranked) // n_groups for k in range(n_groups + 1)]
-    groups = [ranked[start:end] for start, end in itertools.pairwise(edges)]
-    x = [50 * (start + end) / len(ranked) for start, end in itertools.pairwise(edges)]
-    spans = [wilson(sum(group), len(group)) for group in groups]
-    rates = [100 * sum(group) / len(group) for group in groups]
-    average = 100 * sum(ranked) / len(ranked)
-    points = [(at, rate, "") for at, rate in zip(x, rates, strict=True)]
-    return plots.rank(points, [low for low, _ in spans], [high for _, high in spans], average, what)
+    n, n_groups = len(ranked), min(N_BINS, len(ranked))
+    edges = [k * n // n_groups for k in range(n_groups + 1)]
+    points, spans = [], []
+    for start, end in itertools.pairwise(edges):
+        n_failed = sum(ranked[start:end])
+        points.append((50 * (start + end) / n, 100 * n_failed / (end - start), ""))
+        spans.append(wilson(n_failed, end - start))
+    low, high = zip(*spans, strict=True)
+    return plots.rank(points, low, high, 100 * sum(ranked) / n, what)

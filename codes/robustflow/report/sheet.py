@@ -47,12 +47,9 @@ def write(path: Path, pictures: Mapping[str, Tensor], columns: int | None = None
 
     Smaller pictures are enlarged by whole factors, pixels kept. ``columns``: in a row, at most; None: all.
     """
-    sheet = draw(pictures, columns)
     encoded = io.BytesIO()
-    if path.suffix == ".jpg":
-        sheet.save(encoded, format="JPEG", quality=88)
-    else:
-        sheet.save(encoded, format="PNG")
+    # PNG has no quality.
+    _draw(pictures, columns).save(encoded, format="JPEG" if path.suffix == ".jpg" else "PNG", quality=88)
     write_atomically(path, encoded.getvalue(), durable=False)
 
 
@@ -64,8 +61,7 @@ def write_moving(path: Path, frames: Iterable[Tensor], seconds: float = 0.12) ->
     write_atomically(path, encoded.getvalue(), durable=False)
 
 
-def draw(pictures: Mapping[str, Tensor], columns: int | None = None) -> Image.Image:
-    """The sheet that `write` writes."""
+def _draw(pictures: Mapping[str, Tensor], columns: int | None) -> Image.Image:
     shown = {name: _enlarge(image, pictures) for name, image in pictures.items()}
     font = ImageFont.load_default(14)
     columns = len(shown) if columns is None else min(columns, len(shown))

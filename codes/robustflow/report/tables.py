@@ -95,18 +95,10 @@ def write_table(frame: pd.DataFrame, columns: Sequence[Column], style: str) -> s
     names = [name for name in titles if name in frame]
     escape, bold = latex if style == "latex" else str, _BOLD.get(style, str)
     best = mark_best(frame, columns)
-    cells = (
-        frame[names]
-        .map(escape)
-        .join(
-            pd.DataFrame(
-                {one.key: frame[one.key].map(partial(mark, column=one)).map(escape) for one in columns},
-                index=frame.index,
-            )
-        )
-    )
+    cells = frame[names].map(escape)
     for one in columns:
-        cells[one.key] = cells[one.key].where(~best[one.key], cells[one.key].map(bold))
+        texts = frame[one.key].map(partial(mark, column=one)).map(escape)
+        cells[one.key] = texts.where(~best[one.key], texts.map(bold))
     headers = [escape(title) for title in (*(titles[name] for name in names), *(one.label for one in columns))]
     return align(cells.to_numpy().tolist(), headers, len(names), style)
 

@@ -109,6 +109,7 @@ def _draw_traces(report: Mapping[str, Any]) -> Figure:
         ("variance", "variance"),
         ("smallest_slope", "smallest slope dz/dx"),
     )
+    names = [layer["name"] for layer in report["layers"]]
     figure = Figure(figsize=(11, 9), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(len(panels), 1, sharex=True), panels, strict=True):
         lowest, highest = 1.0, 1.0
@@ -116,12 +117,14 @@ def _draw_traces(report: Mapping[str, Any]) -> Figure:
             values = np.clip(np.array(entry[key], dtype=float), *_RANGE)
             lowest, highest = min(lowest, values.min()), max(highest, values.max())
             _line(axes, values, k, name, name == report["reference"])
-            if key != "smallest_slope":
-                _mark(axes, values, report, entry, k)
+            first = entry["first_exploding_layer"]
+            if key != "smallest_slope" and first is not None:
+                index, colour = names.index(first), _COLOURS[k % len(_COLOURS)]
+                axes.plot(index, values[index], "x", color=colour, markersize=8, markeredgewidth=2)
         axes.set_yscale("log")
         axes.set_ylim(lowest / 2, highest * 2)
         axes.set_ylabel(label)
-        _levels(axes, [layer["name"] for layer in report["layers"]])
+        _levels(axes, names)
     return _finish(figure, report, "cross: first layer that explodes")
 
 
@@ -148,13 +151,6 @@ def _line(axes: Axes, values: np.ndarray, k: int, name: str, is_reference: bool)
     colour = _REFERENCE if is_reference else _COLOURS[k % len(_COLOURS)]
     width = 2.2 if is_reference else 1.2
     axes.plot(values, color=colour, linestyle=_STYLES[k % len(_STYLES)], linewidth=width, label=name)
-
-
-def _mark(axes: Axes, values: np.ndarray, report: Mapping[str, Any], entry: Mapping[str, Any], k: int) -> None:
-    first = entry["first_exploding_layer"]
-    if first is not None:
-        index = [layer["name"] for layer in report["layers"]].index(first)
-        axes.plot(index, values[index], "x", color=_COLOURS[k % len(_COLOURS)], markersize=8, markeredgewidth=2)
 
 
 def _levels(axes: Axes, names: Sequence[str]) -> None:
