@@ -207,7 +207,7 @@ def test_percentiles_are_ranks_among_training_patches(score):
 
 def test_patches_cover_an_image(score, model):
     image = torch.rand(3, 11, 17, generator=torch.Generator().manual_seed(2))
-    scores = score.of_image(model, image, batch=4)
+    scores = score.of_patches(model, score.cut(image), batch=4)
     assert score.patch == 8
     corners = [(top, left) for top in (0, 3) for left in (0, 8, 9)]
     pieces = [image[None, :, top : top + 8, left : left + 8] for top, left in corners]
@@ -216,8 +216,9 @@ def test_patches_cover_an_image(score, model):
     mirrored = torch.cat([image[:, :5, :4], image[:, :5, :4].flip(2)], dim=2)
     mirrored = torch.cat([mirrored, mirrored[:, 2:].flip(1)], dim=1)
     own = score.score(mahalanobis.features_of(model, mirrored[None]))
-    torch.testing.assert_close(score.of_image(model, image[:, :5, :4]), own, rtol=1e-4, atol=1e-4)
-    assert score.of_image(model, image[:, :8, :16]).shape == (2,)
+    small = score.cut(image[:, :5, :4])
+    torch.testing.assert_close(score.of_patches(model, small), own, rtol=1e-4, atol=1e-4)
+    assert score.of_patches(model, score.cut(image[:, :8, :16])).shape == (2,)
 
 
 def test_unlike_inputs_score_higher(score, model):
@@ -387,7 +388,7 @@ def test_colourfulness_by_its_formula(score, model):
         expected.append(np.hypot(*map(np.std, parts)) + 0.3 * np.hypot(*map(np.mean, parts)))
     value, colour = score.bind(model)(image)
     assert colour == pytest.approx(np.mean(expected), rel=1e-12)
-    assert value == score.of_image(model, image).mean().item()
+    assert value == score.of_patches(model, score.cut(image)).mean().item()
     assert score.bind(model)(image[:1].expand(3, -1, -1))[1] == 0  # grey
 
 

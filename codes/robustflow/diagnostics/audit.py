@@ -5,14 +5,13 @@ elementwise map, which networks choose, are held.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
-from robustflow.bijections.base import InverseBound
 from robustflow.diagnostics.trace.probe import Layer, kind_of
 from robustflow.flows.prior import SplitPrior
 
@@ -37,12 +36,21 @@ def bound_of(layers: Mapping[str, Layer]) -> dict[str, Any]:
         ``log10_offset``: None for none; ``unbounded``: kinds of layers without a bound; ``by_kind``: number of layers,
         and log₁₀ of their factors' product; ``sentences``: the same in plain words.
     """
-    bounds = [(kind_of(name), layer.inverse_bound()) for name, layer in layers.items()]
-    unbounded = list(dict.fromkeys(kind for kind, bound in bounds if bound is None))
-    rows = [(kind, bound.factor, bound.offset) for kind, bound in bounds if bound is not None]
+    rows: list[tuple[str, float, float]] = []
+    unbounded: list[str] = []
+    factor = 0.0
+    for name, layer in layers.items():
+        kind, bound = kind_of(name), layer.inverse_bound()
+        if isinstance(layer, SplitPrior):
+            # The latents that it brings in have not been shortened by the layers before it.
+            factor = max(factor, 0.0)
+        if bound is not None:
+            factor += math.log10(bound.factor)
+            rows.append((kind, bound.factor, bound.offset))
+        elif kind not in unbounded:
+            unbounded.append(kind)
     frame = pd.DataFrame(rows, columns=["kind", "factor", "offset"])
     frame["log10"] = np.log10(frame.factor)
-    factor = _total(layers.values(), [bound for _, bound in bounds])
     # What a layer adds is stretched by those after it.
     added = frame[frame.offset > 0]
     later = frame.log10[::-1].cumsum()[added.index] - added.log10
@@ -60,17 +68,6 @@ def bound_of(layers: Mapping[str, Layer]) -> dict[str, Any]:
         "by_kind": by_kind,
         "sentences": _explain(factor, offset, unbounded, by_kind),
     }
-
-
-def _total(layers: Iterable[Layer], bounds: Iterable[InverseBound | None]) -> float:
-    """log₁₀ of what all layers that have a bound stretch a difference by at most."""
-    total = 0.0
-    for layer, bound in zip(layers, bounds, strict=True):
-        if isinstance(layer, SplitPrior):
-            # The latents that it brings in have not been shortened by the layers before it.
-            total = max(total, 0.0)
-        total += 0.0 if bound is None else math.log10(bound.factor)
-    return total
 
 
 def _explain(

@@ -44,32 +44,24 @@ def measure(
     Raises:
         UserError: No image of a data set is as large as a patch.
     """
-    fitted = score.describe()
+    fitted, side = score.describe(), score.patch * score.scale
     common = {
         "n_fitted": score.n_patches,
         **{key: fitted[key] for key in ("covariance", "shrinkage", "n_features")},
-        "patch": score.patch * score.scale,
+        "patch": side,
     }
     measured: list[tuple[str, float | None, float | None, str, int]] = [
         ("training", score.in_sample_mean, PUBLISHED_TRAINING, "in sample", score.n_patches),
         ("training", score.mean_score, None, score.mean_score_of, score.n_patches),
     ]
     for name, (items, published) in sets.items():
-        scores = _score_set(model, score, name, items, n_patches, seed, batch)
+        places = place(items, score.patch, None, n_patches, seed)
+        if not any(places):
+            raise UserError(f"{name}: expected images of at least {side} x {side} pixels, found none; lower --patch")
+        scores: list[float] = []
+        for number, of_item in enumerate(tqdm(places, desc=name, leave=False, unit="image", disable=None)):
+            if of_item:
+                scores += score.of_patches(model, cut(items[number], of_item, score.patch), batch).tolist()
         measured.append((name, sum(scores) / len(scores), published, "out of sample", len(scores)))
     keys = ("distribution", "mean_score", "published", "scored", "n_scored")
     return [{**dict(zip(keys, row, strict=True)), **common} for row in measured]
-
-
-def _score_set(
-    model: Model, score: OODScore, name: str, items: data.EvaluationSet, n_patches: int, seed: int, batch: int
-) -> list[float]:
-    places = place(items, score.patch, None, n_patches, seed)
-    if not any(places):
-        side = score.patch * score.scale
-        raise UserError(f"{name}: expected images of at least {side} x {side} pixels, found none; lower --patch")
-    scores: list[float] = []
-    for number, of_item in enumerate(tqdm(places, desc=name, leave=False, unit="image", disable=None)):
-        if of_item:
-            scores += score.of_patches(model, cut(items[number], of_item, score.patch), batch).tolist()
-    return scores

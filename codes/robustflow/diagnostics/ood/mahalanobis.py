@@ -21,8 +21,9 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import safetensors.torch
@@ -61,8 +62,8 @@ def features_of(model: Model, lr: Tensor) -> Tensor:
     """The encoder's taps of lr (b, c', h, w), in [0, 1], any size, averaged over space: (b, c), float64, on the CPU.
 
     What the encoder needs beyond h and w is mirrored; those places do not count in the average. Features depend on the
-    size: averages over large images vary less, and borders count more in small ones. `OODScore.of_image` takes patches
-    as large as those it was fitted on.
+    size: averages over large images vary less, and borders count more in small ones. `OODScore.cut` gives patches as
+    large as those it was fitted on.
     """
     height, width = lr.shape[-2:]
     encoder, learning = model.encoder, model.encoder.training
@@ -136,19 +137,15 @@ class OODScore:
     def describe(self) -> dict[str, float | int | str]:
         """What a score depends on, for protocols; see `description.describe_ood_fit`."""
         estimator = "empirical" if self.shrinkage == 0 else "shrunk"
-        known = {name: getattr(self, name) for name in (*_VALUES, *_LATER) if getattr(self, name) is not None}
+        known = {name: getattr(self, name) for name in _VALUES if getattr(self, name) is not None}
         return {"covariance": estimator, "n_features": len(self.mean), **known}
 
-    def of_image(self, model: Model, lr: Tensor, batch: int = 16) -> Tensor:
-        """Scores (n,) of the patches of lr (c', h, w), any size: as large as those fitted on, covering all of it.
+    def cut(self, lr: Tensor) -> list[Tensor]:
+        """Patches of lr (c', h, w), any size: as large as those fitted on, covering all of it.
 
         The last ones of each direction overlap the one before; an image that is smaller is mirrored, as the encoder's
-        own borders would raise the score of a small patch. The mean is the image's score.
+        own borders would raise the score of a small patch. The mean of their scores is the image's.
         """
-        return self.of_patches(model, self.cut(lr), batch)
-
-    def cut(self, lr: Tensor) -> list[Tensor]:
-        """Patches of lr (c', h, w), see `of_image`."""
         lr = mirror_pad(lr, 0, max(self.patch - lr.shape[-1], 0), 0, max(self.patch - lr.shape[-2], 0))
         height, width = lr.shape[-2:]
         boxes = [(top, left) for top in _starts(height, self.patch) for left in _starts(width, self.patch)]
@@ -231,19 +228,9 @@ def file_beside(weights_file: Path) -> Path:
 
 
 _TENSORS = ("mean", "factor", "quantiles")
-_VALUES: dict[str, Callable[[str], float | int | str]] = {
-    "mean_score": float,
-    "shrinkage": float,
-    "n_patches": int,
-    "patch": int,
-    "scale": int,
-    "encoder": str,
-}
-# What earlier files lack.
-_LATER: dict[str, Callable[[str], float | str]] = {
-    "mean_score_of": str,
-    "in_sample_mean": float,
-    "least_colour": float,
+# Of all else the type, of which a file has the text; what earlier files lack has a default.
+_VALUES: dict[str, Any] = {
+    one.name: next(iter(get_args(one.type)), one.type) for one in fields(OODScore) if one.name not in _TENSORS
 }
 
 
@@ -262,8 +249,8 @@ def load(path: Path) -> OODScore:
         raise UserError(f"{path}: expected an OOD score ({_FORMAT}), got another file; fit it again")
     try:
         values = json.loads(metadata["values"])
-        known = {**_VALUES, **{name: read for name, read in _LATER.items() if name in values}}
-        return OODScore(**tensors, **{name: read(values[name]) for name, read in known.items()})  # type: ignore[arg-type]
+        known: dict[str, Any] = {name: read(values[name]) for name, read in _VALUES.items() if name in values}
+        return OODScore(**{**tensors, **known})
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: damaged OOD score ({error}); fit it again") from error
 
