@@ -10,7 +10,7 @@ from robustflow import __version__
 from robustflow.data.sources.folders import PAIRING
 from robustflow.evaluation.metrics import Column, Metric, fidelity
 from robustflow.evaluation.metrics.perceptual import Perceptual
-from robustflow.models import Model
+from robustflow.models import Model, data_sets
 from robustflow.models.protocol import Protocol
 from robustflow.options.schema import TRAINING_ONLY, DatasetOptions, RunOptions, ValOptions
 from robustflow.utils import precision
@@ -55,6 +55,10 @@ def describe_protocol(
 ) -> dict[str, Any]:
     """How a run's results are measured, for metrics.json; results of equal protocols can be compared."""
     has_lr_psnr = any(metric.name == "lr_psnr" for metric in metrics)
+    if isinstance(perceptual, str):
+        backbone = {metric.name: NO_LPIPS for metric in metrics if "backbone" in metric.needs}
+    else:
+        backbone = {"lpips": perceptual.version}
     val = options.val.model_dump(mode="json")
     val["heats"] = list(protocol.temperatures(options.val.heats))
     if protocol.deterministic:
@@ -62,6 +66,10 @@ def describe_protocol(
     for key in ("save_images", "sample_batch", *([] if has_lr_psnr else ["lr_psnr_reference"])):
         val.pop(key)
     reference = options.val.lr_reference
+    if input_path is None:
+        sets = {name: _describe_data_set(dataset) for name, dataset in data_sets.select_tested(options).items()}
+    else:
+        sets = {"input": {"dataroot_LQ": input_path}}
     return {
         **{key: text for metric in metrics for key, text in metric.describe().items()},
         **_TEXTS,
@@ -72,23 +80,10 @@ def describe_protocol(
         # Only where it is so: earlier results, which do not say, can be compared with others.
         **({"cut_to": f"multiples of {cut_to} HR pixels"} if (cut_to := options.val.cut_to) > 1 else {}),
         **({"lr_psnr_reference": reference, "lr_psnr": fidelity.LR_REFERENCES[reference]} if has_lr_psnr else {}),
-        **_describe_backbone(metrics, perceptual),
+        **backbone,
         "ood_fitted": ood_fitted,
-        "datasets": _describe_data_sets(options, input_path),
+        "datasets": sets,
     }
-
-
-def _describe_backbone(metrics: Sequence[Metric], perceptual: Perceptual | str) -> dict[str, str]:
-    if isinstance(perceptual, str):
-        return {metric.name: NO_LPIPS for metric in metrics if "backbone" in metric.needs}
-    return {"lpips": perceptual.version}
-
-
-def _describe_data_sets(options: RunOptions, input_path: str | None) -> dict[str, Any]:
-    if input_path is not None:
-        return {"input": {"dataroot_LQ": input_path}}
-    chosen = {d.name or key: d for key, d in options.datasets.items() if key.startswith("test")}
-    return {name: _describe_data_set(dataset) for name, dataset in chosen.items()}
 
 
 def _describe_data_set(dataset: DatasetOptions) -> dict[str, Any]:
@@ -118,9 +113,9 @@ def describe_ood_fit(fitted: Mapping[str, Any] | None) -> str:
 
 def list_columns(metrics: Sequence[Metric]) -> list[Column]:
     """All figures of an evaluation, in the order of tables."""
-    measured = (
-        column for metric in metrics for column in (add_finite(metric.columns) if metric.finite_too else metric.columns)
-    )
+    measured: list[Column] = []
+    for metric in metrics:
+        measured += add_finite(metric.columns) if metric.finite_too else metric.columns
     return [*BEFORE, *measured, *AFTER]
 
 

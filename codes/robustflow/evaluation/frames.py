@@ -57,12 +57,6 @@ def _values_if_finite(row: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{key}_finite": None if failed else row[key] for key in keys}
 
 
-def _of_finite(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with values of finite samples alone, under the usual names."""
-    names = {key: key.removesuffix("_finite") for key in frame if key.endswith("_finite")}
-    return frame.drop(columns=list(names.values())).rename(columns=names)
-
-
 def type_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """Names as objects, flags and counts as such, all else as floats, NaN where there is no value.
 
@@ -110,7 +104,10 @@ def summarize(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
     Rates are in percent, ``*_ci`` their 95 % Wilson intervals. ``*_finite``: of finite samples alone, ``n_finite`` of
     ``n_samples``; ``n_images_finite`` of ``n_images`` have no others. ``best_of_n``: see `best_of_n`.
     """
-    finite, of_finite = ~(frame.has_inf | frame.has_nan), _of_finite(frame)
+    finite = ~(frame.has_inf | frame.has_nan)
+    # Values of finite samples alone, under the usual names.
+    names = {key: key.removesuffix("_finite") for key in frame if key.endswith("_finite")}
+    of_finite = frame.drop(columns=list(names.values())).rename(columns=names)
     found: dict[str, Any] = {}
     for metric in metrics:
         found |= metric.summarize(frame)

@@ -283,7 +283,6 @@ def choose(protocol: Protocol | None = None) -> list[Metric]:
     for name, cls in METRICS.entries().items():
         metric: Metric = cls()
         metric.name = name
-        wanted = metric.usual or name in protocol.adds if protocol is not None else True
-        if wanted and (protocol is None or name not in protocol.omits):
+        if protocol is None or ((metric.usual or name in protocol.adds) and name not in protocol.omits):
             found.append(metric)
     return found

@@ -88,18 +88,15 @@ class LRPSNR(SampleMetric):
     @property
     def columns(self) -> tuple[Column, ...]:
         """Of a sample; and of an image minimum, standard deviation and mean over its samples."""
-        own = Column(self.name, self.label, "high", "dB", ("best", "differences", "captions", "worst"))
-        return own, *(column for key in self.keys for column in self._of_images(key, key == self.name))
-
-    def _of_images(self, key: str, main: bool) -> tuple[Column, ...]:
-        end = _WITH[key]
-        return (
-            Column(f"{key}_min", f"LR-PSNR min{end}", "high", "dB", ("robustness",) if main else ()),
-            Column(f"{key}_std", f"LR-PSNR σ{end}", "low", "dB", ("robustness",) if main else ()),
-            Column(
-                f"{key}_mean", f"LR-PSNR mean{end}", "high", "dB", ("robustness", "curves", "training") if main else ()
-            ),
-        )
+        found = [Column(self.name, self.label, "high", "dB", ("best", "differences", "captions", "worst"))]
+        for key, end in _WITH.items():
+            # Those to a reference of their own are in no table.
+            table: Places = () if end else ("robustness",)
+            plots: Places = () if end else ("curves", "training")
+            found.append(Column(f"{key}_min", f"LR-PSNR min{end}", "high", "dB", table))
+            found.append(Column(f"{key}_std", f"LR-PSNR σ{end}", "low", "dB", table))
+            found.append(Column(f"{key}_mean", f"LR-PSNR mean{end}", "high", "dB", (*table, *plots)))
+        return tuple(found)
 
     def of_sample(self, sample: Sample, target: Target) -> Values:
         """Against the input where there is no ground truth, or where the protocol says so."""
@@ -120,14 +117,9 @@ class LRPSNR(SampleMetric):
         return found
 
 
-def lr_psnr(
-    sample: Tensor, lr_reference: Tensor, scale: int, crop: int = 0, kernel: Kernel = "bicubic"
-) -> float | None:
-    """PSNR in dB between a uint8 sample (3, H, W), downsampled, and a uint8 LR image (3, h, w).
-
-    ``crop`` counts LR pixels.
-    """
-    return psnr(downsample(sample, scale, kernel), lr_reference, crop)
+def lr_psnr(sample: Tensor, lr_reference: Tensor, scale: int, kernel: Kernel = "bicubic") -> float | None:
+    """PSNR in dB between a uint8 sample (3, H, W), downsampled, and a uint8 LR image (3, h, w)."""
+    return psnr(downsample(sample, scale, kernel), lr_reference)
 
 
 def _deviation(values: Sequence[float]) -> float | None:
