@@ -16,6 +16,7 @@ from robustflow.evaluation import sampling
 from robustflow.evaluation.metrics import perceptual
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.evaluation.sampling import draw_samples
+from robustflow.latent import sampling as latent_sampling
 from robustflow.models import weights
 from robustflow.options.load import load
 
@@ -123,6 +124,14 @@ def test_a_call_that_fails_leaves_the_results_before_it(call, monkeypatch):
     monkeypatch.undo()
     call("sample", "--input", "@lr.png", "--n", "3")
     assert not list(out.glob("*back_projected*")) and len(list(out.glob("lr_sample_0*.png"))) == 3
+
+
+def test_no_graph_is_kept(make_model, tmp_path):
+    model, recorded = make_model(), []
+    model.encoder.register_forward_hook(lambda *_: recorded.append(torch.is_grad_enabled()))
+    wanted = {"n": 1, "temperature": 0.9, "seed": 0, "best_of": None, "back_projection": 0}
+    latent_sampling.draw(model, "lr", piece(0, 8, 8), None, tmp_path, **wanted)
+    assert recorded == [False]
 
 
 def test_samples_that_are_not_finite(call, monkeypatch):

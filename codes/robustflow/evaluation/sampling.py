@@ -17,12 +17,6 @@ def latent_generator(seed: int, name: str, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, name, index))
 
 
-def batch_generators(seed: int, name: str, n: int, batch: int) -> Iterator[list[torch.Generator]]:
-    """Generators of n samples, at most ``batch`` at a time."""
-    for first in range(0, n, batch):
-        yield [latent_generator(seed, name, index) for index in range(first, min(first + batch, n))]
-
-
 @torch.no_grad()
 def draw_samples(
     model: Model,
@@ -54,8 +48,7 @@ def draw_samples(
     for heat in heats:
         wanted = n if isinstance(n, int) else n(heat)
         samples, first = None, 0
-        for generators in batch_generators(seed, name, wanted, batch):
-            part = draw(heat, generators)
+        for part in batches(draw, heat, wanted, name=name, seed=seed, batch=batch):
             if len(part) == wanted:
                 samples = part.contiguous()
                 break
@@ -68,11 +61,13 @@ def draw_samples(
         yield heat, samples
 
 
-@torch.no_grad()
 def batches(draw: Draw, heat: float, n: int, *, name: str, seed: int, batch: int) -> Iterator[Tensor]:
-    """Yield n samples at one temperature, (at most batch, 3, H, W) at a time; see `draw_samples`."""
-    for generators in batch_generators(seed, name, n, batch):
-        yield draw(heat, generators)
+    """Yield n samples at one temperature, (at most batch, 3, H, W) at a time; autograd is the caller's to switch off.
+
+    See `draw_samples`.
+    """
+    for first in range(0, n, batch):
+        yield draw(heat, [latent_generator(seed, name, index) for index in range(first, min(first + batch, n))])
 
 
 def average(samples: Tensor) -> Tensor:

@@ -130,7 +130,9 @@ def encode(call: Call) -> Outcome:
     for name, file in call.progress(files):
         image = read_image(file)
         lr = read_image(conditions[name]) if name in conditions else lr_of(call.model, image)
-        _require_lr_of(call.model, lr, image, f"LR image of {name}")
+        scale = call.model.scale
+        height, width = (-(-side // scale) for side in size_of(image))
+        require_size(lr, (height, width), f"LR image of {name}", f"those of the image through {scale}")
         space = LatentSpace(call.model, lr, size_of(image))
         found[name], maps, plots = statistics.write(space, name, image, call.output)
         call.show(name, {"image": image, **maps})
@@ -166,11 +168,6 @@ def _find_conditions(call: Call, files: Mapping[str, Path]) -> dict[str, Path]:
             ) from error
         return {name: partners[file] for name, file in files.items()}
     return found
-
-
-def _require_lr_of(model: FlowModel, lr: Tensor, image: Tensor, what: str) -> None:
-    height, width = (-(-side // model.scale) for side in size_of(image))
-    require_size(lr, (height, width), what, f"those of the image through {model.scale}")
 
 
 def sample(call: Call) -> Outcome:

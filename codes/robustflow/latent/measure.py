@@ -65,7 +65,5 @@ def measure(model: FlowModel, image: Tensor, lr: Tensor) -> Figures:
 def to_table(first: str, rows: Mapping[str, Mapping[str, Any]]) -> Sequence[Sequence[str]]:
     """A table of figures, headings first: a row per name, the columns of `LABELS` that any row has, dashes for None."""
     keys = [key for key in LABELS if any(key in row for row in rows.values())]
-    return [
-        [first, *map(LABELS.__getitem__, keys)],
-        *([name, *map(cell, map(row.get, keys))] for name, row in rows.items()),
-    ]
+    headings = [first, *(LABELS[key] for key in keys)]
+    return [headings, *([name, *(cell(row.get(key)) for key in keys)] for name, row in rows.items())]

@@ -1,8 +1,7 @@
 """How well restoration works: degraded, super-resolved and restored images against clean ones (SRFlow, Table 2)."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +111,29 @@ def run(
         Figures by degradation: "mean", over images, None for a metric that one of them lacks; and "images".
     """
     likeness = Likeness(model.device)
+
+    def generator(name: str, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(seed, name, purpose))
+
     found: dict[str, dict[str, dict[str, Figures]]] = {kind: {} for kind in degradations}
     for name, file in tqdm(_find_clean(images).items(), desc="restore-study", unit="image", leave=False, disable=None):
         clean = to_uint8(read_image(file) if isinstance(file, Path) else file)
         for kind, degradation in degradations.items():
-            pictures = _make(model, clean, degradation, temperature, collections, partial(derive_seed, seed, name))
+            given = degradation(clean, generator(name, "degrade"))
+            space = LatentSpace.of(model, given)
+            pictures = {"degraded": to_float(given)}
+            for heat in dict.fromkeys((0.0, temperature)):
+                pictures[f"super-resolved at {heat:g}"] = space.sample(heat, generator(name, "sample"))
+            pictures["restored"] = edit.restore(space, given, temperature, generator(name, "restore"), collections)
             stem = f"{name}_{_BETWEEN.sub('_', kind).strip('_')}"
             for row, picture in pictures.items():
                 write_png(output / f"{stem}_{row.replace(' ', '_')}.png", picture)
             sheet.write(output / f"{stem}_side_by_side.png", {**pictures, "clean": clean})
             album.add(name, {**pictures, "clean": clean}, kind)
-            found[kind][name] = {row: _measure(picture, clean, likeness) for row, picture in pictures.items()}
+            found[kind][name] = {
+                row: {**likeness(to_uint8(picture, mark=False).cpu(), clean), "pixel_errors": pixel_errors(picture)}
+                for row, picture in pictures.items()
+            }
     return {kind: {"mean": _average(of_images.values()), "images": of_images} for kind, of_images in found.items()}
 
 
@@ -131,34 +142,6 @@ def _find_clean(images: Path | str) -> dict[str, Path | Tensor]:
         return dict(find_images(images))
     source = BundledSource(images, 1)
     return {name: source.pair(index)[0] for index, name in enumerate(source.names)}
-
-
-def _make(
-    model: FlowModel,
-    clean: Tensor,
-    degradation: Degradation,
-    temperature: float,
-    collections: Sequence[Collection],
-    seed: Callable[[str], int],
-) -> dict[str, Tensor]:
-    """The rows of the table, not clamped; ``seed``: of what is random for a purpose."""
-
-    def generator(purpose: str) -> torch.Generator:
-        return torch.Generator().manual_seed(seed(purpose))
-
-    given = degradation(clean, generator("degrade"))
-    space = LatentSpace.of(model, given)
-    sampled = {
-        f"super-resolved at {heat:g}": space.sample(heat, generator("sample"))
-        for heat in dict.fromkeys((0.0, temperature))
-    }
-    restored = edit.restore(space, given, temperature, generator("restore"), collections)
-    return {"degraded": to_float(given), **sampled, "restored": restored}
-
-
-def _measure(picture: Tensor, clean: Tensor, likeness: Likeness) -> Figures:
-    """Metrics of a picture (3, H, W), not clamped; pixel errors in percent."""
-    return {**likeness(to_uint8(picture, mark=False).cpu(), clean), "pixel_errors": pixel_errors(picture)}
 
 
 def _average(found: Iterable[Mapping[str, Figures]]) -> dict[str, Figures]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -69,19 +70,32 @@ def draw(
         rows.append(describe(number, sample))
         if n > 1:
             spread.add(sample)
-        kept = _keep(kept, number, sample, _best(rows, best_of), best_of is None)
+        if _best(rows, best_of) == number:
+            kept = {number: sample}
+        elif best_of is None and number < _SHOWN:
+            kept[number] = sample
         if back_projection > 0:
             again = back_project(sample, to_float(lr), model.scale, back_projection, model.options.kernel)
             write_png(output / f"{stem}_back_projected.png", again)
             projected.append(describe(number, again))
-    _remove_others(output, name, n, projected=back_projection > 0)
+    # What an earlier call drew beyond these, and back-projected ones that this one did not make.
+    sheet.remove_beyond(output, f"{name}_sample", n)
+    if not projected:
+        sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
     best = _best(rows, best_of)
     if best_of is not None and best is None:
         log.warning("%s: no sample is the best by %s: none is finite", name, best_of)
     found: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": best_of, "best": best}
     if projected:
         found["back_projection"] = {"iterations": back_projection, "samples": projected}
-    shown = {"input": lr, **_write_kept(output, name, kept, best, n), **_write_spread(output, name, spread)}
+    shown = {"input": lr}
+    for number, sample in kept.items():
+        shown[f"sample {number}{f', the best of {n}' if number == best else ''}"] = sample
+    deviation = spread.picture()
+    _write_or_remove(output / f"{name}_best.png", None if best is None else kept[best])
+    _write_or_remove(output / f"{name}_std.png", deviation)
+    if deviation is not None:
+        shown["std of samples"] = deviation
     return found, shown if reference is None else {**shown, "reference": reference}
 
 
@@ -126,6 +140,7 @@ def _compare(sample: Tensor, reference: Tensor | None, likeness: Likeness | None
     return likeness(*(to_uint8(image)[..., :height, :width].contiguous() for image in (sample, reference)))
 
 
+@torch.no_grad()
 def _draw(model: FlowModel, name: str, lr: Tensor, temperature: float, n: int, seed: int) -> Iterator[Tensor]:
     """Samples (3, H, W), on the CPU, those of tests; in tiles and batches as the options say."""
     val = model.options.val
@@ -146,36 +161,9 @@ def _best(rows: Sequence[Mapping[str, Any]], metric: str | None) -> int | None:
     return max(measured, key=lambda row: sign * row[metric])["sample"] if measured else None
 
 
-def _keep(
-    kept: dict[int, Tensor], number: int, sample: Tensor, best: int | None, shows_first: bool
-) -> dict[int, Tensor]:
-    """The samples to show, once another is drawn: the best one, or the first ones."""
-    if best == number:
-        return {number: sample}
-    return {**kept, number: sample} if shows_first and number < _SHOWN else kept
-
-
-def _remove_others(output: Path, name: str, n: int, projected: bool) -> None:
-    """Remove what an earlier call drew beyond n samples, and back-projected ones that this one did not make."""
-    sheet.remove_beyond(output, f"{name}_sample", n)
-    if not projected:
-        sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
-
-
-def _write_kept(output: Path, name: str, kept: Mapping[int, Tensor], best: int | None, n: int) -> dict[str, Tensor]:
-    """Write the best sample; those to show, by their labels."""
-    file = output / f"{name}_best.png"
-    file.unlink(missing_ok=True)
-    if best is not None:
-        write_png(file, kept[best])
-    return {f"sample {k}{f', the best of {n}' if k == best else ''}": sample for k, sample in kept.items()}
-
-
-def _write_spread(output: Path, name: str, spread: diversity.Spread) -> dict[str, Tensor]:
-    """Write the standard deviation of the samples, if there is one; the same by its label."""
-    file, deviation = output / f"{name}_std.png", spread.picture()
-    file.unlink(missing_ok=True)
-    if deviation is None:
-        return {}
-    write_png(file, deviation)
-    return {"std of samples": deviation}
+def _write_or_remove(file: Path, picture: Tensor | None) -> None:
+    """Write a picture; without one, leave none of an earlier call."""
+    if picture is None:
+        file.unlink(missing_ok=True)
+    else:
+        write_png(file, picture)

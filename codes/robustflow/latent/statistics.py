@@ -50,11 +50,11 @@ def write(
     write_atomically(output / f"{name}_latents.safetensors", safetensors.torch.save(tensors, {"image": name}))
     write_atomically(output / f"{name}_latents.json", to_json(found))
     plots.save_png(draw(latents, found["bits_per_dim"]), output / f"{name}_latents.png")
-    maps = {level: _map(z, level, space.size) for level, z in latents.items()}
-    for level, shown in maps.items():
+    maps: dict[str, Tensor] = {}
+    for level, z in latents.items():
+        maps[f"latents of level {level}"] = shown = _map(z, level, space.size)
         write_png(output / f"{name}_latents_{level}.png", shown)
-    labelled = {f"latents of level {level}": shown for level, shown in maps.items()}
-    return found, labelled, _plot(name, latents, found["levels"])
+    return found, maps, _plot(name, latents, found["levels"])
 
 
 def to_table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
