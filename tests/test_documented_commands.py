@@ -294,4 +294,4 @@ def test_a_study_has_a_row_per_temperature_and_explains_bits_below_0(place, monk
     run(COMMANDS[-len(FURTHER.strip().splitlines())], monkeypatch)
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [[cell.strip() for cell in row] for row in rows[2:]] == [["test_held_out", "0"], ["test_held_out", "0.5"]]
-    assert "+ 8 for 8-bit values" in caplog.text
+    assert caplog.text.count("+ 8 for 8-bit values") == 1

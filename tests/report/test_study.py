@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from robustflow.report import study
+from robustflow.report import study, tables
 
 
 def result(bits_per_dim, psnr, residual):
@@ -37,4 +37,4 @@ def test_best_of_n_has_a_row_for_each_n():
 
 @pytest.mark.parametrize("title", ["bits/dim", "PSNR", "max residual"])
 def test_figures_against_the_temperature(title):
-    assert title in study.by_temperature(result(1.0, 30.0, 0.5)).splitlines()[0]
+    assert title in tables.table(result(1.0, 30.0, 0.5), "markdown").splitlines()[0]

@@ -9,7 +9,7 @@ from robustflow.commands.arguments import Parser, add_options, path, read_option
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.registry import MODELS
-from robustflow.report import study
+from robustflow.report import study, tables
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
@@ -63,7 +63,7 @@ def _require_samples(options: RunOptions) -> None:
 
 def _temperature(chosen: argparse.Namespace) -> str:
     options = read_options(chosen, ("val.heats", chosen.heats, "--heats"))
-    return study.by_temperature(evaluate.evaluate(options, None, _folder(chosen, options)))
+    return tables.table(evaluate.evaluate(options, None, _folder(chosen, options)), "markdown")
 
 
 def _best_of_n(chosen: argparse.Namespace) -> str:

@@ -53,11 +53,11 @@ def write(path: Path, pictures: Mapping[str, Tensor], columns: int | None = None
     write_atomically(path, encoded.getvalue(), durable=False)
 
 
-def write_moving(path: Path, frames: Iterable[Tensor], seconds: float = 0.12) -> None:
-    """Write frames (3, h, w), as `to_uint8` takes them, as an animated PNG that repeats; seconds: of each frame."""
+def write_moving(path: Path, frames: Iterable[Tensor]) -> None:
+    """Write frames (3, h, w), as `to_uint8` takes them, as an animated PNG that repeats, 120 ms each."""
     first, *others = map(to_picture, frames)
     encoded = io.BytesIO()
-    first.save(encoded, format="PNG", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0)
+    first.save(encoded, format="PNG", save_all=True, append_images=others, duration=120, loop=0)
     write_atomically(path, encoded.getvalue(), durable=False)
 
 

@@ -1,4 +1,4 @@
-"""Studies of one model as tables: against the temperature, the best of n samples, over seeds."""
+"""Studies of one model as tables: the best of n samples, over seeds."""
 
 import logging
 import math
@@ -11,12 +11,6 @@ from robustflow.report import tables
 from robustflow.report.columns import cell, column, columns_of
 
 log = logging.getLogger(__name__)
-
-
-def by_temperature(result: Mapping[str, Any]) -> str:
-    """Table of a result: a row per data set and temperature."""
-    log.info("%s", tables.footnotes([result]))
-    return tables.table(result, "markdown")
 
 
 def best_of_n(result: Mapping[str, Any]) -> str:
