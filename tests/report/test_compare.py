@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -148,6 +149,12 @@ def test_gallery_shows_the_worst_sample_of_the_worst_image(runs):
     files, texts = zip(*shown[-1][-1], strict=True)
     assert [file.name for file in files] == ["b_t0.9_01.png", "b_t0.9_02.png"]
     assert texts[0] == "max residual infinite"
+
+
+def test_gallery_images_are_spread_over_all_of_a_data_set(runs):
+    rows = runs[0].of_image("inside", "a")
+    run = replace(runs[0], frame=pd.concat([rows.assign(image=name) for name in "abcdefg"], ignore_index=True))
+    assert [image for _, image, _ in gallery.choose([run], n=4)] == ["a", "b", "d", "f"]
 
 
 def test_gallery_picture_holds_the_samples(folders, tmp_path):

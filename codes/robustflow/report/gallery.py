@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from robustflow.report.pictures import spread_evenly
 from robustflow.report.results import Results, names_of, sample_file, worst_row
 from robustflow.utils.files import write_atomically
 
@@ -34,7 +35,7 @@ def choose(runs: Sequence[Results], n: int) -> list[Row]:
         if not images:
             continue
         if number == 0:
-            images = images[:: max(1, len(images) // n)][:n]
+            images = spread_evenly(images, n)
         else:
             images = [max(images, key=lambda image: max(one[image] for one in worst))]
         chosen += [(dataset, image, _choose_samples(runs, dataset, image)) for image in images]

@@ -52,9 +52,14 @@ def choose(rows: pd.DataFrame, results: Results, limit: int = MAX_IMAGES) -> dic
             # The first of equals.
             reasons.setdefault(badness.idxmax(), []).append(label)
     others = [name for name in rows.image.unique() if name not in reasons]
-    n_others = min(limit - len(reasons), len(others))
-    evenly = [others[k * len(others) // n_others] for k in range(n_others)]
-    return {name: tuple(reasons.get(name, ())) for name in [*reasons, *evenly][:limit]}
+    names = [*reasons, *spread_evenly(others, limit - len(reasons))][:limit]
+    return {name: tuple(reasons.get(name, ())) for name in names}
+
+
+def spread_evenly(names: Sequence[str], n: int) -> list[str]:
+    """At most n of the names, evenly spread."""
+    n = min(n, len(names))
+    return [names[k * len(names) // n] for k in range(n)]
 
 
 # A picture's file, what it shows, and what is known of it: its label, caption and whether it has pixel errors.

@@ -55,16 +55,16 @@ def _name(module: Bijection) -> str:
 
 
 @contextlib.contextmanager
-def probing(flow: ConditionalFlow, see: See, seed: int = 0) -> Iterator[None]:
+def probing(flow: ConditionalFlow, see: See) -> Iterator[None]:
     """Call ``see`` for each layer of every ``decode`` inside the ``with`` block, without autograd.
 
     The flow itself knows nothing of it: layers are wrapped inside the block only.
     """
-    perturbation = _Perturbation(torch.Generator().manual_seed(seed))
+    perturbation = _Perturbation()
     with contextlib.ExitStack() as stack:
-        _wrap(stack, flow, "decode", functools.partial(_decode, perturbation))
+        _wrap(stack, flow, "decode", perturbation.decode)
         for level in flow.levels:
-            _wrap(stack, level.squeeze, "inverse", functools.partial(_unsqueeze, level.squeeze, perturbation))
+            _wrap(stack, level.squeeze, "inverse", functools.partial(perturbation.unsqueeze, level.squeeze))
             for step in level.mixing_steps:
                 _wrap(stack, step, "unmix", functools.partial(_unmix, step))
         for place, layer in enumerate(layers(flow).values()):
@@ -87,15 +87,21 @@ class _Perturbation:
     Only its direction is kept: lengths may exceed what numbers hold. Latents that no level has merged yet belong to it.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
         self.current = torch.empty(0)
         self.pending: list[Tensor] = []
 
-    def begin(self, latents: list[Tensor]) -> None:
+    def decode(self, original: Callable[..., Any], latents: list[Tensor], *arguments: Any, **named: Any) -> Any:
         drawn = [torch.randn(z.shape, generator=self.generator, dtype=torch.float64).to(z.device) for z in latents]
         *self.pending, self.current = drawn
         self.growth()
+        with torch.no_grad():
+            return original(latents, *arguments, **named)
+
+    def unsqueeze(self, squeeze: Squeeze, inverse: Callable[..., Any], z: Tensor) -> Any:
+        self.current, _ = Squeeze.inverse(squeeze, self.current)
+        return inverse(z)
 
     def growth(self) -> Tensor:
         """Log length since the last call, (n·b,); the length is 1 again."""
@@ -104,19 +110,6 @@ class _Perturbation:
         per_item = (1 / length).view(-1, 1, 1, 1)
         self.current, *self.pending = (part * per_item for part in parts)
         return length.log()
-
-
-def _decode(
-    perturbation: _Perturbation, decode: Callable[..., Any], latents: list[Tensor], *arguments: Any, **named: Any
-) -> Any:
-    perturbation.begin(latents)
-    with torch.no_grad():
-        return decode(latents, *arguments, **named)
-
-
-def _unsqueeze(squeeze: Squeeze, perturbation: _Perturbation, inverse: Callable[..., Any], z: Tensor) -> Any:
-    perturbation.current, _ = Squeeze.inverse(squeeze, perturbation.current)
-    return inverse(z)
 
 
 def _unmix(step: TransitionStep, unmix: Callable[..., Tensor], z: Tensor, unmixing: Mixing) -> Tensor:

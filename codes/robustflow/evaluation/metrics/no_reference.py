@@ -43,7 +43,15 @@ class NoReference(SampleMetric):
     def describe(self) -> dict[str, Any]:
         """Library, version and licence; or why it is not computed."""
         missing = _find_missing(self.parameters)
-        return {self.name: f"not computed: {missing}" if missing else self._describe()}
+        if missing:
+            return {self.name: f"not computed: {missing}"}
+        about = importlib.metadata.metadata(PACKAGE)
+        licence = next((about[key] for key in ("License-Expression", "License") if key in about), "licence not told")
+        text = f"{PACKAGE} {about['Version']} ({licence}), {self.variant}, uint8, whole image"
+        if self.parameters:
+            digest = hashlib.sha256(_find_parameters(self.parameters).read_bytes()).hexdigest()
+            text += f"; parameters {self.parameters} ({PARAMETERS_LICENCE}), sha256 {digest}"
+        return {self.name: text}
 
     def of_sample(self, sample: Sample, target: Target) -> float | None:
         """The value; None without library or parameters, and for images that are too small, or have no texture."""
@@ -56,15 +64,6 @@ class NoReference(SampleMetric):
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return None
         return value if math.isfinite(value) else None
-
-    def _describe(self) -> str:
-        about = importlib.metadata.metadata(PACKAGE)
-        licence = next((about[key] for key in ("License-Expression", "License") if key in about), "licence not told")
-        text = f"{PACKAGE} {about['Version']} ({licence}), {self.variant}, uint8, whole image"
-        if not self.parameters:
-            return text
-        digest = hashlib.sha256(_find_parameters(self.parameters).read_bytes()).hexdigest()
-        return f"{text}; parameters {self.parameters} ({PARAMETERS_LICENCE}), sha256 {digest}"
 
 
 @METRICS.register("niqe")
