@@ -106,6 +106,14 @@ def test_damaged_results(tmp_path):
         pages.write(folder)
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "ood.json", "records/inside/a.json"])
+def test_json_of_something_else(tmp_path, name):
+    folder = results_folder.make(tmp_path, ood=True)
+    (folder / name).write_text("[5]")
+    with pytest.raises(UserError, match=rf"{name}: expected a JSON object, got \[5\]; run test.py again"):
+        pages.write(folder)
+
+
 def choose(residuals, limit=pictures.MAX_IMAGES, **more):
     """What is chosen of images "00", "01", … of these residuals; ``more``: other columns."""
     columns = {"image": [f"{k:02d}" for k in range(len(residuals))], "max_residual": residuals, "pixel_errors": 0}

@@ -45,7 +45,7 @@ class Results:
     frame: pd.DataFrame
     latents: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     options: str | None = None
-    ood: Any = None
+    ood: Mapping[str, Any] | None = None
 
     @property
     def heats(self) -> list[str]:
@@ -104,7 +104,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """Read a results folder's metrics.json."""
     path = folder / "metrics.json"
     report = _json(path)
-    if not isinstance(report, dict) or not {"name", "protocol", "datasets"} <= report.keys():
+    if not {"name", "protocol", "datasets"} <= report.keys():
         raise UserError(f"{path}: expected name, protocol and datasets, got something else; run test.py")
     described, sets = report["protocol"], report["datasets"]
     if not isinstance(described, dict) or not isinstance(sets, dict) or not all(map(_has_heats, sets.values())):
@@ -227,15 +227,18 @@ def _record_of(folder: Path, dataset: str, image: str, rows: pd.DataFrame) -> di
     return record if ours.equals(theirs) else {}
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             f"{path.parent}: expected a results folder with {path.name}, found none; run test.py first"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON ({error}); run test.py again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a JSON object, got {found!r:.40}; run test.py again")
+    return found
 
 
 def names_of(runs: Sequence[Results]) -> list[str]:
