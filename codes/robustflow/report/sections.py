@@ -12,10 +12,9 @@ import pandas as pd
 from robustflow.evaluation import frames
 from robustflow.evaluation.description import describe_ood_fit
 from robustflow.evaluation.metrics import Column
-from robustflow.evaluation.metrics.base import Place
 from robustflow.evaluation.metrics.failures import wilson
 from robustflow.report import plots
-from robustflow.report.columns import cell
+from robustflow.report.columns import cell, columns_at
 from robustflow.report.results import Results, names_of, reference
 
 N_BINS = 10
@@ -57,14 +56,14 @@ def temperature(results: Results) -> Section | None:
     datasets = results.metrics["datasets"]
     if len(results.heats) < 2:
         return None
-    drawn = _draw(plot_temperature(datasets, _columns_at(results, "curves")))
+    drawn = _draw(plot_temperature(datasets, columns_at(results.metrics, "curves")))
     note = f"One line per data set. {_BETTER}"
     return Section("curves", "Temperature", note, plots.legend(list(datasets)), drawn) if drawn else None
 
 
 def plot_comparison(runs: Sequence[Results]) -> dict[str, list[Plot]]:
     """The same plots by data set, with a line per model; without any, no data set."""
-    columns, names = _columns_at(reference(runs), "curves"), names_of(runs)
+    columns, names = columns_at(reference(runs).metrics, "curves"), names_of(runs)
     fixed = {name for name, run in zip(names, runs, strict=True) if run.protocol.deterministic}
     found = {
         dataset: plot_temperature(
@@ -131,10 +130,6 @@ def _points(dataset: Mapping[str, Any], x_key: str | None, y_key: str, *, label:
     return points
 
 
-def _columns_at(results: Results, place: Place) -> list[Column]:
-    return [one for one in results.columns.values() if place in one.places]
-
-
 def _label(one: Column) -> str:
     return f"{one.label}, {one.unit}" if one.unit else one.label
 
@@ -146,7 +141,7 @@ def best_of_n(results: Results) -> Section | None:
     if all(rows["sample"].nunique() < 2 for rows in sets.values()):
         return None
     drawn = []
-    for one in _columns_at(results, "best"):
+    for one in columns_at(results.metrics, "best"):
         if one.key not in results.samples:
             continue
         series = {name: _best(rows, one) for name, rows in sets.items()}
