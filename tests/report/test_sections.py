@@ -6,7 +6,7 @@ import pytest
 import results_folder
 
 from robustflow.evaluation.metrics import Column
-from robustflow.report import plots, sections
+from robustflow.report import ood, plots, sections
 from robustflow.report.results import read
 
 
@@ -87,3 +87,10 @@ def test_a_bar_is_drawn_where_there_is_one():
     with_bar, without = (plots.curves(points, "x", "y", "name", bar=bar) for bar in (44.44, None))
     assert ">44.44<" in with_bar
     assert ">44.44<" not in without
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    name = "a$_$b"  # as a formula, a mistake
+    line = [(0.0, 1.0, ""), (1.0, 2.0, "")]
+    plots.save_png(plots.grid({name: [({name: line}, "x", "y", None)]}), tmp_path / "curves.png")
+    ood.plot({name: [(0.0, 0.0), (1.0, 100.0)]}, tmp_path / "ood.png")

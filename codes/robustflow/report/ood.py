@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from robustflow.evaluation.description import describe_ood_fit
 from robustflow.evaluation.records import to_json
 from robustflow.report.columns import cell
+from robustflow.report.plots import literal
 from robustflow.report.tables import align
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
@@ -157,7 +158,7 @@ def plot(curves: Mapping[str, Curve], path: str | Path) -> None:
             continue
         shares = rank_by_score(curve)
         highest = max(highest, shares.max())
-        (line,) = axes.plot(*smooth(curve), label=f"{label} ({len(curve)} patches)")
+        (line,) = axes.plot(*smooth(curve), label=f"{literal(label)} ({len(curve)} patches)")
         ranks = 100 * (np.arange(len(shares)) + 0.5) / len(shares)
         axes.plot(ranks, shares, color=line.get_color(), linestyle="none", marker=".", markersize=3, alpha=0.4)
         axes.axhline(shares.mean(), color=line.get_color(), linestyle="--", linewidth=1)

@@ -112,11 +112,11 @@ def grid(rows: Mapping[str, Sequence[tuple[Lines, str, str, float | None]]]) -> 
     figure = Figure(figsize=(3.4 * n_columns, 2.8 * len(rows) + 0.4), layout="constrained")
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (title, plotted) in zip(parts, rows.items(), strict=True):
-        part.suptitle(title)
+        part.suptitle(literal(title))
         for number, (lines, x_label, y_label, bar) in enumerate(plotted, start=1):
             axes = part.add_subplot(1, n_columns, number, xlabel=x_label, ylabel=y_label)
             for k, (name, line) in enumerate(lines.items()):
-                _draw_line(axes, k, line, f"C{k}", name)
+                _draw_line(axes, k, line, f"C{k}", literal(name))
             _draw_bar(axes, bar)
             axes.grid(alpha=0.3)
     # Above all of them: within a plot it would hide what many lines show.
@@ -128,6 +128,11 @@ def grid(rows: Mapping[str, Sequence[tuple[Lines, str, str, float | None]]]) -> 
 def legend(names: Sequence[str]) -> list[tuple[str, int, str, str]]:
     """For lines of those names, as drawn: marker, number of the colour (from 1), SVG dash array, name."""
     return [(GLYPHS[k % len(GLYPHS)], k % len(_SERIES) + 1, _DASHES[_dash(k)], name) for k, name in enumerate(names)]
+
+
+def literal(name: str) -> str:
+    """A name for a figure, where "$" would begin a formula."""
+    return name.replace("$", r"\$")
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -150,7 +150,7 @@ def _draw_growths(report: Mapping[str, Any]) -> Figure:
 def _line(axes: Axes, values: np.ndarray, k: int, name: str, is_reference: bool) -> None:
     colour = _REFERENCE if is_reference else _COLOURS[k % len(_COLOURS)]
     width = 2.2 if is_reference else 1.2
-    axes.plot(values, color=colour, linestyle=_STYLES[k % len(_STYLES)], linewidth=width, label=name)
+    axes.plot(values, color=colour, linestyle=_STYLES[k % len(_STYLES)], linewidth=width, label=plots.literal(name))
 
 
 def _levels(axes: Axes, names: Sequence[str]) -> None:
@@ -170,5 +170,5 @@ def _levels(axes: Axes, names: Sequence[str]) -> None:
 def _finish(figure: Figure, report: Mapping[str, Any], what: str) -> Figure:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    figure.supxlabel(f"{report['name']}, along sampling: latent → image; {what}", fontsize=9)
+    figure.supxlabel(f"{plots.literal(report['name'])}, along sampling: latent → image; {what}", fontsize=9)
     return figure

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from robustflow.options.toy import ToyOptions
+from robustflow.report.plots import literal
 from robustflow.toy.points import WINDOW
 from robustflow.toy.run import Given, Trial
 from robustflow.toy.summary import name_level
@@ -43,7 +44,7 @@ def draw_samples(options: ToyOptions, given: Given, trials: Sequence[Trial]) -> 
             _panel(axes, run, level)
             if row == 0:
                 axes.set_title(name_level(level), fontsize=9)
-        grid[row, 1].set_ylabel(f"{coupling}\n(seed {run.seed})", fontsize=9)
+        grid[row, 1].set_ylabel(f"{literal(coupling)}\n(seed {run.seed})", fontsize=9)
     figure.suptitle(
         "In distribution: one sample for each of many inputs. Out of distribution: five inputs, one colour each, "
         "in the same window. Seeds of median spread.",
@@ -92,7 +93,7 @@ def draw_layers(options: ToyOptions, trials: Sequence[Trial]) -> Figure:
         axes.set_yscale("log")
         names = shown.levels[None].layers
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-        axes.set_title(coupling, fontsize=10)
+        axes.set_title(literal(coupling), fontsize=10)
         axes.grid(axis="y", color="#dddddd", linewidth=0.5)
     grid[0].set_ylabel("variance at fixed y", fontsize=9)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
