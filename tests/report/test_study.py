@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from robustflow.report import study, tables
+from robustflow.report import tables
 
 
 def result(bits_per_dim, psnr, residual):
@@ -20,7 +20,7 @@ def read(text):
 def test_mean_and_deviation_over_seeds():
     first, other = result(1.0, 30.0, 0.5), result(3.0, 34.0, math.inf)
     other["datasets"]["set"]["heats"]["0.9"]["ssim"] = None
-    (values,) = read(study.over_seeds([first, other]))
+    (values,) = read(tables.over_seeds([first, other]))
     assert (values["data set"], values["τ"]) == ("set", "0.9")
     assert values["bits/dim"] == "2 ± 1.414"
     assert values["PSNR"] == "32 ± 2.828"
@@ -29,7 +29,7 @@ def test_mean_and_deviation_over_seeds():
 
 
 def test_best_of_n_has_a_row_for_each_n():
-    rows = read(study.best_of_n(result(1.0, 30.0, 0.5)))
+    rows = read(tables.best_of_n(result(1.0, 30.0, 0.5)))
     assert rows == [
         {"data set": "set", "τ": "0.9", "best of": str(n), "PSNR": psnr} for n, psnr in ((1, "30"), (2, "31"))
     ]

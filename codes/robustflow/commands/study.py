@@ -9,7 +9,7 @@ from robustflow.commands.arguments import Parser, add_options, path, read_option
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.registry import MODELS
-from robustflow.report import study, tables
+from robustflow.report import tables
 from robustflow.utils.answer import answer
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
@@ -68,7 +68,7 @@ def _temperature(chosen: argparse.Namespace) -> str:
 
 def _best_of_n(chosen: argparse.Namespace) -> str:
     options = read_options(chosen, ("val.n_sample", chosen.n, "--n"))
-    return study.best_of_n(evaluate.evaluate(options, None, _folder(chosen, options)))
+    return tables.best_of_n(evaluate.evaluate(options, None, _folder(chosen, options)))
 
 
 def _seeds(chosen: argparse.Namespace) -> str:
@@ -79,6 +79,6 @@ def _seeds(chosen: argparse.Namespace) -> str:
     of_seeds = {seed: read_options(chosen, ("val.seed", seed, "--seeds")) for seed in seeds}
     folder = _folder(chosen, of_seeds[seeds[0]])
     results = [evaluate.evaluate(options, None, folder / f"seed_{seed}") for seed, options in of_seeds.items()]
-    text = study.over_seeds(results)
+    text = tables.over_seeds(results)
     write_atomically(folder / "summary.md", f"Seeds {seeds}: mean ± std.\n\n{text}\n")
     return text
