@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from robustflow.data.images import write_png
-from robustflow.diagnostics.ood import mahalanobis
+from robustflow.diagnostics.ood import mahalanobis, patches
 from robustflow.diagnostics.ood.gaussian import fit_gaussian, shrinkage_of, squared_mahalanobis
 from robustflow.evaluation.description import describe_ood_fit
 from robustflow.models import weights
@@ -203,6 +203,11 @@ def test_percentiles_are_ranks_among_training_patches(score):
     assert score.percentile(score.quantile(50)) == pytest.approx(50, abs=0.1)
     assert score.quantile(50) <= score.quantile(95) <= score.quantile(99)
     assert score.mean_score == pytest.approx(8, rel=0.9)  # 8 features
+
+
+def test_precision_is_that_of_the_device(score, model):
+    model.options = model.options.model_copy(update={"precision": "tf32"})
+    assert patches.describe_protocol(model, score, 8, None, None, None)["precision"] == "fp32"  # on a CPU
 
 
 def test_patches_cover_an_image(score, model):

@@ -165,7 +165,7 @@ def rank(
     found: dict[str, Any] = {
         "name": options.name,
         "weights": str(file),
-        "protocol": patches.describe_protocol(options, score, side, enhance, step, n_patches),
+        "protocol": patches.describe_protocol(model, score, side, enhance, step, n_patches),
         "training": {"mean_score": score.mean_score, "n_patches": score.n_patches},
         "datasets": {},
         "patches": [],

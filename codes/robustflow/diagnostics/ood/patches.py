@@ -16,7 +16,7 @@ from robustflow.diagnostics.ood.mahalanobis import OODScore
 from robustflow.evaluation.metrics.failures import PIXEL_RANGE, measure_failures
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import Model
-from robustflow.options.schema import RunOptions, ValOptions
+from robustflow.options.schema import ValOptions
 from robustflow.utils import precision
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
@@ -186,16 +186,17 @@ def stride_of(stride: int | None, scale: int) -> int | None:
 
 
 def describe_protocol(
-    options: RunOptions, score: OODScore, side: int, enhance: str | None, stride: int | None, n_patches: int | None
+    model: Model, score: OODScore, side: int, enhance: str | None, stride: int | None, n_patches: int | None
 ) -> dict[str, Any]:
     """How patches are cut, scored and sampled; the protocol of ood.json."""
+    options = model.options
     return {
         "score": "squared Mahalanobis distance of the encoder's taps, averaged over the patch, to training patches",
         "patch": side * options.scale,
         "stride": (side if stride is None else stride) * options.scale,
         "n_patches": n_patches,
         "scale": options.scale,
-        "precision": precision.resolve(options.precision, training=False),
+        "precision": precision.resolve(options.precision, training=False, device=model.device),
         "heat": options.val.heats[-1],
         "n_sample": options.val.n_sample,
         "seed": options.val.seed,
