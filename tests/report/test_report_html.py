@@ -87,6 +87,17 @@ def test_versions_that_were_not_recorded(tmp_path):
     assert "not recorded" in page_of(folder)[0]
 
 
+def test_one_is_no_plural(tmp_path):
+    folder = results_folder.make(tmp_path)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["protocol"]["n_sample"] = metrics["datasets"]["inside"]["n_images"] = 1
+    metrics["datasets"] = {"inside": metrics["datasets"]["inside"]}
+    results_folder.write_json(folder / "metrics.json", metrics)
+    text = page_of(folder)[0]
+    assert all(f"<span>{fact}</span>" in text for fact in ("1 data set", "1 image", "1 sample each"))
+    assert ">1 input" in text and ">1 inputs" not in text
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "metrics.csv"])
 def test_folder_without_results(tmp_path, name, capsys):
     folder = results_folder.make(tmp_path)

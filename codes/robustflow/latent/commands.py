@@ -21,6 +21,7 @@ from robustflow.models import FlowModel, SuperResolution
 from robustflow.models.protocol import DENSITY
 from robustflow.report import sheet
 from robustflow.report.application import Album, Outcome
+from robustflow.report.columns import count
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
 
@@ -113,7 +114,7 @@ def study(call: Call) -> Outcome:
         collections=chosen.normalise,
         seed=chosen.seed,
     )
-    tables = {kind: to_table(f"{len(of_kind['images'])} images", of_kind["mean"]) for kind, of_kind in found.items()}
+    tables = {kind: to_table(count(len(one["images"]), "image"), one["mean"]) for kind, one in found.items()}
     about = (
         "Clean images were degraded; their LR images were super-resolved, at two temperatures; and they were restored: "
         "encoded given their LR images, their latents normalised, decoded. Figures are means over images, to the clean "

@@ -11,6 +11,7 @@ from robustflow.evaluation.metrics.failures import PIXEL_RANGE, outside, pixel_e
 from robustflow.evaluation.records import to_json
 from robustflow.models import Model
 from robustflow.report import pictures, sheet
+from robustflow.report.columns import count
 from robustflow.report.pages import render
 from robustflow.report.sections import Section
 from robustflow.report.tables import align
@@ -96,11 +97,10 @@ def write(stem: Path, title: str, model: Model, settings: Mapping[str, Any], out
         **outcome.figures,
     }
     write_atomically(stem.with_name(f"{stem.name}.json"), to_json(found))
-    images = f"{len(album.images)} image{'s' if len(album.images) != 1 else ''}"
     page = render(
         "application.html.j2",
         title=title,
-        facts=[model.options.name, model.file.name, images],
+        facts=[model.options.name, model.file.name, count(len(album.images), "image")],
         about=outcome.about,
         tables=list(outcome.tables.items()),
         entries=album.entries,

@@ -72,6 +72,11 @@ def signed(value: float) -> str:
     return f"+{cell(value)}" if value > 0 else cell(value).replace("-", "−")
 
 
+def count(n: int, noun: str) -> str:
+    """So many things: "1 image", "2 images"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def mark(value: Any, column: Column) -> str:
     """A value for a table, as `cell`, with a dagger where it is below the column's bar."""
     below = column.bar is not None and isinstance(value, int | float) and value < column.bar

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from robustflow.report import gallery, paired, pictures, plots, sections, tables
-from robustflow.report.columns import overview, say_bars
+from robustflow.report.columns import count, overview, say_bars
 from robustflow.report.pages import about, figure, heading, limits, render, settings
 from robustflow.report.pictures import Part
 from robustflow.report.results import LEFT_OUT, Results, names_of, reference, sample_file, worst_row
@@ -132,7 +132,7 @@ def facts(runs: Sequence[Results]) -> list[str]:
         return [sizes, "one image each"]
     fixed = [name for name, run in zip(names_of(runs), runs, strict=True) if run.protocol.deterministic]
     alone = [f"one image each of {', '.join(fixed)}"] if fixed else []
-    return [sizes, f"{protocol['n_sample']} samples each", f"seed {protocol['seed']}", *alone]
+    return [sizes, f"{count(protocol['n_sample'], 'sample')} each", f"seed {protocol['seed']}", *alone]
 
 
 def content(runs: Sequence[Results], headers: Sequence[str], differences: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from robustflow.evaluation.metrics import Column
 from robustflow.models import protocol
 from robustflow.report import pictures, sections, tables
-from robustflow.report.columns import NO_HEAT, cell, column, columns_of, lines, mark, protocol_of, say_bars
+from robustflow.report.columns import NO_HEAT, cell, column, columns_of, count, lines, mark, protocol_of, say_bars
 from robustflow.report.results import Results, read
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import show
@@ -87,11 +87,11 @@ def content(results: Results) -> dict[str, Any]:
 def _facts(results: Results) -> list[str]:
     described, datasets = results.metrics["protocol"], results.metrics["datasets"]
     counts = [dataset["n_images"] for dataset in datasets.values()]
-    facts = [f"{len(counts)} data set{'s' if len(counts) != 1 else ''}", f"{sum(counts)} images"]
+    facts = [count(len(counts), "data set"), count(sum(counts), "image")]
     if results.protocol.deterministic:
         return [*facts, "one image per input"]
     if "n_sample" in described:
-        facts.append(f"{described['n_sample']} samples each")
+        facts.append(f"{count(described['n_sample'], 'sample')} each")
     facts.append(f"τ = {', '.join(results.heats)}")
     if "seed" in described:
         facts.append(f"seed {described['seed']}")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
 from robustflow.report import seeds, tables
-from robustflow.report.columns import cell, column, is_at, lines, protocol_of
+from robustflow.report.columns import cell, column, count, is_at, lines, protocol_of
 from robustflow.report.ood import plot
 from robustflow.report.results import Results, reference
 from robustflow.utils.errors import UserError
@@ -172,7 +172,7 @@ def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]
     facts = [
         f"Published: {recipe.source}; – where it gives none.",
         f"Measured: {protocol['n_sample']} samples per input, seed {protocol['seed']}; "
-        + "; ".join(f"{name}: {n} inputs" for name, n in inputs)
+        + "; ".join(f"{name}: {count(n, 'input')}" for name, n in inputs)
         + (f"; {n_seeds} training seeds" if n_seeds > 1 else "")
         + ". In brackets 95 % intervals: of one training Wilson's for rates and Student's t over inputs for means, of "
         "several over seeds and inputs.",

@@ -14,7 +14,7 @@ from robustflow.evaluation.description import describe_ood_fit
 from robustflow.evaluation.metrics import Column
 from robustflow.evaluation.metrics.failures import wilson
 from robustflow.report import plots
-from robustflow.report.columns import cell, columns_at
+from robustflow.report.columns import cell, columns_at, count
 from robustflow.report.results import Results, names_of, reference
 
 N_BINS = 10
@@ -191,7 +191,7 @@ def _pool(known: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float],
     mean = shares @ means
     std = math.sqrt(max(0.0, shares @ (stds**2 + means**2) - mean**2))
     density = counts.sum(0) / counts.sum() / np.diff(edges)
-    return edges, density.tolist(), f"mean {cell(float(mean))}, std {cell(std)}, {len(known)} inputs"
+    return edges, density.tolist(), f"mean {cell(float(mean))}, std {cell(std)}, {count(len(known), 'input')}"
 
 
 def ood(results: Results) -> Section | None:
