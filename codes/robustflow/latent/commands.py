@@ -235,18 +235,17 @@ def transfer_style(call: Call) -> Outcome:
     """Decode the latents of one image, or those of a region of it, with the LR image of another."""
     if call.chosen.mask is not None or call.chosen.place is not None:
         return _transfer_region(call)
-    name, target, source = _read_two(call, "as --input has; of another size: beside --mask or --place")
+    target, source = _read_two(call, "as --input has; of another size: beside --mask or --place")
     space = LatentSpace.of(call.model, target)
     result = edit.transfer_style(space, source)
-    call.write(f"{name}_style", result)
     shown = {"its LR image is kept": target, "its latents are taken": source, "style transferred": result}
     about = "The latents of the second image, encoded given its own LR image, were decoded given that of the first."
-    return _finish_transfer(call, name, target, space, shown, about)
+    return _finish_transfer(call, target, space, shown, about)
 
 
 def _transfer_region(call: Call) -> Outcome:
     """Decode an image with the latents of a region of another in their place."""
-    chosen, name = call.chosen, call.name
+    chosen = call.chosen
     target, source = read_one(chosen.input, "--input"), read_one(chosen.reference, "--reference")
     everything = torch.ones(size_of(source), dtype=torch.bool)
     mask = everything if chosen.mask is None else read_mask(chosen.mask, size_of(source), "--reference")
@@ -255,7 +254,6 @@ def _transfer_region(call: Call) -> Outcome:
     down, right = find_offset(mask, place, size_of(target), multiple)
     space = LatentSpace.of(call.model, target)
     result = edit.transfer_region(space, target, source, mask, (down, right))
-    call.write(f"{name}_style", result)
     region = torch.where(mask, to_float(source), 1 - (1 - to_float(source)) / 3)
     shown = {"its LR image is kept": target, "latents of a region are taken": region, "style transferred": result}
     about = (
@@ -263,46 +261,45 @@ def _transfer_region(call: Call) -> Outcome:
         f"{multiple}, as whole cells of every level are), took the place of those of the first image, and were decoded "
         "with the others given its LR image."
     )
-    return _finish_transfer(call, name, target, space, shown, about)
+    return _finish_transfer(call, target, space, shown, about)
 
 
 def transfer_content(call: Call) -> Outcome:
     """Paste a part of one image into another, and make it fit."""
-    name, target, source = _read_two(call, "as --input has")
+    target, source = _read_two(call, "as --input has")
     mask = read_mask(call.chosen.mask, size_of(target))
     heat, space = call.chosen.temperature, LatentSpace.of(call.model, target)
-    pasted, result = edit.transfer_content(space, target, source, mask, heat, call.generator(name))
-    write_png(call.output / f"{name}_pasted.png", pasted)
-    call.write(f"{name}_content", result)
+    pasted, result = edit.transfer_content(space, target, source, mask, heat, call.generator(call.name))
+    write_png(call.output / f"{call.name}_pasted.png", pasted)
     shown = {"its LR image is kept": target, "source": source, "pasted": pasted, "content transferred": result}
     about = (
         "A part of the second image was pasted into the first; encoded given the LR image of the first, its latents "
         f"were normalised there, at temperature {heat:g}, and decoded."
     )
-    return _finish_transfer(call, name, target, space, shown, about)
+    return _finish_transfer(call, target, space, shown, about)
 
 
-def _read_two(call: Call, why: str) -> tuple[str, Tensor, Tensor]:
-    """Name and pixels of the input, and of the reference of the same size; ``why`` that is expected."""
+def _read_two(call: Call, why: str) -> tuple[Tensor, Tensor]:
+    """The input, and the reference of the same size; ``why`` that is expected."""
     target = read_one(call.chosen.input, "--input")
     source = read_one(call.chosen.reference, "--reference")
     require_size(source, size_of(target), f"--reference {call.chosen.reference}", why)
-    return call.name, target, source
+    return target, source
 
 
-def _finish_transfer(
-    call: Call, name: str, target: Tensor, space: LatentSpace, shown: dict[str, Tensor], about: str
-) -> Outcome:
-    """Measure a transfer, the last picture, beside a sample of the target's LR image; project it if wanted."""
+def _finish_transfer(call: Call, target: Tensor, space: LatentSpace, shown: dict[str, Tensor], about: str) -> Outcome:
+    """Write a transfer, the last picture; measure it beside a sample of the target's LR image; project it if wanted."""
     model, steps, lr = call.model, call.chosen.back_projection, lr_of(call.model, target)
-    label, result = list(shown.items())[-1]
+    name, (label, result) = call.name, list(shown.items())[-1]
+    stem = f"{name}_{call.chosen.kind.removeprefix('transfer-')}"
+    call.write(stem, result)
     drawn = space.sample(edit.SAMPLING, call.generator(f"{name} sample"))
     measured = {label: result, f"for comparison, a sample at {edit.SAMPLING:g}": drawn}
     if "pasted" in shown:
         measured = {"pasted": shown["pasted"], **measured}
     if steps > 0:
         projected = edit.back_project(result.cpu(), to_float(lr).cpu(), model.scale, steps, model.options.kernel)
-        write_png(call.output / f"{name}_{call.chosen.kind.removeprefix('transfer-')}_back_projected.png", projected)
+        write_png(call.output / f"{stem}_back_projected.png", projected)
         measured[f"{label}, back-projected in {steps} steps"] = projected
     call.show(name, shown)
     found = {row: measure(model, image, lr_of(model, to_uint8(target))) for row, image in measured.items()}

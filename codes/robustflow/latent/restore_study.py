@@ -125,6 +125,8 @@ def run(
             for heat in dict.fromkeys((0.0, temperature)):
                 pictures[f"super-resolved at {heat:g}"] = space.sample(heat, generator(name, "sample"))
             pictures["restored"] = edit.restore(space, given, temperature, generator(name, "restore"), collections)
+            # Let go before that of the next image is made.
+            del space
             stem = f"{name}_{_BETWEEN.sub('_', kind).strip('_')}"
             for row, picture in pictures.items():
                 write_png(output / f"{stem}_{row.replace(' ', '_')}.png", picture)

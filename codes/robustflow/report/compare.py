@@ -159,8 +159,8 @@ def content(runs: Sequence[Results], headers: Sequence[str], differences: Sequen
         "remarks": list(filter(None, (say_bars(columns), say_older(runs)))),
         "caption": _PAGE[runs[0].protocol.averages],
         "sets": [
-            {"name": name, "about": about(described, name), "n_images": of["n_images"], "gallery": of}
-            for name, of in found.items()
+            {"name": name, "about": about(described, name), "n_images": shown["n_images"], "gallery": shown}
+            for name, shown in found.items()
         ],
         "plots": sections.comparison(runs, sections.plot_comparison(runs)),
         "limits": limits(budget),
