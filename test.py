@@ -12,4 +12,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "codes"))
 from robustflow.commands.test import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="test.py"))

@@ -1,5 +1,6 @@
 """The command `robustflow`, and the names that its commands had."""
 
+import argparse
 import os
 import runpy
 import subprocess
@@ -29,11 +30,36 @@ def test_it_lists_its_commands_and_answers_others(capsys):
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_each_command_has_its_name(command, capsys):
+def test_each_command_has_its_name_and_explains_its_flags(command, monkeypatch):
+    asked = []
+    monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda parser: asked.append(parser))
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
     assert ended.value.code == 0
-    assert f"usage: robustflow {command.replace('trace', 'test')} " in capsys.readouterr().out
+    for parser, name in walk(*asked, f"robustflow {command}"):
+        assert parser.prog == name and parser.description
+        for action in parser._actions:
+            kinds = isinstance(action, argparse._SubParsersAction)
+            assert kinds or action.help, f"{name}: {action.dest}"
+            if action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
+                assert "default" in action.help, f"{name}: {action.dest}"
+
+
+def walk(parser, name):
+    yield parser, name
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for kind, below in action.choices.items():
+                yield from walk(below, f"{name} {kind}")
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_scripts_have_their_names(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert capsys.readouterr().out.startswith(f"usage: {script} [-h] -opt FILE ")
 
 
 FORMER = {

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options, require_at_least
+from robustflow.commands.arguments import Parser, add_kind, add_options, path, path_text, read_options, require_at_least
 from robustflow.data.sources.bundled import SPLITS
 from robustflow.latent import commands, edit, restore_study
 from robustflow.latent.inputs import read_place, require_mask, require_there
@@ -57,7 +57,7 @@ def _make_parser() -> Parser:
 
     def add(kind: str, text: str, work: Work, temperature: float | None = None, *, makes_lr: bool = True) -> Arguments:
         """A kind of work; makes_lr: whether it needs a model whose conditions are downsampled images."""
-        command = kinds.add_parser(kind, help=text, description=text, allow_abbrev=False)
+        command = add_kind(kinds, kind, text, allow_abbrev=False)
         command.set_defaults(work=work, makes_lr=makes_lr)
         add_options(command)
         usual = f"<path.results>/<name>/{pages.APPLICATIONS}"
@@ -65,7 +65,7 @@ def _make_parser() -> Parser:
         if kind != "encode":
             command.add_argument("--seed", type=int, default=0, help="of all that is random; default %(default)s")
         if temperature is not None:
-            text = "default %(default)s"
+            text = "of what is drawn; default %(default)s"
             command.add_argument("--temperature", type=float, default=temperature, metavar="T", help=text)
         return command
 
@@ -146,7 +146,7 @@ def _add_mask(command: Arguments, text: str, *, required: bool) -> None:
 
 
 def _add_projection(command: Arguments, what: str) -> None:
-    text = f"also project {what} on its LR image, in N steps; reported apart"
+    text = f"also project {what} on its LR image, in N steps; reported apart; default: not at all"
     command.add_argument("--back-projection", type=int, default=0, metavar="N", help=text)
 
 

@@ -42,6 +42,12 @@ class _Extend(argparse.Action):
         setattr(namespace, self.dest, [*(() if given is self.default else given), *(values or ())])
 
 
+def add_kind(kinds: Any, name: str, text: str, **settings: Any) -> Parser:
+    """Add a sub-command, which its own help explains as that of the command does; ``kinds``: of add_subparsers."""
+    parser: Parser = kinds.add_parser(name, help=text, description=text, **settings)
+    return parser
+
+
 def path_text(text: str) -> str:
     """The value of a flag as a path, for argparse; see `files.expand`."""
     try:

@@ -17,9 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compare results folders: print a table and write the files; return the exit status."""
     parser = Parser(prog="robustflow compare", description=__doc__)
     parser.add_argument("results", nargs="+", type=path, help="results folders, one per model, written by test.py")
-    files = "summary.md, summary.csv, summary.tex, gallery.png, curves.png, report.html"
-    parser.add_argument("--output", type=path, help=f"folder for {files}; default: comparison, beside the results")
-    parser.add_argument("--format", choices=compare.FORMATS, default="simple", help="of the table on the screen")
+    text = "folder for summary.md, summary.csv, summary.tex, gallery.png, curves.png, report.html; default: "
+    parser.add_argument("--output", type=path, metavar="DIR", help=f"{text}comparison, beside the results")
+    text = "of the table on the screen; default %(default)s"
+    parser.add_argument("--format", choices=compare.FORMATS, default="simple", help=text)
     chosen = parser.parse_args(arguments)
     return answer(lambda: _compare(chosen))
 

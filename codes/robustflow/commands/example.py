@@ -84,7 +84,7 @@ def _named(source: BundledSource, name: str) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 2 mistake (see stderr)."""
     parser = Parser(prog="robustflow example", description=__doc__)
-    parser.add_argument("what", choices=("images", "picture"))
+    parser.add_argument("what", choices=("images", "picture"), help="what to write")
     parser.add_argument("folder", type=path, help="for the images; or results of the commands")
     chosen = parser.parse_args(arguments)
     return answer(

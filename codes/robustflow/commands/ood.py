@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from robustflow import data
-from robustflow.commands.arguments import Parser, add_options, path, path_text, read_options, require_at_least
+from robustflow.commands.arguments import Parser, add_kind, add_options, path, path_text, read_options, require_at_least
 from robustflow.data.degradations import Enhancement
 from robustflow.data.sources.folders import FolderOptions
 from robustflow.diagnostics.ood import distributions, mahalanobis, patches
@@ -39,29 +39,31 @@ _LOWERED = {
 def _parser() -> Parser:
     parser = Parser(prog="robustflow ood", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    fitting = kinds.add_parser("fit", help="fit the score on the training set and keep it beside the weights")
-    ranking = kinds.add_parser("rank", help="rank the patches of the test sets, or of a folder, by score; sample each")
+    fitting = add_kind(kinds, "fit", "fit the score on the training set and keep it beside the weights")
+    ranking = add_kind(kinds, "rank", "rank the patches of the test sets, or of a folder, by score; sample each")
     ranking.add_argument("--input", type=path, metavar="DIR", help="folder of HR images, in place of the test sets")
     ranking.add_argument("--enhance", choices=get_args(Enhancement), help="filter the images of --input first")
-    ranking.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default: as the score was fitted, 160")
+    ranking.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default: as the score was fitted")
     ranking.add_argument("--stride", type=int, metavar="N", help="from patch to patch, HR pixels; default: they touch")
-    ranking.add_argument("--n-patches", type=int, metavar="N", help="chosen at random of each set; default: all")
+    ranking.add_argument("--n-patches", type=int, metavar="N", help="of each set, chosen at random; default: all")
     ranking.add_argument("--n-sample", type=int, metavar="N", help="samples per patch; default: val.n_sample")
-    ranking.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>[/input]")
-    tabling = kinds.add_parser("table", help="mean scores of training, held-out, test and enhanced test patches")
+    text = "folder for the results; default: <path.results>/<name>, with --input its sub-folder input"
+    ranking.add_argument("--output", type=path, metavar="DIR", help=text)
+    tabling = add_kind(kinds, "table", "mean scores of training, held-out, test and enhanced test patches")
     tabling.add_argument("--train", type=path, metavar="DIR", help="HR images to fit on; default: datasets.train")
     text = "folder of HR images, or key of a data set of the options, like the training set; default: %(default)s"
     tabling.add_argument("--held-out", type=path_text, default="val", metavar="SET", help=text)
     text = "the same for Urban100; its enhanced images, too"
     tabling.add_argument("--test", type=path_text, required=True, metavar="SET", help=text)
-    text = "filter; default %(default)s"
+    text = "filter of the enhanced images; default %(default)s"
     tabling.add_argument("--enhance", choices=get_args(Enhancement), default="published", help=text)
-    tabling.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>")
+    text = "folder for the results; default: <path.results>/<name>"
+    tabling.add_argument("--output", type=path, metavar="DIR", help=text)
     for kind in (fitting, tabling):
         _add_fit(kind)
     for kind in (fitting, ranking, tabling):
         add_options(kind)
-    plotting = kinds.add_parser("plot", help="draw the curves of several results in one picture")
+    plotting = add_kind(kinds, "plot", "draw the curves of several results in one picture")
     plotting.add_argument("results", nargs="+", type=path, help="folders with ood.json")
     plotting.add_argument("--output", type=path, required=True, metavar="FILE", help=".png, .svg or .pdf")
     plotting.add_argument("--pooled", action="store_true", help="one curve per folder: patches of all its data sets")
@@ -70,7 +72,8 @@ def _parser() -> Parser:
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a fit."""
-    parser.add_argument("--n-patches", type=int, default=mahalanobis.N_PATCHES, metavar="N", help="default %(default)s")
+    text = "patches to fit on; default %(default)s"
+    parser.add_argument("--n-patches", type=int, default=mahalanobis.N_PATCHES, metavar="N", help=text)
     parser.add_argument("--patch", type=int, metavar="SIDE", help="HR pixels; default 160, or GT_size if too large")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="patches at once; default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="seed of the patches; default %(default)s")

@@ -123,7 +123,8 @@ def _parser() -> Parser:
     parser.add_argument("--check", action="store_true", help="only try all, and say what time and memory it takes")
     text = "runs side by side; default: a run on all GPUs after the other, on CPUs a run per core"
     parser.add_argument("--jobs", type=int, metavar="N", help=text)
-    parser.add_argument("--output", type=path, metavar="DIR", help="default: results/<recipe>")
+    text = "folder for the table; default: results/<recipe>, with --small results/<recipe>_small"
+    parser.add_argument("--output", type=path, metavar="DIR", help=text)
     return parser
 
 

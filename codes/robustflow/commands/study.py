@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustflow.commands import evaluate
-from robustflow.commands.arguments import Parser, add_options, path, read_options
+from robustflow.commands.arguments import Parser, add_kind, add_options, path, read_options
 from robustflow.options import memory_advice
 from robustflow.options.schema import RunOptions
 from robustflow.registry import MODELS
@@ -34,17 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="robustflow study", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    temperature = kinds.add_parser("temperature", help="all metrics against the temperature; perception-distortion")
+    temperature = add_kind(kinds, "temperature", "all metrics against the temperature; perception-distortion")
     heats, text = [k / 10 for k in range(11)], "temperatures; default 0, 0.1, … 1"
     temperature.add_argument("--heats", nargs="+", action="extend", type=float, default=heats, help=text)
-    best = kinds.add_parser("best-of-n", help="the best of the first 1, 2, … n samples")
+    best = add_kind(kinds, "best-of-n", "the best of the first 1, 2, … n samples")
     best.add_argument("--n", type=int, default=50, help="samples per image; default 50")
-    seeds = kinds.add_parser("seeds", help="mean and standard deviation over seeds of the latents")
-    text = "default 0 1 2 3 4"
+    seeds = add_kind(kinds, "seeds", "mean and standard deviation over seeds of the latents")
+    text = "seeds of the latents, of which each is tested; default 0 1 2 3 4"
     seeds.add_argument("--seeds", nargs="+", action="extend", type=int, default=list(range(5)), help=text)
     for kind in (temperature, best, seeds):
         add_options(kind)
-        kind.add_argument("--output", type=path, metavar="DIR", help="default: <path.results>/<name>/study_<kind>")
+        text = "folder for the results; default: <path.results>/<name>/study_<kind>"
+        kind.add_argument("--output", type=path, metavar="DIR", help=text)
     return parser
 
 

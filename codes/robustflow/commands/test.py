@@ -17,11 +17,16 @@ from robustflow.utils import cpus
 from robustflow.utils.answer import exit_on_mistake, print_messages, require_one_process
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "robustflow test") -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
+    return run(make_parser(prog), arguments)
+
+
+def run(parser: Parser, arguments: Sequence[str] | None) -> int:
+    """Test or trace, as a command line says; return the exit status, as `main`."""
     cpus.shorten_waits()
     with exit_on_mistake():
-        chosen = make_parser().parse_args(arguments)
+        chosen = parser.parse_args(arguments)
         print_messages(quiet=chosen.quiet)
         options = read_options(chosen)
         if chosen.trace:
@@ -32,19 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return evaluate.run(options, chosen.input, chosen.output, chosen.trace)
 
 
-def make_parser() -> Parser:
+def make_parser(prog: str = "robustflow test") -> Parser:
     """The command line."""
-    parser = Parser(prog="robustflow test", description=__doc__, allow_abbrev=False)
-    add_options(parser)
-    text = "own low-resolution images, in place of the datasets"
-    parser.add_argument("--input", type=path_text, metavar="DIR_OR_FILE", help=text)
-    text = "folder for the results; default: <path.results>/<name>"
-    parser.add_argument("--output", type=path_text, metavar="DIR", help=text)
+    parser = Parser(prog=prog, description=__doc__, allow_abbrev=False)
+    add_arguments(parser)
     parser.add_argument(
         "--trace",
         action="store_true",
         help="instead of metrics: what every layer does along sampling, which one explodes first, and how much the "
         "model can amplify; into the sub-folder trace",
     )
-    parser.add_argument("--quiet", action="store_true", help="print warnings and the table, nothing of what is done")
     return parser
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what tests and traces share."""
+    add_options(parser)
+    text = "own low-resolution images, in place of the datasets"
+    parser.add_argument("--input", type=path_text, metavar="DIR_OR_FILE", help=text)
+    text = "folder for the results; default: <path.results>/<name>, with --input its sub-folder input"
+    parser.add_argument("--output", type=path_text, metavar="DIR", help=text)
+    parser.add_argument("--quiet", action="store_true", help="print warnings and the table, nothing of what is done")

@@ -19,11 +19,11 @@ from robustflow.utils.answer import answer, exit_on_mistake, require_one_process
 from robustflow.utils.errors import UserError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "robustflow train") -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake, 130 interrupted and saved."""
     cpus.shorten_waits()
     with exit_on_mistake():
-        chosen = make_parser().parse_args(arguments)
+        chosen = make_parser(prog).parse_args(arguments)
         options = read_options_of_any(chosen)
         if isinstance(options, ToyOptions):
             require_one_process()
@@ -50,9 +50,9 @@ def run_toy(options: ToyOptions) -> int:
     )
 
 
-def make_parser() -> Parser:
+def make_parser(prog: str = "robustflow train") -> Parser:
     """The command line."""
-    parser = Parser(prog="robustflow train", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog=prog, description=__doc__, allow_abbrev=False)
     add_options(parser, weights=False)
     parser.add_argument(
         "--resume",
