@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from robustflow.options.load import load
+
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
@@ -14,3 +16,9 @@ def write(tmp_path, monkeypatch):
         return file
 
     return write_file
+
+
+@pytest.fixture
+def load_text(write):
+    """Options of a YAML text as it stands."""
+    return lambda text: load(write(text, "dumped.yml", complete=False))

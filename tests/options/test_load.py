@@ -4,11 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustflow.commands.options import main, reference
-from robustflow.options.keys import keys
-from robustflow.options.load import OptionsError, dump, load, save
+from robustflow.options.load import OptionsError, dump, load
 from robustflow.utils import yaml_tree
-from robustflow.utils.errors import UserError
 
 
 def report(path, overrides=None):
@@ -227,6 +224,18 @@ def test_null_removes_a_section_or_a_dataset(write):
     assert list(options.datasets) == ["test"]
 
 
+def test_another_mode_replaces_the_data_set(write):
+    write("datasets: {val: {mode: folder, dataroot_GT: photos, GT_size: 32}}", "base.yml", False)
+    path = write("base: base.yml\ndatasets: {val: {mode: bundled}}")
+    assert load(path).datasets["val"].GT_size is None
+
+
+def test_merge_key_fills_in_what_is_not_given(write):
+    path = write("datasets:\n  test_a: &a {mode: bundled, seed: 3}\n  test_b:\n    <<: *a\n    lr_gain: 2.0")
+    second = load(path).datasets["test_b"]
+    assert (second.seed, second.lr_gain) == (3, 2.0)
+
+
 # Overrides
 
 
@@ -273,7 +282,7 @@ def test_override_that_is_not_yaml(write):
 # Plugins and contradictions
 
 
-def test_plugin_registers_a_coupling(write, tmp_path, monkeypatch):
+def test_plugin_registers_a_coupling(write, load_text, tmp_path, monkeypatch):
     source = """
 from typing import Literal
 from robustflow.registry import ELEMENTWISE, Options
@@ -289,7 +298,7 @@ class TestMap: ...
     monkeypatch.syspath_prepend(tmp_path)
     options = load(write("plugins: [test_map_plugin]\nnetwork_G: {flow: {coupling: {type: test_map, slope: 3}}}"))
     assert options.network_G.flow.coupling.slope == 3
-    assert load_text(write, dump(options)) == options
+    assert load_text(dump(options)) == options
     [line] = report("run.yml", "network_G.flow.coupling.slop=3")
     assert line == "  --override: network_G.flow.coupling.slop: unknown key; did you mean 'slope'?"
     sys.modules.pop("test_map_plugin")
@@ -335,7 +344,7 @@ def test_memory_options_that_make_no_sense(write, text, message):
     assert line.startswith(f"  {message}")
 
 
-def test_memory_options(write):
+def test_memory_options(write, load_text):
     options = load(
         write(
             "precision: bf16\ntrain: {micro_batch: 4, checkpointing: level}\nval: {tile: 64, tile_overlap: 0}\n"
@@ -344,78 +353,7 @@ def test_memory_options(write):
     )
     assert (options.precision, options.train.micro_batch, options.train.checkpointing) == ("bf16", 4, "level")
     assert (options.val.tile, options.val.tile_overlap) == (64, 0)
-    assert load_text(write, dump(options)) == options
+    assert load_text(dump(options)) == options
     options = load(write(""))
     assert (options.precision, options.train.micro_batch, options.train.checkpointing) == ("auto", None, "none")
     assert (options.val.tile, options.val.tile_overlap) == (None, None)
-
-
-# Output
-
-
-def load_text(write, text):
-    return load(write(text, "dumped.yml", complete=False))
-
-
-def test_dump_loads_to_equal_options(write, tmp_path):
-    text = "plugins: []\nnetwork_G: {flow: {S: 1, K: 4, coupling: rq_spline}}\ntrain: {lr_G: 1e-7}"
-    overrides = "name='1e5'|model=NCSR|path.results='é: #|yes'|datasets.test_x={mode: bundled, GT_size: 32}"
-    options = load(write(text), overrides)
-    assert options.name == "1e5"
-    assert load_text(write, dump(options)) == options
-    assert dump(options).startswith("name:")
-    assert "python" not in dump(options)
-    save(options, tmp_path / "saved.yml")
-    assert load("saved.yml") == options
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_save_leaves_the_old_file_if_it_fails(write, tmp_path, monkeypatch):
-    options = load(write(""))
-    (tmp_path / "saved.yml").write_text("old")
-
-    def fail(file):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(UserError, match="disk full"):
-        save(options, tmp_path / "saved.yml")
-    assert (tmp_path / "saved.yml").read_text() == "old"
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_reference_lists_every_key():
-    text = reference()
-    missing = [path for path, _, _ in keys() if f"| `{path}` |" not in text]
-    assert missing == []
-    assert "| `train.niter` | integer ≥ 1 | 180000 |" in text
-    assert "| `network_G.flow.coupling.bounds` |" in text
-    assert "| `datasets.*.GT_size` | integer ≥ 1 or null | null |" in text
-    assert "- `base`: " in text and "- `as_published: true` sets " in text
-
-
-def test_reference_says_how_every_metric_is_measured():
-    rows = [line[2:-2].split(" | ") for line in reference().partition("## Metrics")[2].splitlines() if "| `" in line]
-    measured = {row[0].strip("`"): row[-1].strip() for row in rows if len(row) == 6}
-    assert {"pixel_error_pct", "lr_psnr_gt_min", "psnr_y", "diversity_score"} <= set(measured)
-    assert [key for key, how in measured.items() if not how] == []
-    assert measured["pixel_error_pct"].startswith("outside [-0.5, 1.5] or not finite; ")
-
-
-def test_the_command_prints_resolved_options(write, capsys):
-    path = write("train: {niter: 3}")
-    assert main([path, "--override", "val.n_sample=4"]) == 0
-    options = load_text(write, capsys.readouterr().out)
-    assert (options.train.niter, options.val.n_sample) == (3, 4)
-
-
-def test_another_mode_replaces_the_data_set(write):
-    write("datasets: {val: {mode: folder, dataroot_GT: photos, GT_size: 32}}", "base.yml", False)
-    path = write("base: base.yml\ndatasets: {val: {mode: bundled}}")
-    assert load(path).datasets["val"].GT_size is None
-
-
-def test_merge_key_fills_in_what_is_not_given(write):
-    path = write("datasets:\n  test_a: &a {mode: bundled, seed: 3}\n  test_b:\n    <<: *a\n    lr_gain: 2.0")
-    second = load(path).datasets["test_b"]
-    assert (second.seed, second.lr_gain) == (3, 2.0)

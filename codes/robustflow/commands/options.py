@@ -111,7 +111,7 @@ def plain_type(hint: Any) -> str:
     if registry is not None:
         return f"{registry.kind}: {', '.join(registry.names())}"
     if origin is Annotated:
-        return plain_type(parts[0]) + ",".join(_bounds(parts[1:]))
+        return plain_type(parts[0]) + ",".join(_narrowest(_bounds(parts[1:])))
     if origin in (Union, UnionType):
         return " or ".join(plain_type(part) for part in parts)
     if origin is Literal:
@@ -123,14 +123,24 @@ def plain_type(hint: Any) -> str:
     return _TYPES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
+def _narrowest(bounds: Iterable[tuple[str, float]]) -> list[str]:
+    """Of lower bounds the largest, of upper ones the smallest, as texts."""
+    by_side: dict[str, tuple[float, bool, str]] = {}
+    for sign, bound in bounds:
+        side, strict = ("lower", sign == ">") if sign in "≥>" else ("upper", sign == "<")
+        narrow = (bound if side == "lower" else -bound, strict, f" {sign} {bound:g}")
+        by_side[side] = max(narrow, by_side.get(side, narrow))
+    return [text for *_, text in by_side.values()]
+
+
+def _bounds(metadata: Iterable[Any]) -> Iterator[tuple[str, float]]:
     for item in metadata:
         if isinstance(item, FieldInfo):
             yield from _bounds(item.metadata)
         for name, sign in _BOUNDS.items():
             bound = getattr(item, name, None)
             if bound is not None:
-                yield f" {sign} {bound:g}"
+                yield sign, bound
 
 
 def _table(found: Iterable[Key]) -> list[str]:
