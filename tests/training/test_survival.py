@@ -124,6 +124,21 @@ def test_damaged_weights_are_not_tested_silently(make_options, caplog):
     assert weights.locate(str(second)) == second
 
 
+def test_what_is_passed_over_is_said_once(two, make_options, caplog):
+    newest = checkpoint.ema_file(folder_of(two), 2)
+    flip_a_byte(newest)
+    assert train(make_options("next", train={"niter": 1}, path={"pretrain_model_G": str(folder_of(two))}))
+    assert [name in caplog.text for name in (f"{newest}: damaged", "loaded network")] == [True, True]
+    assert caplog.text.count("it is passed over") == 1
+    others = [file for file in (folder_of(two) / "models").iterdir() if file != newest]
+    for file in others:
+        flip_a_byte(file)
+    caplog.clear()
+    with pytest.raises(WeightsError, match="an experiment folder with models"):
+        weights.locate_for_test(two)
+    assert caplog.text.count("it is passed over") == len(others) + 1
+
+
 # What is kept
 
 

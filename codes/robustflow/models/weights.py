@@ -120,13 +120,10 @@ def locate_for_test(options: RunOptions) -> Path | None:
     """
     if not MODELS.entry_of(options.model).has_weights:
         return None
-    experiment = Path(options.path.experiments) / options.name
+    experiment, start = Path(options.path.experiments) / options.name, options.path.pretrain_model_G
     if options.path.model_path is not None:
         return locate(options.path.model_path)
-    file = newest(experiment)
-    if file is not None:
-        return file
-    return locate(str(experiment) if options.path.pretrain_model_G is None else options.path.pretrain_model_G)
+    return locate(str(experiment)) if start is None else newest(experiment) or locate(start)
 
 
 def read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:

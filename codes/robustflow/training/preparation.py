@@ -60,14 +60,15 @@ def _build(options: RunOptions) -> tuple[Run, Path | None]:
     validation = data_sets.evaluation_set(options, options.datasets["val"]) if "val" in options.datasets else None
     experiment = Path(options.path.experiments) / options.name
     state = distributed.on_main(checkpoint.find, experiment, options.path.resume_state)
-    options = distributed.on_main(_fit_sizes, options, state)
+    start = distributed.on_main(_locate_start, options, state)
+    options = options if start is None else distributed.on_main(weights.fit_options, options, start)
     precision.use(options.precision, training=False)
     # The same model for one seed, whatever the coupling.
     torch.manual_seed(options.train.manual_seed)
     model = models.build(options, options.train.checkpointing).to(device)
     model.options = options
     if state is None:
-        distributed.on_main(_load_pretrained, model, options)
+        distributed.on_main(_load_pretrained, model, options, start)
     adam, ema = optimizer.build(model, options.train), optimizer.build_ema(model, options.train.ema)
     logbook = Logbook(experiment, options.train.niter, options.logger.print_freq, model.loss_name)
     return Run(options, model, adam, ema, crops, validation, logbook), state
@@ -81,19 +82,17 @@ def _require_equal_shares(batch_size: int) -> None:
         )
 
 
-def _fit_sizes(options: RunOptions, state: Path | None) -> RunOptions:
-    """The options with sizes that were not given taken from the weights that training starts or goes on from."""
+def _locate_start(options: RunOptions, state: Path | None) -> Path | None:
+    """The weights that training starts or goes on from, of which sizes that were not given are taken, if any."""
     if state is not None and state.stem.isdigit():
         file = checkpoint.weights_file(state.parent.parent, int(state.stem))
-        return weights.fit_options(options, file) if file.is_file() else options
+        return file if file.is_file() else None
     start = options.path.pretrain_model_G
-    return options if start is None else weights.fit_options(options, weights.locate(start))
+    return None if start is None else weights.locate(start)
 
 
-def _load_pretrained(model: Model, options: RunOptions) -> None:
-    path = options.path.pretrain_model_G
-    if path is not None:
-        file = weights.locate(path)
+def _load_pretrained(model: Model, options: RunOptions, file: Path | None) -> None:
+    if file is not None:
         loaded = weights.load(file, model, options, encoder_suffices=True)
         log.info("loaded %s from %s", loaded, file)
     elif options.network_G.train_RRDB_delay > 0 or not options.network_G.train_RRDB:
