@@ -1,5 +1,7 @@
 """Every bijection and every elementwise map of the project keeps its contract."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -137,6 +139,17 @@ def test_bijection_with_elementwise_map(name, elementwise, perturb):
 
 def test_actnorm_initialised_from_data_in_training_mode():
     check_bijection(ActNorm(3).double().train(), 3 + 2 * normal(2, 3, 2, 4))
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_infinite_values_stay_infinite(name):
+    elementwise, largest = ELEMENTWISE[name](), torch.finfo(torch.float32).max
+    x = torch.tensor([[math.inf, -math.inf, largest, -largest]])
+    params = 3 * normal(1, elementwise.num_params, 4).float()
+    for direction in (elementwise, elementwise.inverse):
+        y, log_slope = direction(x, params)
+        assert y[0, :2].tolist() == [math.inf, -math.inf] and y.sign().tolist() == x.sign().tolist()
+        assert bool(log_slope.isfinite().all())
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)

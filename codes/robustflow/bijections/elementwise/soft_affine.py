@@ -90,13 +90,14 @@ def unscale_softly(y: Tensor, s: Tensor, bound: Tensor | float) -> tuple[Tensor,
     k, p = _shares(y, bound)
     h = s * k - p
     d = h.abs() + torch.sqrt(h**2 + 4 * p * k)
-    u = torch.where(h > 0, 2 * y * k / d, (y + torch.sign(y) * bound) * d / 2)
+    u = torch.where(h > 0, 2 * y * k / d, (y + torch.sign(y) * bound) * (d / 2))
     k, p = _shares(u, bound)
     return u, -torch.log(s * k**2 + p * (1 + k))
 
 
 def _shares(u: Tensor, bound: Tensor | float) -> tuple[Tensor, Tensor]:
     """B/(B + |u|) and |u|/(B + |u|)."""
-    size = u.abs()
+    # Finite, so that the share of an infinite u is 1, not ∞/∞; its inverse is no denormal, which GPUs may take for 0.
+    size = u.abs().clamp(max=torch.finfo(u.dtype).max / 8)
     per_sum = 1 / (bound + size)
     return bound * per_sum, size * per_sum
