@@ -43,6 +43,10 @@ def test_intervals_of_one_seed_and_of_several(tmp_path):
     half = stats.t.ppf(0.975, parts.sum() ** 2 / (parts**2 / 2).sum()) * math.sqrt(parts.sum())
     expected = (values.mean(), values.mean() - half, values.mean() + half)
     assert reproduction.measure(runs, "inside", "0.9", "psnr") == pytest.approx(expected)
+    # Of each seed, and of each input, 0, 100 / 3 and 0: Student's t alone would begin below 0.
+    mean, low, high = reproduction.measure(runs, "inside", "0.9", "pixel_error_pct")
+    assert low == 0 and mean == pytest.approx(100 / 9)
+    assert high == pytest.approx(mean * (1 + math.sqrt(2) * stats.t.ppf(0.975, 4)))
 
 
 def study_of(tmp_path, claims=(), reference="affine"):
@@ -77,7 +81,7 @@ def test_models_are_compared_input_by_input(tmp_path):
     assert [line.split("|")[2].strip() for line in differences] == ["0.9"]
     assert "**+3 [+3, +3] (0 / 2)**" in differences[0]
     outside = next(line for line in text.split("## Differences")[1].splitlines() if line.startswith("| out"))
-    assert "−25 [" in outside and "(1 / 0)" in outside  # one of two inputs, with one of two seeds
+    assert "−25 [−100, +100] (1 / 0)" in outside  # one of two inputs, with one of two seeds
     inputs = pd.read_csv(tmp_path / "out" / "inputs.csv")
     assert len(inputs) == 2 * 2 * 5 and set(inputs["τ"]) == {0.9}
     chosen = inputs[(inputs.model == "affine") & (inputs.seed == 1) & (inputs.input == "sub/b")]

@@ -147,7 +147,7 @@ def measure(runs: Sequence[Results], dataset: str, heat: str, key: str) -> tuple
         by_input = [seeds.by_input(run, dataset, heat, key) for run in runs]
         of_inputs = pd.concat(by_input, axis=1).mean(axis=1, skipna=False)
     half = seeds.half_interval(values, of_inputs) if math.isfinite(mean) else math.nan
-    return mean, mean - half, mean + half
+    return mean, *seeds.interval(mean, half, key)
 
 
 def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], frame: pd.DataFrame) -> str:
@@ -175,7 +175,7 @@ def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]
         + "; ".join(f"{name}: {count(n, 'input')}" for name, n in inputs)
         + (f"; {n_seeds} training seeds" if n_seeds > 1 else "")
         + ". In brackets 95 % intervals: of one training Wilson's for rates and Student's t over inputs for means, of "
-        "several over seeds and inputs.",
+        "several over seeds and inputs, of rates cut to 0 to 100.",
         *(f"{one.label}: {protocol_of(key, protocol)}." for key, one in columns.items() if protocol_of(key, protocol)),
     ]
     table = tables.align(*seeds.drop_empty(body, headers), len(_NAMES), "markdown")

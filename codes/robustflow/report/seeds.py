@@ -31,11 +31,12 @@ _FAILS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "infinite_pct": lambda rows: rows.has_inf,
     "nan_pct": lambda rows: rows.has_nan,
 }
+_RATES = (*_FAILS, "pixel_error_pixel_pct")
 LARGEST = ("max_residual", "max_abs")  # over all inputs, not means over them
 _NOTE = (
     "Of each input the mean over its samples, or whether any fails, less that of {reference} with the same training "
-    "seed; in brackets 95 % intervals of the mean, over training seeds and inputs; bold: 0 is outside. In parentheses "
-    "in how many of the training seeds the figure is lower / higher."
+    "seed; in brackets 95 % intervals of the mean, over training seeds and inputs, of rates cut to -100 to 100; "
+    "bold: 0 is outside. In parentheses in how many of the training seeds the figure is lower / higher."
 )
 
 
@@ -78,6 +79,12 @@ def half_interval(of_seeds: pd.Series, of_inputs: pd.Series) -> float:
     return math.sqrt(total) * float(stdtrit(total**2 / (variances**2 / freedoms).sum(), 0.975))
 
 
+def interval(mean: float, half: float, key: str, least: float = 0.0) -> tuple[float, float]:
+    """Ends of mean ± half, NaN if half is; of a rate, %, cut to ``least`` to 100, outside of which it cannot lie."""
+    low, high = mean - half, mean + half
+    return (max(low, least), min(high, 100.0)) if key in _RATES else (low, high)
+
+
 def differences(
     models: Models, reference: str, keys: Sequence[str], columns: Mapping[str, Column], temperature: float | None
 ) -> str:
@@ -114,7 +121,8 @@ def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str
     half, signs = half_interval(of_seeds, of_inputs), f"({(of_seeds < 0).sum()} / {(of_seeds > 0).sum()})"
     if math.isnan(half):
         return f"{signed(mean)} {signs}"
-    text = f"{signed(mean)} [{signed(mean - half)}, {signed(mean + half)}] {signs}"
+    low, high = interval(mean, half, key, -100.0)
+    text = f"{signed(mean)} [{signed(low)}, {signed(high)}] {signs}"
     return f"**{text}**" if abs(mean) > half else text
 
 
