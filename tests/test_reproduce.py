@@ -101,7 +101,7 @@ def in_process(monkeypatch):
     return run
 
 
-def test_the_chain_goes_on_where_it_was_and_ends_with_the_same_table(place, in_process, capfd):
+def test_the_chain_goes_on_where_it_was_and_ends_with_the_same_table(place, in_process, capfd, caplog):
     command = ["recipe.yml", "--small", "--jobs", "2"]
     assert reproduce.main(command) == 0
     told = capfd.readouterr()
@@ -123,6 +123,14 @@ def test_the_chain_goes_on_where_it_was_and_ends_with_the_same_table(place, in_p
     assert reproduce.main(command) == 0
     assert Path("results/recipe_small/table.md").read_text() == table
     assert "1 training: 0:0" in capfd.readouterr().out
+    in_process.clear()
+    with caplog.at_level(logging.INFO, "robustflow"):
+        assert reproduce.main(command) == 0
+    assert in_process == [*2 * ["test", "report"], "compare"]
+    assert caplog.text.count("trained already, with the same options; nothing left to do") == 3
+    Path("recipe.yml").write_text(RECIPE.replace("=rq_spline", "=rq_spline|train.lr_G=1e-5"))
+    assert reproduce.main(command) == 0
+    assert in_process[5:] == ["test", "report", "train", "test", "report", "compare"]
 
 
 def test_mistakes_are_told_before_anything_is_done(place, caplog):

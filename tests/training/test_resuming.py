@@ -11,7 +11,7 @@ from training_runs import assert_same_end, folder_of
 from robustflow.commands import evaluate as testing
 from robustflow.models import weights
 from robustflow.training import checkpoint, engine
-from robustflow.training.loop import train
+from robustflow.training.loop import is_done, train
 from robustflow.utils import locks
 
 pytestmark = pytest.mark.forks
@@ -34,6 +34,30 @@ def run(make_options):
     options = make_options(train={"niter": 3})
     assert train(options)
     return options
+
+
+def test_a_run_with_nothing_left_to_do(make_options):
+    def run(name="tiny", niter=2, path=None, **train):
+        path = {"resume_state": "auto", **(path or {})}
+        return make_options(name, train={"niter": niter, "ema": 0.5, "ood_patches": 20, **train}, path=path)
+
+    options = run()
+    assert not is_done(options)
+    assert train(options) and is_done(options) and is_done(run(path={"resume_state": None, "results": "elsewhere"}))
+    before = contents(folder_of(options))
+    assert train(options) and contents(folder_of(options)).keys() == before.keys()
+    for others in (run(niter=3), run(niter=1), run(lr_G=2e-3), run(name="other")):
+        assert not is_done(others)
+    for file in (folder_of(options) / "models").glob("*"):
+        kept = file.read_bytes()
+        file.unlink()
+        assert not is_done(options), file
+        file.write_bytes(kept)
+    state = checkpoint.state_file(folder_of(options), 2)
+    shutil.rmtree(folder_of(options) / "checksums")
+    assert is_done(options)
+    torch.save({**torch.load(state, weights_only=True), "validated": 0}, state)
+    assert not is_done(options)
 
 
 def of_another_network(make_options, tmp_path):

@@ -31,7 +31,7 @@ from robustflow.options.schema import RunOptions
 from robustflow.registry import MODELS
 from robustflow.report import reproduction
 from robustflow.report.results import read
-from robustflow.training import check, checkpoint
+from robustflow.training import check, checkpoint, loop
 from robustflow.utils import cpus, packaged
 from robustflow.utils.answer import answer
 from robustflow.utils.children import run_side_by_side
@@ -148,7 +148,7 @@ def _reproduce(chosen: argparse.Namespace) -> None:
     fill = partial(_fill, recipe.small if chosen.small else {}, places)
     at_once = chosen.jobs or (1 if torch.cuda.is_available() else cpus.available())
     before, after = (list(map(fill, commands)) for commands in (recipe.first, recipe.then))
-    steps = {job.options.name: list(_steps(job, recipe, at_once, fill)) for job in jobs}
+    steps = {job.options.name: list(_steps(job, recipe, fill)) for job in jobs}
     distinct = {job.options.name: job for job in [*encoders, *jobs]}.values()
     unfinished = [job for job in distinct if not job.is_finished]
     if chosen.check:
@@ -160,8 +160,10 @@ def _reproduce(chosen: argparse.Namespace) -> None:
         words = ["reproduce", str(file), "--check", "--output", str(output), *(["--small"] if chosen.small else [])]
         run_side_by_side({"check": [words]}, 1)
     run_side_by_side({"first": before}, 1)
-    run_side_by_side({job.options.name: [_train(job, at_once)] for job in encoders if job.is_trained}, at_once)
-    run_side_by_side(steps, at_once)
+    trainings = {job.options.name: [_train(job, at_once)] for job in distinct if _is_left(job)}
+    names = [job.options.name for job in encoders]
+    run_side_by_side({name: trainings.pop(name) for name in names if name in trainings}, at_once)
+    run_side_by_side({name: [*trainings.get(name, []), *commands] for name, commands in steps.items()}, at_once)
     text = reproduction.write(recipe, [(job.given, read(job.results)) for job in jobs], output)
     run_side_by_side({"then": after}, 1)
     print(text)  # noqa: T201
@@ -230,6 +232,16 @@ def _check(jobs: Sequence[Job], missing: set[str]) -> str:
     )
 
 
+def _is_left(job: Job) -> bool:
+    """Whether a run is to be trained, or its training to be finished."""
+    if not job.is_trained:
+        return False
+    done = loop.is_done(job.options)
+    if done:
+        log.info("%s: trained already, with the same options; nothing left to do", job.options.name)
+    return not done
+
+
 def _train(job: Job, at_once: int) -> list[str]:
     """The command that trains a run, or goes on with it; on several GPUs at once if it runs alone."""
     gpus = torch.cuda.device_count() if at_once == 1 else 1
@@ -237,10 +249,8 @@ def _train(job: Job, at_once: int) -> list[str]:
     return words if gpus < 2 else [f"torchrun={gpus}", *words]
 
 
-def _steps(job: Job, recipe: RecipeOptions, at_once: int, fill: Callable[..., list[str]]) -> Iterator[list[str]]:
-    """The commands that a run takes."""
-    if job.is_trained:
-        yield _train(job, at_once)
+def _steps(job: Job, recipe: RecipeOptions, fill: Callable[..., list[str]]) -> Iterator[list[str]]:
+    """The commands that a run takes once it is trained."""
     yield ["test", *job.flags, "--quiet"]
     for command in recipe.each if job.given.each is None else job.given.each:
         yield fill(command, run=job.flags, name=[job.options.name])

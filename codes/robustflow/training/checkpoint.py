@@ -197,6 +197,18 @@ def resume(run: Run, state: Path) -> Progress:
     try:
         if "random" in saved:
             restore_generators(saved["random"])
+    except _DAMAGED as error:
+        raise _damage_error(state, error) from error
+    return _progress(state, saved)
+
+
+def read_progress(state: Path) -> Progress:
+    """How far a checkpoint had come."""
+    return _progress(state, _read(state))
+
+
+def _progress(state: Path, saved: Mapping[str, Any]) -> Progress:
+    try:
         # Older checkpoints say nothing but the iteration (there a validation was never left out), or another word.
         known = {"validated": saved["iteration"], "rollback": saved.get("went_back"), **saved}
         return Progress(**{field.name: known[field.name] for field in fields(Progress) if field.name in known})

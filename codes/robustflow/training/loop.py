@@ -3,18 +3,20 @@
 import logging
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
 from robustflow import data
 from robustflow.diagnostics.ood import mahalanobis
+from robustflow.models import weights
 from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, optimizer
 from robustflow.training.failures.guard import NonFiniteGuard
 from robustflow.training.gradients import Gradients, Step
 from robustflow.training.interruption import Interruption, leave_signals_to_main, save_on_failure
-from robustflow.training.preparation import prepare
+from robustflow.training.preparation import list_changes_since, prepare
 from robustflow.training.run import Run
 from robustflow.training.validation import validate
 from robustflow.utils import distributed
@@ -33,6 +35,20 @@ def train(options: RunOptions) -> bool:
     with prepare(options) as run:
         iterate(run)
         return finish(run)
+
+
+def is_done(options: RunOptions) -> bool:
+    """Whether `train`, with path.resume_state: auto, would find nothing to do: by the files of the experiment alone."""
+    experiment, last = Path(options.path.experiments) / options.name, options.train.niter
+    state, file = checkpoint.state_file(experiment, last), checkpoint.weights_file(experiment, last)
+    averages = checkpoint.ema_file(experiment, last)
+    if checkpoint.newest(experiment) != state or checkpoint.fault_of(state) is not None:
+        return False
+    if "val" in options.datasets and checkpoint.read_progress(state).validated < last:
+        return False
+    if _lacks_score(options, averages if averages.is_file() else file):
+        return False
+    return not list_changes_since(state, last, weights.fit_options(options, file))
 
 
 def iterate(run: Run) -> None:
@@ -138,7 +154,7 @@ def fit_ood_score(run: Run) -> None:
     """
     size, o = run.options.datasets["train"].GT_size, run.options.train
     file = checkpoint.file_to_test(run)
-    if o.ood_patches == 0 or mahalanobis.file_beside(file).is_file():
+    if not _lacks_score(run.options, file):
         return
     try:
         mahalanobis.fit_and_save(
@@ -150,3 +166,7 @@ def fit_ood_score(run: Run) -> None:
     except UserError as error:
         # The training itself is done and saved.
         log.warning("no out-of-distribution score: %s", error)
+
+
+def _lacks_score(options: RunOptions, file: Path) -> bool:
+    return options.train.ood_patches > 0 and not mahalanobis.file_beside(file).is_file()

@@ -108,7 +108,7 @@ def _load(run: Run, state: Path | None) -> tuple[Progress, list[str]]:
     if state is None:
         return Progress(), []
     progress = checkpoint.resume(run, state)
-    return progress, _changes_since(state, progress.iteration, run.options)
+    return progress, list_changes_since(state, progress.iteration, run.options)
 
 
 def _archive(run: Run, state: Path | None) -> None:
@@ -148,7 +148,7 @@ def _start(run: Run, state: Path | None, changes: list[str]) -> None:
 # Which options a run has had: told, and kept, when it is resumed with others.
 
 
-def _changes_since(state: Path, iteration: int, options: RunOptions) -> list[str]:
+def list_changes_since(state: Path, iteration: int, options: RunOptions) -> list[str]:
     """What differs from the options that a state was reached with, last and before, in lines; none if nothing does."""
     experiment = state.parent.parent
     now = weights.list_changes(weights.read_options_text(checkpoint.weights_file(experiment, iteration)), options)
