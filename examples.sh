@@ -15,8 +15,23 @@
 # bash examples.sh study KIND NAME [...]  temperature, best-of-n or seeds, of the model that confs/NAME.yml trained
 # bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
 # The first use makes .venv and installs the project there, unless a virtual environment is active: then it is used.
+# From another folder: files and folders that flags name are those of that folder; all else is found and written here.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# What a flag is given: a file or folder, if it is one, from where the caller is.
+from_caller() {
+    local flag=$1 value=$2
+    case $value in
+        "" | /* | "~"* | \$*) flag= ;;
+    esac
+    case $flag in
+        --output) value=$caller/$value ;;
+        --data | --input | --weights | --resume) [ ! -e "$caller/$value" ] || value=$caller/$value ;;
+    esac
+    printf '%s\n' "$value"
+}
 
 # Install the project, with an extra of pyproject.toml if one is named, unless that was done.
 setup() {
@@ -277,12 +292,23 @@ reproduce() {
 
 command=${1:-}
 [ $# -eq 0 ] || shift
+if [ "$caller" != "$PWD" ]; then
+    arguments=() flag=
+    for word in "$@"; do
+        case $word in
+            --*=*) arguments+=("${word%%=*}=$(from_caller "${word%%=*}" "${word#*=}")") ;;
+            *) arguments+=("$(from_caller "$flag" "$word")") ;;
+        esac
+        flag=$word
+    done
+    set -- ${arguments[@]+"${arguments[@]}"}
+fi
 case $command in
     demo | docs | lowlight | latent | remedies)
         [ $# -eq 0 ] || { echo "expected nothing after $command, got: $*" >&2; exit 2; } ;;
 esac
 case $command in
-    "") sed -n '2,17s/^# //p' examples.sh; exit 2 ;;
+    "") sed -n '2,19s/^# //p' examples.sh; exit 2 ;;
     demo) setup; demo ;;
     test) setup test; check "$@" ;;
     docs) setup docs; docs ;;

@@ -80,3 +80,29 @@ def test_mistakes_are_told_before_anything_is_installed(tmp_path, words, message
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and message in done.stdout + done.stderr
     assert {file.name for file in place.iterdir()} == {"confs", "examples.sh"}
+
+
+def test_what_flags_name_is_taken_from_where_the_caller_is(tmp_path):
+    place, environment = tmp_path / "check out", tmp_path / "environment"
+    for folder in (place / "confs", environment / "bin", tmp_path / "photos", place / "experiments" / "x"):
+        folder.mkdir(parents=True)
+    for file in (place / "confs" / "demo.yml", place / "pyproject.toml", tmp_path / "a.safetensors"):
+        file.touch()
+    shutil.copy(readme.ROOT / "examples.sh", place)
+    (environment / ".robustflow").write_text(f"{place} 4294967295 0\n")  # installed; the sum of an empty file
+    (environment / "bin" / "robustflow").write_text('#!/bin/sh\nprintf "%s\\n" "$MINI_DATA" "$@"\n')
+    (environment / "bin" / "robustflow").chmod(0o755)
+    path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
+
+    def run(*words):
+        command = ["bash", "check out/examples.sh", *words]
+        variables = {"PATH": path, "VIRTUAL_ENV": str(environment)}
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    words = run("mini", "--data", "photos", "--output", "out", "--jobs", "2")
+    assert words == [f"{tmp_path}/photos", "reproduce", "mini", "--output", f"{tmp_path}/out", "--jobs", "2"]
+    words = run("study", "seeds", "demo", "--weights", "a.safetensors", "--output=/out", "-n", "--override", "a=b")
+    assert words[5:] == ["--weights", f"{tmp_path}/a.safetensors", "--output=/out", "-n", "--override", "a=b"]
+    assert run("study", "seeds", "demo", "--weights", "experiments/x")[-1] == "experiments/x"
