@@ -136,6 +136,8 @@ def test_the_chain_goes_on_where_it_was_and_ends_with_the_same_table(place, in_p
 def test_mistakes_are_told_before_anything_is_done(place, caplog):
     assert reproduce.main(["no_such"]) == 2
     assert "expected a recipe" in caplog.text
+    assert reproduce.main(["~/no_such.yml"]) == 2
+    assert f"{Path.home()}/no_such.yml: expected a recipe" in caplog.text
     Path("recipe.yml").write_text(RECIPE.replace("title:", "titel:"))
     assert reproduce.main(["recipe.yml"]) == 2
     assert "titel: unknown key; did you mean 'title'?" in caplog.text

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from robustflow.commands import miniature
-from robustflow.commands.arguments import Parser, path, require_at_least
+from robustflow.commands.arguments import Parser, path, path_text, require_at_least
 from robustflow.evaluation import metrics
 from robustflow.evaluation.description import list_columns
 from robustflow.models import data_sets, weights
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="robustflow reproduce", description=__doc__)
-    parser.add_argument("recipe", help=f"name of a recipe in {RECIPES}, or a file")
+    parser.add_argument("recipe", type=path_text, help=f"name of a recipe in {RECIPES}, or a file")
     text = "the same chain with tiny networks on a few bundled photographs, in minutes: its numbers mean nothing"
     parser.add_argument("--small", action="store_true", help=text)
     parser.add_argument("--check", action="store_true", help="only try all, and say what time and memory it takes")
