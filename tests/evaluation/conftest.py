@@ -1,3 +1,3 @@
-from evaluation_fixtures import make_model, make_options
+from evaluation_fixtures import make_model, make_options, run
 
-__all__ = ["make_model", "make_options"]
+__all__ = ["make_model", "make_options", "run"]

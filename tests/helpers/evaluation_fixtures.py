@@ -1,7 +1,11 @@
+import json
 from functools import partial
 
 import pytest
 import tiny
+
+from robustflow.commands import evaluate as engine
+from robustflow.models import weights
 
 
 @pytest.fixture
@@ -18,3 +22,24 @@ def make_model():
         return tiny.built(options, 0.05)
 
     return make
+
+
+@pytest.fixture
+def run(make_options, make_model, tmp_path):
+    """Save a tiny model, test it, and return what metrics.json holds."""
+
+    def evaluate(input_path=None, model="FS-NCSR", **val):
+        options = make_options(model, **val)
+        model = make_model(options)
+        weights.save(tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors", model, options, 5)
+        engine.evaluate(options, input_path, tmp_path / "out")
+        return standard_json((tmp_path / "out" / "metrics.json").read_text())
+
+    return evaluate
+
+
+def standard_json(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no standard JSON")
+
+    return json.loads(text, parse_constant=refuse)
