@@ -59,31 +59,15 @@ def make(
     for dataset, images in IMAGES.items():
         rows_of = {}
         for number, image in enumerate(images):
-            place = folder / dataset / image
-            picture = torch.rand(3, size // 4, size // 4, generator=generator)
-            write_png(f"{place}_lr.png", picture)
-            full = picture.repeat_interleave(4, 1).repeat_interleave(4, 2)
-            if gt:
-                write_png(f"{place}_gt.png", full)
-            rows = []
-            for heat in heats:
-                for index in range(3):
-                    broken = index == 1 and (dataset, image) in exploding
-                    sample = full + 0.05 * heat * torch.randn(full.shape, generator=generator)
-                    if broken:
-                        sample[:, : size // 2, : size // 2] = math.inf
-                    write_png(f"{place}_t{heat:g}_{index:02d}.png", sample)
-                    rows.append(row(heat, index, number, broken, offset, size, gt, older))
-                write_png(f"{place}_t{heat:g}_std.png", full * 0 + 0.1)
-                if (dataset, image) in exploding:
-                    mask = torch.zeros_like(full)
-                    mask[:, : size // 2, : size // 2] = 1
-                    write_png(f"{place}_t{heat:g}_mask.png", mask)
-            rows_of[image] = rows
+            explodes = (dataset, image) in exploding
+            rows = rows_of[image] = [
+                row(heat, index, number, index == 1 and explodes, offset, size, gt, older)
+                for heat in heats
+                for index in range(3)
+            ]
+            write_pictures(folder / dataset / image, heats, size, generator, explodes=explodes, gt=gt)
             score = 100.0 + 10 * len(patches) if ood else None
-            patches.append(
-                {"dataset": dataset, "score": score, "failed_samples_pct": 100 * ((dataset, image) in exploding) / 3}
-            )
+            patches.append({"dataset": dataset, "score": score, "failed_samples_pct": 100 * explodes / 3})
             if records:
                 write_record(folder, dataset, image, rows, heats, size, score)
             lines += [{"dataset": dataset, "image": image, **one} for one in rows]
@@ -97,6 +81,27 @@ def make(
     if ood:
         write_json(folder / "ood.json", {"patches": patches, "protocol": {"fitted": FITTED}})
     return folder
+
+
+def write_pictures(place, heats, size, generator, *, explodes, gt):
+    """Write input, samples and maps of an image, whose sample 1 may be infinite in a quarter of its pixels."""
+    picture = torch.rand(3, size // 4, size // 4, generator=generator)
+    write_png(f"{place}_lr.png", picture)
+    full = picture.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    if gt:
+        write_png(f"{place}_gt.png", full)
+    quarter = (slice(None), slice(size // 2), slice(size // 2))
+    for heat in heats:
+        for index in range(3):
+            sample = full + 0.05 * heat * torch.randn(full.shape, generator=generator)
+            if index == 1 and explodes:
+                sample[quarter] = math.inf
+            write_png(f"{place}_t{heat:g}_{index:02d}.png", sample)
+        write_png(f"{place}_t{heat:g}_std.png", full * 0 + 0.1)
+        if explodes:
+            mask = torch.zeros_like(full)
+            mask[quarter] = 1
+            write_png(f"{place}_t{heat:g}_mask.png", mask)
 
 
 def row(heat, index, number, broken, offset, size, gt, older):
