@@ -261,6 +261,7 @@ def test_commands(model, images, tmp_path, capsys, caplog):
     assert (found["protocol"]["stride"], found["protocol"]["n_patches"], len(found["patches"])) == (8, 7, 7)
     assert all(top % 8 == left % 8 == 0 for top, left in (patch["position"] for patch in found["patches"]))
     assert ood.main(["plot", str(tmp_path / "out"), "--output", str(tmp_path / "both.svg")]) == 0
+    assert capsys.readouterr().out.endswith(f"\n{tmp_path}/both.svg\n")
     assert f"tiny: {tmp_path.name}/in (8 patches)" in (tmp_path / "both.svg").read_text()
     # Two results of one model, on the same images: no curve stands for another.
     folders = [str(tmp_path / name) for name in ("out", "sparse")]

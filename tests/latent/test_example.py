@@ -8,8 +8,9 @@ from robustflow.data.bicubic import downsample
 from robustflow.data.images import read_image, write_png
 
 
-def test_images(tmp_path):
+def test_images(tmp_path, capsys):
     assert example.main(["images", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}\n"
     cat, aside = read_image(tmp_path / "cat.png"), read_image(tmp_path / "aside.png")
     assert cat.shape == aside.shape == read_image(tmp_path / "cup.png").shape == (3, 192, 256)
     assert torch.equal(cat[:, 4:, 4:], aside[:, :-4, :-4])

@@ -47,7 +47,7 @@ _SHOWN = (
 )
 
 
-def write_images(folder: Path) -> None:
+def write_images(folder: Path) -> Path:
     """Write crops of bundled photographs: a cat; the same noisy, small, and a few pixels aside; a cup; print."""
     test, text = BundledSource("test", SCALE), BundledSource("text", SCALE)
     cat = _cut(_named(test, "chelsea"), *_CAT)
@@ -62,6 +62,7 @@ def write_images(folder: Path) -> None:
     }
     for name, image in images.items():
         write_png(folder / f"{name}.png", image)
+    return folder
 
 
 def write_picture(results: Path) -> Path:
@@ -87,6 +88,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("images", "picture"), help="what to write")
     parser.add_argument("folder", type=path, help="for the images; or results of the commands")
     chosen = parser.parse_args(arguments)
-    return answer(
-        lambda: write_images(chosen.folder) if chosen.what == "images" else print(write_picture(chosen.folder))  # noqa: T201
-    )
+    write = write_images if chosen.what == "images" else write_picture
+    return answer(lambda: print(write(chosen.folder)))  # noqa: T201

@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="robustflow fetch", description=__doc__)
     names = [LIST, *FILES, *FORMS]
     parser.add_argument("names", metavar="NAME", nargs="+", choices=names, help=f"one or more of {', '.join(names)}")
-    parser.add_argument("--into", metavar="DIR", type=path, default=Path(), help="project folder (default: this one)")
+    text = "project folder; default: the folder you are in"
+    parser.add_argument("--into", metavar="DIR", type=path, default=Path(), help=text)
     parser.add_argument("--mirror", metavar="URL", help="folder with files of these names, http(s):// or file://")
     parser.add_argument("--keep", action="store_true", help="keep archives in datasets/downloads once unpacked")
     chosen = parser.parse_args(arguments)

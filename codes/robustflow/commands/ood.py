@@ -270,6 +270,7 @@ def _plot(chosen: argparse.Namespace) -> None:
         labels = _label(tell_apart(names, chosen.results), curves)
     every = [curve for own in curves for curve in own.values()]
     report.plot(dict(zip(labels, every, strict=True)), chosen.output)
+    print(chosen.output)  # noqa: T201
 
 
 def _curves(found: Mapping[str, Any], *, pooled: bool) -> dict[str, list[tuple[float, float]]]:
