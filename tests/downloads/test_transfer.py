@@ -55,7 +55,7 @@ def test_a_broken_transfer_goes_on(served, tmp_path, checksum):
     assert not (tmp_path / "file.bin").exists()
     assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:3000]
     download(address, tmp_path / "file.bin", checksum=checksum)
-    assert server.requests[1:] == [("file.bin", "bytes=3000-")]
+    assert server.requests[1:] == [("file.bin", "bytes=2999-")]
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
     assert left_in(tmp_path) == ["file.bin"]
 
@@ -69,6 +69,15 @@ def test_it_begins_again_where_a_file_has_changed_or_cannot_be_resumed(served, t
     server.files["file.bin"] = CONTENT
     vars(server).update(change)
     download(address, tmp_path / "file.bin", checksum=None)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("checksum", [CHECKSUM, None])
+def test_a_whole_part_is_not_fetched_again(served, tmp_path, checksum):
+    (tmp_path / "file.bin.part").write_bytes(CONTENT)
+    (tmp_path / "file.bin.part.tag").write_text(served[0].tag)
+    download(served[1], tmp_path / "file.bin", checksum=checksum)
+    assert served[0].requests == [("file.bin", f"bytes={len(CONTENT) - 1}-")]
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 

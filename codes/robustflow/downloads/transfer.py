@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -95,7 +96,8 @@ def _device_of(place: Path) -> int:
 def _open(url: str, part: Path, tag: Path, checksum: str | None, advice: str) -> Iterator[tuple[Any, int]]:
     """The answer of the server, and how many bytes of the file are there already."""
     validator = tag.read_text() if tag.is_file() else ""
-    begun = part.stat().st_size if part.is_file() and (validator or checksum is not None) else 0
+    # The last byte again: of a part that is the whole file, nothing would be left to be asked for.
+    begun = max(0, part.stat().st_size - 1) if part.is_file() and (validator or checksum is not None) else 0
     headers = {"User-Agent": f"robustflow/{__version__}", "Accept-Encoding": "identity"}
     if begun:
         headers |= {"Range": f"bytes={begun}-", **({"If-Range": validator} if validator else {})}
@@ -122,7 +124,9 @@ def _open(url: str, part: Path, tag: Path, checksum: str | None, advice: str) ->
             _remove(part)
             validator = response.headers.get("ETag", "")
             validator = response.headers.get("Last-Modified", "") if validator[:1] != '"' else validator
-            write_atomically(tag, validator.encode())
+            write_atomically(tag, validator)
+        else:
+            os.truncate(part, begun)
         yield response, begun
 
 
