@@ -1,7 +1,6 @@
 """What is taken of an archive: regular members of certain names, all of them or none, never over another file."""
 
 import contextlib
-import hashlib
 import lzma
 import os
 import re
@@ -22,17 +21,10 @@ from robustflow.utils.files import explain_faults
 
 # Where members lie until all of them are there: image folders leave hidden ones out.
 _UNFINISHED = ".unpacking."
-_PIECE = 2**20
 # What zipfile and tarfile raise for damaged or forged files.
 _DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError),
 )
 
 Member = tuple[str, int, Callable[[], IO[bytes]]]
@@ -72,18 +64,18 @@ def unpack(archive: Path, folder: Path, wanted: str) -> dict[str, str]:
 
 
 def _extract(archive: Path, folder: Path, wanted: str) -> dict[str, str]:
-    with _explain_damage(archive), _list_members(archive) as members:
-        chosen = _choose(archive, members, wanted)
-        require_space(folder, sum(size for _, size, _ in chosen), f"what is unpacked of {archive.name}")
-        return {
-            PurePosixPath(name).name: _write(opener, folder / PurePosixPath(name).name) for name, _, opener in chosen
-        }
-
-
-@contextlib.contextmanager
-def _explain_damage(archive: Path) -> Iterator[None]:
+    """Write the members whose names match; SHA-256 of each by its name."""
+    digests = {}
     try:
-        yield
+        with _list_members(archive) as members:
+            chosen = _choose(archive, members, wanted)
+            require_space(folder, sum(size for _, size, _ in chosen), f"what is unpacked of {archive.name}")
+            for name, _, opener in chosen:
+                file = folder / PurePosixPath(name).name
+                with opener() as source, file.open("xb") as target:
+                    shutil.copyfileobj(source, target)
+                digests[file.name] = digest(file)
+            return digests
     except (RunFailed, UserError):
         raise
     except _DAMAGED as error:
@@ -124,16 +116,6 @@ def _choose(archive: Path, members: list[Member], wanted: str) -> list[Member]:
     if twice:
         raise RunFailed(f"{archive}: expected a name once, found several members named {enumerate_some(twice)}")
     return chosen
-
-
-def _write(opener: Callable[[], IO[bytes]], file: Path) -> str:
-    """Write a member; return its SHA-256."""
-    hashed = hashlib.sha256()
-    with opener() as source, file.open("xb") as target:
-        while piece := source.read(_PIECE):
-            hashed.update(piece)
-            target.write(piece)
-    return hashed.hexdigest()
 
 
 def _require_unlike_none(folder: Path, digests: dict[str, str]) -> None:

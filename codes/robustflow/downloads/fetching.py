@@ -1,7 +1,6 @@
 """Fetch what is published: the file, checked, and of archives their members, where the recipes look for them."""
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,11 +8,8 @@ from robustflow.downloads import archives, transfer
 from robustflow.downloads.catalogue import FILES, FOLDER, FORMS, Published
 from robustflow.utils import checksums, locks
 from robustflow.utils.errors import UserError, enumerate_some
-from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
-
-_SUFFIX = ".sha256"
 
 
 def fetch(name: str, root: Path, *, mirror: str | None = None, keep: bool = False) -> None:
@@ -54,15 +50,14 @@ def is_there(published: Published, root: Path) -> bool:
     place = find_place(published, root)
     if published.members is None:
         return place.is_file()
-    noted = _read_record(_file_of(published, root))
-    members = [name for name in noted if name != published.name]
+    members = _members_of(published, checksums.read(_record_of(published, root)))
     return bool(members) and all((place / name).is_file() for name in members)
 
 
 def _fetch(published: Published, root: Path, url: str, *, keep: bool) -> None:
-    file = _file_of(published, root)
+    file, record = _file_of(published, root), _record_of(published, root)
     with locks.hold(locks.beside(file), file):
-        noted = _read_record(file)
+        noted = checksums.read(record)
         if _has_members(published, root, noted):
             return
         checksum = published.checksum
@@ -80,8 +75,7 @@ def _fetch(published: Published, root: Path, url: str, *, keep: bool) -> None:
             place = find_place(published, root)
             digests |= archives.unpack(file, place, published.members)
             log.info("%s: %d files", place, len(digests) - 1)
-        lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
-        write_atomically(_record_of(file), "".join(lines).encode())
+        checksums.note(record, digests)
         log.info("%s: %s", file, _describe_check(published, noted, digests))
         if published.members is not None and not keep:
             file.unlink()
@@ -92,7 +86,7 @@ def _has_members(published: Published, root: Path, noted: Mapping[str, str]) -> 
     if published.members is None or not is_there(published, root):
         return False
     place = find_place(published, root)
-    members = {name: digest for name, digest in noted.items() if name != published.name}
+    members = _members_of(published, noted)
     other = [name for name, digest in members.items() if checksums.digest(place / name) != digest]
     if other:
         raise UserError(
@@ -119,13 +113,11 @@ def _file_of(published: Published, root: Path) -> Path:
     return find_place(published, root) if published.members is None else root / FOLDER / published.name
 
 
-def _record_of(file: Path) -> Path:
-    return file.with_name(f"{file.name}{_SUFFIX}")
+def _record_of(published: Published, root: Path) -> Path:
+    """Where SHA-256 of the file and of what came of it are noted."""
+    file = _file_of(published, root)
+    return file.with_name(f"{file.name}{checksums.SUFFIX}")
 
 
-def _read_record(file: Path) -> dict[str, str]:
-    """SHA-256 of a file that was fetched, and of what came of it, by name."""
-    record = _record_of(file)
-    lines = record.read_text(encoding="utf-8", errors="replace").splitlines() if record.is_file() else []
-    found = (re.fullmatch(r"([0-9a-f]{64})  ([^/\\]+)", line) for line in lines)
-    return {match[2]: match[1] for match in found if match is not None}
+def _members_of(published: Published, noted: Mapping[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in noted.items() if name != published.name}

@@ -20,11 +20,8 @@ def place(experiment: Path, iteration: int) -> Path:
 
 def write(experiment: Path, iteration: int, contents: Mapping[Path, bytes]) -> None:
     """Note what the files of an iteration are going to hold; they lie in folders of the experiment."""
-    lines = [
-        f"{hashlib.sha256(data).hexdigest()}  {file.relative_to(experiment).as_posix()}\n"
-        for file, data in contents.items()
-    ]
-    write_atomically(place(experiment, iteration), "".join(lines).encode())
+    names = {file.relative_to(experiment).as_posix(): data for file, data in contents.items()}
+    note(place(experiment, iteration), {name: hashlib.sha256(data).hexdigest() for name, data in names.items()})
 
 
 def fault(file: Path) -> str | None:
@@ -33,7 +30,7 @@ def fault(file: Path) -> str | None:
     if number is None:
         return None
     experiment = file.absolute().parent.parent
-    noted = _read(place(experiment, int(number[0])))
+    noted = read(place(experiment, int(number[0])))
     return _fault(file, noted.get(f"{file.absolute().parent.name}/{file.name}"))
 
 
@@ -42,16 +39,22 @@ def fault_of_any(experiment: Path, iteration: int, spare: str | None = None) -> 
 
     Files whose names end in ``spare`` do not count.
     """
-    noted = _read(place(experiment, iteration))
+    noted = read(place(experiment, iteration))
     needed = {name: digest for name, digest in noted.items() if spare is None or not name.endswith(spare)}
     faults = (_fault(experiment / name, digest) for name, digest in needed.items())
     return next((found for found in faults if found is not None), None)
 
 
-def _read(file: Path) -> dict[str, str]:
-    """Checksums by file."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    return {line[66:]: line[:64] for line in lines}
+def note(record: Path, digests: Mapping[str, str]) -> None:
+    """Write SHA-256 by file as ``sha256sum -c`` reads them."""
+    write_atomically(record, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+
+
+def read(record: Path) -> dict[str, str]:
+    """SHA-256 by file, as `note` wrote them; none if there is no such record."""
+    lines = record.read_text(encoding="utf-8", errors="replace").splitlines() if record.is_file() else []
+    found = (re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines)
+    return {match[2]: match[1] for match in found if match is not None}
 
 
 def _fault(file: Path, expected: str | None) -> str | None:
