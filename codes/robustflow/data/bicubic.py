@@ -72,14 +72,25 @@ def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tenso
     Returns:
         (..., top + h + bottom, left + w + right).
     """
-    rows = _mirror(x.shape[-2], top, bottom, x.device)
-    columns = _mirror(x.shape[-1], left, right, x.device)
+    rows = _mirror(x.shape[-2], -top, x.shape[-2] + bottom, x.device)
+    columns = _mirror(x.shape[-1], -left, x.shape[-1] + right, x.device)
     return x.index_select(-2, rows).index_select(-1, columns)
 
 
-def _mirror(n: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Source indices of a mirrored line of n pixels: period 2n, the second half backwards."""
-    index = torch.arange(-before, n + after, device=device) % (2 * n)
+def mirror_crop(x: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Crop (..., h, w) to (..., height, width) from (top, left) on, pixels beyond the borders as of `mirror_pad`.
+
+    A view if none are.
+    """
+    if 0 <= top <= x.shape[-2] - height and 0 <= left <= x.shape[-1] - width:
+        return x[..., top : top + height, left : left + width]
+    rows = _mirror(x.shape[-2], top, top + height, x.device)
+    return x[..., rows[:, None], _mirror(x.shape[-1], left, left + width, x.device)]
+
+
+def _mirror(n: int, first: int, end: int, device: torch.device) -> Tensor:
+    """Source indices of pixels of a mirrored line of n pixels: period 2n, the second half backwards."""
+    index = torch.arange(first, end, device=device) % (2 * n)
     return torch.minimum(index, 2 * n - 1 - index)
 
 
@@ -104,7 +115,7 @@ def _resize(
     size = [-(-n // down) for n in x.shape[-2:]]
     margin = math.ceil(_WIDTHS[kernel])
     near, cut = margin * down, margin * up
-    rows, columns = (_mirror(n, near, near + m * down - n, x.device) for n, m in zip(x.shape[-2:], size, strict=True))
+    rows, columns = (_mirror(n, -near, near + m * down, x.device) for n, m in zip(x.shape[-2:], size, strict=True))
     images = x.reshape(-1, *x.shape[-3:])
 
     def resize(band: slice) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from robustflow.data.bicubic import Kernel, downsample, mirror_pad, reach
+from robustflow.data.bicubic import Kernel, downsample, mirror_crop, reach
 from robustflow.data.degradations import Degradation, degrade_hr
 from robustflow.data.images import to_float
 from robustflow.utils.errors import UserError
@@ -69,12 +69,7 @@ def crop_shifted(image: Tensor, box: Box, scale: int, shift: Shift) -> Tensor:
         (..., box.height * scale, box.width * scale).
     """
     top, left = box.top * scale + shift[0], box.left * scale + shift[1]
-    height, width = box.height * scale, box.width * scale
-    right, bottom = left + width - image.shape[-1], top + height - image.shape[-2]
-    missing = [max(n, 0) for n in (-left, right, -top, bottom)]
-    if any(missing):
-        image, top, left = mirror_pad(image, *missing), max(top, 0), max(left, 0)
-    return image[..., top : top + height, left : left + width]
+    return mirror_crop(image, top, left, box.height * scale, box.width * scale)
 
 
 def turn(image: Tensor, flip: bool, quarter_turns: int) -> Tensor:
@@ -160,12 +155,9 @@ class Cropping:
             (3, (box.height + 2 * margin) * scale, (box.width + 2 * margin) * scale).
         """
         margin = self.margin
-        wanted = Box(box.top - margin, box.left - margin, box.height + 2 * margin, box.width + 2 * margin)
-        there = box.grow(margin, *lr_size(hr, None, self.scale))
-        inner, region = there.within(wanted), there.of(hr, self.scale)
-        right, bottom = wanted.width - inner.left - inner.width, wanted.height - inner.top - inner.height
-        missing = [n * self.scale for n in (inner.left, right, inner.top, bottom)]
-        return (mirror_pad(region, *missing) if any(missing) else region).contiguous()
+        window = Box(box.top - margin, box.left - margin, box.height + 2 * margin, box.width + 2 * margin)
+        whole = Box(0, 0, *lr_size(hr, None, self.scale)).of(hr, self.scale)
+        return crop_shifted(whole, window, self.scale, (0, 0)).contiguous()
 
     def assemble(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
         """Make HR (b, 3, H, W) and LR (b, c, h, w) of a batch of raw crops, float32, on the device.
