@@ -11,9 +11,7 @@ from robustflow.data.sources.low_light import (
     LoLv2Options,
     VELOLOptions,
     darken,
-    open_lol,
-    open_lol_v2,
-    open_ve_lol,
+    open_photographs,
 )
 from robustflow.models import data_sets
 from robustflow.utils.errors import UserError
@@ -33,39 +31,39 @@ def lol(root, low=("1.png", "22.png"), normal=("1.png", "22.png")):
 
 
 def test_lol_pairs_by_name(tmp_path):
-    source = open_lol(lol(tmp_path), "train", 1)
+    source = open_photographs("LoL", lol(tmp_path), "train", 1)
     assert source.names == ["1", "22"]
     normal, low = source.pair(1)
     assert normal.shape == low.shape == (3, 6, 9)
-    assert len(open_lol(str(tmp_path), "test", 1)) == 2
+    assert len(open_photographs("LoL", str(tmp_path), "test", 1)) == 2
 
 
 def test_a_misnamed_pair_is_named(tmp_path):
     with pytest.raises(UserError, match=r"our485/high: expected partners .* found none for 1: 22.png"):
-        open_lol(lol(tmp_path, low=("1.png", "23.png")), "train", 1)
+        open_photographs("LoL", lol(tmp_path, low=("1.png", "23.png")), "train", 1)
 
 
 def test_a_pair_of_two_sizes_is_named(tmp_path):
     lol(tmp_path)
     images(tmp_path / "our485" / "low", "1.png", size=(6, 8))
     with pytest.raises(UserError, match=r"our485/low/1.png: expected 9 x 6 pixels"):
-        open_lol(str(tmp_path), "train", 1)
+        open_photographs("LoL", str(tmp_path), "train", 1)
 
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="eval15/low: expected this folder below root"):
-        open_lol(str(tmp_path), "test", 1)
+        open_photographs("LoL", str(tmp_path), "test", 1)
 
 
 def test_lol_v2_real_names_differ_by_their_prefix(tmp_path):
     folder = tmp_path / "Real_captured" / "Test"
     images(folder / "Low", "low00690.png", "low00691.png")
     images(folder / "Normal", "normal00690.png", "normal00691.png")
-    source = open_lol_v2(str(tmp_path), "Real_captured", "test", 1)
+    source = open_photographs("LoL_v2", str(tmp_path), "test", 1, "Real_captured")
     assert source.names == ["00690", "00691"]
     images(tmp_path / "Synthetic" / "Train" / "Low", "r000da54ft.png")
     images(tmp_path / "Synthetic" / "Train" / "Normal", "r000da54ft.png")
-    assert open_lol_v2(str(tmp_path), "Synthetic", "train", 1).names == ["r000da54ft"]
+    assert open_photographs("LoL_v2", str(tmp_path), "train", 1, "Synthetic").names == ["r000da54ft"]
 
 
 def test_lol_v2_without_subset_is_both(tmp_path):
@@ -73,10 +71,10 @@ def test_lol_v2_without_subset_is_both(tmp_path):
         for part, kind in ((part, kind) for part in ("Train", "Test") for kind in ("Low", "Normal")):
             images(tmp_path / subset / part / kind, "1.png", "2.png", size=(6, 9 if part == "Train" else 7))
     options = LoLv2Options(mode="LoL_v2", root=str(tmp_path))
-    source = open_lol_v2(str(tmp_path), options.subset, "train", 1)
+    source = open_photographs("LoL_v2", str(tmp_path), "train", 1, options.subset)
     assert source.names == ["Real_captured_1", "Real_captured_2", "Synthetic_1", "Synthetic_2"]
     assert source.size(3) == (6, 9)
-    expected = open_lol_v2(str(tmp_path), "Synthetic", "train", 1).pair(1)
+    expected = open_photographs("LoL_v2", str(tmp_path), "train", 1, "Synthetic").pair(1)
     assert all(map(torch.equal, source.pair(3), expected))
     assert options.dataroot_GT == [f"{tmp_path}/{subset}/Train/Normal" for subset in ("Real_captured", "Synthetic")]
 
@@ -85,7 +83,7 @@ def test_lol_v2_with_one_of_both_says_how_to_choose_it(tmp_path):
     for kind in ("Low", "Normal"):
         images(tmp_path / "Real_captured" / "Train" / kind, "1.png")
     with pytest.raises(UserError, match=r"Synthetic/Train/Low: expected this folder .* set subset to the one"):
-        open_lol_v2(str(tmp_path), None, "train", 1)
+        open_photographs("LoL_v2", str(tmp_path), "train", 1)
 
 
 def ve_lol(root, normal="normal", **folders):
@@ -103,9 +101,9 @@ def ve_lol(root, normal="normal", **folders):
 @pytest.mark.parametrize("low", ["Low", "low"])
 def test_ve_lol_is_two_subsets(tmp_path, low):
     root = ve_lol(tmp_path, Low=low)
-    assert open_ve_lol(root, "captured", "train", 1).names == ["1"]
-    assert open_ve_lol(root, "synthetic", "test", 1).size(0) == (6, 8)
-    both = open_ve_lol(root, None, "test", 1)
+    assert open_photographs("VE_LOL", root, "train", 1, "captured").names == ["1"]
+    assert open_photographs("VE_LOL", root, "test", 1, "synthetic").size(0) == (6, 8)
+    both = open_photographs("VE_LOL", root, "test", 1)
     assert both.names == ["captured_00690", "captured_00691", "synthetic_00690", "synthetic_00691"]
     assert [both.size(k) for k in (1, 2)] == [(6, 9), (6, 8)]
     options = VELOLOptions(mode="VE_LOL", root=root)
@@ -118,46 +116,46 @@ def test_ve_lol_is_two_subsets(tmp_path, low):
 def test_ve_lol_whose_root_is_one_of_its_folders(tmp_path):
     root = tmp_path / "my_copy"
     ve_lol(tmp_path, **{"Cap-Full": "my_copy"})
-    assert open_ve_lol(str(root), "captured", "test", 1).names == ["00690", "00691"]
+    assert open_photographs("VE_LOL", str(root), "test", 1, "captured").names == ["00690", "00691"]
     assert VELOLOptions(mode="VE_LOL", root=str(root), subset="captured").dataroot_GT == [
         f"{root}/VE-LOL-L-Cap-Normal_train"
     ]
     with pytest.raises(UserError, match=r"VE-LOL-L-Syn-Low_test: expected this folder .*, found VE-LOL-L-Cap-Low_te"):
-        open_ve_lol(str(root), "synthetic", "test", 1)
+        open_photographs("VE_LOL", str(root), "test", 1, "synthetic")
 
 
 def test_other_prefixes_pair_by_number_or_by_a_pattern(tmp_path):
     root = ve_lol(tmp_path, normal="bright_")
     with pytest.raises(UserError, match=r"expected partners .* found none for 2: bright_00690.png"):
-        open_ve_lol(root, "captured", "test", 1)
-    source = open_ve_lol(root, "captured", "test", 1, pair_by="number")
+        open_photographs("VE_LOL", root, "test", 1, "captured")
+    source = open_photographs("VE_LOL", root, "test", 1, "captured", pair_by="number")
     assert source.names == ["bright_00690", "bright_00691"]
     (tmp_path / "lol").mkdir()
     for part in ("our485", "eval15"):
         images(tmp_path / "lol" / part / "low", "1_dim.png", "22_dim.png")
         images(tmp_path / "lol" / part / "high", "1.png", "22.png")
-    assert open_lol(str(tmp_path / "lol"), "test", 1, filename_tmpl="{}_dim").names == ["1", "22"]
+    assert open_photographs("LoL", str(tmp_path / "lol"), "test", 1, filename_tmpl="{}_dim").names == ["1", "22"]
 
 
-@pytest.mark.parametrize(("mode", "opening"), [("VE_LOL", open_lol_v2), ("LoL_v2", open_ve_lol)])
-def test_a_set_taken_for_the_other_is_told_by_its_mode(tmp_path, mode, opening):
+@pytest.mark.parametrize(("mode", "taken_for"), [("VE_LOL", "LoL_v2"), ("LoL_v2", "VE_LOL")])
+def test_a_set_taken_for_the_other_is_told_by_its_mode(tmp_path, mode, taken_for):
     if mode == "VE_LOL":
         ve_lol(tmp_path)
     else:
         for kind in ("Low", "Normal"):
             images(tmp_path / "Real_captured" / "Test" / kind, "1.png")
     with pytest.raises(UserError, match=f"that is the layout of mode: {mode};"):
-        opening(str(tmp_path), None, "test", 1)
+        open_photographs(taken_for, str(tmp_path), "test", 1)
 
 
 def test_a_folder_of_two_names_is_not_guessed(tmp_path):
     root = ve_lol(tmp_path, Low="LOW")
     folder = tmp_path / "VE-LOL-L-Cap-Full"
     (folder / "VE-LOL-L-Cap-LOW_test").rename(folder / "VE-LOL-L-Cap-low_test")
-    assert open_ve_lol(root, "captured", "test", 1).names == ["00690", "00691"]
+    assert open_photographs("VE_LOL", root, "test", 1, "captured").names == ["00690", "00691"]
     (folder / "VE_LOL_L_Cap_LOW_test").mkdir()
     with pytest.raises(UserError, match="VE-LOL-L-Cap-Low_test: expected this folder below root"):
-        open_ve_lol(root, "captured", "test", 1)
+        open_photographs("VE_LOL", root, "test", 1, "captured")
 
 
 def test_results_do_not_go_among_what_is_read(tmp_path):

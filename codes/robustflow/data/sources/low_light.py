@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,29 +79,12 @@ class VELOLOptions(LowLightOptions):
     subset: Literal["captured", "synthetic"] | None = Field(None, description="Which of the two; null: both.")
 
 
-@register_source("LoL", LoLOptions)
-def open_lol(root: str, split: str, scale: int, **pairing: Any) -> Pairs:
-    """Open the pairs of LOL; ``pairing`` as `pair_files` takes it.
+def open_photographs(mode: str, root: str, split: str, scale: int, subset: str | None = None, **pairing: Any) -> Pairs:
+    """Open the pairs of a set by its mode; ``low00690`` and ``normal00690`` are one.
 
-    UserError naming the folders and files, if one is missing or does not pair.
+    Those of all subsets have its name before their own; ``pairing`` as `pair_files` takes it. UserError naming the
+    folders and files, if one is missing or does not pair.
     """
-    return _open("LoL", root, None, split, scale, **pairing)
-
-
-@register_source("LoL_v2", LoLv2Options)
-def open_lol_v2(root: str, subset: str | None, split: str, scale: int, **pairing: Any) -> Pairs:
-    """Open the pairs of LOL-v2, of both subsets with their names before those of the images; else as `open_lol`."""
-    return _open("LoL_v2", root, subset, split, scale, **pairing)
-
-
-@register_source("VE_LOL", VELOLOptions)
-def open_ve_lol(root: str, subset: str | None, split: str, scale: int, **pairing: Any) -> Pairs:
-    """Open the pairs of VE-LOL-L; as `open_lol_v2`."""
-    return _open("VE_LOL", root, subset, split, scale, **pairing)
-
-
-def _open(mode: str, root: str, subset: str | None, split: str, scale: int, **pairing: Any) -> Pairs:
-    """Pairs of a subset, or of all; ``low00690`` and ``normal00690`` are one."""
     files: list[FilePair] = []
     names: list[Path] = []
     layout = _list_folders(mode, subset, split)
@@ -112,6 +95,11 @@ def _open(mode: str, root: str, subset: str | None, split: str, scale: int, **pa
         files += found
         names += [Path(key if len(layout) > 1 else "", f"{re.sub(_MARKS, '', stem)}.png") for stem in stems]
     return open_files(files, name_images(names), scale)
+
+
+register_source("LoL", LoLOptions)(partial(open_photographs, "LoL"))
+register_source("LoL_v2", LoLv2Options)(partial(open_photographs, "LoL_v2"))
+register_source("VE_LOL", VELOLOptions)(partial(open_photographs, "VE_LOL"))
 
 
 def _list_folders(mode: str, subset: str | None, split: str) -> dict[str, tuple[str, str]]:
