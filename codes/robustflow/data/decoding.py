@@ -83,13 +83,15 @@ def read_16_bit(image: Image.Image, data: bytes) -> np.ndarray:
     orientation = image.getexif().get(ORIENTATION, 1)
     require_complete(image, len(data))
     channels = _tiff_channels(image, data) if isinstance(image, TiffImageFile) else _png_channels(image, data)
-    return _UPRIGHT.get(orientation, lambda a: a)(_over_white(channels))
+    rgb = np.broadcast_to(channels[..., :3], (*channels.shape[:2], 3))
+    if channels.shape[2] == 4:
+        rgb = rgb * channels[..., 3:] + (1 - channels[..., 3:])
+    return _UPRIGHT.get(orientation, lambda a: a)(rgb)
 
 
 def _png_channels(image: Image.Image, data: bytes) -> np.ndarray:
     """(h, w, 1, 3 or 4) float32 in [0, 1]; the last of four is alpha."""
-    pixels = _decode(data)
-    key = image.info.get("transparency")
+    pixels, key = _decode(data), image.info.get("transparency")
     values = _unit(pixels)
     if pixels.shape[2] == 1 and isinstance(key, int):  # of RGB, OpenCV makes alpha itself
         alpha = (pixels != key).astype(np.float32)
@@ -173,11 +175,3 @@ def _decode(data: bytes) -> np.ndarray:
 
 def _unit(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) / np.float32(65535)
-
-
-def _over_white(channels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) of (h, w, 1, 3 or 4)."""
-    if channels.shape[2] == 1:
-        return np.repeat(channels, 3, axis=2)
-    rgb = channels[..., :3]
-    return rgb if channels.shape[2] == 3 else rgb * channels[..., 3:] + (1 - channels[..., 3:])

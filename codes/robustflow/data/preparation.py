@@ -20,7 +20,7 @@ from robustflow.data.images import list_images, read_headers, read_image
 from robustflow.data.sources.folders import name_images
 from robustflow.data.sources.prepared import INDEX, Index, PreparedImage, file_of, is_current, is_whole, read_index
 from robustflow.utils.errors import UserError, raise_all
-from robustflow.utils.files import find_existing_part, remove_leftovers, require_inside, write_atomically
+from robustflow.utils.files import find_existing_part, is_utf8, remove_leftovers, require_inside, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +122,8 @@ def _ignore_interrupts(worker: int) -> None:
 
 def _relative(file: Path, source: Path) -> str:
     image = file.relative_to(source).as_posix()
-    try:
-        image.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{source}: expected file names in UTF-8, got {image!r}; rename it") from error
+    if not is_utf8(image):
+        raise UserError(f"{source}: expected file names in UTF-8, got {image!r}; rename it")
     return image
 
 
