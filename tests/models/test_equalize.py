@@ -2,7 +2,7 @@ import cv2
 import pytest
 import torch
 
-from robustflow.data.equalize import equalize
+from robustflow.models.low_light import equalize
 
 
 def rand(*shape, seed=0):

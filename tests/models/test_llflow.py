@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from robustflow import models
 from robustflow.data.bicubic import mirror_pad
-from robustflow.data.equalize import equalize
+from robustflow.models.low_light import equalize
 
 
 def generator(seed=0):

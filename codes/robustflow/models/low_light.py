@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
+import cv2
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustflow.data.equalize import equalize
 from robustflow.encoders.low_light import chromaticity
 from robustflow.models.architecture import Architecture, require_valid
 from robustflow.models.flow_model import FlowInputs, FlowModel
@@ -115,3 +116,21 @@ class LLFlow(FlowModel):
     def _takes_mean_of_gt(self, generator: torch.Generator) -> bool:
         own = torch.Generator().manual_seed(derive_seed(generator.initial_seed(), "prior mean"))
         return bool(torch.rand((), generator=own) < self.train_gt_ratio)
+
+
+def equalize(image: Tensor) -> Tensor:
+    """Equalise the histogram of each channel of each image, rounded to 256 levels, by OpenCV's ``equalizeHist``.
+
+    It depends on the whole image: that of a crop is not the crop of it.
+
+    Args:
+        image: (..., h, w), uint8, or floating and clamped to [0, 1]; not finite counts as 0.
+
+    Returns:
+        Same shape, dtype and device; 256 levels.
+    """
+    levels = image if image.dtype == torch.uint8 else (image.nan_to_num(0, 0, 0).clamp(0, 1) * 255).round()
+    channels = levels.to(torch.uint8).flatten(0, -3).cpu().contiguous().numpy()
+    equal = torch.from_numpy(np.stack([cv2.equalizeHist(channel) for channel in channels])).view(image.shape)
+    equal = equal.to(image.device)
+    return equal if image.dtype == torch.uint8 else equal.to(image.dtype) / 255
