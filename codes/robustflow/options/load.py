@@ -75,10 +75,6 @@ _WORDING = {
 }
 
 
-# A model that is no image model has keys of its own.
-_SCHEMAS: dict[Any, type[RunOptions] | type[ToyOptions]] = {"toy2d": ToyOptions}
-
-
 # A value set outside the files: dotted key, value, and the flag it came from.
 Assignment = tuple[str, Any, str]
 
@@ -114,9 +110,13 @@ def load_any(
     own = [*(entry for text in texts for entry in _parse_overrides(text, mistakes)), *assignments]
     for key, value, source in [*_list_published(tree, own, mistakes), *own]:
         if key != "as_published":
-            tree = _merge(tree, _branch(key, node_of(value, source)))
-    model = _find(tree, ("model",))[1].value
-    schema = _SCHEMAS.get(model, RunOptions) if isinstance(model, str) else RunOptions
+            branch = node_of(value, source)
+            for name in reversed(key.split(".")):
+                branch = Node({name: branch}, source)
+            tree = _merge(tree, branch)
+    # A model that is no image model has keys of its own.
+    is_toy = _find(tree, ("model",))[1].value == "toy2d"
+    schema: type[RunOptions] | type[ToyOptions] = ToyOptions if is_toy else RunOptions
     tree = _merge(node_of(named_defaults(schema), "default"), tree)
     mistakes += _import_plugins(tree)
     options, found = _validate(tree, schema)
@@ -170,7 +170,7 @@ def dump(options: Options) -> str:
 
 def save(options: Options, path: str | Path) -> None:
     """Write ``dump(options)`` to a file that is at any moment either the old one or complete."""
-    write_atomically(path, dump(options).encode())
+    write_atomically(path, dump(options))
 
 
 def _read_file(path: Path, mistakes: list[Mistake], chain: tuple[Path, ...], asked: str = "") -> Node:
@@ -270,13 +270,6 @@ def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]
             yield key, node.value, "--override"
         except OptionsError as error:
             mistakes += error.mistakes
-
-
-def _branch(key: str, node: Node) -> Node:
-    """The tree that has a node under a dotted key."""
-    for name in reversed(key.split(".")):
-        node = Node({name: node}, node.source)
-    return node
 
 
 def _find(tree: Node, path: KeyPath) -> tuple[KeyPath, Node]:
