@@ -46,7 +46,6 @@ def prepare_images(source: Path, destination: Path, workers: int = 0) -> None:
     images = [_relative(file, source) for file in files]
     earlier = _earlier(destination)
     kept = {entry.image: entry for entry in earlier if is_current(entry, source) and is_whole(destination, entry)}
-    kept = {image: kept[image] for image in images if image in kept}
     missing = [image for image in images if image not in kept]
     _require_space(source, missing, destination)
     try:

@@ -55,7 +55,7 @@ def is_there(published: Published, root: Path) -> bool:
 
 
 def _fetch(published: Published, root: Path, url: str, *, keep: bool) -> None:
-    file, record = _file_of(published, root), _record_of(published, root)
+    place, file, record = find_place(published, root), _file_of(published, root), _record_of(published, root)
     with locks.hold(locks.beside(file), file):
         noted = checksums.read(record)
         if _has_members(published, root, noted):
@@ -68,11 +68,10 @@ def _fetch(published: Published, root: Path, url: str, *, keep: bool) -> None:
             transfer.require_same(file, checksum)
         else:
             advice = f"download it by other means (see {published.page}), put it at {file}, and run the command again"
-            folder = None if published.members is None else find_place(published, root)
+            folder = None if published.members is None else place
             transfer.download(url, file, checksum=checksum, advice=advice, folder=folder)
         digests = {published.name: checksums.digest(file)}
         if published.members is not None:
-            place = find_place(published, root)
             digests |= archives.unpack(file, place, published.members)
             log.info("%s: %d files", place, len(digests) - 1)
         checksums.note(record, digests)

@@ -1,6 +1,5 @@
 """The transfer of one file: with a progress bar, resumable, checked, and in its place only when it is whole."""
 
-import contextlib
 import http.client
 import os
 import shutil
@@ -41,7 +40,8 @@ def download(url: str, place: Path, *, checksum: str | None, advice: str, folder
     tag = place.with_name(f"{place.name}.part.tag")
     with explain_faults(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-    with _open(url, part, tag, checksum, advice) as (response, begun):
+    response, begun = _open(url, part, tag, checksum, advice)
+    with response:
         length = response.headers.get("Content-Length")
         total = begun + int(length) if length is not None and length.isdecimal() else None
         if total is not None:
@@ -92,42 +92,38 @@ def _device_of(place: Path) -> int:
     return find_existing_part(place).stat().st_dev
 
 
-@contextlib.contextmanager
-def _open(url: str, part: Path, tag: Path, checksum: str | None, advice: str) -> Iterator[tuple[Any, int]]:
-    """The answer of the server, and how many bytes of the file are there already."""
+def _open(url: str, part: Path, tag: Path, checksum: str | None, advice: str) -> tuple[Any, int]:
+    """The answer of the server, to be closed, and how many bytes of the file are there already."""
     validator = tag.read_text() if tag.is_file() else ""
     # The last byte again: of a part that is the whole file, nothing would be left to be asked for.
     begun = max(0, part.stat().st_size - 1) if part.is_file() and (validator or checksum is not None) else 0
     headers = {"User-Agent": f"robustflow/{__version__}", "Accept-Encoding": "identity"}
     if begun:
         headers |= {"Range": f"bytes={begun}-", **({"If-Range": validator} if validator else {})}
-    with contextlib.ExitStack() as stack:
-        try:
-            response = stack.enter_context(
-                urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_PATIENCE)
-            )
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code != _CANNOT_RESUME or not begun:
-                raise RunFailed(f"{url}: the server answered {error.code} {error.reason}; {advice}") from error
-            # What is there is no beginning of the file: from the start.
-            _remove(part, tag)
-            response, _ = stack.enter_context(_open(url, part, tag, checksum, advice))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise RunFailed(f"{url}: cannot be reached ({reason}); without a network, {advice}") from error
-        given = response.headers.get("Content-Range")
-        if given is not None and not given.startswith(f"bytes {begun}-"):
-            raise RunFailed(f"{url}: expected the bytes from {begun} on, the server sends {given}; {advice}")
-        if given is None:
-            begun = 0
-            _remove(part)
-            validator = response.headers.get("ETag", "")
-            validator = response.headers.get("Last-Modified", "") if validator[:1] != '"' else validator
-            write_atomically(tag, validator)
-        else:
-            os.truncate(part, begun)
-        yield response, begun
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_PATIENCE)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != _CANNOT_RESUME or not begun:
+            raise RunFailed(f"{url}: the server answered {error.code} {error.reason}; {advice}") from error
+        # What is there is no beginning of the file: from the start.
+        _remove(part, tag)
+        return _open(url, part, tag, checksum, advice)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise RunFailed(f"{url}: cannot be reached ({reason}); without a network, {advice}") from error
+    given = response.headers.get("Content-Range")
+    if given is None:
+        _remove(part)
+        validator = response.headers.get("ETag", "")
+        validator = response.headers.get("Last-Modified", "") if validator[:1] != '"' else validator
+        write_atomically(tag, validator)
+        return response, 0
+    if not given.startswith(f"bytes {begun}-"):
+        response.close()
+        raise RunFailed(f"{url}: expected the bytes from {begun} on, the server sends {given}; {advice}")
+    os.truncate(part, begun)
+    return response, begun
 
 
 def _receive(response: Any, part: Path, begun: int, total: int | None) -> None:

@@ -86,9 +86,9 @@ def of_encoder(flow: ConditionalFlow) -> dict[str, Published]:
     """Layout of a published encoder's checkpoint, its image head left out, read into the encoder of a flow."""
     encoder = flow.encoder
     if isinstance(encoder, RRDBEncoder):
-        return dict(_encoder(encoder, "encoder.")) | dict(_unused_head(encoder, flow.scale))
+        return dict(_encoder(encoder)) | dict(_unused_head(encoder, flow.scale))
     if isinstance(encoder, LowLightEncoder):
-        return dict(_low_light(encoder, "encoder.")) | dict(_unused_low_light(encoder))
+        return dict(_low_light(encoder))
     raise ValueError(f"expected a flow with the encoder RRDB or low_light, got {type(encoder).__name__}")
 
 
@@ -104,7 +104,7 @@ def _unused_features(flow: ConditionalFlow) -> Entries:
 
 def of_rrdb(network: RRDBNet) -> dict[str, Published]:
     """Layout of a published RRDB checkpoint, image head included."""
-    layout = dict(_encoder(network.encoder, "encoder."))
+    layout = dict(_encoder(network.encoder))
     n_own = len(network.encoder.up_convs)
     heads = {f"upconv{n_own + k + 1}": f"up_convs.{k}." for k in range(len(network.up_convs))}
     heads |= {"HRconv": "conv_hr.", "conv_last": "conv_last."}
@@ -125,22 +125,19 @@ def _conv(module: nn.Module, ours: str, theirs: str, options: tuple[str, str]) -
     yield f"{theirs}.bias", Published(tuple(bias.shape), (Piece(f"{ours}bias"),), axes[:1] if options[0] else ())
 
 
-def _encoder(encoder: RRDBEncoder, ours: str) -> Entries:
-    yield from _trunk(encoder, ours)
+def _encoder(encoder: RRDBEncoder) -> Entries:
+    yield from _trunk(encoder)
     for k, conv in enumerate(encoder.up_convs):
-        yield from _conv(conv, f"{ours}up_convs.{k}.", f"upconv{k + 1}", (NF, NF))
+        yield from _conv(conv, f"encoder.up_convs.{k}.", f"upconv{k + 1}", (NF, NF))
 
 
-def _low_light(encoder: LowLightEncoder, ours: str) -> Entries:
-    yield from _trunk(encoder, ours)
-    yield from _conv(encoder.conv_second, f"{ours}conv_second.", "conv_second", (NF, NF))
+def _low_light(encoder: LowLightEncoder) -> Entries:
+    yield from _trunk(encoder)
+    yield from _conv(encoder.conv_second, "encoder.conv_second.", "conv_second", (NF, NF))
     for k, conv in enumerate(encoder.down_convs):
-        yield from _conv(conv, f"{ours}down_convs.{k}.", f"downconv{k + 1}", (NF, NF))
-    yield from _conv(encoder.color_head, f"{ours}color_head.", "fine_tune_color_map.0", ("", NF))
-
-
-def _unused_low_light(encoder: LowLightEncoder) -> Entries:
-    """Layers that the published low-light encoder carries and never runs."""
+        yield from _conv(conv, f"encoder.down_convs.{k}.", f"downconv{k + 1}", (NF, NF))
+    yield from _conv(encoder.color_head, "encoder.color_head.", "fine_tune_color_map.0", ("", NF))
+    # Layers that the published encoder carries and never runs.
     nf = encoder.native_channels
     missing = range(len(encoder.down_convs) + 1, 4)
     kernels = {**{f"downconv{k}": (nf, nf, 3, 3) for k in missing}, "HRconv": (nf, nf, 3, 3)}
@@ -148,15 +145,15 @@ def _unused_low_light(encoder: LowLightEncoder) -> Entries:
         yield from _unused(name, shape)
 
 
-def _trunk(encoder: RRDBEncoder | LowLightEncoder, ours: str) -> Entries:
-    yield from _conv(encoder.conv_first, f"{ours}conv_first.", "conv_first", (NF, ""))
+def _trunk(encoder: RRDBEncoder | LowLightEncoder) -> Entries:
+    yield from _conv(encoder.conv_first, "encoder.conv_first.", "conv_first", (NF, ""))
     for b, block in enumerate(encoder.blocks):
         for d, dense in enumerate(block.children()):
             for c, conv in enumerate(dense.get_submodule("convs").children()):
                 theirs = f"RRDB_trunk.{b}.RDB{d + 1}.conv{c + 1}"
                 options = (NF if c == 4 else GC, NF if c == 0 else "")
-                yield from _conv(conv, f"{ours}blocks.{b}.{d}.convs.{c}.", theirs, options)
-    yield from _conv(encoder.trunk_conv, f"{ours}trunk_conv.", "trunk_conv", (NF, NF))
+                yield from _conv(conv, f"encoder.blocks.{b}.{d}.convs.{c}.", theirs, options)
+    yield from _conv(encoder.trunk_conv, "encoder.trunk_conv.", "trunk_conv", (NF, NF))
 
 
 def _unused_head(encoder: RRDBEncoder, scale: int) -> Entries:

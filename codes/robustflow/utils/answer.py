@@ -75,7 +75,7 @@ def answering(
     except RunFailed as error:
         reply.status = _tell(FAILED, str(error))
     except BrokenPipeError:
-        _discard_output()  # as of `_flush_output`, where more is printed than a pipe holds
+        _discard_output()  # whoever read it wants no more
     except OSError as error:
         if error.errno not in _FAULTS_OF_FILES:
             raise
@@ -152,8 +152,6 @@ def _flush_output() -> None:
         return
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()  # whoever read it wants no more
     except OSError:
         _discard_output()
         raise
