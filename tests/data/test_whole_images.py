@@ -78,7 +78,7 @@ def test_noise_in_training_differs_from_epoch_to_epoch(folders, tmp_path):
 
 def test_noise_of_an_epoch_is_that_of_the_whole_image(folders):
     noisy = data.build_training(options(folders, GT_size=8, lr_noise=0.1, lr_gain=0.5), 1, 3, condition_of).source
-    pairs = [[noisy.pair_in(epoch, index)[1] for index in range(2)] for epoch in (0, 1, 0)]
+    pairs = [[noisy.pair(index, epoch)[1] for index in range(2)] for epoch in (0, 1, 0)]
     for index in range(2):
         first, second, again = (of_epoch[index] for of_epoch in pairs)
         assert torch.equal(first, again) and not torch.equal(first, second)

@@ -43,7 +43,6 @@ def downsample(x: Tensor, scale: int, kernel: Kernel = "bicubic") -> Tensor:
         (..., c, ceil(h / scale), ceil(w / scale)), dtype of ``x``. uint8 images are rounded (half to even) and clipped
         after each pass, first along the height; floating ones are neither rounded nor clipped, and differentiable.
     """
-    _check(x, scale)
     return _resize(x, down=scale, kernel=kernel)
 
 
@@ -58,7 +57,6 @@ def upsample(x: Tensor, scale: int, dtype: torch.dtype = torch.float32) -> Tenso
     Returns:
         (..., c, h * scale, w * scale), dtype of ``x``; rounding as in :func:`downsample`.
     """
-    _check(x, scale)
     return _resize(x, up=scale, dtype=dtype)
 
 
@@ -94,13 +92,6 @@ def _mirror(n: int, first: int, end: int, device: torch.device) -> Tensor:
     return torch.minimum(index, 2 * n - 1 - index)
 
 
-def _check(x: Tensor, scale: int) -> None:
-    if x.ndim < 3 or 0 in x.shape[-2:] or not (x.dtype == torch.uint8 or x.is_floating_point()):
-        raise ValueError(f"expected an image (..., c, h, w), uint8 or floating, got {tuple(x.shape)}, {x.dtype}")
-    if scale < 1:
-        raise ValueError(f"expected an integer factor of at least 1, got {scale}")
-
-
 def _resize(
     x: Tensor, down: int = 1, up: int = 1, dtype: torch.dtype = torch.float32, kernel: Kernel = "bicubic"
 ) -> Tensor:
@@ -111,6 +102,10 @@ def _resize(
     lanczos), so that ties are ties and a crop of a resized image equals the resized crop.
     """
     rounded = x.dtype == torch.uint8
+    if x.ndim < 3 or 0 in x.shape[-2:] or not (rounded or x.is_floating_point()):
+        raise ValueError(f"expected an image (..., c, h, w), uint8 or floating, got {tuple(x.shape)}, {x.dtype}")
+    if min(down, up) < 1:
+        raise ValueError(f"expected an integer factor of at least 1, got {min(down, up)}")
     work = torch.float64 if rounded else torch.promote_types(x.dtype, dtype)
     size = [-(-n // down) for n in x.shape[-2:]]
     margin = math.ceil(_WIDTHS[kernel])

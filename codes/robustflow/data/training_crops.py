@@ -144,7 +144,7 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         index = self._image_of(i)
         name = self.source.names[index]
         source, epoch = self.source, i // len(self.source)
-        hr, lr = source.pair_in(epoch, index) if isinstance(source, WholeImages) else source.pair(index)
+        hr, lr = source.pair(index, epoch) if isinstance(source, WholeImages) else source.pair(index)
         if hr is None:
             raise UserError(f"image '{name}': expected an HR image to train on, got an LR image alone")
         height, width = lr_size(hr, lr, self.scale)

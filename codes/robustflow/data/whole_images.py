@@ -41,28 +41,25 @@ class WholeImages(Source):
         """Height and width of an HR image if known without decoding it."""
         return self.source.size(index)
 
-    def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:
-        """HR (3, H, W) or None, and LR (3, h, w), None or the condition (c, h, w); of an image always the same."""
-        return self._alter(index, self.names[index])
+    def pair(self, index: int, epoch: int | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """HR (3, H, W) or None, and LR (3, h, w), None or the condition (c, h, w).
 
-    def pair_in(self, epoch: int, index: int) -> tuple[Tensor | None, Tensor | None]:
-        """As `pair`, with chance of the epoch's own."""
-        return self._alter(index, self.names[index], epoch)
-
-    def _alter(self, index: int, *seeds: str | int) -> tuple[Tensor | None, Tensor | None]:
+        Of an image always the same; with an ``epoch``, with chance of its own.
+        """
         hr, lr = self.source.pair(index)
         if self.of_hr:
             if hr is None:
                 raise UserError(f"image '{self.names[index]}': expected an HR image to degrade, got an LR image alone")
-            hr, lr = degrade_hr(self.of_hr, hr, self._generator("hr degradations", *seeds)), None
+            hr, lr = degrade_hr(self.of_hr, hr, self._generator("hr degradations", index, epoch)), None
         if self.condition_of is None:
             return hr, lr
         lr = self._require_lr(index, lr)
-        lr = apply(self.of_lr, to_float(lr), self._generator("lr noise", *seeds)) if self.of_lr else lr
+        lr = apply(self.of_lr, to_float(lr), self._generator("lr noise", index, epoch)) if self.of_lr else lr
         return hr, self.condition_of(lr)
 
-    def _generator(self, purpose: str, *seeds: str | int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(purpose, self.seed, *seeds))
+    def _generator(self, purpose: str, index: int, epoch: int | None) -> torch.Generator:
+        epochs = () if epoch is None else (epoch,)
+        return torch.Generator().manual_seed(derive_seed(purpose, self.seed, self.names[index], *epochs))
 
     def _require_lr(self, index: int, lr: Tensor | None) -> Tensor:
         if lr is None:

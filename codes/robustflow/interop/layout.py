@@ -199,8 +199,9 @@ def _couplings(level: FlowLevel, k: int, ours: str, theirs: str, suffix: str, no
     own = f"{theirs}f{suffix}"
 
     def network(layer: nn.Module, name: str, theirs: str, rest: list[Piece], n_rest: int) -> Entries:
-        inside = f"{ours}steps.{k}.{name}.network."
-        return _parameter_network(_network(layer), inside, theirs, rest, n_rest, num_params)
+        inside, own_network = f"{ours}steps.{k}.{name}.network.", layer.get_submodule("network")
+        assert isinstance(own_network, ConvNetwork), "as flows are built"
+        return _parameter_network(own_network, inside, theirs, rest, n_rest, num_params)
 
     n_features = level.injector_projection.native.shape[1] + level.injector_projection.taps.shape[1]
     injector = _feature_pieces(level, f"{ours}injector_projection.", 0, k)
@@ -215,13 +216,6 @@ def _couplings(level: FlowLevel, k: int, ours: str, theirs: str, suffix: str, no
     elif noise_channels > 0:
         for name, entry in network(step.coupling, "", f"{own}_std.", [], noise_channels):
             yield name, Published(entry.shape)
-
-
-def _network(layer: nn.Module) -> ConvNetwork:
-    network = layer.get_submodule("network")
-    if not isinstance(network, ConvNetwork):
-        raise ValueError(f"expected a convolutional parameter network, got {type(network).__name__}")
-    return network
 
 
 def _rows(level: FlowLevel, k: int) -> View:

@@ -16,9 +16,6 @@ from robustflow.utils import cpus
 
 log = logging.getLogger(__name__)
 
-# In training, in evaluation.
-_AUTO = ("tf32", "fp32")
-
 
 def resolve(option: str, training: bool, device: torch.device | None = None) -> str:
     """What the option ``precision`` means: "fp32", "tf32" or "bf16".
@@ -28,7 +25,8 @@ def resolve(option: str, training: bool, device: torch.device | None = None) -> 
         training: Whether gradients for a training step are computed.
         device: Where; on CPUs "tf32" is "fp32". None: not asked.
     """
-    chosen = _AUTO[not training] if option == "auto" else option
+    auto = "tf32" if training else "fp32"
+    chosen = auto if option == "auto" else option
     return "fp32" if chosen == "tf32" and device is not None and device.type == "cpu" else chosen
 
 
