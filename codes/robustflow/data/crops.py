@@ -103,10 +103,6 @@ class Cropping:
         assert len(reaches) == len(self.degradations), "without a reach: degraded before anything is cropped"
         return math.ceil(max(1, reach(self.kernel)) + sum(reaches) / self.scale)
 
-    def makes_lr(self, lr: Tensor | None) -> bool:
-        """Whether the LR image is made, rather than the one that is given used."""
-        return lr is None or len(self.degradations) > 0
-
     def crop_hr(self, hr: Tensor, box: Box, shift: Shift = (0, 0)) -> Tensor:
         """Crop a degraded HR image (3, H, W): (3, box.height * scale, box.width * scale), dtype as given.
 
@@ -120,8 +116,7 @@ class Cropping:
 
     def crop_lr(self, hr: Tensor | None, lr: Tensor | None, box: Box) -> Tensor:
         """Crop an LR image (c, H // scale, W // scale), made from HR if need be: (c, box.height, box.width)."""
-        if not self.makes_lr(lr):
-            assert lr is not None, "it would be made"
+        if lr is not None and not self.degradations:
             return box.of(lr)
         assert hr is not None, "a source gives HR, LR or both; only HR can be degraded first"
         region, inner = self._degraded_region(hr, box)
@@ -140,7 +135,7 @@ class Cropping:
             ``window``, see `mirrored_window`, if the LR image is to be made from 8-bit pixels, where every way of
             computing it gives the same, and ``shift`` unless it is None; otherwise ``gt``, shifted, and ``lr``.
         """
-        if hr.dtype == torch.uint8 and self.makes_lr(lr):
+        if hr.dtype == torch.uint8 and (lr is None or self.degradations):
             window = {"window": self.mirrored_window(hr, box)}
             return window if shift is None else {**window, "shift": torch.tensor(shift)}
         gt = self.crop_hr(hr, box, (0, 0) if shift is None else shift)

@@ -144,11 +144,8 @@ def read_headers(files: Sequence[Path]) -> dict[Path, Header]:
         UserError: naming those that cannot be used, the first five and how many; errors as `read_image`.
     """
     found = dict(zip(files, for_all(files, read_header), strict=True))
-    by_note: dict[str, list[Path]] = {}
-    for file, header in found.items():
-        if header.note is not None:
-            by_note.setdefault(header.note, []).append(file)
-    for note, noted in by_note.items():
+    for note in dict.fromkeys(header.note for header in found.values() if header.note is not None):
+        noted = [file for file, header in found.items() if header.note == note]
         say_once(f"{len(noted)} of {len(found)} images have {note}; taken as sRGB: {enumerate_some(noted)}")
     return found
 

@@ -156,9 +156,7 @@ def _list_published(tree: Node, own: list[Assignment], mistakes: list[Mistake]) 
         mistakes.append(Mistake(given.source, ("as_published",), f"expected true or false, got {show(given.value)}"))
     if given.value is not True:
         return []
-    model = tree.value.get("model", Node(None, ""))
-    name = model.value["type"].value if isinstance(model.value, dict) and "type" in model.value else model.value
-    noiseless = {"model.noise_std": 0.0} if name == "SRFlow" else {}
+    noiseless = {"model.noise_std": 0.0} if _find(tree, ("model", "type"))[1].value == "SRFlow" else {}
     settings = {**option_files.AS_PUBLISHED, **noiseless}
     return [(key, value, "as_published") for key, value in settings.items()]
 

@@ -57,7 +57,10 @@ def hold(lock: Path, folder: Path, advice: str = _ADVICE) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             if descriptor is not None:
-                _release(lock, descriptor)
+                # While it is locked: nobody else can have it.
+                with os.fdopen(descriptor):
+                    if _is_still(lock, descriptor):
+                        lock.unlink()
             # Nothing stays of a run that did not begin.
             for parent in missing:
                 parent.rmdir()
@@ -107,12 +110,3 @@ def _is_still(lock: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(lock), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _release(lock: Path, descriptor: int) -> None:
-    try:
-        # While it is locked: nobody else can have it.
-        if _is_still(lock, descriptor):
-            lock.unlink()
-    finally:
-        os.close(descriptor)

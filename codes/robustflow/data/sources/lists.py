@@ -61,13 +61,12 @@ def open_lists(dataroot_GT: Sequence[str], dataroot_LQ: Sequence[str] | None, sc
     pairs: list[tuple[LazyImage | None, LazyImage | None]] = []
     names: list[str] = []
     stems = name_images([Path(Path(file).name) for file in dataroot_GT])
-    for number, (gt, stem) in enumerate(zip(dataroot_GT, stems, strict=True)):
+    lq_files = [None] * len(dataroot_GT) if dataroot_LQ is None else dataroot_LQ
+    for gt, lq, stem in zip(dataroot_GT, lq_files, stems, strict=True):
         hr = _pictures(gt)
-        lr = [None] * len(hr) if dataroot_LQ is None else _pictures(dataroot_LQ[number])
-        if dataroot_LQ is not None and len(hr) != len(lr):
-            raise UserError(
-                f"{dataroot_LQ[number]}: expected {len(hr)} LR images, as many as HR images in {gt}, got {len(lr)}"
-            )
+        lr = [None] * len(hr) if lq is None else _pictures(lq)
+        if len(hr) != len(lr):
+            raise UserError(f"{lq}: expected {len(hr)} LR images, as many as HR images in {gt}, got {len(lr)}")
         pairs += zip(hr, lr, strict=True)
         names += [f"{stem}_{index:04d}" for index in range(len(hr))]
     return Pairs(pairs, names, scale)
