@@ -54,26 +54,21 @@ def _of_esrgan(name: str, digest: str) -> Published:
     return Published(url, f"pretrained_weights/{name}", page, None, f"sha256:{digest}", 66929193, mirror=True)
 
 
+def _of_div2k(split: str, place: str, digest: str, size: int) -> Published:
+    url = f"{_DIV2K}/DIV2K_{split}_HR.zip"
+    return Published(url, place, f"{_DIV2K}/", _IMAGES, f"sha256:{digest}", size)
+
+
 def _of_iqa(name: str) -> Published:
     url = f"{_HUB}/chaofengc/IQA-PyTorch-Weights/resolve/main/{name}"
     return Published(url, f"{{hub}}/pyiqa/{name}", f"{_HUB}/chaofengc/IQA-PyTorch-Weights")
 
 
-_TRAIN = Published(
-    f"{_DIV2K}/DIV2K_train_HR.zip",
-    "datasets/DF2K/train_HR",
-    f"{_DIV2K}/",
-    _IMAGES,
-    "sha256:9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
-    3530603713,
+_TRAIN = _of_div2k(
+    "train", "datasets/DF2K/train_HR", "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335", 3530603713
 )
-_VALID = Published(
-    f"{_DIV2K}/DIV2K_valid_HR.zip",
-    "datasets/DIV2K/valid_HR",
-    f"{_DIV2K}/",
-    _IMAGES,
-    "sha256:20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",
-    448993893,
+_VALID = _of_div2k(
+    "valid", "datasets/DIV2K/valid_HR", "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc", 448993893
 )
 # By the name that is asked for: what it is, and its files.
 FILES: dict[str, tuple[str, tuple[Published, ...]]] = {

@@ -6,10 +6,9 @@
 
 import json
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -22,8 +21,6 @@ from robustflow.registry import Options
 from robustflow.utils.errors import UserError, for_all
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 INDEX = "index.json"
 FORMAT: Final = "robustflow prepared images"
@@ -100,26 +97,23 @@ def read_index(folder: Path) -> Index:
             f"{file}: expected the index of prepared images, got {reason}; write them with {COMMAND} SOURCE "
             "DESTINATION and give that DESTINATION, or read image files with mode: folder"
         ) from error
-    values = _parse(file, lambda: json.loads(text))
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+    try:
+        values = json.loads(text)
+        of_ours = isinstance(values, dict) and values.get("format") == FORMAT
+        index = Index.model_validate_json(text) if of_ours and values.get("version") == VERSION else None
+    except (ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{file}: damaged ({first}); delete its folder and prepare the images again") from error
+    if not of_ours:
         raise UserError(f"{file}: expected the index that {COMMAND} writes, got another file")
-    if values.get("version") != VERSION:
+    if index is None:
         raise UserError(
             f"{file}: expected version {VERSION} of the index, got {values.get('version')!r}, written by another "
             "version of robustflow; prepare the images again, into another folder"
         )
-    index = _parse(file, lambda: Index.model_validate_json(text))
     for entry in index.images:
         _require_below(file, entry)
     return index
-
-
-def _parse(file: Path, parse: Callable[[], T]) -> T:
-    try:
-        return parse()
-    except (ValueError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{file}: damaged ({first}); delete its folder and prepare the images again") from error
 
 
 def is_whole(folder: Path, entry: PreparedImage) -> bool:
