@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,16 @@ def residual(hr: Tensor, lr: Tensor, scale: int) -> float:
 
 
 def _warn_of_other_lr(key: str, dataset: DatasetOptions, scale: int) -> None:
-    """Warn of LR images that are not the bicubic ones of their HR images, by the first few pairs."""
-    found = {name: residual(hr, lr, scale) for name, hr, lr in _first_pairs(dataset, scale)}
+    """Warn of LR images that are not the bicubic ones of their HR images, by the first few pairs of files."""
+    if getattr(dataset, "dataroot_GT", None) is None or getattr(dataset, "dataroot_LQ", None) is None:
+        return
+    # The source itself would read the headers of all files.
+    source = _first_files(dataset, scale) if type(dataset) in _OF_FILES else DATASETS.build(dataset, scale=scale)
+    found: dict[str, float] = {}
+    for index in range(min(_PAIRS, len(source))):
+        hr, lr = source.pair(index)
+        if hr is not None and lr is not None:
+            found[source.names[index]] = residual(hr, lr, scale)
     worst = max(found, key=lambda name: found[name], default="")
     if found and found[worst] > _LARGEST_RESIDUAL:
         log.warning(
@@ -81,18 +89,6 @@ def _warn_of_other_lr(key: str, dataset: DatasetOptions, scale: int) -> None:
             "LR images are made so.",
             *(key, worst, found[worst], _LARGEST_RESIDUAL),
         )
-
-
-def _first_pairs(dataset: DatasetOptions, scale: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, HR and LR image of the first pairs of files; none where LR images are made."""
-    if getattr(dataset, "dataroot_GT", None) is None or getattr(dataset, "dataroot_LQ", None) is None:
-        return
-    # The source itself would read the headers of all files.
-    source = _first_files(dataset, scale) if type(dataset) in _OF_FILES else DATASETS.build(dataset, scale=scale)
-    for index in range(min(_PAIRS, len(source))):
-        hr, lr = source.pair(index)
-        if hr is not None and lr is not None:
-            yield source.names[index], hr, lr
 
 
 def _first_files(dataset: Any, scale: int) -> Source:
