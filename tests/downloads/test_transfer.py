@@ -160,6 +160,9 @@ def test_a_disk_that_fills_up(served, tmp_path, monkeypatch):
         def __exit__(self, *_):
             self.file.close()
 
+        def truncate(self, _):
+            pass
+
         def write(self, _):
             raise OSError(errno.ENOSPC, "No space left on device")
 

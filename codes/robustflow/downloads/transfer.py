@@ -1,7 +1,6 @@
 """The transfer of one file: with a progress bar, resumable, checked, and in its place only when it is whole."""
 
 import http.client
-import os
 import shutil
 import urllib.error
 import urllib.request
@@ -122,18 +121,18 @@ def _open(url: str, part: Path, tag: Path, checksum: str | None, advice: str) ->
     if not given.startswith(f"bytes {begun}-"):
         response.close()
         raise RunFailed(f"{url}: expected the bytes from {begun} on, the server sends {given}; {advice}")
-    os.truncate(part, begun)
     return response, begun
 
 
 def _receive(response: Any, part: Path, begun: int, total: int | None) -> None:
-    """Append what comes to a file; what came stays there if the transfer breaks."""
+    """Write what comes to a file from a byte on; what came stays there if the transfer breaks."""
     name = part.name.removesuffix(".part")
     with (
         explain_faults(part),
         part.open("ab") as file,
         tqdm(initial=begun, total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=name, disable=None) as bar,
     ):
+        file.truncate(begun)
         for piece in _read_pieces(response):
             file.write(piece)
             bar.update(len(piece))
