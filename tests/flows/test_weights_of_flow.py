@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustflow.bijections.actnorm import ActNorm
-from robustflow.bijections.permutation import Permutation
+from robustflow.bijections.permutation import FixedOrthogonal, InvertibleConv, Permutation
 from robustflow.flows import build, conditional_flow, level
 from robustflow.interop import published
 from robustflow.models import FlowInputs, LLFlow
@@ -117,6 +117,21 @@ def test_changes_drop_what_is_kept(flow, counted, change):
         assert {tensor.dtype for tensor in tensors_of(after[name])} == {dtype}
 
 
+def test_fine_tuning_in_eval_mode_is_seen(flow):
+    """Whoever computes gradients is about to write to the weights."""
+    optimizer = torch.optim.SGD(flow.parameters(), lr=1e-3)
+    x, y = draw(1, 3, 8, 16, seed=1), draw(1, 3, 2, 4, seed=2)
+    with torch.no_grad():
+        before = flow.encode(x, y).log_prob
+    flow.encode(x, y).log_prob.sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        found = flow.encode(x, y).log_prob
+        expected = flow.eval().encode(x, y).log_prob
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, before)
+
+
 @torch.no_grad()
 def test_a_training_flow_keeps_nothing(flow, counted):
     flow.train()
@@ -165,6 +180,34 @@ def test_made_in_inference_mode_is_usable_outside(flow):
     # As latents' gradients through frozen weights want it.
     found = use(flow)
     found[0].sum().backward()
+
+
+@torch.no_grad()
+def test_made_under_autocast_is_what_is_made_without(flow):
+    flow.float()
+    expected = tensors_of(list(make_all(flow).values()))
+    flow.forget()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tensors_of(list(make_all(flow).values()))
+    assert_same(found, expected, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_built_in_inference_mode_it_is_usable_outside(perturb):
+    with torch.inference_mode():
+        flow = perturb(made(), std=0.05)
+        expected = use(flow)
+    assert_same(use(flow), expected, rtol=0, atol=0)
+
+
+def test_shapes_alone_are_computed_with(flow):
+    """As for what a run will need."""
+    flow = flow.to("meta")
+    x, _ = flow.decode(
+        [torch.empty(1, *shape, device="meta").double() for shape in flow.latent_shapes(8, 16)],
+        torch.empty(1, 3, 2, 4, device="meta").double(),
+    )
+    assert x.shape == (1, 3, 8, 16)
 
 
 @torch.no_grad()
@@ -246,7 +289,7 @@ def test_checkpoints_hold_nothing_of_it(flow):
 # Log-determinants of linear layers
 
 
-def test_log_det_is_the_sum_over_layers(flow):
+def sum_over_layers(flow):
     """Of each layer's own, which counts positions, over the pixels of x."""
     height, width = 8, 16
     total = torch.zeros((), dtype=torch.float64)
@@ -254,7 +297,22 @@ def test_log_det_is_the_sum_over_layers(flow):
         for step in own.mixing_steps:
             z = draw(1, len(step.actnorm.bias), height >> number, width >> number, seed=number)
             total = total + step.actnorm(z)[1][0] + step.permutation(z)[1][0]
-    torch.testing.assert_close(flow.mixing_log_det(), total / (height * width), rtol=1e-13, atol=1e-13)
+    return total / (height * width)
+
+
+def test_log_det_is_the_sum_over_layers(flow):
+    torch.testing.assert_close(flow.mixing_log_det(), sum_over_layers(flow), rtol=1e-13, atol=1e-13)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("index", [0, -1])
+def test_a_permutation_may_be_replaced_by_one_of_another_kind(flow, index):
+    replaced = flow.levels[1].mixing_steps[index]
+    other = FixedOrthogonal if isinstance(replaced.permutation, InvertibleConv) else InvertibleConv
+    replaced.permutation = other(len(replaced.actnorm.bias)).double()
+    torch.testing.assert_close(flow.mixing_log_det(), sum_over_layers(flow), rtol=1e-13, atol=1e-13)
+    x, y = draw(2, 3, 8, 16, seed=1), draw(2, 3, 2, 4, seed=2)
+    torch.testing.assert_close(flow.decode(flow.encode(x, y).latents, y)[0], x, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()

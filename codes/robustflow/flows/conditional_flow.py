@@ -55,7 +55,8 @@ class ConditionalFlow(nn.Module):
     that all latents that ``encode`` returns and ``decode`` takes are standard normal under the model.
 
     In eval mode and without autograd, what is made of the weights alone is kept until ``train``, ``eval``, ``to`` or
-    ``load_state_dict`` is called: call ``eval`` again after writing to weights.
+    ``load_state_dict`` is called, or anything is computed with autograd: call ``eval`` again after other writes to
+    weights.
 
     Args:
         encoder: g, features of the condition.
@@ -86,7 +87,7 @@ class ConditionalFlow(nn.Module):
         self.image_channels = image_channels
         self.projection_memory = projection_memory
         self._actnorms = [module for module in self.modules() if isinstance(module, ActNorm)]
-        self._kept: dict[str, Any] = {}
+        self.forget()
         self.register_load_state_dict_post_hook(_forget)
 
     @property
@@ -131,17 +132,25 @@ class ConditionalFlow(nn.Module):
 
     def forget(self) -> None:
         """Forget what was made of the weights and kept."""
-        self._kept.clear()
+        self._kept: dict[str, Any] = {}
 
     def keep(self, name: str, make: Callable[[], T]) -> T:
         """What ``make`` makes of the weights; made once, unless they are being trained."""
         if self.training or torch.is_grad_enabled():
+            # Weights may be about to change, in eval mode, too.
+            self.forget()
             return make()
-        if name not in self._kept:
-            # Usable in later calls outside inference mode, too.
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept[name] = make()
-        return cast(T, self._kept[name])
+        kept = self._kept
+        if name not in kept:
+            # For later calls, too, outside inference mode and autocast.
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast("cuda", enabled=False),
+                torch.autocast("cpu", enabled=False),
+            ):
+                kept[name] = make()
+        return cast(T, kept[name])
 
     def fold(self) -> list[LevelWeights]:
         """The levels' weights, ActNorms folded in."""

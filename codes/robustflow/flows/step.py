@@ -101,14 +101,20 @@ def fold_mixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
 def fold_unmixing(steps: Sequence[TransitionStep]) -> list[Mixing]:
     """x = (W⁻¹·z)·exp(−logs) − b of steps of one size, all at once."""
     logs, bias, weights = _stack(steps)
-    matrices = steps[0].permutation.invert_weights(weights).to(logs.dtype) * torch.exp(-logs)[..., None]
+    matrices = _kind(steps).invert_weights(weights).to(logs.dtype) * torch.exp(-logs)[..., None]
     return list(zip(matrices.unbind(), (-bias).unbind(), strict=True))
 
 
 def mixing_log_det(steps: Sequence[TransitionStep]) -> Tensor:
     """log|det| of all ActNorms and 1×1 convolutions for each position, scalar: Σ logs + Σ log|det W|."""
     logs, _, weights = _stack(steps)
-    return logs.sum() + steps[0].permutation.log_abs_det(weights).sum().to(logs.dtype)
+    return logs.sum() + _kind(steps).log_abs_det(weights).sum().to(logs.dtype)
+
+
+def _kind(steps: Sequence[TransitionStep]) -> type[Permutation]:
+    """Whose inverses and determinants are those of all steps: of any matrix, if they differ."""
+    kinds = {type(step.permutation) for step in steps}
+    return kinds.pop() if len(kinds) == 1 else Permutation
 
 
 def _stack(steps: Sequence[TransitionStep]) -> tuple[Tensor, Tensor, Tensor]:
