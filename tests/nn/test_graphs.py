@@ -40,6 +40,16 @@ def test_inactive_it_is_just_called(recording, counted):
     assert not recording.graphs
 
 
+def test_under_autocast_it_is_just_called(recording, counted):
+    """The weights that autocast has rounded are gone after it."""
+    function, calls = counted
+    graphed = Graphed(function)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert graphed(torch.ones(3), None) == 3
+    assert len(calls) == 1
+    assert not recording.graphs
+
+
 def test_it_is_captured_once_and_replayed(recording, counted):
     function, calls = counted
     graphed = Graphed(function)

@@ -72,7 +72,8 @@ class Graphed(Generic[Result]):
 
     def captures(self, device: torch.device) -> bool:
         """Whether calls on a device are captured; if not, it is as well to call the function itself."""
-        return self.active and has_graphs(device)
+        # Autocast frees the weights it has rounded, which a graph would go on reading.
+        return self.active and has_graphs(device) and not torch.is_autocast_enabled(device.type)
 
     def owns(self, result: Result) -> bool:
         """Whether this is what a capture returns, to be overwritten by the next call for its shapes."""
