@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustflow.bijections.base import Elementwise
 from robustflow.nn import fused
+from robustflow.nn.derivatives import once_differentiable
 
 Slopes = list[tuple[Tensor | float, Tensor | float]]
 Partials = tuple[Tensor, Tensor, Slopes]
@@ -19,7 +20,7 @@ class AnalyticElementwise(Elementwise):
 
     A subclass gives the map, its inverse and its first derivatives as functions of x, the parameters and its constants;
     both directions are differentiated from these, the inverse by the implicit function theorem. Each is one pass over
-    memory (``fused``), compiled once for all constants. Second derivatives are not supported.
+    memory (``fused``), compiled once for all constants. Second derivatives are an error.
 
     Attributes:
         constants: All that the map depends on besides x and its parameters, to be set by ``__init__``; ``evaluate`` and
@@ -113,7 +114,7 @@ class _Map(torch.autograd.Function):
         return result, log_slope
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         chain = ctx.of.differentiate_inverse if ctx.inverse else ctx.of.differentiate
         return *fused.run(chain, (*ctx.saved_tensors, *grads), ctx.of.numbers), None, None

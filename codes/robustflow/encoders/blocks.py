@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustflow.encoders.base import Encoder
 from robustflow.nn.checkpointing import recompute
 from robustflow.nn.convolutions import conv, for_convolution
+from robustflow.nn.derivatives import once_differentiable
 
 
 def default_taps(n_blocks: int, n_taps: int = 4) -> tuple[int, ...]:
@@ -60,7 +61,7 @@ class _DenseConvs(torch.autograd.Function):
         return maps[-1]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         n = len(saved) // 2
