@@ -48,11 +48,14 @@ class Registry:
         self._entries: dict[str, tuple[Callable[..., Any], type[Options]]] = {}
 
     def register(self, name: str, options: type[Options] = Options) -> Callable[[T], T]:
-        """Return a decorator that files a class (or factory) under ``name``. ValueError if the name is taken."""
-        if name in self._entries:
-            raise ValueError(f"{self.kind} '{name}' is registered twice")
+        """Return a decorator that files a class (or factory) under ``name``. ValueError if another has it.
+
+        The same class defined again, in a notebook or a module that is reloaded, takes the place of the former.
+        """
 
         def decorate(entry: T) -> T:
+            if name in self._entries and _origin(self._entries[name][0]) != _origin(entry):
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
             self._entries[name] = (entry, options)  # type: ignore[assignment]
             return entry
 
@@ -114,6 +117,10 @@ class Registry:
         fields = (field for field in type(options).model_fields if field != self.key and field not in without)
         values = {field: getattr(options, field) for field in fields}
         return self.entry_of(options)(**values, **context)
+
+
+def _origin(entry: Any) -> tuple[str, str]:
+    return entry.__module__, entry.__qualname__
 
 
 ELEMENTWISE = Registry("coupling", "robustflow.bijections.elementwise")

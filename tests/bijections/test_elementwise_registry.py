@@ -62,4 +62,20 @@ def test_own_map_registers_once():
 
     assert registry.options_class("shift") is Options
     with pytest.raises(ValueError, match="'shift' is registered twice"):
-        registry.register("shift", Options)
+        registry.register("shift", Options)(ExpAffine)
+
+
+def test_a_class_defined_again_takes_the_place_of_the_former():
+    """As in a notebook, whose cells are run again."""
+    registry = Registry("coupling", "robustflow.bijections.elementwise")
+
+    def run_cell():
+        @registry.register("shift", Options)
+        class Shift(Elementwise):
+            num_params = 1
+
+        return Shift
+
+    run_cell()
+    newest = run_cell()
+    assert registry.entries() == {"shift": newest}
