@@ -104,6 +104,65 @@ def test_images_that_do_not_fit_each_other_are_refused(sides):
                     model.encode(hr, lr)
 
 
+BAD_IMAGES = {
+    "uint8": lambda images: images.byte(),
+    "numpy": lambda images: images.numpy(),
+    "one image": lambda images: images[0],
+    "grey": lambda images: images[:, :1],
+    "none": lambda images: images[:0],
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_what_is_no_batch_of_images_is_refused(model, spoil):
+    """Grey ones would be taken for colour ones, as sums are of what fits."""
+    hr, lr = image(model.scale), image()
+    calls = [
+        (model.loss, (spoil(hr), lr), "hr"),
+        (model.loss, (hr, spoil(lr)), "lr"),
+        (model.sample, (spoil(lr),), "lr"),
+    ]
+    if isinstance(model, models.FlowModel):
+        calls += [(f, (spoil(hr), lr), "hr") for f in (model.bits_per_dim, model.encode)]
+        calls.append((model.decode, (model.encode(hr, lr), spoil(lr)), "lr"))
+    for function, arguments, name in calls:
+        with pytest.raises(
+            ValueError, match=rf"expected {name} \(b, 3, h, w\), a floating tensor with values in \[0, 1\]"
+        ):
+            function(*arguments)
+
+
+def test_images_that_are_not_as_many_are_refused(model):
+    for hr, lr in ((image(model.scale), image()[:1]), (image(model.scale)[:1], image())):
+        with pytest.raises(ValueError, match="expected as many hr as lr, got"):
+            model.loss(hr, lr)
+
+
+def test_called_as_a_module_it_gives_its_loss(model):
+    hr, lr = image(model.scale), image()
+    model.loss(hr, lr)
+    assert torch.equal(model(hr, lr, generator()), model.loss(hr, lr, generator()))
+
+
+def test_properties_are_not_hidden_by_modules(model):
+    names = list(model.state_dict())
+    with pytest.raises(AttributeError, match="encoder"):
+        model.encoder = torch.nn.Identity()
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("name", ["m", "m.pt", "m.ckpt"])
+def test_files_that_could_not_be_loaded_are_not_saved(model, tmp_path, name):
+    with pytest.raises(ValueError, match=r"expected a path that ends in \.safetensors"):
+        model.save(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_device_is_named_or_given(model, tmp_path):
+    model.save(tmp_path / "m.safetensors")
+    assert rf.load(tmp_path / "m.safetensors", device=torch.device("cpu")).device == torch.device("cpu")
+
+
 @pytest.mark.parametrize("numbers", [{"n": 0}, {"n": -1}, {"n": 2, "at_once": 0}, {"n": 2, "at_once": -1}], ids=str)
 def test_no_samples_are_refused(model, numbers):
     with pytest.raises(ValueError, match="expected at least one sample, and one at once, got n = "):

@@ -2,9 +2,9 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,14 @@ class Model(nn.Module, ABC):
         self._options = options
         self._run: RunOptions | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; AttributeError for a property that cannot be set, as ``encoder``, modules included."""
+        # A module would be filed beside the property, which goes on returning what it did.
+        if isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -108,15 +116,27 @@ class Model(nn.Module, ABC):
             generator: Source of the training noise; None: torch's global one seeds it.
 
         Raises:
-            ValueError: The sides of hr are not ``scale`` times those of lr.
+            ValueError: They are not such images, or not ``scale`` times the size of each other.
         """
         self._require_pair(hr, lr)
         inputs = self.loss_inputs(hr, self.condition_of(lr), seed_generator(generator))
         data, weights = self.data_loss(inputs), self.weight_loss()
         return data if weights is None else data + weights
 
+    def forward(self, hr: Tensor, lr: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``loss``, for what wraps a module and calls it: DistributedDataParallel, say."""
+        return self.loss(hr, lr, generator)
+
+    def _require_lr(self, lr: Tensor) -> None:
+        """ValueError unless lr is what a model is given."""
+        _require_images("lr", lr, (3, self.condition_channels))
+
     def _require_pair(self, hr: Tensor, lr: Tensor, missing: int = 0) -> None:
         """ValueError unless the sides of hr are ``scale`` times those of lr, or up to ``missing`` pixels less."""
+        self._require_lr(lr)
+        _require_images("hr", hr, (3,))
+        if len(hr) != len(lr):
+            raise ValueError(f"expected as many hr as lr, got {len(hr)} and {len(lr)}")
         less = [self.scale * small - large for large, small in zip(hr.shape[-2:], lr.shape[-2:], strict=True)]
         if not all(0 <= pixels <= missing for pixels in less):
             shapes = f"{tuple(hr.shape)} and {tuple(lr.shape)}"
@@ -183,6 +203,7 @@ class Model(nn.Module, ABC):
         step = n if at_once is None else at_once
         if min(n, step) < 1:
             raise ValueError(f"expected at least one sample, and one at once, got n = {n}, at_once = {at_once}")
+        self._require_lr(lr)
         draw, generator = self.prepare(lr, tile, overlap), seed_generator(generator)
         parts = [draw(temperature, [generator] * min(step, n - first)) for first in range(0, n, step)]
         return torch.cat(parts).unflatten(0, (n, len(lr)))
@@ -191,6 +212,8 @@ class Model(nn.Module, ABC):
         """Write a safetensors file that ``robustflow.load`` reads: the weights, and what the model is."""
         from robustflow.models import weights
 
+        if Path(path).suffix != ".safetensors":
+            raise ValueError(f"expected a path that ends in .safetensors, by which load knows it, got {path}")
         weights.save(Path(path), self, self.options, iteration=0)
 
     @property
@@ -209,6 +232,13 @@ class Model(nn.Module, ABC):
     @options.setter
     def options(self, run: RunOptions) -> None:
         self._run = run
+
+
+def _require_images(name: str, images: Tensor, channels: Collection[int]) -> None:
+    fits = images.ndim == 4 and images.shape[1] in channels and min(images.shape) > 0
+    if not (fits and torch.is_tensor(images) and images.is_floating_point()):
+        got = f"{type(images).__name__} of {images.dtype}, shape {tuple(images.shape)}"
+        raise ValueError(f"expected {name} (b, 3, h, w), a floating tensor with values in [0, 1], got {got}")
 
 
 def repeat(image: Tensor) -> Draw:

@@ -15,7 +15,7 @@ from robustflow.flows import ConditionalFlow, builder
 from robustflow.models.architecture import Architecture, network_options
 from robustflow.models.base import Draw, Likelihood, LossInputs, Model
 from robustflow.models.decoding import prepare_decoding
-from robustflow.registry import Options
+from robustflow.registry import ELEMENTWISE, Options
 from robustflow.utils.errors import UserError
 
 
@@ -64,6 +64,8 @@ class FlowModel(Model):
         cuda_graphs: bool = True,
         **architecture: Any,
     ) -> None:
+        if isinstance(coupling, Elementwise):
+            coupling = ELEMENTWISE.options_of(coupling)
         sizes = {**self.published_at(scale), **architecture}
         options = network_options(type(self), scale, coupling=coupling, **sizes)
         network = builder.build(options, scale, precision=precision, checkpointing=checkpointing)
@@ -133,7 +135,7 @@ class FlowModel(Model):
     def bits_per_dim(self, hr: Tensor, lr: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """−log₂ p(hr | lr) / (3HW), (b,), of a density on [0, 1]; ``generator``: of the training noise, None: seed 0.
 
-        Sides of hr (b, 3, H, W) must be multiples of ``size_multiple``. ValueError if they are not, or do not fit lr.
+        Sides of hr (b, 3, H, W) must be multiples of ``size_multiple``. ValueError if not, or if hr does not fit lr.
         """
         self._require_pair(hr, lr)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -164,6 +166,7 @@ class FlowModel(Model):
 
         H and W are ``scale`` times the sides of lr (b, 3, h, w).
         """
+        self._require_lr(lr)
         padded = self.pad(lr)
         x, _ = self.network.decode(list(latents), self.encoder_input(padded))
         return self.image(x, padded)[..., : self.scale * lr.shape[-2], : self.scale * lr.shape[-1]]

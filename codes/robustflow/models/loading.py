@@ -16,7 +16,7 @@ from robustflow.utils import devices, precision
 log = logging.getLogger(__name__)
 
 
-def load(source: str | Path, weights_file: str | Path | None = None, device: str = "auto") -> Model:
+def load(source: str | Path, weights_file: str | Path | None = None, device: str | torch.device = "auto") -> Model:
     """Load a trained model, in eval mode.
 
     Args:
@@ -35,7 +35,7 @@ def load(source: str | Path, weights_file: str | Path | None = None, device: str
     else:
         file = weights.locate(str(weights_file))
         options = options_load.load(source)
-    return load_model(options, file, devices.choose(device))
+    return load_model(options, file, devices.choose(str(device)))
 
 
 def load_model(options: RunOptions, file: Path | None = None, device: torch.device | None = None) -> Model:
