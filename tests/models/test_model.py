@@ -24,6 +24,10 @@ MODELS = {
 }
 
 
+class Unregistered(rf.Affine):
+    pass
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -144,6 +148,16 @@ def test_called_as_a_module_it_gives_its_loss(model):
     assert torch.equal(model(hr, lr, generator()), model.loss(hr, lr, generator()))
 
 
+def test_weights_may_come_from_outside(model):
+    """As of a network that makes them."""
+    model, hr, lr = model.double(), image(model.scale).double(), image().double()
+    model.loss(hr, lr)
+    weights_of = {name: 1.01 * weight.detach() for name, weight in model.named_parameters()}
+    found = torch.func.functional_call(model, weights_of, (hr, lr, generator()))
+    model.load_state_dict(weights_of, strict=False)
+    torch.testing.assert_close(found, model.loss(hr, lr, generator()), rtol=1e-9, atol=0)
+
+
 def test_properties_are_not_hidden_by_modules(model):
     names = list(model.state_dict())
     with pytest.raises(AttributeError, match="encoder"):
@@ -197,6 +211,8 @@ def test_published_weights_are_loaded_with_their_option_file(tmp_path):
         ({"scale": 1}, ValueError, "scale: expected 2, 4, 8 or 16"),
         ({"nb": 0}, ValueError, "nb: Input should be greater"),
         ({"coupling": "afine"}, ValueError, "did you mean 'affine'"),
+        ({"encoder": torch.nn.Identity()}, ValueError, "encoder: expected its name or options, got an instance"),
+        ({"coupling": Unregistered()}, ValueError, "expected a registered coupling, got Unregistered"),
         ({"encoder": "low_light"}, ValueError, "expected RRDB for super-resolution"),
     ],
     ids=str,

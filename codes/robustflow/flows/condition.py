@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustflow.bijections.networks import Context
+from robustflow.bijections.networks import Context, ConvNetwork
 from robustflow.flows.level import FlowLevel, LevelWeights
 from robustflow.flows.projection import share_out
 from robustflow.flows.step import Mixing, StepCondition
@@ -40,7 +41,7 @@ class LevelCondition:
         # Kept per step: the coupling's context and the injector's parameters. While they are made, the projection
         # of a group exists up to three times more.
         hidden = 4 * level.injector_projection.hidden_channels * native.element_size()
-        bias = level.steps[0].injector.network.get_submodule("head").get_parameter("bias")
+        bias = cast(ConvNetwork, level.steps[0].injector.network).head.bias
         per_step = native[:, 0].numel() * (hidden + bias.numel() * bias.element_size())
         limit = level.steps_at_once if torch.is_grad_enabled() else len(level.steps)
         self._group = min(limit, max(1, memory // per_step))

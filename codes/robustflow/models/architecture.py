@@ -5,6 +5,7 @@ import functools
 from typing import Any, TypedDict
 
 from pydantic import ValidationError
+from torch import nn
 
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.registry import MODELS, Options
@@ -69,6 +70,8 @@ def network_options(model: type, scale: Any, /, **architecture: Any) -> NetworkO
 
     ValueError, naming all, for what cannot be, or not together in a model of this class.
     """
+    if isinstance(architecture.get("encoder"), nn.Module):
+        raise ValueError("encoder: expected its name or options, got an instance: load its weights into model.encoder")
     nested: dict[str, Any] = {}
     for key, value in architecture.items():
         if key not in _PLACES:
