@@ -99,6 +99,12 @@ def test_a_damaged_checkpoint_without_checksums(two):
         checkpoint.find(folder_of(options), "auto")
 
 
+def test_a_checkpoint_whose_checksums_are_damaged(two):
+    file = checksums.place(folder_of(two), 2)
+    file.write_bytes(bytes(len(file.read_bytes())))
+    assert checkpoint.find(folder_of(two), "auto") == checkpoint.state_file(folder_of(two), 1)
+
+
 def test_a_damaged_checkpoint_that_is_named(make_options):
     options = make_options(train={"niter": 1})
     assert train(options)
