@@ -50,6 +50,7 @@ def test_lr_psnr_uses_the_kernel_that_lr_images_were_made_with(run, tmp_path):
     crop = tiny.crops(split="test", n_crops=1, downsampling="bilinear")
     result = run(datasets={"test": crop}, heats=(0.9,), n_sample=1)
     assert result["protocol"]["datasets"]["test"]["downsampling"] == "bilinear"
+    assert result["protocol"]["lr_psnr"].endswith("another downsampling, that in place of bicubic")
     (row,) = rows_of(tmp_path / "out")
     sample, gt = (read_image(tmp_path / "out" / "test" / f"{row['image']}_{end}.png") for end in ("t0.9_00", "gt"))
     expected = psnr(*(downsample(image, 4, "bilinear") for image in (sample, gt)))

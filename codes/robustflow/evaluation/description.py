@@ -70,6 +70,9 @@ def describe_protocol(
         sets = {name: _describe_data_set(dataset) for name, dataset in data_sets.select_tested(options).items()}
     else:
         sets = {"input": {"dataroot_LQ": input_path}}
+    lr_psnr = fidelity.LR_REFERENCES[reference]
+    if any("downsampling" in own for own in sets.values()):
+        lr_psnr += "; where a data set names another downsampling, that in place of bicubic"
     return {
         **{key: text for metric in metrics for key, text in metric.describe().items()},
         **_TEXTS,
@@ -79,7 +82,7 @@ def describe_protocol(
         "quantize": options.val.rounding,
         # Only where it is so: earlier results, which do not say, can be compared with others.
         **({"cut_to": f"multiples of {cut_to} HR pixels"} if (cut_to := options.val.cut_to) > 1 else {}),
-        **({"lr_psnr_reference": reference, "lr_psnr": fidelity.LR_REFERENCES[reference]} if has_lr_psnr else {}),
+        **({"lr_psnr_reference": reference, "lr_psnr": lr_psnr} if has_lr_psnr else {}),
         **backbone,
         "ood_fitted": ood_fitted,
         "datasets": sets,
