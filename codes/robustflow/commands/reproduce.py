@@ -219,13 +219,16 @@ def _require_places(encoders: Sequence[Job], jobs: Sequence[Job], output: Path) 
 
 def _check(jobs: Sequence[Job], missing: set[str]) -> str:
     """Try all that is to be trained; return what it takes."""
-    # What trials say of their steps is of no interest here; warnings are.
-    logging.getLogger("robustflow").setLevel(logging.WARNING)
     reports, total = [], 0.0
-    for job in jobs:
-        report, seconds = check.estimate(job.for_check(missing))
-        reports.append(report)
-        total += seconds
+    # What trials say of their steps is of no interest here; warnings are.
+    logging.disable(logging.INFO)
+    try:
+        for job in jobs:
+            report, seconds = check.estimate(job.for_check(missing))
+            reports.append(report)
+            total += seconds
+    finally:
+        logging.disable(logging.NOTSET)
     whole = datetime.timedelta(seconds=round(total))
     return "\n".join(
         [*reports, f"{len(jobs)} training{'s' * (len(jobs) > 1)}: {whole} in all, one after the other, tests apart"]
