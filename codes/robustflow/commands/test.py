@@ -10,20 +10,26 @@ examples, where python test.py does the same as robustflow test:
 All keys: robustflow options
 """
 
+import argparse
 from collections.abc import Sequence
 
 from robustflow.commands.arguments import Parser, add_options, path_text, read_options
+from robustflow.options.schema import RunOptions
 from robustflow.utils import cpus
 from robustflow.utils.answer import exit_on_mistake, print_messages, require_one_process
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "robustflow test") -> int:
     """Run the command line; return the exit status: 0 done, 1 failed, 2 mistake (see stderr), 130 interrupted."""
-    return run(make_parser(prog), arguments)
+    chosen, options = read(make_parser(prog), arguments)
+    # Imported after the options are read: a mistake in them is answered before the libraries are loaded.
+    from robustflow.commands import evaluate
+
+    return evaluate.run(options, chosen.input, chosen.output, chosen.trace)
 
 
-def run(parser: Parser, arguments: Sequence[str] | None) -> int:
-    """Test or trace, as a command line says; return the exit status, as `main`."""
+def read(parser: Parser, arguments: Sequence[str] | None) -> tuple[argparse.Namespace, RunOptions]:
+    """A command line and the options that it names; a mistake ends the process, with its message."""
     cpus.shorten_waits()
     with exit_on_mistake():
         chosen = parser.parse_args(arguments)
@@ -31,10 +37,7 @@ def run(parser: Parser, arguments: Sequence[str] | None) -> int:
         options = read_options(chosen)
         if chosen.trace:
             require_one_process()
-    # Imported after the options are read: a mistake in them is answered before the libraries are loaded.
-    from robustflow.commands import evaluate
-
-    return evaluate.run(options, chosen.input, chosen.output, chosen.trace)
+    return chosen, options
 
 
 def make_parser(prog: str = "robustflow test") -> Parser:

@@ -18,4 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="robustflow trace", description=__doc__, allow_abbrev=False)
     test.add_arguments(parser)
     parser.set_defaults(trace=True)
-    return test.run(parser, arguments)
+    chosen, options = test.read(parser, arguments)
+    from robustflow.commands import evaluate
+
+    return evaluate.run(options, chosen.input, chosen.output, trace=True)

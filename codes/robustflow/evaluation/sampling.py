@@ -17,6 +17,12 @@ def latent_generator(seed: int, name: str, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, name, index))
 
 
+def batch_generators(seed: int, name: str, n: int, batch: int) -> Iterator[list[torch.Generator]]:
+    """Generators of n samples, at most ``batch`` at a time."""
+    for first in range(0, n, batch):
+        yield [latent_generator(seed, name, index) for index in range(first, min(first + batch, n))]
+
+
 @torch.no_grad()
 def draw_samples(
     model: Model,
@@ -48,7 +54,8 @@ def draw_samples(
     for heat in heats:
         wanted = n if isinstance(n, int) else n(heat)
         samples, first = None, 0
-        for part in batches(draw, heat, wanted, name=name, seed=seed, batch=batch):
+        for generators in batch_generators(seed, name, wanted, batch):
+            part = draw(heat, generators)
             if len(part) == wanted:
                 samples = part.contiguous()
                 break
@@ -66,8 +73,8 @@ def batches(draw: Draw, heat: float, n: int, *, name: str, seed: int, batch: int
 
     See `draw_samples`.
     """
-    for first in range(0, n, batch):
-        yield draw(heat, [latent_generator(seed, name, index) for index in range(first, min(first + batch, n))])
+    for generators in batch_generators(seed, name, n, batch):
+        yield draw(heat, generators)
 
 
 def average(samples: Tensor) -> Tensor:
