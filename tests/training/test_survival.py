@@ -99,10 +99,13 @@ def test_a_damaged_checkpoint_without_checksums(two):
         checkpoint.find(folder_of(options), "auto")
 
 
-def test_a_checkpoint_whose_checksums_are_damaged(two):
-    file = checksums.place(folder_of(two), 2)
-    file.write_bytes(bytes(len(file.read_bytes())))
+@pytest.mark.parametrize("damage", [bytes.upper, lambda text: bytes(len(text)), lambda text: text[:80], lambda _: b""])
+def test_a_checkpoint_whose_checksums_are_damaged(two, damage):
+    file, state = checksums.place(folder_of(two), 2), checkpoint.state_file(folder_of(two), 2)
+    file.write_bytes(damage(file.read_bytes()))
     assert checkpoint.find(folder_of(two), "auto") == checkpoint.state_file(folder_of(two), 1)
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.find(folder_of(two), str(state))
 
 
 def test_a_damaged_checkpoint_that_is_named(make_options):

@@ -123,7 +123,7 @@ def find(experiment: Path, resume_state: str | None) -> Path | None:
     if not state.is_file():
         raise CheckpointError(f"{state}: expected a {SUFFIX} file or 'auto' in path.resume_state, no such file")
     _read(state)
-    fault = checksums.fault_of_any(state.parent.parent, int(state.stem), _SPARE) if state.stem.isdigit() else None
+    fault = checksums.fault_of_any(state, _SPARE) if state.stem.isdigit() else None
     if fault is not None:
         raise CheckpointError(f"{state}: damaged checkpoint ({fault}); resume an older {SUFFIX} file")
     return state
@@ -179,9 +179,8 @@ def fault_of(state: Path, spare: str | None = None) -> str | None:
 
     Files whose names end in ``spare`` do not count.
     """
-    experiment, iteration = state.parent.parent, int(state.stem)
-    fault = checksums.fault_of_any(experiment, iteration, spare)
-    if fault is not None or checksums.place(experiment, iteration).is_file():
+    fault = checksums.fault_of_any(state, spare)
+    if fault is not None or checksums.place(state.parent.parent, int(state.stem)).is_file():
         return fault
     # An older checkpoint, without checksums.
     try:

@@ -34,12 +34,17 @@ def fault(file: Path) -> str | None:
     return _fault(file, noted.get(f"{file.absolute().parent.name}/{file.name}"))
 
 
-def fault_of_any(experiment: Path, iteration: int, spare: str | None = None) -> str | None:
-    """What is wrong with the files of an iteration: the first that is missing or damaged; None if nothing is.
+def fault_of_any(state: Path, spare: str | None = None) -> str | None:
+    """What is wrong with the files of a checkpoint: the first that is missing or damaged; None if nothing is.
 
-    Files whose names end in ``spare`` do not count.
+    Files whose names end in ``spare`` do not count. The state, by which it is named, is noted last: a record without it
+    was cut off.
     """
-    noted = read(place(experiment, iteration))
+    experiment = state.parent.parent
+    record = place(experiment, int(state.stem))
+    noted = read(record)
+    if record.is_file() and all(Path(name).stem != record.stem for name in noted):
+        return f"{record}: damaged, the checksum of {state.name} is not in it"
     needed = {name: digest for name, digest in noted.items() if spare is None or not name.endswith(spare)}
     faults = (_fault(experiment / name, digest) for name, digest in needed.items())
     return next((found for found in faults if found is not None), None)
