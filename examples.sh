@@ -18,7 +18,7 @@
 # From another folder: files and folders that flags name are those of that folder; all else is found and written here.
 set -euo pipefail
 caller=$PWD
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 # What a flag is given: a file or folder, if it is one, from where the caller is.
 from_caller() {
@@ -297,6 +297,7 @@ if [ "$caller" != "$PWD" ]; then
     for word in "$@"; do
         case $word in
             --*=*) arguments+=("${word%%=*}=$(from_caller "${word%%=*}" "${word#*=}")") ;;
+            -*) arguments+=("$word") ;; # a flag, not what the one before it is given
             *) arguments+=("$(from_caller "$flag" "$word")") ;;
         esac
         flag=$word

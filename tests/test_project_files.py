@@ -84,7 +84,9 @@ def test_mistakes_are_told_before_anything_is_installed(tmp_path, words, message
 
 def test_what_flags_name_is_taken_from_where_the_caller_is(tmp_path):
     place, environment = tmp_path / "check out", tmp_path / "environment"
-    for folder in (place / "confs", environment / "bin", tmp_path / "photos", place / "experiments" / "x"):
+    elsewhere = tmp_path / "elsewhere"  # where a shell would look for the checkout first
+    own = (place / "confs", environment / "bin", tmp_path / "photos", place / "experiments" / "x")
+    for folder in (*own, elsewhere / place.name):
         folder.mkdir(parents=True)
     for file in (place / "confs" / "demo.yml", place / "pyproject.toml", tmp_path / "a.safetensors"):
         file.touch()
@@ -96,7 +98,7 @@ def test_what_flags_name_is_taken_from_where_the_caller_is(tmp_path):
 
     def run(*words):
         command = ["bash", "check out/examples.sh", *words]
-        variables = {"PATH": path, "VIRTUAL_ENV": str(environment)}
+        variables = {"PATH": path, "VIRTUAL_ENV": str(environment), "CDPATH": str(elsewhere)}
         done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
@@ -106,3 +108,4 @@ def test_what_flags_name_is_taken_from_where_the_caller_is(tmp_path):
     words = run("study", "seeds", "demo", "--weights", "a.safetensors", "--output=/out", "-n", "--override", "a=b")
     assert words[5:] == ["--weights", f"{tmp_path}/a.safetensors", "--output=/out", "-n", "--override", "a=b"]
     assert run("study", "seeds", "demo", "--weights", "experiments/x")[-1] == "experiments/x"
+    assert run("study", "seeds", "demo", "--output", "--quiet")[-2:] == ["--output", "--quiet"]
