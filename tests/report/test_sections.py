@@ -94,3 +94,9 @@ def test_names_with_dollars_are_no_formulas(tmp_path):
     line = [(0.0, 1.0, ""), (1.0, 2.0, "")]
     plots.save_png(plots.grid({name: [({name: line}, "x", "y", None)]}), tmp_path / "curves.png")
     ood.plot({name: [(0.0, 0.0), (1.0, 100.0)]}, tmp_path / "ood.png")
+
+
+def test_names_that_begin_with_an_underscore_are_in_the_legend():
+    names = ["_a", "b_c"]
+    figure = plots.grid({"": [({name: [(0.0, 1.0, "")] for name in names}, "x", "y", None)]})
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == names

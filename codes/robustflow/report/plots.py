@@ -131,8 +131,9 @@ def legend(names: Sequence[str]) -> list[tuple[str, int, str, str]]:
 
 
 def literal(name: str) -> str:
-    """A name for a figure, where "$" would begin a formula."""
-    return name.replace("$", r"\$")
+    """A name for a figure, where "$" would begin a formula, and "_" what legends leave out."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def save_png(figure: Figure, path: Path) -> None:
