@@ -111,6 +111,13 @@ def test_claims_are_tried_with_each_seed(tmp_path):
     assert [held.strip() for _, held in rows] == ["2 of 2", "**1 of 2**", "**1 of 2**", "2 of 2", "**0 of 2**"]
 
 
+def test_one_sample_is_said_to_be_one(tmp_path):
+    recipe, found = study_of(tmp_path)
+    for _, run in found:
+        run.metrics["protocol"]["n_sample"] = 1
+    assert "Measured: 1 sample per input, seed" in reproduction.write(recipe, found, tmp_path / "out")
+
+
 DETERMINISTIC = asdict(protocol.DETERMINISTIC)
 
 

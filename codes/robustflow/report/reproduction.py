@@ -171,7 +171,7 @@ def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]
     n_seeds, inputs = frame.seeds.max(), sorted({*zip(frame["data set"], frame.inputs, strict=True)})
     facts = [
         f"Published: {recipe.source}; – where it gives none.",
-        f"Measured: {protocol['n_sample']} samples per input, seed {protocol['seed']}; "
+        f"Measured: {count(protocol['n_sample'], 'sample')} per input, seed {protocol['seed']}; "
         + "; ".join(f"{name}: {count(n, 'input')}" for name, n in inputs)
         + (f"; {n_seeds} training seeds" if n_seeds > 1 else "")
         + ". In brackets 95 % intervals: of one training Wilson's for rates and Student's t over inputs for means, of "
