@@ -111,6 +111,7 @@ def test_images_that_do_not_fit_each_other_are_refused(sides):
 BAD_IMAGES = {
     "uint8": lambda images: images.byte(),
     "numpy": lambda images: images.numpy(),
+    "list": lambda images: images.tolist(),
     "one image": lambda images: images[0],
     "grey": lambda images: images[:, :1],
     "none": lambda images: images[:0],

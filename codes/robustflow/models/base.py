@@ -235,10 +235,12 @@ class Model(nn.Module, ABC):
 
 
 def _require_images(name: str, images: Tensor, channels: Collection[int]) -> None:
+    expected = f"expected {name} (b, 3, h, w), a floating tensor with values in [0, 1], got"
+    if not torch.is_tensor(images):
+        raise ValueError(f"{expected} {type(images).__name__}")
     fits = images.ndim == 4 and images.shape[1] in channels and min(images.shape) > 0
-    if not (fits and torch.is_tensor(images) and images.is_floating_point()):
-        got = f"{type(images).__name__} of {images.dtype}, shape {tuple(images.shape)}"
-        raise ValueError(f"expected {name} (b, 3, h, w), a floating tensor with values in [0, 1], got {got}")
+    if not (fits and images.is_floating_point()):
+        raise ValueError(f"{expected} one of {images.dtype}, shape {tuple(images.shape)}")
 
 
 def repeat(image: Tensor) -> Draw:
