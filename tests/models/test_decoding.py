@@ -7,6 +7,7 @@ import pytest
 import recorded_graphs
 import tiny
 import torch
+from torch.utils._pytree import tree_leaves
 
 from robustflow import models
 
@@ -78,6 +79,21 @@ def test_images_prepared_beside_each_other_keep_their_samples(make, photographs,
                 assert torch.equal(draw(0.9, generators(2)), value)
 
 
+@torch.no_grad()
+def test_images_keep_their_samples_beside_what_is_not_captured(make, photographs, monkeypatch):
+    model = make()
+    expected = model.prepare(photographs[1])(0.9, generators(2))
+    model.network.eval()
+    recording = recorded_graphs.install(monkeypatch)
+    _, first, _ = [model.prepare(lr) for lr in photographs[:3]]
+    assert torch.equal(first(0.9, generators(2)), expected)
+    model.prepare(photographs[2])
+    with torch.autocast("cpu", torch.bfloat16):
+        first(0.9, generators(2))
+    assert torch.equal(first(0.9, generators(2)), expected)
+    assert recording.n_replays[1] == 2
+
+
 def test_new_weights_are_seen_after_eval(make, photographs, monkeypatch):
     model = make()
     recorded_graphs.install(monkeypatch)
@@ -89,6 +105,26 @@ def test_new_weights_are_seen_after_eval(make, photographs, monkeypatch):
     assert not torch.equal(found, before)
     monkeypatch.undo()
     assert torch.equal(found, draws(model.eval(), photographs[:3])[-1])
+
+
+def test_what_a_capture_reads_stays_as_long_as_it_may_be_replayed(make, photographs, monkeypatch):
+    model = make()
+    recording = recorded_graphs.install(monkeypatch)
+    with torch.no_grad():
+        for lr in photographs[:3]:
+            draw = model.prepare(lr)
+            draw(0.9, generators(1))
+        kept = [model.network.fold_unmixings(), model.network.fold(), model.network.mixing_log_det()]
+        read = [weakref.ref(one) for one in tree_leaves(kept) if one is not None]
+        del kept
+    for graph in recording.graphs:
+        graph.operations.clear()  # a GPU's hold no tensors
+    model.loss(torch.rand(1, 3, 24, 32), photographs[0]).backward()
+    gc.collect()
+    assert recording.n_replays and all(tensor() is not None for tensor in read)
+    del draw
+    gc.collect()
+    assert all(tensor() is None for tensor in read)
 
 
 def test_captures_are_gone_at_once_when_they_are_forgotten(make, photographs, monkeypatch):

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from robustflow.flows import Condition, ConditionalFlow
+from robustflow.flows.step import Mixing
 from robustflow.models import tiling
 from robustflow.nn.graphs import Graphed
 
 # From the latents of an image, finest level first, to x, which is first of what is returned.
 Decode = Callable[[list[Tensor]], tuple[Tensor, ...]]
+
+_Decoded = tuple[Tensor, tuple[list[list[Mixing]], Tensor]]
 
 # Sizes of images, and of batches of samples, that are kept captured.
 _CAPTURES = 4
@@ -56,7 +59,7 @@ class Decoder:
         self._flow = flow
         active = cuda_graphs and not torch.is_grad_enabled()
         self._conditions = Graphed(partial(_project, flow), active, _CAPTURES, uncaptured_calls=1)
-        self._decoders: dict[torch.Size, tuple[Condition, Graphed[Tensor]]] = {}
+        self._decoders: dict[torch.Size, tuple[Condition, Graphed[_Decoded]]] = {}
         self._latest: Tensor | None = None
 
     def prepare(self, y: Tensor) -> Decode:
@@ -67,8 +70,10 @@ class Decoder:
         return partial(self._replay, y, condition)
 
     def _condition_of(self, y: Tensor) -> Condition:
-        self._latest = y
-        return self._conditions(y, key=torch.backends.cudnn.allow_tf32)
+        condition = self._conditions(y, key=torch.backends.cudnn.allow_tf32)
+        if self._conditions.owns(condition):
+            self._latest = y
+        return condition
 
     def _replay(self, y: Tensor, condition: Condition, latents: list[Tensor]) -> tuple[Tensor, ...]:
         if self._latest is not y:
@@ -82,7 +87,7 @@ class Decoder:
             self._decoders[y.shape] = condition, Graphed(partial(_decode, self._flow, condition), True, _CAPTURES)
         decode = self._decoders[y.shape][1]
         # The next call writes to the same place.
-        x = decode(*latents).clone()
+        x = decode(*latents)[0].clone()
         # A capture that failed is neither tried nor logged for each size anew.
         self._conditions.active = decode.active
         return (x,)
@@ -99,5 +104,6 @@ def _project(flow: ConditionalFlow, y: Tensor) -> Condition:
     return condition
 
 
-def _decode(flow: ConditionalFlow, condition: Condition, *latents: Tensor) -> Tensor:
-    return flow.decode(list(latents), condition)[0]
+def _decode(flow: ConditionalFlow, condition: Condition, *latents: Tensor) -> _Decoded:
+    # With what a graph reads besides the condition, to be there for as long as the graph: the flow may forget it.
+    return flow.decode(list(latents), condition)[0], (flow.fold_unmixings(), flow.mixing_log_det())
