@@ -13,7 +13,9 @@ Built-in entries are registered the same way, by the package the registry names;
 """
 
 import difflib
+import functools
 import importlib
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -120,6 +122,10 @@ class Registry:
 
 
 def _origin(entry: Any) -> tuple[str, str]:
+    """Where the class, or the function, that an entry is or wraps was defined."""
+    entry = inspect.unwrap(entry)
+    while isinstance(entry, functools.partial):
+        entry = entry.func
     return entry.__module__, entry.__qualname__
 
 

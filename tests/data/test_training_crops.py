@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,7 @@ from robustflow.data.crops import Box, Cropping, turn
 from robustflow.data.degradations import Degradation, Enhance, Gain, Invert, Noise
 from robustflow.data.images import to_float
 from robustflow.data.sources.base import Source
+from robustflow.data.sources.folders import FolderOptions
 from robustflow.options.schema import DatasetOptions
 from robustflow.registry import DATASETS
 
@@ -271,3 +273,27 @@ def test_a_mode_of_ones_own(monkeypatch: pytest.MonkeyPatch):
     (item,) = build_evaluation(DATASETS.parse({"mode": "flat", "level": 0.5}), scale=2)
     assert item.gt.eq(0.5).all()
     torch.testing.assert_close(item.lr, torch.full((3, 4, 4), 0.5))
+
+
+@pytest.mark.parametrize("mode", ["folder", "LoL"])
+def test_a_mode_is_not_taken_by_another_source(mode, monkeypatch):
+    monkeypatch.setattr(DATASETS, "_entries", {name: DATASETS._entries[name] for name in DATASETS.names()})
+    entry = DATASETS.entries()[mode]
+    for other in (print, functools.partial(print, "x")):
+        with pytest.raises(ValueError, match=f"'{mode}' is registered twice"):
+            register_source(mode, FolderOptions)(other)
+    assert DATASETS.entries()[mode] is entry
+
+
+def test_a_source_defined_again_takes_the_place_of_the_former(monkeypatch):
+    monkeypatch.setattr(DATASETS, "_entries", {name: DATASETS._entries[name] for name in DATASETS.names()})
+
+    def run_cell():
+        @register_source("own", DatasetOptions)
+        def open_own(*, scale):
+            return scale
+
+    run_cell()
+    former = DATASETS.entries()["own"]
+    run_cell()
+    assert DATASETS.entries()["own"] is not former

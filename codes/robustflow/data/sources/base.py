@@ -11,6 +11,7 @@ A third party adds a mode in one file, named under ``plugins:`` in the YAML file
         def __init__(self, archive: str, scale: int) -> None: ...
 """
 
+import functools
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -129,7 +130,7 @@ def register_source(mode: str, options: type[DatasetOptions]) -> Callable[[T], T
         def build(*, scale: int, **values: Any) -> Any:
             return entry(scale=scale, **{key: values[key] for key in own})
 
-        DATASETS.register(mode, options)(build)
+        DATASETS.register(mode, options)(functools.update_wrapper(build, entry, updated=()))
         return entry
 
     return decorate
