@@ -155,8 +155,13 @@ def test_weights_may_come_from_outside(model):
     model.loss(hr, lr)
     weights_of = {name: 1.01 * weight.detach() for name, weight in model.named_parameters()}
     found = torch.func.functional_call(model, weights_of, (hr, lr, generator()))
+    with torch.no_grad():
+        before = model.eval().loss(hr, lr, generator())
+        found_without_autograd = torch.func.functional_call(model, weights_of, (hr, lr, generator()))
+        assert torch.equal(model.loss(hr, lr, generator()), before)
     model.load_state_dict(weights_of, strict=False)
-    torch.testing.assert_close(found, model.loss(hr, lr, generator()), rtol=1e-9, atol=0)
+    for loss in (found, found_without_autograd):
+        torch.testing.assert_close(loss, model.loss(hr, lr, generator()), rtol=1e-9, atol=0)
 
 
 def test_properties_are_not_hidden_by_modules(model):

@@ -107,6 +107,14 @@ class FlowModel(Model):
             for step in level.steps
         )
 
+    def forward(self, hr: Tensor, lr: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``loss``, by the weights of this call alone, which ``torch.func.functional_call`` may lend."""
+        self.network.forget()
+        try:
+            return super().forward(hr, lr, generator)
+        finally:
+            self.network.forget()
+
     def loss_inputs(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> LossInputs:
         """The flow's training inputs."""
         return self.inputs(hr, lr, generator)
