@@ -95,10 +95,17 @@ def test_runs_of_different_protocols_are_not_joined(folders, tmp_path, capsys, c
     assert not (tmp_path / "out").exists()
 
 
-def test_how_to_get_what_was_not_computed_may_be_worded_anew(folders):
-    for folder, text in zip(folders, ("not computed: put it there", "not computed: fetch it"), strict=False):
+@pytest.mark.parametrize(
+    ("key", "texts"),
+    [
+        ("lpips", ("not computed: put it there", "not computed: fetch it")),
+        ("lr_psnr", ("bicubic", "bicubic; where a data set names another downsampling, that in place of bicubic")),
+    ],
+)
+def test_what_changes_no_figure_may_be_worded_anew(folders, key, texts):
+    for folder, text in zip(folders, texts, strict=False):
         metrics = json.loads((folder / "metrics.json").read_text())
-        metrics["protocol"]["lpips"] = text
+        metrics["protocol"][key] = text
         results_folder.write_json(folder / "metrics.json", metrics)
     compare.check_protocols([read(folder) for folder in folders[:2]])
 

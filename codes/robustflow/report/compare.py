@@ -41,7 +41,8 @@ def check_protocols(runs: Sequence[Results]) -> None:
         ours, theirs = (_flatten(run.metrics["protocol"]) for run in (first, other))
         # These change no figure that is compared: the preset's name, whether inputs were scored, metrics, such as those
         # of third parties, that one run has and the other lacks; what an earlier version left out has names of its own.
-        ignored = {"protocol", "ood_fitted", "non_finite", *(first.columns.keys() ^ other.columns.keys())}
+        # How LR-PSNR is described, in other words at times, follows from lr_psnr_reference and the data sets.
+        ignored = {"protocol", "ood_fitted", "non_finite", "lr_psnr", *(first.columns.keys() ^ other.columns.keys())}
         ignored |= _OF_SAMPLES if other.protocol.deterministic else set()
         differing = [key for key in {**ours, **theirs} if key not in ignored and ours.get(key) != theirs.get(key)]
         if differing:
