@@ -88,14 +88,7 @@ def draw(
     found: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": best_of, "best": best}
     if projected:
         found["back_projection"] = {"iterations": back_projection, "samples": projected}
-    shown = {"input": lr}
-    for number, sample in kept.items():
-        shown[f"sample {number}{f', the best of {n}' if number == best else ''}"] = sample
-    deviation = spread.picture()
-    _write_or_remove(output / f"{name}_best.png", None if best is None else kept[best])
-    _write_or_remove(output / f"{name}_std.png", deviation)
-    if deviation is not None:
-        shown["std of samples"] = deviation
+    shown = {"input": lr, **_write_chosen(output, name, kept, best, n, spread.picture())}
     return found, shown if reference is None else {**shown, "reference": reference}
 
 
@@ -150,6 +143,16 @@ def _draw(model: FlowModel, name: str, lr: Tensor, temperature: float, n: int, s
         for some in drawn:
             yield from some.cpu()
             bar.update(len(some))
+
+
+def _write_chosen(
+    output: Path, name: str, kept: Mapping[int, Tensor], best: int | None, n: int, deviation: Tensor | None
+) -> dict[str, Tensor]:
+    """Write the best of n samples and their standard deviation, in place of those of earlier calls; what is shown."""
+    shown = {f"sample {number}{f', the best of {n}' if number == best else ''}": kept[number] for number in kept}
+    _write_or_remove(output / f"{name}_best.png", None if best is None else kept[best])
+    _write_or_remove(output / f"{name}_std.png", deviation)
+    return shown if deviation is None else {**shown, "std of samples": deviation}
 
 
 def _best(rows: Sequence[Mapping[str, Any]], metric: str | None) -> int | None:

@@ -1,7 +1,7 @@
 """Do inputs that score as out of distribution fail more often? Patches, scored and sampled."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,22 +77,8 @@ def rank(
             taken[top : top + side, left : left + side] = True
         n_small += min(taken.shape) < side
         pixels, covered = pixels + taken.size, covered + int(taken.sum())
-        if not of_item:
-            continue
-        pieces = cut(item, of_item, side)
-        scored = zip(pieces, of_item, score.of_patches(model, pieces, batch).tolist(), strict=True)
-        for lr, (top, left), value in tqdm(scored, total=len(pieces), desc=item.name, leave=False, disable=None):
-            position = (top * score.scale, left * score.scale)
-            rows.append(
-                {
-                    "dataset": name,
-                    "image": item.name,
-                    "position": position,
-                    "score": value,
-                    "percentile": score.percentile(value),
-                    **_sample(model, lr, val, score.scale, f"{item.name}_{position[0]}_{position[1]}"),
-                }
-            )
+        if of_item:
+            rows += [{"dataset": name, **row} for row in _rank_image(model, score, val, side, item, of_item, batch)]
     left_out = {"n_images_too_small": n_small, "dropped_pixels_pct": 100 * (1 - covered / pixels)}
     patches = pd.DataFrame(rows, columns=_COLUMNS)
     return {"n_images": len(items), "n_patches": len(rows), **left_out, **summarize(patches)}, patches
@@ -147,6 +133,29 @@ def summarize(patches: pd.DataFrame) -> dict[str, Any]:
 
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
+
+
+def _rank_image(
+    model: Model,
+    score: OODScore,
+    val: ValOptions,
+    side: int,
+    item: data.EvaluationItem,
+    places: Sequence[Place],
+    batch: int,
+) -> Iterator[dict[str, Any]]:
+    """Score and sample the patches of an image; a row of each."""
+    pieces = cut(item, places, side)
+    scored = zip(pieces, places, score.of_patches(model, pieces, batch).tolist(), strict=True)
+    for lr, (top, left), value in tqdm(scored, total=len(pieces), desc=item.name, leave=False, disable=None):
+        position = (top * score.scale, left * score.scale)
+        yield {
+            "image": item.name,
+            "position": position,
+            "score": value,
+            "percentile": score.percentile(value),
+            **_sample(model, lr, val, score.scale, f"{item.name}_{position[0]}_{position[1]}"),
+        }
 
 
 def _sample(model: Model, lr: Tensor, val: ValOptions, scale: int, name: str) -> dict[str, Any]:
