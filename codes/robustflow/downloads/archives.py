@@ -1,6 +1,7 @@
 """What is taken of an archive: regular members of certain names, all of them or none, never over another file."""
 
 import contextlib
+import hashlib
 import lzma
 import os
 import re
@@ -21,6 +22,7 @@ from robustflow.utils.files import explain_faults
 
 # Where members lie until all of them are there: image folders leave hidden ones out.
 _UNFINISHED = ".unpacking."
+_PIECE = 2**20
 # What zipfile and tarfile raise for damaged or forged files.
 _DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
@@ -72,9 +74,7 @@ def _extract(archive: Path, folder: Path, wanted: str) -> dict[str, str]:
             require_space(folder, sum(size for _, size, _ in chosen), f"what is unpacked of {archive.name}")
             for name, _, opener in chosen:
                 file = folder / PurePosixPath(name).name
-                with opener() as source, file.open("xb") as target:
-                    shutil.copyfileobj(source, target)
-                digests[file.name] = digest(file)
+                digests[file.name] = _write(opener, file)
             return digests
     except (RunFailed, UserError):
         raise
@@ -116,6 +116,16 @@ def _choose(archive: Path, members: list[Member], wanted: str) -> list[Member]:
     if twice:
         raise RunFailed(f"{archive}: expected a name once, found several members named {enumerate_some(twice)}")
     return chosen
+
+
+def _write(opener: Callable[[], IO[bytes]], file: Path) -> str:
+    """Write a member; return its SHA-256, of what passes by: archives of some GB are not read again for it."""
+    hashed = hashlib.sha256()
+    with opener() as source, file.open("xb") as target:
+        while piece := source.read(_PIECE):
+            hashed.update(piece)
+            target.write(piece)
+    return hashed.hexdigest()
 
 
 def _require_unlike_none(folder: Path, digests: dict[str, str]) -> None:
