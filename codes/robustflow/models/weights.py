@@ -83,7 +83,7 @@ def newest(experiment: Path) -> Path | None:
         for file in (experiment / "models").glob(f"*{suffix}"):
             number = file.name.removesuffix(suffix)
             # Iteration 0 is untrained: there to go back to, not to be used.
-            if number.isdigit() and int(number) > 0:
+            if number.isdecimal() and int(number) > 0:
                 files[int(number), suffix == EMA_SUFFIX] = file
     for _, file in sorted(files.items(), reverse=True):
         fault = checksums.fault(file)

@@ -112,7 +112,7 @@ def _trial(options: RunOptions, folder: str) -> RunOptions:
     """The run in a folder of its own, without validation, at its most expensive: the encoder learns."""
     start = options.path.pretrain_model_G
     state = checkpoint.find(Path(options.path.experiments) / options.name, options.path.resume_state)
-    if state is not None and state.stem.isdigit():
+    if state is not None and state.stem.isdecimal():
         start = str(checkpoint.weights_file(state.parent.parent, int(state.stem)))
     changes = {"experiments": folder, "resume_state": None, "model_path": None, "pretrain_model_G": start}
     network = options.network_G

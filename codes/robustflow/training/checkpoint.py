@@ -99,7 +99,7 @@ def _write(experiment: Path, iteration: int, contents: Mapping[Path, bytes]) -> 
 
 def states(experiment: Path) -> list[Path]:
     """State files of an experiment, newest first."""
-    found = [file for file in experiment.glob(f"training_state/*{SUFFIX}") if file.stem.isdigit()]
+    found = [file for file in experiment.glob(f"training_state/*{SUFFIX}") if file.stem.isdecimal()]
     return sorted(found, key=lambda file: int(file.stem), reverse=True)
 
 
@@ -123,7 +123,7 @@ def find(experiment: Path, resume_state: str | None) -> Path | None:
     if not state.is_file():
         raise CheckpointError(f"{state}: expected a {SUFFIX} file or 'auto' in path.resume_state, no such file")
     _read(state)
-    fault = checksums.fault_of_any(state, _SPARE) if state.stem.isdigit() else None
+    fault = checksums.fault_of_any(state, _SPARE) if state.stem.isdecimal() else None
     if fault is not None:
         raise CheckpointError(f"{state}: damaged checkpoint ({fault}); resume an older {SUFFIX} file")
     return state

@@ -84,7 +84,7 @@ def _require_equal_shares(batch_size: int) -> None:
 
 def _locate_start(options: RunOptions, state: Path | None) -> Path | None:
     """The weights that training starts or goes on from, of which sizes that were not given are taken, if any."""
-    if state is not None and state.stem.isdigit():
+    if state is not None and state.stem.isdecimal():
         file = checkpoint.weights_file(state.parent.parent, int(state.stem))
         return file if file.is_file() else None
     start = options.path.pretrain_model_G

@@ -215,7 +215,7 @@ def describe_protocol(
         "failed_pixels_pct": "pixels of all samples of a patch that are pixel errors; mean over patches",
         "lr": "cut from the whole input"
         if options.scale == 1
-        else "cut from the LR image of the whole image; MATLAB bicubic where none is given",
+        else "cut from the LR image of the whole image, made as the options of its data set say where none is given",
         "enhance": enhance,
         "fitted": score.describe(),
     }
