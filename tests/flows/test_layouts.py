@@ -42,7 +42,7 @@ def draw(*shape, seed):
 
 
 class Case:
-    def __init__(self, name, perturb, **computation):
+    def __init__(self, name, perturb, batch=B, samples=SAMPLES, **computation):
         scale, size, encoder, flow = CASES[name]
         options = FlowOptions(**{"K": 2, "hidden_channels": 5, **flow})
         network = NetworkOptions(encoder=encoder, nf=4, nb=2, gc=3, flow=options)
@@ -54,11 +54,11 @@ class Case:
                 part.norm_in.bias.data += 0.1
                 part.norm_mid.bias.data += 0.1
         height, width = (side * scale for side in size)
-        self.x = draw(B, channels, height, width, seed=1)
-        self.y = draw(B, 6 if encoder == "low_light" else 3, *size, seed=2)
-        self.noise = 0.1 * draw(B, 3, height, width, seed=3) if flow.get("S") else None
+        self.x = draw(batch, channels, height, width, seed=1)
+        self.y = draw(batch, 6 if encoder == "low_light" else 3, *size, seed=2)
+        self.noise = 0.1 * draw(batch, 3, height, width, seed=3) if flow.get("S") else None
         shapes = self.flow.latent_shapes(height, width)
-        self.latents = [draw(SAMPLES * B, *shape, seed=4 + number) for number, shape in enumerate(shapes)]
+        self.latents = [draw(samples * batch, *shape, seed=4 + number) for number, shape in enumerate(shapes)]
 
     def results(self):
         """Latents, log-likelihoods, samples that share conditions, and the gradients of all of these."""
@@ -115,28 +115,36 @@ def test_both_layouts_give_the_same_with_checkpoints(checkpointing, perturb, cha
     assert_close(Case("spline 4x", perturb, checkpointing=checkpointing).results(), expected, 1e-10)
 
 
-def test_layouts_are_as_said(name, perturb, channels_last, monkeypatch):
-    """So that the tests above compare two layouts indeed."""
-    case, seen = Case(name, perturb), []
-    couple = FlowStep.couple
+@pytest.mark.parametrize(("batch", "samples"), [(2, 3), (1, 3), (1, 1)])
+def test_layouts_are_as_said(name, perturb, channels_last, monkeypatch, batch, samples):
+    """So that the tests above compare two layouts indeed. Of a batch of one, torch takes odd strides for planes."""
+    case, seen = Case(name, perturb, batch, samples), []
 
-    def watched(self, x, *others):
-        seen.append(x)
-        return couple(self, x, *others)
+    def watch(method):
+        original = getattr(FlowStep, method)
 
-    monkeypatch.setattr(FlowStep, "couple", watched)
+        def watched(self, x, *others):
+            seen.append(x)
+            return original(self, x, *others)
+
+        monkeypatch.setattr(FlowStep, method, watched)
+
+    watch("couple")
+    watch("uncouple")
     for last in (False, True):
         seen.clear()
         case.flow.encode(case.x, case.y, case.noise)
-        assert seen
+        case.flow.decode(case.latents, case.y, case.noise)
+        assert len(seen) == 2 * sum(len(own.steps) for own in case.flow.levels)
         for x in seen:
             assert x.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         channels_last()
 
 
-def test_gradients_are_laid_out_as_variables_are(name, perturb, channels_last, monkeypatch):
+@pytest.mark.parametrize("batch", [2, 1])
+def test_gradients_are_laid_out_as_variables_are(name, perturb, channels_last, monkeypatch, batch):
     """Else elementwise maps read two layouts at once in the backward pass, from where one came out of the wrong one."""
-    case, seen, hooks = Case(name, perturb), [], []
+    case, seen, hooks = Case(name, perturb, batch), [], []
     couple = FlowStep.couple
 
     def watched(self, x, *others):

@@ -93,9 +93,12 @@ def _rows(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor, torch.Size | None]
 
 def _unroll(results: tuple[Tensor, ...], spatial: torch.Size | None, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Rows in the shape of x again."""
-    if spatial is not None:
-        results = tuple(rows.unflatten(2, spatial).movedim(-1, 2) for rows in results)
-    return results[0].view(shape), results[1].view(shape)
+    if spatial is None:
+        return results[0].view(shape), results[1].view(shape)
+    maps = [rows.unflatten(2, spatial).movedim(-1, 2) for rows in results]
+    # Not a view of fewer dimensions: of a batch of one it has a stride by which torch takes it for planes.
+    y, log_slope = (of_samples if of_samples.dim() == len(shape) else of_samples[0] for of_samples in maps)
+    return y, log_slope
 
 
 def _by_params(by_param: Slopes, grad_y: Tensor, grad_l: Tensor) -> Tensor:

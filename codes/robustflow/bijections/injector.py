@@ -29,13 +29,13 @@ class Injector(Bijection):
 
     def transform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (n·b, c, *spatial), sample-major, with params of batch b; return z and log|det|, (n·b,)."""
-        z, log_slope = self.elementwise(x.unflatten(0, (-1, params.shape[0])), params)
-        return z.flatten(0, 1), sum_per_item(log_slope.flatten(0, 1))
+        z, log_slope = self.elementwise(_part_samples(x, params), params)
+        return _join_samples(z), sum_per_item(_join_samples(log_slope))
 
     def untransform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``transform``; return x and log|det| of the inverse, (n·b,)."""
-        x, log_slope = self.elementwise.inverse(z.unflatten(0, (-1, params.shape[0])), params)
-        return x.flatten(0, 1), sum_per_item(log_slope.flatten(0, 1))
+        x, log_slope = self.elementwise.inverse(_part_samples(z, params), params)
+        return _join_samples(x), sum_per_item(_join_samples(log_slope))
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det|, (b,)."""
@@ -48,3 +48,16 @@ class Injector(Bijection):
     def inverse_bound(self) -> InverseBound | None:
         """That of the elementwise map."""
         return self.elementwise.inverse_bound()
+
+
+# Of one sample, flattened and unflattened views have a stride by which torch takes channels last for planes.
+
+
+def _part_samples(x: Tensor, params: Tensor) -> Tensor:
+    """x (n·b, ...) as (n, b, ...), for params (b, ...)."""
+    return x[None] if len(x) == len(params) else x.unflatten(0, (-1, len(params)))
+
+
+def _join_samples(x: Tensor) -> Tensor:
+    """x (n, b, ...) as (n·b, ...)."""
+    return x[0] if len(x) == 1 else x.flatten(0, 1)
