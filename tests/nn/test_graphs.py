@@ -167,6 +167,8 @@ def test_a_failing_capture_is_said_once(recording, caplog, fails):
     assert "more of it" not in record.getMessage()
     assert not graphed.active
     assert recording.current is recording.main
+    # What the warm-ups made, and the function may keep, is there before it is called again.
+    assert recording.main.waited_for == list(graphs._streams.values())
 
 
 def test_a_capture_broken_off_complains_twice_and_the_first_reason_is_told(recording, monkeypatch, caplog):

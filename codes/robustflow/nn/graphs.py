@@ -117,17 +117,20 @@ class Graphed(Generic[Result]):
             stream = _streams[device] = _streams.get(device) or torch.cuda.Stream(device)
             current = torch.cuda.current_stream(device)
             stream.wait_stream(current)
-            # A capture that fails leaves its stream the current one: this block does not.
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UPS - 1):
-                    self._function(*inputs)
-                with _refusing_reads():
-                    self._function(*inputs)
-                graph = torch.cuda.CUDAGraph()
-                # Other threads may call CUDA meanwhile: a loader's pins memory.
-                with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-                    result = self._function(*inputs)
-            current.wait_stream(stream)
+            try:
+                # A capture that fails leaves its stream the current one: this block does not.
+                with torch.cuda.stream(stream):
+                    for _ in range(_WARM_UPS - 1):
+                        self._function(*inputs)
+                    with _refusing_reads():
+                        self._function(*inputs)
+                    graph = torch.cuda.CUDAGraph()
+                    # Other threads may call CUDA meanwhile: a loader's pins memory.
+                    with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                        result = self._function(*inputs)
+            finally:
+                # What a warm-up made and the function keeps is read here from now on, if the capture failed, too.
+                current.wait_stream(stream)
         return graph, inputs, result
 
 
