@@ -3,7 +3,7 @@
 # bash examples.sh test            linters, type check, tests
 # bash examples.sh docs            the documentation as a site that needs no server and no network: site/index.html
 # bash examples.sh bench [CASE...] speed and memory beside the published way of computing, full-size networks
-# bash examples.sh gpu [PART...]   all that needs a GPU, in five minutes: tests, then train, headline and loop of bench
+# bash examples.sh gpu [PART...]   all that needs a GPU, in five minutes: tests, and train, headline and loop of bench
 # bash examples.sh lowlight        low-light enhancement, trained and tested on synthetic pairs: minutes on two cores
 # bash examples.sh latent          restoration, samples, transfers and the like with models trained for it: minutes
 # bash examples.sh toy2d [...]     why affine couplings explode, on points in the plane: results/toy2d/
@@ -226,15 +226,17 @@ gpu() {
         exit 2
     fi
     export PYTHONUNBUFFERED=1
-    [ $# -gt 0 ] || set -- tests training train headline loop
+    # What matters most comes first, in each part, too: whether captured is uncaptured, and what a training step takes.
+    [ $# -gt 0 ] || set -- training train tests headline loop
     for part in "$@"; do
         case $part in
-            tests) gpu_part 70 tests python -m pytest -v --tb=short tests/gpu ;;
             training) gpu_part 35 training python -m pytest -v --tb=short tests/training/test_cuda_training.py ;;
-            train) gpu_part 75 train python -m benchmarks train --repeats 2 ;;
+            train) gpu_part 95 train python -m benchmarks train --repeats 2 ;;
+            tests) gpu_part 60 tests python -m pytest -v --tb=short \
+                tests/gpu/test_{captured_sampling,same_numbers,precision_on_gpu,published_on_gpu,nccl}.py ;;
             headline) gpu_part 50 headline python -m benchmarks headline --repeats 2 ;;
-            loop) gpu_part 70 loop python -m benchmarks loop --repeats 2 ;;
-            *) echo "expected tests, training, train, headline or loop; got '$part'" >&2; exit 2 ;;
+            loop) gpu_part 60 loop python -m benchmarks loop --repeats 2 ;;
+            *) echo "expected training, train, tests, headline or loop; got '$part'" >&2; exit 2 ;;
         esac
     done
     echo "gpu:${gpu_failed:- all passed}${gpu_failed:+ did not pass}"

@@ -52,7 +52,6 @@ def of_each(what: str, makers: Mapping[str, Callable[[], Call | None]], setting:
     """
     costs: dict[str, Cost] = {}
     if setting.on_cuda:
-        torch.compiler.reset()
         for name, maker in makers.items():
             costs[name] = _on_cuda(maker, setting)
             _tell(f"{what}, {name}", costs[name])
@@ -101,6 +100,12 @@ def profiled() -> Iterator[Callable[[], tuple[int, float]]]:
         torch.cuda.synchronize()
 
 
+def attach_profiler() -> None:
+    """Use the profiler once: graphs that are captured before its first use are not seen by it."""
+    with profiled():
+        torch.ones(1, device="cuda")
+
+
 def summed(watched: profile) -> tuple[int, float]:
     """Number and seconds of kernels and copies that a profiler saw."""
     microseconds = [
@@ -113,6 +118,7 @@ def summed(watched: profile) -> tuple[int, float]:
 
 def flops(call: Call) -> float:
     """Floating-point operations of the convolutions and matrix products of a call."""
-    with FlopCounterMode(display=False) as counter:
+    # Told not to compile: otherwise torch 2.11 leaves uncompiled, ever after, what it meets first while it counts.
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

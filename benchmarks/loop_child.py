@@ -75,9 +75,7 @@ def main(period: int, arguments: list[str]) -> None:
     """Train as the arguments say."""
     on_cuda = torch.cuda.is_available() and "device=cpu" not in " ".join(arguments)
     if on_cuda:
-        # Graphs that are captured before the first use of the profiler are not seen by it.
-        with cost.profiled():
-            torch.ones(1, device="cuda")
+        cost.attach_profiler()
     watch = Watch(period, on_cuda)
     logging.getLogger("robustflow").addHandler(watch)
     sys.argv = ["train.py", *arguments]

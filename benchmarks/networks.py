@@ -74,7 +74,7 @@ TRAINING_WAYS = tuple(WAYS)
 WAYS["ours, tiles of 128, overlap 32"] = Way(tile=(128, 32))
 WAYS["ours tf32"] = Way(keywords={"precision": "tf32"})
 CAPTURED_WAYS = {
-    f"ours {name} captured": Way(keywords={"precision": name}, captured=True) for name in ("fp32", "tf32", "bf16")
+    f"ours {name} captured": Way(keywords={"precision": name}, captured=True) for name in ("tf32", "bf16", "fp32")
 }
 WAYS |= CAPTURED_WAYS
 GPU_WAYS = ("plain", "ours fp32", "ours tf32", "ours bf16", *CAPTURED_WAYS)

@@ -33,6 +33,12 @@ def test_hooks_are_the_linters_of_the_test_command():
     }
 
 
+def test_the_command_for_gpus_runs_all_that_need_one():
+    (named,) = re.findall(r"tests/gpu/test_\{(.*)\}\.py", read("examples.sh"))
+    files = [file.stem.removeprefix("test_") for file in (readme.ROOT / "tests" / "gpu").glob("test_*.py")]
+    assert sorted(named.split(",")) == sorted(files)
+
+
 def test_continuous_integration_tests_the_oldest_python_and_builds_the_site():
     jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
     oldest = re.search(r'requires-python = ">=(.*)"', read("pyproject.toml"))[1]

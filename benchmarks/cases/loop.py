@@ -49,10 +49,10 @@ def loop(setting: Setting) -> None:
     used = ("tf32", "bf16") if setting.on_cuda else ("fp32", "bf16")
     rates = {precision: throughput.fastest(precision, setting) for precision in used}
     with reporting(setting, "loop: train.py", NOTE, "bundled photographs") as rows:
-        full, demo, (captured, *uncaptured) = _full(setting), _demo(setting), _graphs(setting)
-        # Uncaptured is there to be compared with, and slow: once will do.
-        cases = [*itertools.product((full, demo), [captured], used), *itertools.product([full], uncaptured, used[:1])]
-        for run, graphs, precision in cases:
+        runs, (captured, *uncaptured) = (_full(setting), _demo(setting)), _graphs(setting)
+        # Uncaptured is there to be compared with, and slow: once, at last, will do.
+        cases = [*itertools.product(used, runs, [captured]), *itertools.product(used[:1], runs[:1], uncaptured)]
+        for precision, run, graphs in cases:
             found = _trained(run, precision, graphs, setting)
             rows.append(_row(run, precision, graphs, found, needed, rates[precision]))
             print(" ".join(f"{key}: {value}" for key, value in rows[-1].items()), file=sys.stderr, flush=True)

@@ -1,7 +1,10 @@
 """Training steps and large samples: time, memory, kernels, and how far from what the device's convolutions allow."""
 
+import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,34 +26,94 @@ PUBLISHED = (
 )
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is measured of all ways.
+
+    Attributes:
+        title: Of the table.
+        name: Of the work, in short.
+        column: What ``sizes`` count.
+        sizes: Of the work; the first one is measured first.
+        of_plain: Those that the plain way is measured at.
+        call: Makes the call of a way and its network, of a size.
+        flops: What a call takes, of a network and a size.
+        decoding: Whether decoding must agree, too.
+        search: Whether cuDNN tries its kernels for each shape, as it does in training, and not in sampling.
+        note: Of the table.
+    """
+
+    title: str
+    name: str
+    column: str
+    sizes: Sequence[int]
+    of_plain: Sequence[int]
+    call: Callable[[str, Network, int], Call | None]
+    flops: Callable[[Network, int], float]
+    decoding: bool
+    search: bool
+    note: str = ""
+
+
 def train(setting: Setting) -> None:
     """Loss and gradients of all parameters, the encoder's included, of 160×160 crops."""
-    names = GPU_WAYS if setting.on_cuda else TRAINING_WAYS
-    rates = _rates(names, setting)
-    with reporting(setting, "train: forward and backward, 160×160 crops", _note(rates)) as rows:
-        for coupling in COUPLINGS:
-            built = _agreed(coupling, names, setting)
-            needed = cost.flops(_step(built["ours fp32"], 1, setting))
-            for batch in (16, 1) if setting.on_cuda else (1, 2):
-                makers = {way: partial(_training, way, network, batch, setting) for way, network in built.items()}
-                costs = _costs(f"train, {coupling}, {batch}", makers, setting)
-                rows += _rows({"coupling": coupling, "batch": batch}, costs, batch * needed, rates)
+    sizes, title = (16, 1) if setting.on_cuda else (1, 2), "train: forward and backward, 160×160 crops"
+    of_crop = cache(lambda network: cost.flops(_step(network, 1, setting)))
+    work = Work(
+        *(title, "train", "batch", sizes, sizes),
+        call=lambda way, network, batch: _training(way, network, batch, setting),
+        flops=lambda network, batch: batch * of_crop(network),
+        decoding=False,
+        search=True,
+    )
+    _measure(work, GPU_WAYS if setting.on_cuda else TRAINING_WAYS, setting)
 
 
 def headline(setting: Setting) -> None:
     """1 and 10 samples of a 256×256 LR image."""
     side = TINY_SIDE if setting.tiny else SIDE
-    rates = _rates(GPU_WAYS, setting)
-    note = f"The plain way makes 10 samples by 10 calls.\n{_note(rates)}"
-    with reporting(setting, f"headline: {side}×{side} LR, 4x", note) as rows:
-        for coupling in COUPLINGS:
-            built = _agreed(coupling, GPU_WAYS, setting)
-            for n in SAMPLES:
-                ways = built if n == 1 else {way: network for way, network in built.items() if network.plain is None}
-                makers = {way: partial(_sampling, way, network, n, side, setting) for way, network in ways.items()}
-                needed = cost.flops(partial(jobs.samples, built["ours fp32"], _lr(side, setting), n))
-                costs = _costs(f"headline, {coupling}, {n}", makers, setting)
-                rows += _rows({"coupling": coupling, "samples": n}, costs, needed, rates)
+    work = Work(
+        *(f"headline: {side}×{side} LR, 4x", "headline", "samples", SAMPLES, SAMPLES[:1]),
+        call=lambda way, network, n: _sampling(way, network, n, side, setting),
+        flops=cache(lambda network, n: cost.flops(partial(jobs.samples, network, _lr(side, setting), n))),
+        decoding=True,
+        search=False,
+        note="The plain way makes 10 samples by 10 calls.\n",
+    )
+    _measure(work, GPU_WAYS, setting)
+
+
+def _measure(work: Work, names: Sequence[str], setting: Setting) -> None:
+    """Measure all ways of both couplings, and print a row for each."""
+    if setting.on_cuda:
+        cost.attach_profiler()
+    rates = _rates(names, setting)
+    differing: list[str] = []
+    agreed = cache(lambda coupling: _agreed(coupling, names, work, setting, differing))
+    found: defaultdict[tuple[str, int], dict[str, Cost]] = defaultdict(dict)
+    with reporting(setting, work.title, f"{work.note}{_note(rates)}") as rows:
+        for size in work.sizes:
+            # Torch compiles a function for a few shapes and types only.
+            torch.compiler.reset()
+            for coupling, ways in _turns(work, size, names, setting):
+                makers = {way: partial(work.call, way, agreed(coupling)[way], size) for way in ways}
+                found[coupling, size] |= _costs(f"{work.name}, {coupling}, {size}", makers, work, setting)
+                needed = work.flops(agreed(coupling)["ours fp32"], size)
+                others = [row for row in rows if (row["coupling"], row[work.column]) != (coupling, size)]
+                what: Row = {"coupling": coupling, work.column: size}
+                rows[:] = [*others, *_rows(what, found[coupling, size], needed, rates)]
+    if differing:
+        raise SystemExit("\n".join(differing))
+
+
+def _turns(work: Work, size: int, names: Sequence[str], setting: Setting) -> list[tuple[str, list[str]]]:
+    """Couplings, and ways that are measured together: on a GPU what matters most comes first, as time may run out."""
+    ways = [way for way in names if size in work.of_plain or not WAYS[way].plain]
+    if not setting.on_cuda:
+        return [(coupling, ways) for coupling in COUPLINGS]
+    captured = [way for way in ways if WAYS[way].captured]
+    rest = [way for way in ways if way not in captured]
+    return [(coupling, part) for part in (captured, rest) for coupling in reversed(COUPLINGS)]
 
 
 def _rates(names: Sequence[str], setting: Setting) -> dict[str, float]:
@@ -62,17 +125,29 @@ def _rates(names: Sequence[str], setting: Setting) -> dict[str, float]:
     return rates
 
 
-def _agreed(coupling: str, names: Sequence[str], setting: Setting) -> dict[str, Network]:
-    """Networks of all ways, after the plain way and ours were found to compute the same."""
+def _agreed(
+    coupling: str, names: Sequence[str], work: Work, setting: Setting, differing: list[str]
+) -> dict[str, Network]:
+    """Networks of all ways, after the plain way and ours were found to compute the same.
+
+    On a GPU, whose time is short and whose convolutions round otherwise, a difference is noted, and the times are
+    measured all the same.
+    """
     built = networks.ways(coupling, names, setting)
     gt, lr = (image.to(setting.device) for image in networks.images(1, 40, 40))
-    agreement.require_networks(coupling, built["ours fp32"], built["plain"], gt, lr)
+    try:
+        agreement.require_networks(coupling, built["ours fp32"], built["plain"], gt, lr, decoding=work.decoding)
+    except agreement.Disagreement as difference:
+        if not setting.on_cuda:
+            raise
+        differing.append(str(difference))
+        print(f"{work.name}, {difference}", file=sys.stderr, flush=True)
     return built
 
 
-def _costs(what: str, makers: Mapping[str, Callable[[], Call | None]], setting: Setting) -> dict[str, Cost]:
-    """Costs with the fastest convolutions that cuDNN finds."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+def _costs(what: str, makers: Mapping[str, Callable[[], Call | None]], work: Work, setting: Setting) -> dict[str, Cost]:
+    """Costs, with convolutions as the work has them."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=work.search, allow_tf32=False):
         return cost.of_each(what, makers, setting)
 
 

@@ -3,7 +3,7 @@ import time
 
 import pytest
 import torch
-from benchmarks import captured, cost, jobs, networks
+from benchmarks import agreement, captured, cost, jobs, networks, setting, throughput
 from benchmarks.cases import whole
 from benchmarks.cost import Cost
 from benchmarks.loop_child import Watch
@@ -31,7 +31,7 @@ def test_ways_that_are_built_alike_share_weights(built):
     flows = {way: network.flow for way, network in built.items()}
     assert flows["plain"] is flows["ours tf32"] is flows["ours fp32 captured"]
     assert flows["ours bf16"] is flows["ours bf16 captured"] is not flows["plain"]
-    assert [network.precision for network in built.values()] == ["tf32", "fp32", "tf32", "bf16", "fp32", "tf32", "bf16"]
+    assert [network.precision for network in built.values()] == ["tf32", "fp32", "tf32", "bf16", "tf32", "bf16", "fp32"]
     assert [way for way, network in built.items() if network.plain is not None] == ["plain"]
 
 
@@ -69,6 +69,49 @@ def test_what_cannot_be_made_is_not_measured():
     assert costs["a"].seconds > 0.01
     assert costs["a"].columns(4.0, 2.0)["floor / seconds"] == pytest.approx(2 / costs["a"].seconds)
     assert set(costs["b"].columns(4.0, 2.0).values()) == {None}
+
+
+def test_counting_keeps_nothing_from_being_compiled():
+    compiled = []
+    double = torch.compile(lambda x: 2 * x, backend=lambda graph, _: compiled.append(graph) or graph.forward)
+    assert cost.flops(lambda: double(torch.ones(3))) == 0
+    double(torch.ones(3))
+    assert len(compiled) == 1
+
+
+@pytest.fixture
+def two_differ(monkeypatch):
+    def differ(*_, **__):
+        raise agreement.Disagreement("affine, latent 1: too far")
+
+    monkeypatch.setattr(agreement, "require_networks", differ)
+    monkeypatch.setattr(throughput, "fastest", lambda *_: 1e9)
+
+
+def test_ways_that_differ_are_not_timed(two_differ, capsys):
+    with pytest.raises(agreement.Disagreement):
+        whole.train(TINY)
+    assert "train" not in capsys.readouterr().out
+
+
+def test_on_a_gpu_what_matters_comes_first_and_differing_ways_too(two_differ, pretended_gpu, monkeypatch, capsys):
+    monkeypatch.setattr(networks, "ways", lambda coupling, names, setting: dict.fromkeys(names))
+    monkeypatch.setattr(networks, "images", lambda *_: (torch.zeros(1), torch.zeros(1)))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_: self)
+    monkeypatch.setattr(whole, "_training", lambda *_: lambda: None)
+    monkeypatch.setattr(cost, "attach_profiler", lambda: None)
+    monkeypatch.setattr(cost, "flops", lambda call: 1e9)
+    monkeypatch.setattr(setting, "_device", lambda setting: "pretended")
+    with pytest.raises(SystemExit, match="affine, latent 1: too far"):
+        whole.train(pretended_gpu)
+    told = capsys.readouterr()
+    lines = [line.partition(":")[0] for line in told.err.splitlines() if line.startswith("train, ") and " ms" in line]
+    assert len(lines) == 2 * 2 * len(networks.GPU_WAYS)
+    assert lines[:4] == [
+        *("train, rq, 16, ours tf32 captured", "train, rq, 16, ours bf16 captured"),
+        *("train, rq, 16, ours fp32 captured", "train, affine, 16, ours tf32 captured"),
+    ]
+    assert told.out.count("| rq") == told.out.count("| affine") == 2 * len(networks.GPU_WAYS)
 
 
 def test_captured_ways_need_a_gpu(built):
