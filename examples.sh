@@ -225,14 +225,14 @@ gpu() {
         echo "gpu: no CUDA device is here; nothing was checked" >&2
         exit 2
     fi
-    export PYTHONUNBUFFERED=1
+    export PYTHONUNBUFFERED=1 FAILURES_AT_ONCE=1
     # What matters most comes first, in each part, too: whether captured is uncaptured, and what a training step takes.
     [ $# -gt 0 ] || set -- training train tests headline loop
     for part in "$@"; do
         case $part in
-            training) gpu_part 35 training python -m pytest -v --tb=short tests/training/test_cuda_training.py ;;
+            training) gpu_part 35 training python -m pytest -vv --tb=short tests/training/test_cuda_training.py ;;
             train) gpu_part 95 train python -m benchmarks train --repeats 2 ;;
-            tests) gpu_part 60 tests python -m pytest -v --tb=short \
+            tests) gpu_part 60 tests python -m pytest -vv --tb=short \
                 tests/gpu/test_{captured_sampling,same_numbers,precision_on_gpu,published_on_gpu,nccl}.py ;;
             headline) gpu_part 50 headline python -m benchmarks headline --repeats 2 ;;
             loop) gpu_part 60 loop python -m benchmarks loop --repeats 2 ;;

@@ -15,6 +15,22 @@ from robustflow.nn import fused
 from robustflow.registry import DATASETS, DEGRADATIONS, ELEMENTWISE, ENCODERS, METRICS, MODELS
 
 
+class _AtOnce:
+    """Tells why a test failed as soon as it has, for when the end of all may not be reached."""
+
+    def __init__(self, config):
+        self._config = config
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self._config.pluginmanager.get_plugin("terminalreporter").write_line(f"\n{report.longreprtext}")
+
+
+def pytest_configure(config):
+    if "FAILURES_AT_ONCE" in os.environ:
+        config.pluginmanager.register(_AtOnce(config))
+
+
 def pytest_collection_modifyitems(items):
     """Run tests that fork first: what other tests do with autograd may leave threads, which forbid it in a fork.
 
