@@ -6,6 +6,7 @@ import torch
 
 from robustflow.data import checks
 from robustflow.data.images import write_png
+from robustflow.data.sources import low_light
 from robustflow.data.sources.low_light import (
     BundledLowLightSource,
     LoLv2Options,
@@ -186,6 +187,7 @@ def test_synthetic_pairs_are_the_same_in_every_run():
     first, second = synthetic(), synthetic()
     for index in range(len(first)):
         normal, low = first.pair(index)
+        low_light._darken.cache_clear()  # another process has none
         assert normal.dtype == low.dtype == torch.uint8
         assert normal.shape == low.shape == (3, *first.size(index))
         assert torch.equal(low, second.pair(index)[1])
@@ -198,6 +200,17 @@ def test_variants_differ():
     (normal, low), (same, other) = source.pair(0), source.pair(1)
     assert torch.equal(normal, same)
     assert not torch.equal(low, other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"split": "text"}, {"exposure": (0.5, 0.6)}, {"photons": 50.0}, {"read_noise": 90.0}, {"variants": 2}],
+    ids=str,
+)
+def test_sources_of_other_settings_have_their_own_pairs(changes):
+    source, other = synthetic(), synthetic(**changes)
+    assert not torch.equal(source.pair(0)[1], other.pair(0)[1])
+    assert source.pair(0)[1] is synthetic().pair(0)[1]
 
 
 def test_darkened_follows_its_model():

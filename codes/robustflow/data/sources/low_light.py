@@ -187,7 +187,7 @@ class BundledLowLightSource(Source):
     def __init__(
         self, split: str, exposure: tuple[float, float], photons: float, read_noise: float, variants: int, scale: int
     ) -> None:
-        self._photographs = BundledSource(split, scale)
+        self._photographs, self.split = BundledSource(split, scale), split
         self.exposure, self.photons, self.read_noise, self.variants = exposure, photons, read_noise, variants
         names = self._photographs.names
         self.names = [f"{name}_{k}" if variants > 1 else name for name in names for k in range(variants)]
@@ -198,18 +198,22 @@ class BundledLowLightSource(Source):
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         """Normal light and low light, (3, h, w) uint8."""
-        normal, _ = self._photographs.pair(index // self.variants)
         seed = derive_seed("low light", self.names[index])
-        return normal, _darken(index // self.variants, self, seed)
+        photograph = index // self.variants
+        low = _darken(self.split, photograph, self.exposure, self.photons, self.read_noise, seed)
+        return self._photographs.pair(photograph)[0], low
 
 
 @lru_cache(maxsize=64)
-def _darken(photograph: int, source: BundledLowLightSource, seed: int) -> Tensor:
+def _darken(
+    split: str, photograph: int, exposures: tuple[float, float], photons: float, read_noise: float, seed: int
+) -> Tensor:
+    """The same for all sources of the same settings: making it takes longer than most of what is done with it."""
     generator = torch.Generator().manual_seed(seed)
-    low, high = source.exposure
+    low, high = exposures
     exposure = low * (high / low) ** float(torch.rand((), generator=generator))
-    normal, _ = source._photographs.pair(photograph)
-    return darken(normal, exposure, source.photons, source.read_noise, generator)
+    normal, _ = BundledSource(split, 1).pair(photograph)
+    return darken(normal, exposure, photons, read_noise, generator)
 
 
 def darken(image: Tensor, exposure: float, photons: float, read_noise: float, generator: torch.Generator) -> Tensor:
