@@ -16,6 +16,7 @@ def test_dump_loads_to_equal_options(write, load_text, tmp_path):
     overrides = "name='1e5'|model=NCSR|path.results='é: #|yes'|datasets.test_x={mode: bundled, GT_size: 32}"
     options = load(write(text), overrides)
     assert options.name == "1e5"
+    options = options.model_copy(update={"path": options.path.model_copy(update={"experiments": "a\x85b 😀"})})
     assert load_text(dump(options)) == options
     assert dump(options).startswith("name:")
     assert "python" not in dump(options)

@@ -86,8 +86,8 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mis
     """Reads scalars as YAML 1.2 does; by libyaml where it is there, eight times as fast."""
 
 
-class Dumper(yaml.SafeDumper):
-    """Writes what ``Loader`` reads back."""
+class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes what ``Loader`` reads back; by libyaml where it is there, as it is done with each checkpoint."""
 
 
 _TAG = "tag:yaml.org,2002:"
