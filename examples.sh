@@ -188,6 +188,7 @@ check() {
     local types=$!
     # Processes of one thread each; one more than cores, as some wait for others; up to eight, for memory.
     # Files in the order of tests/conftest.py: those that take long first.
+    unset PYTHONDONTWRITEBYTECODE # or each of many processes compiles the package again
     python -m pytest -n "$(python -c 'from robustflow.utils import cpus; print(min(cpus.available() + 1, 8))')" \
         --dist loadfile --no-loadscope-reorder "$@"
     wait "$types" || { echo "mypy found mistakes, see above" >&2; exit 1; }
