@@ -1,4 +1,7 @@
+import shutil
+
 import pytest
+import tiny
 import torch
 from training_runs import assert_equal, assert_same_end, average_at, folder_of, saved_at, weights_at
 
@@ -13,9 +16,30 @@ from robustflow.utils import checksums
 EVERY = {"save_checkpoint_freq": 1}
 
 
-def test_the_average_is_that_of_the_weights_after_each_update(make_options):
-    options = make_options(train={"ema": 0.75}, logger=EVERY)
+LONGER = {"train": {"ema": 0.75, "niter": 8, "val_freq": 8}, "logger": EVERY}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Options of a run of eight iterations, each with a checkpoint."""
+    options = tiny.training_options(tmp_path_factory.mktemp("whole"), **LONGER)
     assert train(options)
+    return options
+
+
+@pytest.fixture
+def six(whole, make_options):
+    """Options of a run that ended after the sixth of its iterations, in a folder of its own for each test."""
+    options = make_options(**LONGER)
+    shutil.copytree(folder_of(whole), folder_of(options))
+    for later in ("00000007*", "00000008*"):
+        for file in folder_of(options).rglob(later):
+            file.unlink()
+    return options
+
+
+def test_the_average_is_that_of_the_weights_after_each_update(whole):
+    options = whole
     expected = {name: tensor.double() for name, tensor in weights_at(options, 1).items()}
     assert_equal(average_at(options, 1), weights_at(options, 1))
     for iteration in range(2, 7):
@@ -35,27 +59,30 @@ def test_it_changes_nothing_of_the_weights(make_options):
     assert not checkpoint.ema_file(folder_of(make_options("without")), 6).exists()
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
-def test_20_iterations_are_10_and_10(make_options, interrupt, validations, spoil, n_workers):
-    spoil(4, 10, 15)
-    crops = {"train": {"niter": 20, "val_freq": 5, "ema": 0.9, "non_finite": "skip", "warmup_iter": 8}}
-    settings = {"n_workers": n_workers, "logger": {"save_checkpoint_freq": 5}, **crops}
+def test_12_iterations_are_6_and_6(make_options, interrupt, validations, spoil):
+    spoil(2, 6, 8)
+    settings = {
+        "train": {"niter": 12, "val_freq": 3, "ema": 0.9, "non_finite": "skip", "warmup_iter": 8},
+        "logger": {"save_checkpoint_freq": 3},
+    }
     assert train(make_options("whole", **settings))
     whole = validations.copy()
-    validations.clear()
-    interrupt(10)
-    assert not train(make_options("parts", **settings))
-    interrupt(None)
-    assert train(make_options("parts", path={"resume_state": "auto"}, **settings))
+    assert [iteration for iteration, _ in whole] == [3, 6, 9, 12]
+    for n_workers in (0, 2):
+        validations.clear()
+        interrupt(6)
+        assert not train(make_options(f"parts_{n_workers}", n_workers=n_workers, **settings))
+        interrupt(None)
+        resumed = make_options(f"parts_{n_workers}", n_workers=n_workers, path={"resume_state": "auto"}, **settings)
+        assert train(resumed)
 
-    assert_same_end(make_options("whole"), make_options("parts"), 20)
-    assert_equal(average_at(make_options("whole"), 20), average_at(make_options("parts"), 20))
-    assert validations == whole
-    assert [iteration for iteration, _ in whole] == [5, 10, 15, 20]
-    first, second = (saved_at(make_options(name), 20) for name in ("whole", "parts"))
-    for key in ("iteration", "non_finite", "validated", "best"):
-        assert first[key] == second[key], key
-    assert first["non_finite"] == 3
+        assert_same_end(make_options("whole"), resumed, 12)
+        assert_equal(average_at(make_options("whole"), 12), average_at(resumed, 12))
+        assert validations == whole
+        first, second = (saved_at(options, 12) for options in (make_options("whole"), resumed))
+        for key in ("iteration", "non_finite", "validated", "best"):
+            assert first[key] == second[key], key
+        assert first["non_finite"] == 3
 
 
 def test_validation_and_tests_use_it(make_options, make_model, validations, caplog):
@@ -120,36 +147,27 @@ SPOILT = ["changed", "cut off", "cut off, without sums", "removed"]
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_training_goes_on_without_a_damaged_average(make_options, interrupt, caplog, how):
-    longer = {"ema": 0.5, "niter": 8, "val_freq": 8}
-    options = make_options(train=longer, logger=EVERY)
-    interrupt(6)
-    assert not train(options)
-    interrupt(None)
-    file = spoil_average(options, how)
-    assert train(make_options(train=longer, logger=EVERY, path={"resume_state": "auto"}))
+def test_training_goes_on_without_a_damaged_average(make_options, whole, six, caplog, how):
+    file = spoil_average(six, how)
+    options = make_options(path={"resume_state": "auto"}, **LONGER)
+    assert train(options)
     assert f"{file}: " in caplog.text and "; the moving average begins with the next update" in caplog.text
     assert "at iteration 6" in caplog.text
     assert_equal(average_at(options, 7), weights_at(options, 7))
     # Everything else is as it would have been.
-    assert train(make_options("whole", train=longer, logger=EVERY))
-    assert_same_end(make_options("whole"), options, 8)
+    assert_same_end(whole, options, 8)
 
 
 @pytest.mark.parametrize("how", ["changed", "cut off"])
-def test_tests_take_the_weights_of_the_same_iteration_instead(make_options, caplog, how):
-    options = make_options(train={"ema": 0.5}, logger=EVERY)
-    assert train(options)
-    file = spoil_average(options, how)
-    assert weights.newest(folder_of(options)) == checkpoint.weights_file(folder_of(options), 6)
+def test_tests_take_the_weights_of_the_same_iteration_instead(six, caplog, how):
+    file = spoil_average(six, how)
+    assert weights.newest(folder_of(six)) == checkpoint.weights_file(folder_of(six), 6)
     assert f"{file}: damaged" in caplog.text
-    checkpoint.weights_file(folder_of(options), 6).write_bytes(b"")
-    assert weights.newest(folder_of(options)) == checkpoint.ema_file(folder_of(options), 5)
+    checkpoint.weights_file(folder_of(six), 6).write_bytes(b"")
+    assert weights.newest(folder_of(six)) == checkpoint.ema_file(folder_of(six), 5)
 
 
-def test_a_file_given_to_resume_goes_on_without_its_average(make_options):
-    options = make_options(train={"ema": 0.5}, logger=EVERY)
-    assert train(options)
-    spoil_average(options, "changed")
-    state = checkpoint.state_file(folder_of(options), 6)
-    assert checkpoint.find(folder_of(options), str(state)) == state
+def test_a_file_given_to_resume_goes_on_without_its_average(six):
+    spoil_average(six, "changed")
+    state = checkpoint.state_file(folder_of(six), 6)
+    assert checkpoint.find(folder_of(six), str(state)) == state
