@@ -10,6 +10,8 @@ from robustflow.evaluation import records
 from robustflow.evaluation.sampling import draw_samples
 from robustflow.models import SuperResolution, weights
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 def contents(folder):
     return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.suffix in (".json", ".csv", ".png")}

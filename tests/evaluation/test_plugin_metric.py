@@ -3,13 +3,13 @@
 import csv
 import json
 import re
-import subprocess
 import sys
 
 import pytest
 import readme
 import torch
 
+from robustflow.commands import compare as comparison
 from robustflow.commands import evaluate
 from robustflow.evaluation.metrics import Sample, Target, choose
 from robustflow.models import weights
@@ -18,6 +18,7 @@ from robustflow.registry import METRICS
 from robustflow.report import compare, tables
 from robustflow.report.results import read
 
+NO_PAGE = pytest.mark.usefixtures("no_page")
 # The documentation's own, and one of sets of samples.
 SOURCE = next(
     block for block in re.findall(r"```python\n(.*?)```", readme.EXTENDING, re.DOTALL) if "@METRICS.register" in block
@@ -74,10 +75,14 @@ def test_it_is_in_every_file_of_the_results(folder):
     assert "MAE" in tables.table(metrics)
 
 
-def test_it_is_in_a_comparison_where_the_plugin_is_not(folder, tmp_path):
-    compared = "import sys; from robustflow.commands.compare import main; sys.exit(main(sys.argv[1:]))"
-    arguments = [str(folder), str(folder), "--output", str(tmp_path / "both")]
-    subprocess.run([sys.executable, "-c", compared, *arguments], check=True, cwd=tmp_path / "experiments")
+def test_it_is_in_a_comparison_where_the_plugin_is_not(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "experiments")
+    sys.path.remove(str(tmp_path))
+    for module in [name for name in sys.modules if name.startswith("my_metrics")]:
+        monkeypatch.delitem(sys.modules, module)
+    for name in ("mae", "extreme"):
+        METRICS._entries.pop(name)
+    assert comparison.main([str(folder), str(folder), "--output", str(tmp_path / "both")]) == 0
     markdown, table, latex = ((tmp_path / "both" / f"summary.{end}").read_text() for end in ("md", "csv", "tex"))
     assert "|   MAE |" in markdown.splitlines()[4]
     assert "Δ MAE" in markdown
@@ -86,6 +91,7 @@ def test_it_is_in_a_comparison_where_the_plugin_is_not(folder, tmp_path):
     assert "MAE" in (tmp_path / "both" / "report.html").read_text()
 
 
+@NO_PAGE
 def test_a_run_without_it_can_be_compared(folder, tmp_path):
     for name in ("mae", "extreme"):
         METRICS._entries.pop(name)
@@ -98,6 +104,7 @@ def test_a_run_without_it_can_be_compared(folder, tmp_path):
     assert float(second.split("|")[place]) > 0
 
 
+@NO_PAGE
 def test_records_without_it_are_made_anew(folder, tmp_path):
     file = next((folder / "records").rglob("*.json"))
     expected, record = file.read_bytes(), json.loads(file.read_text())
@@ -115,6 +122,7 @@ def test_all_metrics_say_what_they_are():
         assert all(column.label for column in metric.columns)
 
 
+@NO_PAGE
 def test_what_a_metric_needs_is_asked_for(folder):
     mae = next(metric for metric in choose() if metric.name == "mae")
     image = torch.rand(3, 4, 4)

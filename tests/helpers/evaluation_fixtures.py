@@ -38,6 +38,12 @@ def run(make_options, make_model, tmp_path):
     return evaluate
 
 
+@pytest.fixture
+def no_page(monkeypatch):
+    """Leave out report.html, whose figures take two thirds of a tiny evaluation."""
+    monkeypatch.setattr(engine.pages, "write", lambda folder: folder)
+
+
 def standard_json(text):
     def refuse(constant):
         raise AssertionError(f"{constant} is no standard JSON")
