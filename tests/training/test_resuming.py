@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+import tiny
 import torch
 from several import holding
 from training_runs import assert_same_end, folder_of
@@ -28,10 +29,25 @@ def resuming(options, state, **train_options):
     )
 
 
+@pytest.fixture(scope="module")
+def run_of_three(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    assert train(tiny.training_options(folder, train={"niter": 3}))
+    return folder
+
+
 @pytest.fixture
-def run(make_options):
-    """A run of three iterations."""
-    options = make_options(train={"niter": 3})
+def run(run_of_three, make_options, tmp_path):
+    """A run of three iterations, in a folder of its own for each test."""
+    shutil.copytree(run_of_three, tmp_path, dirs_exist_ok=True)
+    return make_options(train={"niter": 3})
+
+
+@pytest.fixture(scope="module")
+def six(run_of_three, tmp_path_factory):
+    """The run of three iterations after it went on to six."""
+    folder = shutil.copytree(run_of_three, tmp_path_factory.mktemp("six"), dirs_exist_ok=True)
+    options = tiny.training_options(folder, path={"resume_state": "auto"})
     assert train(options)
     return options
 
@@ -136,19 +152,17 @@ def test_a_file_of_the_run_that_is_no_state(run, name, caplog):
 
 
 @pytest.mark.parametrize("below", ["", "training_state", "models", "checksums"])
-def test_a_folder_is_taken(run, below, make_options):
-    straight = make_options("straight", train={"niter": 6})
-    assert train(straight)
+def test_a_folder_is_taken(run, six, below):
     assert train(resuming(run, folder_of(run) / below))
-    changed = resuming(run, "auto").model_copy(update={"name": "tiny"})
-    assert checkpoint.newest(folder_of(changed)).stem == "00000006"
+    assert checkpoint.newest(folder_of(run)).stem == "00000006"
+    assert_same_end(run, six)
 
 
-def test_a_folder_of_another_run_is_taken(run, make_options, caplog):
+def test_a_folder_of_another_run_is_taken(run, six, make_options, caplog):
     other = make_options("other", train={"niter": 3})
     assert train(resuming(other, folder_of(run)))
     assert f"resumed {checkpoint.state_file(folder_of(run), 3)} at iteration 3" in caplog.text
-    assert_same_end(other, other)
+    assert_same_end(other, six)
 
 
 def test_a_state_that_moves_with_the_older_run(run):
