@@ -17,6 +17,7 @@ from robustflow import cli
 from robustflow.commands import reproduce
 from robustflow.commands.reproduce import Job
 from robustflow.options.load import load_recipe
+from robustflow.report import pages
 from robustflow.utils import children
 from robustflow.utils.errors import RunFailed
 
@@ -87,8 +88,9 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Have the commands of a recipe run in this process, and collect them."""
+    """Have the commands of a recipe run in this process, and collect them; pages, which are slow to draw, are not."""
     run = []
+    monkeypatch.setattr(pages, "write", lambda folder: folder)
 
     def run_chains(chains, at_once):
         for words in (words for commands in chains.values() for words in commands):
