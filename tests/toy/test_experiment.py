@@ -73,12 +73,15 @@ def test_experiment_writes_figures_and_every_seed(tmp_path, capsys):
     assert load_any(folder / "options.yml").couplings.keys() == COUPLINGS
 
 
-def test_same_seed_same_figures_in_processes_of_their_own(tmp_path):
+def test_same_seed_same_figures_in_processes_of_their_own_with_an_own_map(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "toy_maps.py").write_text(PLUGIN)
+    left_out = dict.fromkeys((f"couplings.{name}" for name in COUPLINGS - {"affine"}), "null")
+    own = {"plugins": "[toy_maps]", "couplings.shift": "toy_shift"}
     runs = {}
     for n_workers in (0, 2):
         more = {"n_workers": n_workers, "path.results": tmp_path / str(n_workers)}
-        left_out = dict.fromkeys((f"couplings.{name}" for name in COUPLINGS - {"affine", "rq_spline"}), "null")
-        engine.experiment(tiny(tmp_path, **more, **left_out))
+        assert "| shift" in engine.experiment(tiny(tmp_path, **left_out, **own, **more))
         runs[n_workers] = json.loads((tmp_path / str(n_workers) / "toy2d" / "summary.json").read_text())["runs"]
         for run in runs[n_workers]:
             del run["seconds"]
@@ -86,9 +89,11 @@ def test_same_seed_same_figures_in_processes_of_their_own(tmp_path):
     assert runs[0][0]["levels"] != runs[0][1]["levels"]
 
 
-@pytest.mark.parametrize("condition", ["noisy", "constant", "independent"])
-def test_training_approaches_the_exact_entropy(condition, tmp_path):
-    options = tiny(tmp_path, **{"data.condition": condition, "train.niter": 300, "train.lr_G": 5e-3})
+@pytest.mark.parametrize(
+    ("condition", "n", "lr"), [("noisy", 300, 5e-3), ("constant", 100, 1e-2), ("independent", 100, 1e-2)]
+)
+def test_training_approaches_the_exact_entropy(condition, n, lr, tmp_path):
+    options = tiny(tmp_path, **{"data.condition": condition, "train.niter": n, "train.lr_G": lr})
     short = tiny(tmp_path, **{"data.condition": condition, "train.niter": 1})
     given = {None: draw_held_out(options)[None]}
     gaps = [
@@ -170,14 +175,6 @@ def test_resolved_options_run_again(tmp_path):
     assert isinstance(options, ToyOptions)
     (tmp_path / "options.yml").write_text(dump(options))
     assert load_any(tmp_path / "options.yml") == options
-
-
-def test_own_map_takes_part(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "toy_maps.py").write_text(PLUGIN)
-    others = dict.fromkeys((f"couplings.{name}" for name in COUPLINGS), "null")
-    options = tiny(tmp_path, **others, **{"plugins": "[toy_maps]", "couplings.shift": "toy_shift", "n_workers": 1})
-    assert "| shift" in engine.experiment(options)
 
 
 def test_loss_that_is_not_finite_is_reported(tmp_path, caplog):
