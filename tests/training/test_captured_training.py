@@ -34,11 +34,16 @@ def gpu_like(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"ema": 0.9, "micro_batch": 1}, {"checkpointing": "step"}, {"checkpointing": "level"}],
+    ("coupling", "settings"),
+    [
+        ("affine", {}),
+        ("affine", {"checkpointing": "step"}),
+        ("rq_spline", {"ema": 0.9, "micro_batch": 1}),
+        ("rq_spline", {"checkpointing": "step"}),
+        ("rq_spline", {"checkpointing": "level"}),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("coupling", ["affine", "rq_spline"])
 def test_captured_iterations_are_uncaptured_ones(make_options, gpu_like, coupling, settings):
     network = {"flow": {"K": 2, "L": 2, "S": (0, 2), "hidden_channels": 8, "coupling": coupling}}
     kept = {"network_G": network, "train": {**settings, "val_freq": 4}, "logger": {"save_checkpoint_freq": 4}}
