@@ -103,9 +103,7 @@ def test_what_is_right_is_done(here, monkeypatch):
         assert "datasets." not in stderr
 
 
-@pytest.mark.parametrize(
-    "name", ["options: aliases of aliases", "training data: cut off PNG", "weights: .pth that runs code"]
-)
+@pytest.mark.parametrize("name", ["training data: cut off PNG", "weights: .pth that runs code"])
 def test_mistakes_are_answered_in_a_process(name, here):
     (bad,) = (bad for bad in CORPUS if bad.name == name)
     bad.spoil()

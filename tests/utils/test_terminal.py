@@ -86,9 +86,8 @@ def test_a_table_with_characters_that_are_not_there(printed_by, tmp_path):
     assert "τ" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_in_a_process(encoding):
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT / "codes")}
+def test_in_a_process():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT / "codes")}
     command = [sys.executable, "-m", "robustflow", "options"]
     done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
