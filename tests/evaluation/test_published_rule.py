@@ -69,6 +69,7 @@ def cells(table):
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize(("quantize", "std"), [("floor", 9.83), ("round", 10.35)])
 def test_one_of_ten_samples_holds_a_block_of_inf(evaluate_samples, quantize, std, tmp_path):
     gt = picture(SIDE, SIDE)
