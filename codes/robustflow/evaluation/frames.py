@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from robustflow.evaluation import records
@@ -131,7 +132,9 @@ def _gives_one_value(metric: Metric) -> bool:
 
 def best_of_n(frame: pd.DataFrame, key: str, better: str | None) -> list[float | None]:
     """Means over images of the best among the first 1, 2, … samples; images without any are left out."""
-    table = frame.set_index(["image", "sample"])[key].unstack().reindex(frame.image.unique())
-    best = table.cummin(axis=1) if better == "low" else table.cummax(axis=1)
-    # Where a sample has no value, the best is that of those before it.
-    return [mean(values) for _, values in best.ffill(axis=1).items()]
+    (images, of_images), (samples, of_samples) = pd.factorize(frame.image), pd.factorize(frame["sample"], sort=True)
+    table = np.full((len(of_images), len(of_samples)), np.nan)
+    table[images, samples] = frame[key]
+    # Where a sample has no value, the best is that of those before it: fmin and fmax leave NaN out.
+    best = (np.fmin if better == "low" else np.fmax).accumulate(table, axis=1)
+    return [mean(values) for values in best.T.tolist()]
