@@ -88,6 +88,14 @@ def test_metrics_rows_and_images(run, tmp_path):
     assert len({name for name in pngs if not name.endswith("_mask.png")}) == 2 * (6 + 2)
     assert read_image(tmp_path / "out" / "noise 0.2" / f"{image}_t0.9_00.png").shape == (3, 16, 16)
     assert (tmp_path / "out" / "options.yml").is_file()
+    # The deviation of two numbers is half of their distance; pictures are rounded.
+    names = dict.fromkeys(row["image"] for row in rows)
+    pairs = [
+        [read_image(tmp_path / "out" / "test_clean" / f"{name}_t0.9_{k:02d}.png") for k in (0, 1)] for name in names
+    ]
+    expected = sum((first.float() - second.float()).abs().mean().item() / 2 for first, second in pairs) / len(pairs)
+    found = result["datasets"]["test_clean"]["heats"]["0.9"]["diversity_sigma"]
+    assert found == pytest.approx(expected, abs=0.1) and found > 1
 
 
 @NO_PAGE

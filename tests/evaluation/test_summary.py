@@ -106,6 +106,11 @@ def test_infinity_is_no_nan():
     assert (summary["inf_pct"], summary["infinite_pct"], summary["nan_pct"]) == (50.0, 25.0, 25.0)
 
 
+def test_one_pixel_of_one_sample_is_an_error():
+    summary = summarize([row(0, FINE), row(1, failures(pixel_errors=1))], [row(0, FINE), row(1, FINE)])
+    assert (summary["pixel_error_pct"], summary["pixel_error_pixel_pct"]) == (50.0, 0.25)
+
+
 def test_largest_values_of_finite_samples():
     summary = summarize(
         [row(0, failures(max_abs=1.2, max_residual=0.1))], [row(0, failures(max_abs=0.9, max_residual=0.3))]

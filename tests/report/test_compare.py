@@ -116,6 +116,8 @@ def test_folder_without_results(tmp_path):
 
 
 def test_differences_are_per_image(runs):
+    for run in runs:
+        run.frame["pixel_errors"] = run.frame.pixel_errors.clip(upper=1)  # one pixel is enough
     headers, (inside, outside) = paired.compare_runs(runs)
     inside, outside = (dict(zip(headers, row, strict=True)) for row in (inside, outside))
     assert (inside["data set"], inside["model"]) == ("inside", "y")

@@ -12,7 +12,7 @@ from scipy import stats
 
 from robustflow.models import protocol
 from robustflow.options.recipe import Claim, RecipeOptions, RunOfRecipe
-from robustflow.report import reproduction
+from robustflow.report import reproduction, seeds
 from robustflow.report.results import read
 from robustflow.utils.errors import UserError
 
@@ -105,10 +105,18 @@ def test_claims_are_tried_with_each_seed(tmp_path):
         {"says": "no Inf", "metric": "inf_pct", "model": "affine", "at_most": 0},
         {"says": "near", "metric": "psnr", "model": "b", "beside": "affine", "at_most": 3.01, "sets": ("inside",)},
         {"says": "nearer", "metric": "psnr", "model": "b", "beside": "affine", "at_most": 2.99, "sets": ("inside",)},
+        {"says": "nearer", "metric": "psnr", "model": "affine", "beside": "b", "at_most": 2.99, "sets": ("inside",)},
     ]
     text = reproduction.write(*study_of(tmp_path, claims), tmp_path / "out")
     rows = [line.strip("|").split("|") for line in text.split("## Claims")[1].splitlines() if line.startswith("|")][2:]
-    assert [held.strip() for _, held in rows] == ["2 of 2", "**1 of 2**", "**1 of 2**", "2 of 2", "**0 of 2**"]
+    assert [held.strip() for _, held in rows] == [
+        "2 of 2",
+        "**1 of 2**",
+        "**1 of 2**",
+        "2 of 2",
+        "**0 of 2**",
+        "**0 of 2**",
+    ]
 
 
 def test_one_sample_is_said_to_be_one(tmp_path):
@@ -239,3 +247,46 @@ def test_published_figures_of_no_data_set_are_a_mistake(tmp_path):
     recipe = recipe_of(published={"elsewhere": {"psnr": 1.0}})
     with pytest.raises(UserError, match="elsewhere; tested: inside"):
         reproduction.to_frame(recipe, [(recipe.runs[0], run)])
+
+
+def test_figures_of_an_input_are_over_its_samples(tmp_path):
+    run = read(results_folder.make(tmp_path, heats=(0.5, 0.9)))
+    values = np.random.default_rng(0).normal(45, 1, len(run.frame))
+    run.frame["lr_psnr"], run.frame["has_nan"] = values, values == values.max()
+    run.frame["pixel_errors"] = run.frame.has_nan.astype(int)
+    chosen = (run.frame.dataset == "inside") & (run.frame.tau == "0.5")
+    images = {image: values[chosen & (run.frame.image == image)] for image in "abc"}
+    for over, compute in {"min": np.min, "mean": np.mean, "std": np.std}.items():
+        found = seeds.by_input(run, "inside", "0.5", f"lr_psnr_{over}")
+        assert found.to_dict() == pytest.approx({image: compute(of_image) for image, of_image in images.items()})
+    worst = run.frame.loc[values.argmax()]
+    for key in ("pixel_error_pct", "inf_pct", "nan_pct"):
+        found = seeds.by_input(run, worst.dataset, worst.tau, key)
+        assert found.to_dict() == {image: 100 * (image == worst.image) for image in found.index}
+    run.frame.loc[0, "lr_psnr"] = math.inf
+    again = replace(run, frame=run.frame)  # its samples are kept
+    first = seeds.by_input(again, "inside", "0.5", "lr_psnr_std")
+    assert math.isnan(first["a"]) and first.notna().sum() == 2
+
+
+def test_inputs_are_ranked_by_their_own_models_score(tmp_path):
+    """Of five inputs the scores rise in the order of the data sets; one sample of three of the last explodes."""
+    runs = []
+    for seed, factor in enumerate((1, -1)):
+        run = read(results_folder.make(tmp_path / str(seed), exploding={("out <b>side</b>", "sub/b")}, ood=True))
+        runs.append(replace(run, frame=run.frame.assign(ood=factor * run.frame.ood)))
+    ranks, failed = np.transpose(seeds.rank_failures({"x": runs}, 0.9)["x"])
+    assert ranks == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
+    assert failed == pytest.approx(2 * [0, 0, 0, 0, 100 / 3])
+    unscored = replace(runs[1], frame=runs[1].frame.assign(ood=math.nan))
+    assert len(seeds.rank_failures({"x": [runs[0], unscored]}, 0.9)["x"]) == 5
+    assert seeds.rank_failures({"x": [unscored]}, 0.9) == {}
+
+
+def test_temperatures_are_in_the_order_of_numbers(tmp_path):
+    assert read(results_folder.make(tmp_path, heats=(10.0, 0.9, 1e-5))).heats == ["1e-05", "0.9", "10"]
+
+
+def test_images_may_be_called_as_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(results_folder.IMAGES, "inside", ["NA", "nan", "1e5"])
+    assert list(read(results_folder.make(tmp_path)).of_set("inside").image.unique()) == ["NA", "nan", "1e5"]
