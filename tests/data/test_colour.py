@@ -71,12 +71,13 @@ def test_profiles_that_are_not_heeded_are_told_once(tmp_path: Path, caplog: pyte
         cv2.imwrite(str(tmp_path / f"{name}.png"), RGB.astype(np.uint16) * 257)
         add_profile(tmp_path / f"{name}.png", profile)
     for _ in range(2):
-        read_headers([tmp_path / f"{name}.png" for name in ("deep", "deep2", "usual", "mixed", "damaged")])
+        found = read_headers([tmp_path / f"{name}.png" for name in ("deep", "deep2", "usual", "mixed", "damaged")])
     cannot, deep = sorted(caplog.messages, key=lambda text: "16 bits" in text)[-2:]
     assert "colour profile that cannot be used" in cannot
     assert deep.startswith("2 of 5 images have 16 bits and a colour profile other than sRGB")
     assert "deep.png, " in deep and "deep2.png" in deep
     assert len(caplog.messages) == 3
+    assert not any(header.converted for header in found.values())
 
 
 def test_pairs_of_which_one_image_has_a_profile(tmp_path: Path, caplog: pytest.LogCaptureFixture):

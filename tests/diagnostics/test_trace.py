@@ -73,8 +73,8 @@ def test_what_is_not_finite_is_infinite(bad):
     found.add(*seen(value, [bad], bad))
     assert found.max_abs == [math.inf]
     assert found.variance == math.inf
-    if not bad < 0:
-        assert found.smallest_slope == 0
+    assert found.smallest_slope == (math.inf if bad < 0 else 0)
+    assert found.log_growths == [-math.inf if bad < 0 else math.inf] * 2
 
 
 def test_the_first_layer_is_that_of_most_inputs():

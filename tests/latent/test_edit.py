@@ -6,7 +6,7 @@ import torch
 from photographs import piece
 from pydantic import Field
 
-from robustflow.data.bicubic import downsample
+from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.degradations import Degradation, Noise
 from robustflow.data.images import to_float, to_uint8, write_png
 from robustflow.evaluation.metrics.fidelity import lr_psnr
@@ -118,6 +118,7 @@ def test_regions_go_to_the_nearest_multiple_within_the_image(place, offset):
     mask[10:25, 5:20] = True
     assert find_offset(mask, place, (40, 38), 8) == offset
     assert find_offset(torch.zeros_like(mask), place, (40, 38), 8) == (0, 0)
+    assert find_offset(mask, (26, 5), (41, 38), 8) == (16, 0)  # to the very edge
 
 
 def test_lr_images_are_made_with_the_kernel_of_training(make_model):
@@ -132,6 +133,12 @@ def test_lr_images_are_made_with_the_kernel_of_training(make_model):
         assert measure(model, to_float(piece(0)), lr)["lr_psnr"] == math.inf
         projected = edit.back_project(0.5 * to_float(piece(0)), to_float(lr), 4, 30, kernel)
         assert measure(model, projected, lr)["lr_psnr"] > 45
+
+
+def test_one_pixel_that_is_not_finite_leaves_a_result_without_lr_psnr(model):
+    image, lr = to_float(piece(0)), downsample(piece(0), 4)
+    image[1, 20, 30] = math.nan
+    assert measure(model, image, lr) == {"lr_psnr": None, "pixel_errors": pytest.approx(100 / (48 * 40))}
 
 
 def test_content_transfer_with_an_empty_mask_is_the_target(model):
@@ -194,6 +201,9 @@ def test_back_projection_approaches_the_lr_image():
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.02 * errors[0]
     assert torch.equal(edit.back_project(image, lr, 4, 0), image)
+    once = edit.back_project(image, lr, 4, 1)
+    assert torch.equal(once, (image + upsample(lr - downsample(image, 4), 4)).clamp(0, 1))
+    assert torch.equal(edit.back_project(image, lr, 4, 2), edit.back_project(once, lr, 4, 1))
 
 
 @pytest.mark.parametrize("text", ["noise=20", "jpeg=10", "blur=1.5", "enhance={kernel: unit}", "gain=0.75"])
