@@ -15,6 +15,15 @@ def test_stacks_of_matrices_give_what_each_gives():
         torch.testing.assert_close(kind.log_abs_det(weights), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_bounds_are_the_largest_singular_values_of_inverses():
+    conv = InvertibleConv(4)
+    with torch.no_grad():
+        conv.weight.add_(0.3 * torch.randn(4, 4))
+    expected = torch.linalg.matrix_norm(torch.linalg.inv(conv.weight.detach().double()), ord=2).item()
+    assert conv.inverse_bound() == (pytest.approx(expected), 0)
+    assert FixedOrthogonal(4).inverse_bound() == (1, 0)
+
+
 def test_gradient_of_the_log_det_is_the_inverse_transpose():
     conv = InvertibleConv(4).double()
     with torch.no_grad():

@@ -52,6 +52,14 @@ def test_greys_become_srgb(tmp_path: Path):
     assert np.array_equal(linear[..., 0], linear[..., 2])
 
 
+def test_profiles_of_greys_of_16_bits_are_known_as_such(tmp_path: Path):
+    cv2.imwrite(str(tmp_path / "a.png"), RGB[..., 0].astype(np.uint16) * 257)
+    add_profile(tmp_path / "a.png", grey_profile(1.0))
+    header = read_header(tmp_path / "a.png")
+    assert header.deep and not header.converted
+    assert header.note == "16 bits and a colour profile other than sRGB, converted in 8 bits only"
+
+
 def test_palettes_and_transparency_with_a_profile(tmp_path: Path):
     palette = Image.fromarray(RGB).quantize(8)
     palette.save(tmp_path / "p.png", icc_profile=SWAPPED)

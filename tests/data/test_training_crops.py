@@ -164,6 +164,13 @@ def test_too_small_images_are_named():
         TrainingCrops(Pictures([(64, 64)]), scale=4, size=18)
 
 
+def test_pixels_of_a_set_are_those_of_its_items():
+    sizes = [(16, 24), (33, 40)]
+    assert EvaluationSet(Pictures(sizes), scale=4).pixels == 16 * 24 + 33 * 40
+    assert EvaluationSet(Pictures(sizes), scale=4, size=8, n_crops=5).pixels == 5 * 8 * 8
+    assert EvaluationSet(Pictures(sizes, headers=False), scale=4).pixels == 2 * 256 * 256  # an estimate
+
+
 def test_lr_alone_cannot_train():
     class LrOnly(Pictures):
         def pair(self, index: int) -> tuple[Tensor | None, Tensor | None]:

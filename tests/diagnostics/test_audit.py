@@ -124,6 +124,7 @@ def test_latents_that_join_later_are_not_bounded_by_the_layers_before(perturb):
     bound = audit.bound_of(layers(flow))
     of_fine = {name: layer for name, layer in layers(flow).items() if name.startswith("level 1")}
     assert bound["log10_factor"] == pytest.approx(audit.bound_of(of_fine)["log10_factor"])
+    assert bound["log10_factor"] == pytest.approx(MAX_LOG_SCALE / math.log(10), abs=1e-3)
     y, z = torch.rand(1, 3, 1, 1, dtype=torch.float64), [torch.zeros(1, *s).double() for s in flow.latent_shapes(4, 4)]
     other = [torch.ones_like(z[0]), z[1]]
     apart = float((flow.decode(other, y)[0] - flow.decode(z, y)[0]).norm() / z[0].numel() ** 0.5)

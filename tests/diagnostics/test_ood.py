@@ -125,6 +125,8 @@ def test_training_patches_are_fixed_and_upright(make_options, tmp_path):
     write_png(tmp_path / "in" / "small.png", torch.rand(3, 40, 200))
     small = make_options(datasets={"train": {"mode": "folder", "dataroot_GT": str(tmp_path / "in"), "GT_size": 16}})
     assert mahalanobis.training_patches(small, None, 0).size == 16
+    with pytest.raises(UserError, match="at least 64 x 64 HR pixels"):
+        mahalanobis.training_patches(small, 64, 0)
     with pytest.raises(UserError, match="expected the training set"):
         mahalanobis.training_patches(make_options(), None, 0)
 

@@ -2,12 +2,13 @@ import csv
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from robustflow.commands import ood
-from robustflow.data import EvaluationSet, open_folders
+from robustflow.data import EvaluationItem, EvaluationSet, open_folders
 from robustflow.data.degradations import Enhance
 from robustflow.data.images import write_png
 from robustflow.diagnostics.ood import mahalanobis, patches
@@ -121,6 +122,21 @@ def test_a_single_failing_sample_counts(tmp_path, make_options):
     dark = rank("dark", 0.2)
     assert (dark.failed_samples_pct, dark.failed_pixels_pct, dark.finite) == (0, 0, True)
     assert dark.max_residual == pytest.approx(0.3, abs=0.01)
+
+
+def test_residuals_of_images_of_one_size_are_to_the_image_itself(make_options):
+    grey = torch.full((3, 16, 16), 0.2)
+    items = [EvaluationItem("a", None, grey, False, torch.cat([grey, -grey]))]
+    score = replace(brightness_score(), scale=1, patch=16)
+    (row,) = patches.rank(Failing(), score, make_options().val, 16, "a", items)[1].itertuples()
+    assert row.max_residual == pytest.approx(0.3)
+
+
+def test_patches_of_another_size_than_fitted_are_warned_of(caplog):
+    assert patches.side_of(None, brightness_score()) == patches.side_of(16, brightness_score()) == 4
+    assert caplog.text == ""
+    assert patches.side_of(32, brightness_score()) == 8
+    assert "fitted on patches of 16 x 16" in caplog.text
 
 
 def test_patches_of_a_folder(model, images, tmp_path):

@@ -13,7 +13,7 @@ from robustflow.evaluation.metrics.fidelity import lr_psnr
 from robustflow.evaluation.metrics.images import psnr
 from robustflow.latent import edit
 from robustflow.latent.inputs import find_offset, read_mask
-from robustflow.latent.measure import measure
+from robustflow.latent.measure import measure, to_table
 from robustflow.latent.restore_study import describe_degradations, parse_degradation
 from robustflow.latent.space import LatentSpace, lr_of, normalise
 from robustflow.options.schema import DegradationOptions
@@ -119,6 +119,8 @@ def test_regions_go_to_the_nearest_multiple_within_the_image(place, offset):
     assert find_offset(mask, place, (40, 38), 8) == offset
     assert find_offset(torch.zeros_like(mask), place, (40, 38), 8) == (0, 0)
     assert find_offset(mask, (26, 5), (41, 38), 8) == (16, 0)  # to the very edge
+    with pytest.raises(UserError, match="LEFT,TOP of at most 0,0"):
+        find_offset(torch.ones(8, 8, dtype=torch.bool), (1, 0), (8, 8), 8)
 
 
 def test_lr_images_are_made_with_the_kernel_of_training(make_model):
@@ -139,6 +141,11 @@ def test_one_pixel_that_is_not_finite_leaves_a_result_without_lr_psnr(model):
     image, lr = to_float(piece(0)), downsample(piece(0), 4)
     image[1, 20, 30] = math.nan
     assert measure(model, image, lr) == {"lr_psnr": None, "pixel_errors": pytest.approx(100 / (48 * 40))}
+
+
+def test_tables_have_a_column_for_each_figure_of_any_row():
+    rows = {"a": {"psnr": 30.0}, "b": {"lr_psnr": 45.0, "psnr": None}}
+    assert to_table("x", rows) == [["x", "LR-PSNR", "PSNR"], ["a", "–", "30"], ["b", "45", "–"]]
 
 
 def test_content_transfer_with_an_empty_mask_is_the_target(model):

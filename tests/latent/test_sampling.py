@@ -134,6 +134,16 @@ def test_no_graph_is_kept(make_model, tmp_path):
     assert recorded == [False]
 
 
+def test_the_first_two_samples_or_the_best_are_shown(make_model, tmp_path):
+    model, wanted = make_model(), {"n": 4, "temperature": 0.9, "seed": 0, "back_projection": 0}
+    _, shown = latent_sampling.draw(model, "lr", piece(0, 8, 8), None, tmp_path, best_of=None, **wanted)
+    assert list(shown) == ["input", "sample 0", "sample 1", "std of samples"]
+    found, shown = latent_sampling.draw(
+        model, "lr", piece(0, 8, 8), piece(0, 32, 32), tmp_path, best_of="psnr", **wanted
+    )
+    assert list(shown) == ["input", f"sample {found['best']}, the best of 4", "std of samples", "reference"]
+
+
 def test_samples_that_are_not_finite(call, monkeypatch):
     drawn = sampling.batches
 
