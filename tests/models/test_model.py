@@ -260,6 +260,11 @@ def test_nothing_to_load(tmp_path):
 def test_published_sizes():
     """41.7 M is published; 0.6 M of it are parameters that the published network never uses."""
     with torch.device("meta"):
-        assert 41.0e6 < sum(p.numel() for p in rf.FSNCSR().parameters()) < 41.2e6
-        assert rf.FSNCSR(scale=8).options.network_G.flow.S == (0, 0, 16, 16)
+        models = rf.FSNCSR(), rf.FSNCSR(scale=8)
         assert rf.LLFlow().options.network_G.nb == 24
+    assert 41.0e6 < sum(p.numel() for p in models[0].parameters()) < 41.2e6
+    flows = [model.options.network_G.flow for model in models]
+    assert [(flow.K, flow.L, flow.S) for flow in flows] == [(16, 3, (0, 16, 16)), (20, 4, (0, 0, 16, 16))]
+    assert [model.largest_noise for model in models] == [0.05, 0.03]
+    small = rf.SRFlow(scale=8, nf=4, nb=1, gc=2, K=1, hidden_channels=2)
+    assert small.options.network_G.flow.L == 4 and small.noise_std == pytest.approx(4 / 3**0.5 / 255)
