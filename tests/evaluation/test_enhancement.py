@@ -1,7 +1,9 @@
 """Metrics at the brightness of the ground truth, and of the mean of the samples."""
 
+import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from robustflow.evaluation.metrics.fidelity import ssim
 from robustflow.evaluation.metrics.images import grey, psnr, scale_to_mean_of
 from robustflow.evaluation.records import Record
 from robustflow.evaluation.sampling import average
-from robustflow.models.protocol import ENHANCEMENT
+from robustflow.models import protocol
+from robustflow.models.protocol import DETERMINISTIC, ENHANCEMENT, SUPER_RESOLUTION
 from robustflow.report import columns, tables
 
 METRICS = choose(ENHANCEMENT)
@@ -55,6 +58,28 @@ def test_columns_are_the_same_without_figures(gt):
     assert list(found) == list(full)
     values = [found[key] for key in ("psnr", "ssim", "psnr_gtmean", "ssim_grey")]
     assert all(value is None if gt is None else math.isfinite(value) for value in values)
+
+
+@pytest.mark.parametrize("evaluated", [ENHANCEMENT, SUPER_RESOLUTION, DETERMINISTIC], ids=["LLFlow", "SR", "RRDB"])
+def test_reports_know_the_protocol_that_was_described(evaluated):
+    described = json.loads(json.dumps(evaluated.describe()))
+    assert protocol.read({"evaluation": described}) == replace(evaluated, adds=(), omits=(), texts={})
+    older = {"protocol": {"protocol": evaluated.presets[0]}}
+    assert protocol.read(older) == (ENHANCEMENT if evaluated is ENHANCEMENT else SUPER_RESOLUTION)
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "other"), [(ENHANCEMENT, "ntire"), (SUPER_RESOLUTION, "llflow")], ids=["LLFlow", "SR"]
+)
+def test_options_that_a_protocol_does_not_have_are_told(evaluated, other):
+    def keys(preset, reference):
+        options = SimpleNamespace(val=SimpleNamespace(protocol=preset, lr_psnr_reference=reference))
+        return [key for key, _ in evaluated.contradictions(options)]
+
+    own = evaluated.presets[-1]
+    assert keys(own, None) == []
+    assert keys(own, "input") == ([] if evaluated is SUPER_RESOLUTION else ["val.lr_psnr_reference"])
+    assert keys(other, None) == ["val.protocol"]
 
 
 def test_the_mean_is_finite_only_if_all_samples_are():
