@@ -11,6 +11,7 @@ from robustflow.options.toy import ToyOptions
 from robustflow.toy import engine
 from robustflow.toy.measure import measure
 from robustflow.toy.run import build, draw_held_out, perform
+from robustflow.toy.run import train as train_flow
 from robustflow.utils.yaml_tree import OptionsError
 
 CONF = Path(__file__).parents[2] / "confs" / "toy2d.yml"
@@ -124,6 +125,21 @@ def test_figures_of_known_samples(tmp_path):
     assert figures["centre_error"] == pytest.approx((2 / 100) ** 0.5, rel=0.2)
     assert measured.layers[0] == "latent"
     assert measured.variances.shape == (13, 2)
+    assert figures["max_abs"] == measured.samples.abs().max().item()
+    bits = (math.log(2 * math.pi) + given.x.square().sum(1).mean().item() / 2) / (2 * math.log(2))
+    assert figures["bits_per_dim"] == pytest.approx(bits, rel=1e-5)
+    assert figures["bits_gap"] == pytest.approx(bits - given.bits_per_dim, rel=1e-5)
+    with torch.no_grad():
+        flow.layers[3].logs.fill_(-1.0)
+    figures = measure(flow, given, 100, torch.Generator().manual_seed(0)).figures
+    assert (figures["jump"], figures["jump_layer"]) == (pytest.approx(math.e**2, rel=1e-4), "ActNorm 2")
+
+
+def test_one_iteration_is_one_update(tmp_path):
+    flow = train_flow(tiny(tmp_path, **{"train.niter": 1}), "rq_spline", 0)
+    assert flow.layers[0].initialized
+    rate = 5e-4  # of Adam's first update, whatever the gradient
+    assert flow.layers[2].network.layers[-1].bias.abs().max().item() == pytest.approx(rate, rel=1e-3)
 
 
 def test_explosion_beyond_float_is_infinite_not_lost(tmp_path):
@@ -133,7 +149,7 @@ def test_explosion_beyond_float_is_infinite_not_lost(tmp_path):
         for layer in list(flow.layers)[::3]:
             layer.logs.fill_(-60.0)
     figures = measure(flow, draw_held_out(options)[5.0], 10, torch.Generator().manual_seed(0)).figures
-    assert figures["spread"] == figures["jump"] == math.inf
+    assert figures["spread"] == figures["jump"] == figures["max_abs"] == math.inf
     assert figures["outside"] == 1
 
 
