@@ -80,6 +80,7 @@ def test_white_is_zero(tmp_path: Path):
 LAYOUTS = [
     {},
     {"rowsperstrip": 7},
+    {"rowsperstrip": 35},  # two strips
     {"tile": (32, 32)},
     {"compression": "zlib", "predictor": True, "rowsperstrip": 11},
     {"compression": "zlib", "tile": (16, 48)},

@@ -74,6 +74,7 @@ def test_the_bound_is_the_product_of_the_layers_and_is_never_exceeded(perturb, s
     ("coupling", "of_map"),
     [
         ({"type": "rq_spline", "bounds": (-0.5, 1.0)}, 1.5),
+        ({"type": "rq_spline", "bounds": (-0.25, 0.25)}, 0.5),
         ({"type": "soft_affine", "B": 2.0, "eps": 0.01}, 4 * 0.99),
         ({"type": "inverse_affine", "eps": 0.1}, None),
     ],

@@ -122,7 +122,8 @@ def test_training_patches_are_fixed_and_upright(make_options, tmp_path):
     assert mahalanobis.training_patches(options, 32, 0).size == 32
     assert torch.equal(crops[3]["lr"], mahalanobis.training_patches(options, None, 0)[3]["lr"])
     assert not torch.equal(crops[3]["lr"], mahalanobis.training_patches(options, None, 1)[3]["lr"])
-    write_png(tmp_path / "in" / "small.png", torch.rand(3, 40, 200))
+    for name, size in {"large": (170, 170), "small": (40, 200)}.items():
+        write_png(tmp_path / "in" / f"{name}.png", torch.rand(3, *size))
     small = make_options(datasets={"train": {"mode": "folder", "dataroot_GT": str(tmp_path / "in"), "GT_size": 16}})
     assert mahalanobis.training_patches(small, None, 0).size == 16
     with pytest.raises(UserError, match="at least 64 x 64 HR pixels"):

@@ -33,6 +33,7 @@ TINY = {
     "datasets.test_enhanced": "null",
     "datasets.test_noise": "null",
     "datasets.test_inverted": "null",
+    "val.heats": "[0.3, 0.9]",
     "val.n_sample": 2,
 }
 GAIN = "LR gain 2"
@@ -102,6 +103,17 @@ def make(tmp_path):
     return made
 
 
+def test_growths_of_a_kind_are_those_of_all_its_layers():
+    growths = [1.0, -1.0, 2.0, 0.5], [9.0, 9.0, 9.0, 9.0], [0.5, 3.0, 0.25, math.nan]
+    slopes = (-1.0, 2.0), (0.0, 7.0), (-5.0, 1.0)
+    found = [LayerTrace(log_growths=own, log_slopes=of) for own, of in zip(growths, slopes, strict=True)]
+    of_kind = trace.sum_by_kind(found, ["coupling", "injector", "coupling"])
+    assert list(of_kind) == ["coupling", "injector"]
+    # 1.5, 2, 2.25 and infinity, the upper median.
+    expected = {"log10_growth_median": 2.25, "log10_growth_max": math.inf, "log10_inverse_slope_max": 2.0}
+    assert of_kind["coupling"] == expected
+
+
 def test_the_planted_layer_is_named(make, tmp_path, capsys):
     """Every map is the identity but one injector's, whose scale follows the condition."""
 
@@ -124,6 +136,9 @@ def test_the_planted_layer_is_named(make, tmp_path, capsys):
     assert entry["smallest_slope"][place - 1] > 0.5
     assert entry["by_kind"]["injector"]["log10_inverse_slope_max"] == pytest.approx(4, abs=0.01)
     assert report["datasets"]["held-out photographs"]["first_exploding_layer"] is None
+    assert report["temperature"] == 0.9
+    pairs = list(zip(entry["log10_growth_median"], entry["log10_growth_max"], strict=True))
+    assert all(middle <= most for middle, most in pairs) and any(middle < most for middle, most in pairs)
 
     printed = capsys.readouterr().out
     assert printed.strip() == (folder / "trace.md").read_text().strip()
