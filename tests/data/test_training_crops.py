@@ -162,6 +162,8 @@ def test_too_small_images_are_named():
         late[0]
     with pytest.raises(ValueError, match="multiple of the scale 4"):
         TrainingCrops(Pictures([(64, 64)]), scale=4, size=18)
+    with pytest.raises(ValueError, match="multiple of the scale 4"):
+        EvaluationSet(Pictures([(64, 64)]), scale=4, size=18)
 
 
 def test_pixels_of_a_set_are_those_of_its_items():
