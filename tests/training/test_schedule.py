@@ -87,3 +87,12 @@ COSINE = {"lr_scheme": "CosineAnnealingRestartLR", "lr_G": 1.0, "niter": 8}
 def test_periods_that_do_not_fit(given, message):
     (found,) = TrainOptions(**given).contradictions(None)
     assert ": ".join(found).startswith(message)
+
+
+@pytest.mark.parametrize(("limit", "factor"), [(None, 1.0), (10.0, 1.0), (2.0, 0.4)])
+def test_gradients_are_clipped_to_the_limit(limit, factor):
+    network = torch.nn.Linear(2, 1)
+    network.weight.grad, network.bias.requires_grad = torch.tensor([[3.0, -4.0]]), False
+    assert optimizer.clip(network, limit) == 5
+    torch.testing.assert_close(network.weight.grad, factor * torch.tensor([[3.0, -4.0]]))
+    assert network.bias.grad is None

@@ -32,7 +32,7 @@ def _cosine(options: TrainOptions, done: int) -> float:
     torch's CosineAnnealingWarmRestarts knows no weights, and no periods but those of one ratio.
     """
     ends = list(itertools.accumulate(options.periods))
-    k = min(bisect.bisect_left(ends, done), len(ends) - 1)
+    k = bisect.bisect_left(ends, done)
     length = options.periods[k]
     weight = 1.0 if options.restart_weights is None else options.restart_weights[k]
     fallen = math.cos(math.pi * (done - ends[k] + length) / length)
