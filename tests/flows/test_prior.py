@@ -8,11 +8,11 @@ from robustflow.options.load import load
 from robustflow.utils.yaml_tree import OptionsError
 
 
-def prior(log_std, **options):
-    """A split prior of 4 channels whose raw log-std is the given constant, mean 0."""
+def prior(log_std, mean=0.0, **options):
+    """A split prior of 4 channels whose raw log-std, and mean, is the given constant."""
     made = SplitPrior(4, **options).double()
     with torch.no_grad():
-        made.network.bias[2:] = log_std
+        made.network.bias[:2], made.network.bias[2:] = mean, log_std
         made.network.logs.zero_()
     return made
 
@@ -23,7 +23,7 @@ def x():
 
 @pytest.mark.parametrize("log_std", [-30.0, -1.0, 0.0, 0.5, 30.0])
 def test_merge_undoes_split_with_a_bound(log_std):
-    made, data = prior(log_std, max_log_scale=2.0), x()
+    made, data = prior(log_std, 0.7, max_log_scale=2.0), x()
     kept, latent, log_det = made.split(data)
     back, inverse_log_det = made.merge(kept, latent)
     torch.testing.assert_close(back, data)
@@ -32,8 +32,9 @@ def test_merge_undoes_split_with_a_bound(log_std):
 
 @pytest.mark.parametrize("log_std", [-9.0, -1.0, 0.0, 3.0, 30.0])
 def test_a_soft_prior_is_a_bijection_with_the_log_det_of_autograd(log_std):
-    made, data = prior(log_std, soft=3.0), x()[:1]
+    made, data = prior(log_std, 0.7, soft=3.0), x()[:1]
     kept, latent, log_det = made.split(data)
+    assert torch.equal(made.split(torch.full_like(data, 0.7))[1], torch.zeros_like(latent))
     back, inverse_log_det = made.merge(kept, latent)
     torch.testing.assert_close(back, data)
     torch.testing.assert_close(inverse_log_det, -log_det)
