@@ -34,3 +34,6 @@ def test_values_out_of_range_are_clamped_and_layout_does_not_matter():
     assert torch.equal(equalize(image.mT.contiguous().mT), expected)
     assert equalize(image.double()).dtype == torch.float64
     assert equalize(torch.full((1, 2, 2), torch.nan)).isfinite().all()
+    broken, dark = image.clone(), image.clone()
+    broken[0, 0, 0, :3], dark[0, 0, 0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf]), 0
+    assert torch.equal(equalize(broken), equalize(dark))

@@ -267,4 +267,5 @@ def test_published_sizes():
     assert [(flow.K, flow.L, flow.S) for flow in flows] == [(16, 3, (0, 16, 16)), (20, 4, (0, 0, 16, 16))]
     assert [model.largest_noise for model in models] == [0.05, 0.03]
     small = rf.SRFlow(scale=8, nf=4, nb=1, gc=2, K=1, hidden_channels=2)
+    assert rf.NCSR(nf=4, nb=1, gc=2, K=3, L=2, hidden_channels=2).options.network_G.flow.S == (0, 3)
     assert small.options.network_G.flow.L == 4 and small.noise_std == pytest.approx(4 / 3**0.5 / 255)
