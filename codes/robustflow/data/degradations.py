@@ -180,8 +180,6 @@ class Blur(Degradation):
         pixels = cv2.GaussianBlur(_to_pixels(image), (0, 0), self.sigma, borderType=cv2.BORDER_REFLECT)
         return _to_tensor(pixels).to(image.device)
 
-    degrade_levels = degrade
-
 
 class EnhanceOptions(DegradationOptions):
     """The filter of Enhanced Urban100 (Hong et al., ICCV 2023), on the HR image unless it is said otherwise."""
