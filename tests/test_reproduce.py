@@ -126,6 +126,7 @@ def test_the_chain_goes_on_where_it_was_and_ends_with_the_same_table(place, in_p
     assert Path("results/recipe_small/table.md").read_text() == table
     assert "1 training: 0:0" in capfd.readouterr().out
     in_process.clear()
+    caplog.clear()
     with caplog.at_level(logging.INFO, "robustflow"):
         assert reproduce.main(command) == 0
     assert in_process == [*2 * ["test", "report"], "compare"]
