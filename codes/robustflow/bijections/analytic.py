@@ -97,7 +97,7 @@ def _unroll(results: tuple[Tensor, ...], spatial: torch.Size | None, shape: torc
         return results[0].view(shape), results[1].view(shape)
     maps = [rows.unflatten(2, spatial).movedim(-1, 2) for rows in results]
     # Not a view of fewer dimensions: of a batch of one it has a stride by which torch takes it for planes.
-    y, log_slope = (of_samples if of_samples.dim() == len(shape) else of_samples[0] for of_samples in maps)
+    y, log_slope = (of_samples if of_samples.dim() == len(shape) else of_samples.squeeze(0) for of_samples in maps)
     return y, log_slope
 
 

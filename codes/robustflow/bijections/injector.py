@@ -60,4 +60,4 @@ def _part_samples(x: Tensor, params: Tensor) -> Tensor:
 
 def _join_samples(x: Tensor) -> Tensor:
     """x (n, b, ...) as (n·b, ...)."""
-    return x[0] if len(x) == 1 else x.flatten(0, 1)
+    return x.squeeze(0) if len(x) == 1 else x.flatten(0, 1)
