@@ -95,10 +95,9 @@ def _unroll(results: tuple[Tensor, ...], spatial: torch.Size | None, shape: torc
     """Rows in the shape of x again."""
     if spatial is None:
         return results[0].view(shape), results[1].view(shape)
-    maps = [rows.unflatten(2, spatial).movedim(-1, 2) for rows in results]
-    # Not a view of fewer dimensions: of a batch of one it has a stride by which torch takes it for planes.
-    y, log_slope = (of_samples if of_samples.dim() == len(shape) else of_samples.squeeze(0) for of_samples in maps)
-    return y, log_slope
+    y, log_slope = (rows.unflatten(2, spatial).movedim(-1, 2) for rows in results)
+    # Not by a view: of a batch of one that has a stride by which torch takes it for planes.
+    return (y, log_slope) if y.dim() == len(shape) else (y.squeeze(0), log_slope.squeeze(0))
 
 
 def _by_params(by_param: Slopes, grad_y: Tensor, grad_l: Tensor) -> Tensor:
