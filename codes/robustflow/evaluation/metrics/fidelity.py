@@ -219,10 +219,14 @@ def _power_by_frequency(image: Tensor, scale: int) -> np.ndarray:
     height, width = values.shape
     window = np.outer(np.hanning(height), np.hanning(width))
     power = np.abs(np.fft.rfft2((values - values.mean()) * window)) ** 2 / (window**2).sum()
-    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    rings = np.floor(radius * min(height, width)).astype(int)
-    chosen = (radius > 0.5 / scale) & (radius <= 0.5)
-    sums, counts = (np.bincount(rings[chosen], weights) for weights in (power[chosen], None))
+    side, across = min(height, width), np.fft.rfftfreq(width)
+    # In rings; rounded, as frequencies on the edge of one may come out below it.
+    radius = (np.hypot(np.fft.fftfreq(height)[:, None], across) * side).round(9)
+    chosen = (radius > side / (2 * scale)) & (radius <= side / 2)
+    # Only half the spectrum of a real image is computed; the first and the last column hold their conjugates already.
+    times = np.broadcast_to(np.where((across > 0) & (across < 0.5), 2, 1), radius.shape)[chosen]
+    rings = radius[chosen].astype(int)
+    sums, counts = (np.bincount(rings, weights) for weights in (times * power[chosen], times))
     return 1 + sums[counts > 0] / counts[counts > 0]
 
 
