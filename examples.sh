@@ -10,7 +10,7 @@
 # bash examples.sh remedies        what bounds, boxes, fixed 1x1 convolutions and temperature change: an hour or more
 # bash examples.sh TABLE [--small] all that a table or figure of a paper takes: table1, tableS1, tableS2, figS1,
 #                                  srflow_figs, lowlight_figs; --small: the same with tiny networks, in minutes
-# bash examples.sh mini --data DIR Table 1 in miniature on photographs in DIR, with training seeds: 2 hours on two cores
+# bash examples.sh mini --data DIR Table 1 in miniature on photographs in DIR, with training seeds: an hour or two
 # bash examples.sh soft_affine     which robust map is robust++: the demo's network, training seeds: an hour
 # bash examples.sh study KIND NAME [...]  temperature, best-of-n or seeds, of the model that confs/NAME.yml trained
 # bash examples.sh NAME [...]      train and test confs/NAME.yml; resumes; more arguments go to train.py and test.py
