@@ -1,5 +1,7 @@
 import csv
 import math
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from robustflow.models import SuperResolution, weights
 from robustflow.models.base import Likelihood
 from robustflow.report import tables
 from robustflow.report.columns import cell
+from robustflow.utils import cpus, distributed
 from robustflow.utils.errors import UserError
 
 NO_PAGE = pytest.mark.usefixtures("no_page")
@@ -46,6 +49,10 @@ OF_ROW = {
 def rows_of(folder: Path):
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def read_pictures(folder: Path):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.png")}
 
 
 @NO_PAGE
@@ -158,6 +165,54 @@ def test_one_exploded_pixel(run, tmp_path, monkeypatch, value, nan_pct):
     magenta = (sample == torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1, 1)).all(0)
     assert magenta[3, 5]
     assert magenta.sum() == 1
+
+
+@NO_PAGE
+def test_samples_that_are_measured_at_the_same_time_have_the_same_figures_and_pictures(run, tmp_path, monkeypatch):
+    """As on a GPU, where threads measure what it draws; each of two waits for the other here."""
+    apart, pictures = run(datasets=ONE), read_pictures(tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    barrier, measure = threading.Barrier(2, timeout=60), Evaluator._measure
+
+    def wait_and_measure(*arguments):
+        barrier.wait()
+        return measure(*arguments)
+
+    monkeypatch.setattr(Evaluator, "_at_once", lambda self, pixels: 2)
+    monkeypatch.setattr(Evaluator, "_measure", wait_and_measure)
+    assert run(datasets=ONE) == apart
+    assert rows_of(tmp_path / "out") == rows
+    assert read_pictures(tmp_path / "out") == pictures
+
+    def fail(*arguments):
+        raise UserError("no space is left")
+
+    monkeypatch.setattr(Evaluator, "_measure", fail)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(UserError, match="no space is left"):
+        run(datasets=ONE)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "pixels", "expected"),
+    [
+        ("cpu", 1, 100, 1),
+        ("cuda", 1, 100, 16),
+        ("cuda", 4, 100, 4),
+        ("cuda", 1, 2040 * 1356, 12),
+        ("cuda", 1, 10**8, 1),
+    ],
+)
+def test_how_many_samples_are_measured_at_the_same_time(
+    make_options, make_model, monkeypatch, device, size, pixels, expected
+):
+    options = make_options()
+    evaluator = Evaluator(make_model(options), options.val, None)
+    evaluator.device = torch.device(device)
+    monkeypatch.setattr(cpus, "available", lambda: 16)
+    monkeypatch.setattr(distributed, "size", lambda: size)
+    assert evaluator._at_once(pixels) == expected
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

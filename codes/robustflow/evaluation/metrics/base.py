@@ -186,7 +186,10 @@ class SampleMetric(Metric):
 
     @abstractmethod
     def of_sample(self, sample: Sample, target: Target) -> float | Values | None:
-        """The value of a sample, or the values by name; None where it has none, such as in too small an image."""
+        """The value of a sample, or the values by name; None where it has none, such as in too small an image.
+
+        On GPUs several samples are measured at the same time, by threads.
+        """
 
     def measure(self, sample: Sample, target: Target) -> Values:
         """Values of a sample by name; None without what the metric needs."""
