@@ -234,7 +234,7 @@ gpu() {
             training) gpu_part 35 training python -m pytest -vv --tb=short tests/training/test_cuda_training.py ;;
             train) gpu_part 95 train python -m benchmarks train --repeats 2 ;;
             tests) gpu_part 60 tests python -m pytest -vv --tb=short \
-                tests/gpu/test_{captured_sampling,same_numbers,crops_on_gpu,precision_on_gpu,published_on_gpu,nccl}.py ;;
+                tests/gpu/test_{captured_sampling,same_numbers,crops_on_gpu,precision_on_gpu,published_on_gpu,nccl,threads}.py ;;
             headline) gpu_part 50 headline python -m benchmarks headline --repeats 2 ;;
             loop) gpu_part 60 loop python -m benchmarks loop --repeats 2 ;;
             *) echo "expected training, train, tests, headline or loop; got '$part'" >&2; exit 2 ;;
