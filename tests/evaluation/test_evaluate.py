@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from evaluation_fixtures import standard_json
+from evaluation_fixtures import read_pictures, standard_json
 
 from robustflow.commands import evaluate as engine
 from robustflow.data import evaluation_of_folder
@@ -49,10 +49,6 @@ OF_ROW = {
 def rows_of(folder: Path):
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def read_pictures(folder: Path):
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.png")}
 
 
 @NO_PAGE

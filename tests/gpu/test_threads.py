@@ -2,6 +2,7 @@
 
 import pytest
 import tiny
+from evaluation_fixtures import read_pictures
 
 from robustflow.evaluation.evaluator import Evaluator
 from robustflow.models import data_sets
@@ -17,7 +18,7 @@ def test_figures_and_pictures_are_the_same(device, tmp_path, monkeypatch, model)
         monkeypatch.setattr(Evaluator, "_at_once", lambda self, pixels, at_once=at_once: at_once)
         folder = tmp_path / str(at_once)
         summary, records = Evaluator(network, options.val, folder).evaluate("set", items)
-        pictures = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.png")}
-        found.append((summary, [record.rows for record in records], [record.heats for record in records], pictures))
+        rows, heats = [record.rows for record in records], [record.heats for record in records]
+        found.append((summary, rows, heats, read_pictures(folder)))
     assert found[0][-1]
     assert found[0] == found[1]

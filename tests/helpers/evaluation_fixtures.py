@@ -44,6 +44,11 @@ def no_page(monkeypatch):
     monkeypatch.setattr(engine.pages, "write", lambda folder: folder)
 
 
+def read_pictures(folder):
+    """PNGs in a folder and its sub-folders, by their places in it."""
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.png")}
+
+
 def standard_json(text):
     def refuse(constant):
         raise AssertionError(f"{constant} is no standard JSON")
