@@ -59,6 +59,13 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
+def test_the_umask_which_all_threads_share_is_not_set(tmp_path, monkeypatch):
+    """Not for a moment: of two threads that set and reset it the one may restore what the other had set."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail(f"set to {mask:o}"))
+    write_atomically(tmp_path / "file", b"written")
+    assert (tmp_path / "file").read_bytes() == b"written"
+
+
 def test_places_inside_a_folder(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "out").symlink_to(tmp_path)

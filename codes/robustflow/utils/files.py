@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -102,16 +101,16 @@ def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = Tru
     path, content = Path(path), data.encode(errors="replace") if isinstance(data, str) else data
     with explain_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # Opened as any file is, with the permissions of the user's umask: to ask for the umask is to set it, for all
+        # threads.
+        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+        file = temporary.open("xb")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with file:
                 file.write(content)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
