@@ -10,8 +10,11 @@ import results_folder
 from pydantic import ValidationError
 from scipy import stats
 
+from robustflow.evaluation import description
+from robustflow.evaluation.metrics import choose
 from robustflow.models import protocol
 from robustflow.options.recipe import Claim, RecipeOptions, RunOfRecipe
+from robustflow.options.schema import ValOptions
 from robustflow.report import reproduction, seeds
 from robustflow.report.results import read
 from robustflow.utils.errors import UserError
@@ -22,6 +25,10 @@ def recipe_of(**changes):
     return RecipeOptions.model_validate(
         {"title": "t", "source": "s", "runs": tuple(runs), "columns": ("pixel_error_pct", "psnr", "lr_psnr_min")}
     )
+
+
+def measure(runs, key):
+    return reproduction.measure(runs, "inside", "0.9", runs[0].columns[key])
 
 
 def test_intervals_of_one_seed_and_of_several(tmp_path):
@@ -35,16 +42,16 @@ def test_intervals_of_one_seed_and_of_several(tmp_path):
         run.frame["psnr"] = run.frame.image.map(psnr)
         run.metrics["datasets"]["inside"]["heats"]["0.9"]["psnr"] = of_inputs.mean()
         runs.append(run)
-    rate = reproduction.measure(runs[1:2], "inside", "0.9", "pixel_error_pct")
+    rate = measure(runs[1:2], "pixel_error_pct")
     assert rate == pytest.approx((100 / 3, *results_folder.wilson(1, 3)), rel=1e-4)
-    one = reproduction.measure(runs[:1], "inside", "0.9", "psnr")
+    one = measure(runs[:1], "psnr")
     assert one[1:] == pytest.approx(stats.t.interval(0.95, 2, values[0].mean(), stats.sem(values[0])))
     parts = np.array([stats.sem(values.mean(0)) ** 2, stats.sem(values.mean(1)) ** 2])
     half = stats.t.ppf(0.975, parts.sum() ** 2 / (parts**2 / 2).sum()) * math.sqrt(parts.sum())
     expected = (values.mean(), values.mean() - half, values.mean() + half)
-    assert reproduction.measure(runs, "inside", "0.9", "psnr") == pytest.approx(expected)
+    assert measure(runs, "psnr") == pytest.approx(expected)
     # Of each seed, and of each input, 0, 100 / 3 and 0: Student's t alone would begin below 0.
-    mean, low, high = reproduction.measure(runs, "inside", "0.9", "pixel_error_pct")
+    mean, low, high = measure(runs, "pixel_error_pct")
     assert low == 0 and mean == pytest.approx(100 / 9)
     assert high == pytest.approx(mean * (1 + math.sqrt(2) * stats.t.ppf(0.975, 4)))
 
@@ -226,13 +233,49 @@ def test_a_claim_compares_with_one_thing():
 
 def test_the_largest_figure_of_a_set_has_an_interval_over_seeds_alone(tmp_path):
     found = []
-    for seed, largest in enumerate((1.0, 2.0, 4.0)):
+    for seed, largest in enumerate((3.0, 4.0, 6.0)):
         run = read(results_folder.make(tmp_path / str(seed)))
         run.metrics["datasets"]["inside"]["heats"]["0.9"]["max_residual"] = largest
         found.append(run)
-    expected = stats.t.interval(0.95, 2, 7 / 3, stats.sem([1.0, 2.0, 4.0]))
-    assert reproduction.measure(found, "inside", "0.9", "max_residual")[1:] == pytest.approx(expected)
-    assert math.isnan(reproduction.measure(found[:1], "inside", "0.9", "max_residual")[1])
+    expected = stats.t.interval(0.95, 2, 13 / 3, stats.sem([3.0, 4.0, 6.0]))
+    assert measure(found, "max_residual")[1:] == pytest.approx(expected)
+    assert math.isnan(measure(found[:1], "max_residual")[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "ends"),
+    [
+        ("max_residual", (0.1, 0.2, 4.0), (0, None)),
+        ("ssim", (0.1, 0.9, 0.99), (None, 1)),
+        ("psnr", (0.1, 9.0, 9.0), (0, None)),
+        ("bits_per_dim", (-0.1, 0.2, 4.0), (None, None)),
+    ],
+)
+@pytest.mark.parametrize("said", [True, False], ids=["columns say it", "older columns do not"])
+def test_an_interval_ends_where_the_figure_does(tmp_path, key, values, ends, said):
+    found = []
+    for seed, value in enumerate(values):
+        run = read(results_folder.make(tmp_path / str(seed)))
+        run.metrics["datasets"]["inside"]["heats"]["0.9"][key] = value
+        run.metrics["columns"] = description.describe_columns(choose(), ValOptions())
+        if not said:
+            for column in run.metrics["columns"]:
+                del column["limits"]
+        found.append(replace(run, frame=run.frame.drop(columns=key, errors="ignore")))
+    free = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert free[0] < 0
+    cut = [own if end is None else end for own, end in zip(free, ends, strict=True)]
+    assert measure(found, key) == pytest.approx((np.mean(values), *cut))
+
+
+def test_limits_of_differences():
+    of = seeds._limit_difference
+    assert (of((0, 100)), of((-1, 1)), of((0, None)), of((None, None))) == (
+        (-100, 100),
+        (-2, 2),
+        (None, None),
+        (None, None),
+    )
 
 
 def test_columns_of_no_metric_are_a_mistake(tmp_path):

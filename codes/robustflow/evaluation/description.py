@@ -36,8 +36,8 @@ BEFORE = (
     Column("nll_published", "NLL, published unit", "low"),
 )
 AFTER = (
-    Column("ood_mean", "OOD score"),
-    Column("ood", "OOD score"),
+    Column("ood_mean", "OOD score", limits=(0, None)),
+    Column("ood", "OOD score", limits=(0, None)),
     Column("n_samples", "samples"),
     Column("n_finite", "finite samples"),
 )
@@ -141,11 +141,15 @@ def describe_columns(metrics: Sequence[Metric], options: ValOptions) -> list[dic
 
 def read_columns(report: Mapping[str, Any], known: Sequence[Metric]) -> dict[str, Column]:
     """Columns of a metrics.json by key; of older ones those that are known here."""
+    listed = {column.key: column for column in list_columns(known)}
     described = report.get("columns")
     if not isinstance(described, list):
-        return {column.key: column for column in list_columns(known)}
-    found = [Column(**{**values, "places": tuple(values["places"])}) for values in described]
-    return {column.key: column for column in found}
+        return listed
+    # Older ones do not say what limits a figure has.
+    known_limits = {key: column.limits for key, column in listed.items()}
+    found = [{"limits": known_limits.get(values["key"], (None, None)), **values} for values in described]
+    pairs = [{**values, **{name: tuple(values[name]) for name in ("places", "limits")}} for values in found]
+    return {values["key"]: Column(**values) for values in pairs}
 
 
 def versions(model: Model) -> dict[str, str]:

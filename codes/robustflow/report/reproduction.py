@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from robustflow.evaluation.metrics import Column
 from robustflow.options.recipe import RecipeOptions, RunOfRecipe
 from robustflow.report import seeds, tables
 from robustflow.report.columns import cell, column, count, is_at, lines, protocol_of
@@ -109,14 +110,14 @@ def to_frame(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]]
 
 
 def _rows(recipe: RecipeOptions, given: RunOfRecipe, runs: Sequence[Results]) -> Iterator[dict[str, Any]]:
-    sets = runs[0].metrics["datasets"]
+    sets, columns = runs[0].metrics["datasets"], runs[0].columns
     unknown = given.published.keys() - sets.keys()
     if unknown:
         raise UserError(f"{given.label}: published figures of {', '.join(sorted(unknown))}; tested: {', '.join(sets)}")
     for name, dataset in sets.items():
         for heat in lines(runs[0].metrics, name):
             for key in recipe.columns:
-                mean, low, high = measure(runs, name, heat, key)
+                mean, low, high = measure(runs, name, heat, column(columns, key))
                 yield {
                     **dict(zip(_NAMES, (name, heat, given.label), strict=True)),
                     "metric": key,
@@ -129,12 +130,12 @@ def _rows(recipe: RecipeOptions, given: RunOfRecipe, runs: Sequence[Results]) ->
                 }
 
 
-def measure(runs: Sequence[Results], dataset: str, heat: str, key: str) -> tuple[float | None, float, float]:
+def measure(runs: Sequence[Results], dataset: str, heat: str, figure: Column) -> tuple[float | None, float, float]:
     """Mean of a metric over training seeds, and its 95 % interval, NaN where there is none.
 
     Rates of one seed have their Wilson interval; others: see `seeds.interval`.
     """
-    found = [lines(run.metrics, dataset).get(heat, {}) for run in runs]
+    key, found = figure.key, [lines(run.metrics, dataset).get(heat, {}) for run in runs]
     values = pd.Series([math.nan if one.get(key) is None else one[key] for one in found], dtype="float64")
     if values.isna().any():
         return None, math.nan, math.nan
@@ -147,7 +148,7 @@ def measure(runs: Sequence[Results], dataset: str, heat: str, key: str) -> tuple
         by_input = [seeds.by_input(run, dataset, heat, key) for run in runs]
         of_inputs = pd.concat(by_input, axis=1).mean(axis=1, skipna=False)
     half = seeds.half_interval(values, of_inputs) if math.isfinite(mean) else math.nan
-    return mean, *seeds.interval(mean, half, key)
+    return mean, *seeds.interval(mean, half, figure.limits)
 
 
 def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]], frame: pd.DataFrame) -> str:
@@ -175,7 +176,7 @@ def _markdown(recipe: RecipeOptions, found: Sequence[tuple[RunOfRecipe, Results]
         + "; ".join(f"{name}: {count(n, 'input')}" for name, n in inputs)
         + (f"; {n_seeds} training seeds" if n_seeds > 1 else "")
         + ". In brackets 95 % intervals: of one training Wilson's for rates and Student's t over inputs for means, of "
-        "several over seeds and inputs, of rates cut to 0 to 100.",
+        "several over seeds and inputs; all cut to what the figure can be.",
         *(f"{one.label}: {protocol_of(key, protocol)}." for key, one in columns.items() if protocol_of(key, protocol)),
     ]
     table = tables.align(*seeds.drop_empty(body, headers), len(_NAMES), "markdown")

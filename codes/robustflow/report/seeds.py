@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from robustflow.evaluation.metrics import Column
+from robustflow.evaluation.metrics.base import Limits
 from robustflow.options.recipe import Claim, RecipeOptions
 from robustflow.report import tables
 from robustflow.report.columns import NO_HEAT, column, is_at, lines, signed
@@ -31,11 +32,10 @@ _FAILS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "infinite_pct": lambda rows: rows.has_inf,
     "nan_pct": lambda rows: rows.has_nan,
 }
-_RATES = (*_FAILS, "pixel_error_pixel_pct")
 LARGEST = ("max_residual", "max_abs")  # over all inputs, not means over them
 _NOTE = (
     "Of each input the mean over its samples, or whether any fails, less that of {reference} with the same training "
-    "seed; in brackets 95 % intervals of the mean, over training seeds and inputs, of rates cut to -100 to 100; "
+    "seed; in brackets 95 % intervals of the mean, over training seeds and inputs, cut to what it can be; "
     "bold: 0 is outside. In parentheses in how many of the training seeds the figure is lower / higher."
 )
 
@@ -79,10 +79,16 @@ def half_interval(of_seeds: pd.Series, of_inputs: pd.Series) -> float:
     return math.sqrt(total) * float(stdtrit(total**2 / (variances**2 / freedoms).sum(), 0.975))
 
 
-def interval(mean: float, half: float, key: str, least: float = 0.0) -> tuple[float, float]:
-    """Ends of mean ± half, NaN if half is; of a rate, %, cut to ``least`` to 100, outside of which it cannot lie."""
-    low, high = mean - half, mean + half
-    return (max(low, least), min(high, 100.0)) if key in _RATES else (low, high)
+def interval(mean: float, half: float, limits: Limits) -> tuple[float, float]:
+    """Ends of mean ± half, NaN if half is; cut to the limits of the figure."""
+    (low, high), (least, most) = (mean - half, mean + half), limits
+    return low if least is None else max(low, least), high if most is None else min(high, most)
+
+
+def _limit_difference(limits: Limits) -> Limits:
+    """Limits of the difference of two figures with the same limits."""
+    least, most = limits
+    return (None, None) if least is None or most is None else (least - most, most - least)
 
 
 def differences(
@@ -92,7 +98,7 @@ def differences(
     shown = [key for key in keys if key not in LARGEST]
     theirs = models[reference]
     body = [
-        [dataset, heat, label, *(_difference(runs, theirs, dataset, heat, key) for key in shown)]
+        [dataset, heat, label, *(_difference(runs, theirs, dataset, heat, column(columns, key)) for key in shown)]
         for dataset, heat in _places(drawing([theirs[0], *(runs[0] for runs in models.values())]), temperature)
         for label, runs in models.items()
         if label != reference
@@ -111,8 +117,8 @@ def drop_empty(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> tuple[l
     return [[row[k] for k in kept] for row in rows], [headers[k] for k in kept]
 
 
-def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str, heat: str, key: str) -> str:
-    ours, theirs = ([by_input(run, dataset, _line(run, heat), key) for run in of] for of in (runs, others))
+def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str, heat: str, figure: Column) -> str:
+    ours, theirs = ([by_input(run, dataset, _line(run, heat), figure.key) for run in of] for of in (runs, others))
     found = pd.concat([our - their for our, their in zip(ours, theirs, strict=False)], axis=1)
     if len(found) == 0 or not np.isfinite(found.to_numpy(dtype=float)).all():
         return "–"
@@ -121,7 +127,7 @@ def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str
     half, signs = half_interval(of_seeds, of_inputs), f"({(of_seeds < 0).sum()} / {(of_seeds > 0).sum()})"
     if math.isnan(half):
         return f"{signed(mean)} {signs}"
-    low, high = interval(mean, half, key, -100.0)
+    low, high = interval(mean, half, _limit_difference(figure.limits))
     text = f"{signed(mean)} [{signed(low)}, {signed(high)}] {signs}"
     return f"**{text}**" if abs(mean) > half else text
 

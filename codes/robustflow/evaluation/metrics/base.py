@@ -29,6 +29,8 @@ Place = Literal["robustness", "fidelity", "curves", "best", "differences", "capt
 Places = tuple[Place, ...]
 Need = Literal["ground truth", "backbone"]
 Values = Mapping[str, float | int | bool | None]
+# The smallest and the largest value that there can be; None: there is no such limit.
+Limits = tuple[float | None, float | None]
 
 
 class Column(NamedTuple):
@@ -41,6 +43,7 @@ class Column(NamedTuple):
         unit: "dB", or "" for none.
         places: Where it is shown, besides the list of all figures.
         bar: What it shall reach; smaller figures are marked. None: any will do.
+        limits: What it can be; its intervals are cut to that.
     """
 
     key: str
@@ -49,6 +52,7 @@ class Column(NamedTuple):
     unit: str = ""
     places: Places = ()
     bar: float | None = None
+    limits: Limits = (None, None)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ class Metric(ABC):
         label: Heading.
         better: Which direction is better.
         unit: "dB", or "".
+        limits: What it can be; its intervals are cut to that.
         protocol: How it is measured, one line.
         places: Where it is shown.
         needs: Without these its values are None.
@@ -154,6 +159,7 @@ class Metric(ABC):
     label: str
     better: Better = None
     unit: str = ""
+    limits: Limits = (None, None)
     protocol: str = ""
     places: Places
     needs: tuple[Need, ...] = ()
@@ -163,7 +169,7 @@ class Metric(ABC):
     @property
     def columns(self) -> tuple[Column, ...]:
         """How its figures are shown; those of a sample and those of a data set may be the same."""
-        return (Column(self.name, self.label, self.better, self.unit, self.places),)
+        return (Column(self.name, self.label, self.better, self.unit, self.places, limits=self.limits),)
 
     def describe(self) -> dict[str, Any]:
         """How it is measured, by the keys of its figures, for protocols."""

@@ -102,7 +102,7 @@ def score(maps: Tensor) -> float | None:
 class DiversitySigma(SetMetric):
     """Standard deviation over samples."""
 
-    label, places, least = "diversity σ", ("fidelity", "curves"), 2
+    label, places, least, limits = "diversity σ", ("fidelity", "curves"), 2, (0, None)
     protocol = "standard deviation over samples, mean over pixels, 0-255"
 
     def of_samples(self, samples: Tensor, target: Target) -> float | None:
@@ -115,7 +115,7 @@ class DiversityScore(SetMetric):
     """Diversity score of the NTIRE challenge."""
 
     label, better, places, needs = "diversity score", "high", ("fidelity",), ("ground truth", "backbone")
-    least = 2
+    least, limits = 2, (0, 100)
     protocol = "NTIRE: 100 (global best - local best) / global best, LPIPS maps"
 
     def of_samples(self, samples: Tensor, target: Target) -> float | None:

@@ -33,15 +33,18 @@ class Failures(SampleMetric):
     @property
     def columns(self) -> tuple[Column, ...]:
         """Rates in percent, and extents."""
-        return (
+        rates = (
             # As published: whatever is not finite. Of it, by kind:
-            Column("inf_pct", "%Inf", "low", places=("robustness", "training")),
-            Column("infinite_pct", "%∞", "low", places=("robustness",)),
-            Column("nan_pct", "%NaN", "low", places=("robustness",)),
-            Column("pixel_error_pct", "%PixelErr image", "low", places=("robustness", "curves", "training")),
-            Column("pixel_error_pixel_pct", "%PixelErr pixel", "low", places=("robustness",)),
-            Column("max_abs", "max |value|", "low", places=("robustness",)),
-            Column("max_residual", "max residual", "low", places=("robustness", "differences")),
+            Column("inf_pct", "%Inf", places=("robustness", "training")),
+            Column("infinite_pct", "%∞", places=("robustness",)),
+            Column("nan_pct", "%NaN", places=("robustness",)),
+            Column("pixel_error_pct", "%PixelErr image", places=("robustness", "curves", "training")),
+            Column("pixel_error_pixel_pct", "%PixelErr pixel", places=("robustness",)),
+        )
+        return (
+            *(rate._replace(better="low", limits=(0, 100)) for rate in rates),
+            Column("max_abs", "max |value|", "low", places=("robustness",), limits=(0, None)),
+            Column("max_residual", "max residual", "low", places=("robustness", "differences"), limits=(0, None)),
         )
 
     def describe(self) -> dict[str, Any]:

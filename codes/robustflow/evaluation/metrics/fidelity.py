@@ -82,13 +82,14 @@ def _filter(values: np.ndarray) -> np.ndarray:
 class LRPSNR(SampleMetric):
     """PSNR in dB of the downsampled sample: to the reference of the protocol, to the ground truth's, to the input."""
 
-    label, better, unit = "LR-PSNR", "high", "dB"
+    label, better, unit, limits = "LR-PSNR", "high", "dB", (0, None)
     keys = tuple(_WITH)
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """Of a sample; and of an image minimum, standard deviation and mean over its samples."""
-        found = [Column(self.name, self.label, "high", "dB", ("best", "differences", "captions", "worst"))]
+        places: Places = ("best", "differences", "captions", "worst")
+        found = [Column(self.name, self.label, "high", "dB", places)]
         for key, end in _WITH.items():
             # Those to a reference of their own are in no table.
             table: Places = () if end else ("robustness",)
@@ -96,7 +97,7 @@ class LRPSNR(SampleMetric):
             found.append(Column(f"{key}_min", f"LR-PSNR min{end}", "high", "dB", table))
             found.append(Column(f"{key}_std", f"LR-PSNR σ{end}", "low", "dB", table))
             found.append(Column(f"{key}_mean", f"LR-PSNR mean{end}", "high", "dB", (*table, *plots)))
-        return tuple(found)
+        return tuple(column._replace(limits=self.limits) for column in found)
 
     def of_sample(self, sample: Sample, target: Target) -> Values:
         """Against the input where there is no ground truth, or where the protocol says so."""
@@ -131,7 +132,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 class PSNR(FullReference):
     """PSNR of RGB."""
 
-    label, better, unit = "PSNR", "high", "dB"
+    label, better, unit, limits = "PSNR", "high", "dB", (0, None)
     protocol = "RGB, uint8 (quantize); psnr_y: luma (ITU-R BT.601, 16-235)"
     places: Places = ("fidelity", "curves", "best", "differences", "captions", "training", "worst")
     compare = staticmethod(psnr)
@@ -150,7 +151,7 @@ class BrightenedPSNR(PSNR):
 class SSIM(FullReference):
     """SSIM of RGB, at most 1."""
 
-    label, better = "SSIM", "high"
+    label, better, limits = "SSIM", "high", (-1, 1)
     protocol = "RGB mean, uint8 (quantize), Gaussian window 11, sigma 1.5, as scikit-image's; ssim_y: luma"
     places: Places = ("fidelity", "curves", "best", "differences", "captions")
     compare = staticmethod(ssim)
@@ -190,7 +191,7 @@ class SpectralDistance(SampleMetric):
     that must be fetched. It does not see whether details are in their places, which LPIPS does.
     """
 
-    label, better, unit, needs = "spectral distance", "low", "dB", ("ground truth",)
+    label, better, unit, limits, needs = "spectral distance", "low", "dB", (0, None), ("ground truth",)
     protocol = (
         "of grey values, uint8 (quantize), Hann window: rms over the spatial frequencies above the input's limit "
         "(1 / (2 scale) cycles per pixel; scale 1: above 1/4), in rings 1 / side wide, of 10 log10 of the ratio of the "

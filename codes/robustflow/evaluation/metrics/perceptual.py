@@ -129,7 +129,7 @@ def _network(backbone: Mapping[str, Tensor]) -> nn.Module:
 class LPIPS(SetMetric):
     """Learned perceptual distance of each sample to the ground truth."""
 
-    label, better, needs, each = "LPIPS", "low", ("ground truth", "backbone"), True
+    label, better, limits, needs, each = "LPIPS", "low", (0, None), ("ground truth", "backbone"), True
     protocol = "AlexNet, v0.1, by the lpips package"
     places: Places = ("fidelity", "curves", "best", "differences", "captions", "worst")
     brightened = False
