@@ -133,8 +133,8 @@ def test_interval_is_that_of_a_paired_t_test():
     ours, theirs = pd.Series([3.0, 4.0, 6.0, 5.0, math.nan]), pd.Series([4.0, 4.5, 9.0, 5.5, 1.0])
     expected = stats.ttest_rel(theirs[:4], ours[:4]).confidence_interval(0.95)
     low, high = (columns.cell(end).replace("-", "−") for end in (expected.low, expected.high))
-    assert paired.interval(theirs - ours) == f"+1.25 [{low}, +{high}] (n = 4)"
-    assert paired.interval((theirs - ours)[:1]) == "+1 (n = 1)"
+    assert paired.interval(theirs - ours, (0, None)) == f"+1.25 [{low}, +{high}] (n = 4)"
+    assert paired.interval((theirs - ours)[:1], (0, None)) == "+1 (n = 1)"
 
 
 def test_a_figure_without_finite_values_is_left_out(runs):

@@ -269,7 +269,7 @@ def test_an_interval_ends_where_the_figure_does(tmp_path, key, values, ends, sai
 
 
 def test_limits_of_differences():
-    of = seeds._limit_difference
+    of = seeds.limit_difference
     assert (of((0, 100)), of((-1, 1)), of((0, None)), of((None, None))) == (
         (-100, 100),
         (-2, 2),

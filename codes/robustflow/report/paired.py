@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
-from scipy.special import stdtrit
 
 from robustflow.evaluation.metrics import Column
+from robustflow.evaluation.metrics.base import Limits
+from robustflow.report import seeds
 from robustflow.report.columns import NO_HEAT, columns_at, signed
 from robustflow.report.results import Results, names_of, reference
 
@@ -24,7 +25,7 @@ def compare(
     for dataset, of_set in shown.metrics["datasets"].items():
         for heat in of_set["heats"]:
             at = differences[_at(differences, dataset, heat)]
-            texts = {one.key: interval(at[one.key]) for one in columns if at[one.key].notna().any()}
+            texts = {one.key: interval(at[one.key], one.limits) for one in columns if at[one.key].notna().any()}
             heat_shown = NO_HEAT if shown.protocol.deterministic else heat
             yield dataset, heat_shown, texts, count_failures(failed[_at(failed, dataset, heat)])
 
@@ -52,13 +53,13 @@ def _find_failures(samples: pd.DataFrame) -> pd.Series:
     return (samples.pixel_errors > 0).groupby([samples[key] for key in _KEYS], sort=False).any()
 
 
-def interval(differences: pd.Series) -> str:
-    """Mean of differences over images with its 95 % confidence interval, Student's t; and their number."""
+def interval(differences: pd.Series, limits: Limits) -> str:
+    """Mean over images of differences of a figure with such limits, its 95 % interval, Student's t; their number."""
     known = differences.dropna()
-    text = signed(known.mean())
-    if len(known) > 1:
-        half = stdtrit(len(known) - 1, 0.975) * known.sem()
-        text += f" [{signed(known.mean() - half)}, {signed(known.mean() + half)}]"
+    text, half = signed(known.mean()), seeds.half_interval(known)
+    if not math.isnan(half):
+        low, high = seeds.interval(known.mean(), half, seeds.limit_difference(limits))
+        text += f" [{signed(low)}, {signed(high)}]"
     return f"{text} (n = {len(known)})"
 
 

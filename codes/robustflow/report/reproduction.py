@@ -143,11 +143,11 @@ def measure(runs: Sequence[Results], dataset: str, heat: str, figure: Column) ->
     wilson = found[0].get(f"{key.removesuffix('_pct')}_ci")
     if len(runs) == 1 and key.endswith("_pct") and wilson is not None:
         return mean, wilson[0], wilson[1]
-    of_inputs = pd.Series(dtype="float64")
+    parts = [values]
     if key not in seeds.LARGEST:
         by_input = [seeds.by_input(run, dataset, heat, key) for run in runs]
-        of_inputs = pd.concat(by_input, axis=1).mean(axis=1, skipna=False)
-    half = seeds.half_interval(values, of_inputs) if math.isfinite(mean) else math.nan
+        parts.append(pd.concat(by_input, axis=1).mean(axis=1, skipna=False))
+    half = seeds.half_interval(*parts) if math.isfinite(mean) else math.nan
     return mean, *seeds.interval(mean, half, figure.limits)
 
 

@@ -59,17 +59,16 @@ def by_input(run: Results, dataset: str, heat: str, key: str) -> pd.Series:
     return pd.Series(dtype="float64")
 
 
-def half_interval(of_seeds: pd.Series, of_inputs: pd.Series) -> float:
+def half_interval(*means: pd.Series) -> float:
     """Half of the 95 % interval of a mean over training seeds and inputs; NaN if there is one of each.
 
     Student's t with the variance of a mean over seeds and that of one over inputs added, and the degrees of freedom of
     such a sum (Welch, 1947; Satterthwaite, 1946).
 
     Args:
-        of_seeds: A figure of each training seed.
-        of_inputs: Its means over seeds, of each input; empty for figures that are no means over inputs.
+        *means: A figure of each training seed; its means over seeds, of each input; or one of these alone.
     """
-    parts = [one for one in (of_seeds, of_inputs) if len(one) > 1 and np.isfinite(one.astype(float)).all()]
+    parts = [one for one in means if len(one) > 1 and np.isfinite(one.astype(float)).all()]
     if not parts:
         return math.nan
     variances, freedoms = np.array([one.sem() ** 2 for one in parts]), np.array([len(one) - 1 for one in parts])
@@ -85,7 +84,7 @@ def interval(mean: float, half: float, limits: Limits) -> tuple[float, float]:
     return low if least is None else max(low, least), high if most is None else min(high, most)
 
 
-def _limit_difference(limits: Limits) -> Limits:
+def limit_difference(limits: Limits) -> Limits:
     """Limits of the difference of two figures with the same limits."""
     least, most = limits
     return (None, None) if least is None or most is None else (least - most, most - least)
@@ -127,7 +126,7 @@ def _difference(runs: Sequence[Results], others: Sequence[Results], dataset: str
     half, signs = half_interval(of_seeds, of_inputs), f"({(of_seeds < 0).sum()} / {(of_seeds > 0).sum()})"
     if math.isnan(half):
         return f"{signed(mean)} {signs}"
-    low, high = interval(mean, half, _limit_difference(figure.limits))
+    low, high = interval(mean, half, limit_difference(figure.limits))
     text = f"{signed(mean)} [{signed(low)}, {signed(high)}] {signs}"
     return f"**{text}**" if abs(mean) > half else text
 
