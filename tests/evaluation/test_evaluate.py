@@ -23,7 +23,7 @@ from robustflow.models import SuperResolution, weights
 from robustflow.models.base import Likelihood
 from robustflow.report import tables
 from robustflow.report.columns import cell
-from robustflow.utils import cpus, distributed
+from robustflow.utils import cpus
 from robustflow.utils.errors import UserError
 
 NO_PAGE = pytest.mark.usefixtures("no_page")
@@ -207,7 +207,10 @@ def test_how_many_samples_are_measured_at_the_same_time(
     evaluator = Evaluator(make_model(options), options.val, None)
     evaluator.device = torch.device(device)
     monkeypatch.setattr(cpus, "available", lambda: 16)
-    monkeypatch.setattr(distributed, "size", lambda: size)
+    # Of processes on several machines those of this one share its cores.
+    variables = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": str(2 * size), "LOCAL_WORLD_SIZE": str(size)}
+    for name, value in variables.items() if size > 1 else ():
+        monkeypatch.setenv(name, value)
     assert evaluator._at_once(pixels) == expected
 
 

@@ -25,7 +25,13 @@ with distributed.joined():
 
 
 def test_averages_and_states(device):
-    numbers = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "test"}
+    numbers = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": str(ROOT / "codes")}
     child = [sys.executable, "-c", CHILD, device.type]
     done = subprocess.run(

@@ -66,7 +66,7 @@ def holding(lock, folder):
 
 def _child(function, rank, n, port, results):
     places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n}
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
     os.environ.update({key: str(value) for key, value in {**places, **numbers}.items()})
     # Those of the test; a command writes to stderr.
     logging.getLogger().handlers.clear()

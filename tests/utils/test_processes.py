@@ -131,7 +131,13 @@ def test_one_process_that_failed_ends_the_work_of_the_others():
 
 @pytest.fixture
 def as_second(monkeypatch):
-    for key, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+    for key, value in {
+        "TORCHELASTIC_RUN_ID": "x",
+        "WORLD_SIZE": "4",
+        "LOCAL_WORLD_SIZE": "2",
+        "RANK": "3",
+        "LOCAL_RANK": "1",
+    }.items():
         monkeypatch.setenv(key, value)
 
 
@@ -145,6 +151,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 
 def test_only_the_first_process_of_a_machine_complains(as_second, monkeypatch, capsys, caplog):
     assert (distributed.size(), distributed.rank(), distributed.rank("LOCAL_RANK")) == (4, 3, 1)
+    assert distributed.size("LOCAL_WORLD_SIZE") == 2
     waited = []
     monkeypatch.setattr(time, "sleep", waited.append)
     with pytest.raises(SystemExit), answer.exit_on_mistake():

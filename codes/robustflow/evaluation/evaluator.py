@@ -207,7 +207,7 @@ class Evaluator:
         """
         if self.device.type == "cpu":
             return 1
-        return max(1, min(cpus.available() // distributed.size(), _PIXELS_AT_ONCE // pixels))
+        return max(1, min(cpus.available() // distributed.size("LOCAL_WORLD_SIZE"), _PIXELS_AT_ONCE // pixels))
 
     def _measure(self, heat: float, index: int, raw: Tensor, target: Target) -> Row:
         """Row of one sample (3, H, W), not clamped; None for what is measured of all samples together."""

@@ -38,16 +38,14 @@ def draw(
     best_of: str | None,
     back_projection: int,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Draw samples of an LR image (3, h, w), as read; write them as they come, their spread, and the best.
+    """Draw samples of an LR image; write them as they come, their spread, and the best.
 
     Args:
         model: In eval mode.
-        name: Of the LR image.
-        lr: LR image.
+        name, lr: The LR image, (3, h, w), as read, and what it is called.
         reference: HR image (3, H, W), as read, see `require_reference`, or None.
         output: Folder for the pictures; those that an earlier call drew beyond these are removed.
-        n: Samples.
-        temperature: Of the latents.
+        n, temperature: Samples, and temperature of their latents.
         seed: With the image's name and the sample's number it decides the latents, as in tests.
         best_of: Metric that chooses the best sample; None without reference.
         back_projection: Iterations for a second version of each sample, written and measured apart; 0: none.
@@ -78,16 +76,13 @@ def draw(
             again = back_project(sample, to_float(lr), model.scale, back_projection, model.options.kernel)
             write_png(output / f"{stem}_back_projected.png", again)
             projected.append(describe(number, again))
-    # What an earlier call drew beyond these, and back-projected ones that this one did not make.
-    sheet.remove_beyond(output, f"{name}_sample", n)
-    if not projected:
-        sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
     best = _best(rows, best_of)
     if best_of is not None and best is None:
         log.warning("%s: no sample is the best by %s: none is finite", name, best_of)
     found: dict[str, Any] = {"samples": rows, "reference": reference is not None, "best_of": best_of, "best": best}
     if projected:
         found["back_projection"] = {"iterations": back_projection, "samples": projected}
+    _remove_earlier(output, name, n, projected=bool(projected))
     shown = {"input": lr, **_write_chosen(output, name, kept, best, n, spread.picture())}
     return found, shown if reference is None else {**shown, "reference": reference}
 
@@ -143,6 +138,13 @@ def _draw(model: FlowModel, name: str, lr: Tensor, temperature: float, n: int, s
         for some in drawn:
             yield from some.cpu()
             bar.update(len(some))
+
+
+def _remove_earlier(output: Path, name: str, n: int, *, projected: bool) -> None:
+    """Remove what an earlier call drew beyond n samples, and back-projected ones unless this one made them anew."""
+    sheet.remove_beyond(output, f"{name}_sample", n)
+    if not projected:
+        sheet.remove_beyond(output, f"{name}_sample", 0, "_back_projected")
 
 
 def _write_chosen(

@@ -31,10 +31,10 @@ class FailedElsewhere(RunFailed):
     """Another process of this run failed; the message says which and, if known, why."""
 
 
-def size() -> int:
-    """Number of processes of the run, on all machines; 1 without torchrun."""
+def size(variable: str = "WORLD_SIZE") -> int:
+    """Number of processes of the run; with ``LOCAL_WORLD_SIZE``, on this machine; 1 without torchrun."""
     # Job schedulers leave a WORLD_SIZE of their own about.
-    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    return int(os.environ[variable]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def rank(variable: str = "RANK") -> int:
