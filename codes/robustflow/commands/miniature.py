@@ -3,36 +3,28 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from robustflow.data import BundledSource
 from robustflow.data.images import write_png
-from robustflow.data.sources.low_light import darken
 from robustflow.options.schema import DatasetOptions, RunOptions
-from robustflow.utils.seeds import derive_seed
 from robustflow.utils.yaml_tree import Dumper
 
 # Where the photographs lie, and their height and width.
 FOLDER = Path("results/small/images")
 _SIZE = (128, 160)
 _N_IMAGES = 4
-_SPLITS = {"train": "our485", "test": "eval15"}
 
 
 def write_images() -> None:
-    """Write `train` and `test` with crops of bundled photographs, and the same darkened in the layout of LOL."""
-    for split, lol in _SPLITS.items():
+    """Write `train` and `test` with crops of bundled photographs."""
+    for split in ("train", "test"):
         source = BundledSource(split, 1)
         for index, name in enumerate(source.names[:_N_IMAGES]):
-            image = _crop(source.pair(index)[0])
-            generator = torch.Generator().manual_seed(derive_seed("low light", name))
-            low = darken(image, 0.05, 2000.0, 2.0, generator)
-            for place, written in ((split, image), (f"LOL/{lol}/high", image), (f"LOL/{lol}/low", low)):
-                file = FOLDER / place / f"{name}.png"
-                if not file.is_file():
-                    write_png(file, written)
+            file = FOLDER / split / f"{name}.png"
+            if not file.is_file():
+                write_png(file, _crop(source.pair(index)[0]))
 
 
 def _crop(image: Tensor) -> Tensor:
@@ -64,11 +56,11 @@ def shrink(options: RunOptions) -> dict[str, Any]:
 def _shrink_data(key: str, dataset: DatasetOptions, scale: int, side: int) -> dict[str, Any]:
     split = "train" if key == "train" else "test"
     # Another mode begins anew, and claims and published figures name data sets.
-    changed: dict[str, Any] = {"name": dataset.name}
-    if scale == 1:
-        changed |= {"mode": "LoL", "root": str(FOLDER / "LOL"), "split": split}
-        return {**changed, "GT_size": side, "batch_size": 2} if split == "train" else changed
-    changed |= {"mode": "folder", "dataroot_GT": str(FOLDER / split), "dataroot_LQ": None, "GT_size": side}
+    changed: dict[str, Any] = {"name": dataset.name, "mode": "folder", "GT_size": side}
+    folder = str(FOLDER / split)
+    changed |= {"dataroot_GT": folder, "dataroot_LQ": None}
+    if scale == 1:  # dark images become bright ones
+        changed |= {"dataroot_LQ": folder, "degrade": [{"type": "gain", "factor": 0.1}]}
     return {**changed, **({"batch_size": 2, "n_workers": 0} if split == "train" else {"n_crops": 4})}
 
 
