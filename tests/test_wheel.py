@@ -39,9 +39,13 @@ print(json.dumps([robustflow.__file__, statuses]))
 """
 
 
+# Without the checkout, which pip would take for installed.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+
 def pip(*words):
     quiet = ("--quiet", "--disable-pip-version-check", "--no-index", "--no-deps")
-    subprocess.run([sys.executable, "-m", "pip", *words, *quiet], check=True)
+    subprocess.run([sys.executable, "-m", "pip", *words, *quiet], env=ENVIRONMENT, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +76,10 @@ def installed(wheel, tmp_path_factory):
     # All else as here, torch above all; what is installed here to be edited in place stays away.
     (packages,) = home.glob("lib/python*/site-packages")
     (packages / "as_here.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
     def run(name, *words):
         command = [str(home / "bin" / name), *words]
-        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=place, env=ENVIRONMENT, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 
     run.place, run.home = place, home
@@ -89,6 +92,7 @@ def test_holds_what_is_shipped_and_no_other_files(wheel):
     templates = {file.name for file in (readme.ROOT / "codes/robustflow/report/templates").iterdir()}
     assert {f"robustflow/packaged/{file}" for file in confs} <= names and "confs/recipes/table1.yml" in confs
     assert {f"robustflow/report/templates/{file}" for file in templates} <= names and "robustflow/py.typed" in names
+    assert "robustflow/downloads/catalogue.yml" in names
     assert "robustflow/packaged/pretrained_weights/box_test.safetensors" in names
     assert not any("published.pth" in name or name.startswith(("tests", "benchmarks")) for name in names)
 
