@@ -1,7 +1,6 @@
 """3×3 convolutions of nearest-neighbour resized maps, without resizing them."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,45 +63,62 @@ class _Enlarged(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, r: int, *products: Tensor) -> Tensor:
         ctx.r, ctx.shapes = r, [product.shape for product in products]
-        b, o, h, w = products[0].shape
-        whole = _empty((b, o, r * h, r * w), products[0])
-        for pixels, (total, *others) in _terms(r, whole, *products):
-            if not others:
-                pixels.copy_(total)
-            for term in others:
-                total = torch.add(total, term, out=pixels)
+        plain, down, across, both = _by_end(*products)
+        b, o, h, w = plain.shape
+        whole, ends = _empty((b, o, r * h, r * w), plain), {0: 0, r - 1: 1}
+        for p in range(r):
+            i = ends.get(p)
+            row = plain if i is None else plain + _read(down[:, i], 2, i)
+            for q in range(r):
+                j, pixels = ends.get(q), whole[..., p::r, q::r]
+                if j is None:
+                    pixels.copy_(row)
+                    continue
+                torch.add(row, _read(across[:, j], 3, j), out=pixels)
+                if i is not None:
+                    pixels += _read(_read(both[:, i, j], 2, i), 3, j)
         return whole
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [_empty(shape, grad).zero_() for shape in ctx.shapes]
-        for pixels, terms in _terms(ctx.r, grad, *grads):
-            for term in terms:
-                term += pixels
+        grads = [_empty(shape, grad) for shape in ctx.shapes]
+        plain, down, across, both = _by_end(*grads)
+        r, rows, ends = ctx.r, [], {0: 0, ctx.r - 1: 1}
+        pixels = [[grad[..., p::r, q::r] for q in range(r)] for p in range(r)]
+        for p in range(r):
+            i = ends.get(p)
+            total = torch.empty_like(plain) if i is None else _take(down[:, i], 2, i)
+            rows.append(_add_up(pixels[p], total))
+        _add_up(rows, plain)
+        for q, j in ends.items():
+            _add_up([pixels[p][q] for p in range(r)], _take(across[:, j], 3, j))
+            for p, i in ends.items():
+                _take(_take(both[:, i, j], 2, i), 3, j).copy_(pixels[p][q])
         return None, *grads
 
 
-def _terms(
-    r: int, whole: Tensor, plain: Tensor, down: Tensor, across: Tensor, both: Tensor
-) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """The first, second, … of the r×r output pixels of all x_i, (b, o, h, w), and what they are sums of; all are views.
+def _by_end(plain: Tensor, down: Tensor, across: Tensor, both: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The products by the end of the r pixels at which they are read, first (0) or last (1), behind the batch."""
+    return plain, down.unflatten(1, (2, -1)), across.unflatten(1, (2, -1)), both.unflatten(1, (2, 2, -1))
 
-    There is one difference more than there are pixels: x_i has g_i before it and g_{i+1} behind it.
-    """
-    h, w = plain.shape[2:]
-    down, across, both = down.unflatten(1, (2, -1)), across.unflatten(1, (2, -1)), both.unflatten(1, (2, 2, -1))
-    ends = {0: 0, r - 1: 1}
-    for p, q in itertools.product(range(r), repeat=2):
-        i, j = ends.get(p), ends.get(q)
-        terms = [plain]
-        if i is not None:
-            terms.append(down[:, i, :, i : i + h])
-        if j is not None:
-            terms.append(across[:, j, ..., j : j + w])
-        if i is not None and j is not None:
-            terms.append(both[:, i, j, :, i : i + h, j : j + w])
-        yield whole[..., p::r, q::r], terms
+
+def _read(differences: Tensor, dim: int, end: int) -> Tensor:
+    """Those along a dimension that belong to the pixels of x_i: g_i to the first, g_{i+1} to the last."""
+    return differences.narrow(dim, end, differences.shape[dim] - 1)
+
+
+def _take(gradients: Tensor, dim: int, end: int) -> Tensor:
+    """Those by differences that are read, to be written; 0 for the one that is not."""
+    gradients.select(dim, end - 1).zero_()
+    return _read(gradients, dim, end)
+
+
+def _add_up(terms: Sequence[Tensor], total: Tensor) -> Tensor:
+    torch.add(terms[0], terms[1], out=total)
+    for term in terms[2:]:
+        total += term
+    return total
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
