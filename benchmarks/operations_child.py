@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # What neither computes nor moves numbers, besides views.
 ALLOCATIONS = ("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided")
@@ -20,20 +21,28 @@ COMPILED = "(compiled chain)"
 
 
 class Counter(TorchDispatchMode):
-    """Counts what torch dispatches below autograd, by name; what torch.compile is given counts as one operation."""
+    """Counts what torch dispatches below autograd, by name; what torch.compile is given counts as one operation.
+
+    Attributes:
+        operations: How often.
+        moved: Bytes of the tensors that they read and write, by name.
+        views, allocations: How many, which are no operations.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: collections.Counter[str] = collections.Counter()
+        self.moved: collections.Counter[str] = collections.Counter()
         self.views = self.allocations = 0
         self.inside = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
         if self.inside == 0:
-            self._note(func._schema)
-        return func(*args, **(kwargs or {}))
+            self._note(func._schema, (args, kwargs, result))
+        return result
 
-    def _note(self, schema: Any) -> None:
+    def _note(self, schema: Any, values: Any) -> None:
         name = schema.name.split("::")[1]
         if name in ALLOCATIONS:
             self.allocations += 1
@@ -41,6 +50,7 @@ class Counter(TorchDispatchMode):
             self.views += 1
         else:
             self.operations[name] += 1
+            self.moved[name] += size(values)
 
     @contextlib.contextmanager
     def as_one(self) -> Iterator[None]:
@@ -51,6 +61,11 @@ class Counter(TorchDispatchMode):
             yield
         finally:
             self.inside -= 1
+
+
+def size(values: Any) -> int:
+    """Bytes of all tensors in nested values."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
 
 
 def _aliases(values: Any) -> bool:
@@ -66,8 +81,12 @@ def uncompiled(function: Callable[..., Any] | None = None, **keywords: Any) -> C
         return uncompiled
 
     def run(*arguments: Any, **named: Any) -> Any:
-        with _counting[-1].as_one() if _counting else contextlib.nullcontext():
+        if not _counting or _counting[-1].inside > 0:
             return function(*arguments, **named)
+        with _counting[-1].as_one():
+            result = function(*arguments, **named)
+        _counting[-1].moved[COMPILED] += size((arguments, named, result))
+        return result
 
     return run
 
@@ -112,6 +131,7 @@ def count(conf: str, override: str, side: int) -> dict[str, Any]:
         "views": counter.views,
         "allocations": counter.allocations,
         "operations": dict(counter.operations),
+        "moved": dict(counter.moved),
     }
 
 

@@ -15,6 +15,8 @@ def test_views_and_allocations_are_apart():
         y += 1
     assert counter.operations == {"mul": 1, "sum": 1, "add_": 1}
     assert (counter.views, counter.allocations) == (2, 1)
+    # Of 24 numbers each: two read, one written; those read, one written; one read and written.
+    assert counter.moved == {"mul": 3 * 96, "sum": 96 + 4, "add_": 8}
     with Counter() as counter:
         x.detach()
     assert not counter.operations
@@ -48,11 +50,12 @@ def test_table_has_both_couplings_before_and_now(known, monkeypatch, capsys):
     dispatched.operations(Setting(tiny=True, before="no-such-commit"))
     printed = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
-    assert ["rq", "now", "2", "2", "4", "1", "0", "0.5" if known else "–"] in rows
-    assert ["affine", "no-such-commit", *(["4", "4", "8", "1", "0", "1"] if known else ["–"] * 6)] in rows
-    assert ["rq", "mul", "8" if known else "–", "4"] in rows
+    assert ["rq", "now", "2", "2", "4", "1", "0", "0.5" if known else "–", "3"] in rows
+    assert ["affine", "no-such-commit", *(["4", "4", "8", "1", "0", "1", "3"] if known else ["–"] * 7)] in rows
+    assert ["rq", "mul", "8" if known else "–", "4", "3"] in rows
     assert ("no-such-commit: not measured" in printed) is not known
 
 
 def counts(n):
-    return {"forward": n, "backward": n, "total": 2 * n, "views": 1, "allocations": 0, "operations": {"mul": 2 * n}}
+    counted = {"operations": {"mul": 2 * n}, "moved": {"mul": 3_000_000, "convolution": 5_000_000}}
+    return {"forward": n, "backward": n, "total": 2 * n, "views": 1, "allocations": 0, **counted}
