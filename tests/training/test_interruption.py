@@ -74,7 +74,7 @@ def test_loader_processes_leave_it_to_the_main_process(number, monkeypatch):
     os.kill(process.pid, number)
     process.join(0.5)
     assert process.is_alive()
-    # The main process can still end it.
+    # The main process can still end it, which is no fault.
     process.terminate()
     process.join(5)
-    assert process.exitcode == -signal.SIGALRM
+    assert process.exitcode == 0

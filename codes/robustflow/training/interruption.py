@@ -99,3 +99,5 @@ def leave_signals_to_main(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
+    # By itself: one that a signal ends torch takes for a fault, also when the main process ends it on its way out.
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
