@@ -86,6 +86,12 @@ print(memory.peak() - before)
 """
 
 
+def test_a_system_that_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "resource", None)
+    monkeypatch.setattr(memory, "Path", lambda _: tmp_path / "none")
+    assert memory.peak() is None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux measures it")
 def test_tiles_take_a_few_copies_of_the_image(tmp_path):
     """Two samples, of one of them the latents and x, and the upsampled input: five copies, and what tiles take."""

@@ -169,8 +169,10 @@ def _estimate_room(options: RunOptions, checkpoint_bytes: int) -> list[str]:
     where = "of the GPU" if torch.cuda.is_available() and options.device != "cpu" else "of this process"
     n, free = count_checkpoints(options), shutil.disk_usage(find_existing_part(options.path.experiments)).free
     disk = checkpoint_bytes * n
+    peak = memory.peak()
+    taken = "not known" if peak is None else f"{peak / _GIB:.2f} GiB"
     lines = [
-        f"  memory      {memory.peak() / _GIB:.2f} GiB {where} at its peak; loader processes come on top",
+        f"  memory      {taken} {where} at its peak; loader processes come on top",
         f"  disk        {disk / _MIB:.3g} MiB ({n} checkpoints); {free / _GIB:.3g} GiB are free",
     ]
     if disk > free:

@@ -20,6 +20,8 @@ from robustflow.utils.files import CannotWrite
 
 log = logging.getLogger(__name__)
 
+# Windows has none.
+_HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 # Seconds that a loader process outlives a SIGTERM.
 GRACE = 3
 
@@ -36,8 +38,8 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+        for number in (signal.SIGINT, signal.SIGTERM, *_HANGUP):
+            if number not in _HANGUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -93,11 +95,12 @@ def leave_signals_to_main(worker: int) -> None:
     """Let the main process decide on signals that reach all processes of a run, loader processes included.
 
     A process group of its own keeps away what a terminal sends. SIGTERM acts after a delay: a batch system sends it
-    to every process, and the main one must be able to finish its iteration and save.
+    to every process, and the main one must be able to finish its iteration and save. Windows has neither.
     """
-    os.setpgrp()
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, *_HANGUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
-    # By itself: one that a signal ends torch takes for a fault, also when the main process ends it on its way out.
-    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
+        # By itself: one that a signal ends torch takes for a fault, also when the main process ends it on its way out.
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -10,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from robustflow.utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # as on Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ def within(folder: Path) -> Path:
 def hold(lock: Path, folder: Path, advice: str = _ADVICE) -> Iterator[None]:
     """Hold a folder's lock, a file that is there meanwhile; of several processes of one run the main one is to hold it.
 
-    Where locks do not work, as on some network file systems, go on with one line that says so.
+    Where locks do not work, as on some network file systems and on Windows, go on with one line that says so.
 
     Args:
         lock: Its file, `beside` or `within`.
@@ -68,13 +72,15 @@ def hold(lock: Path, folder: Path, advice: str = _ADVICE) -> Iterator[None]:
 
 def require_free_below(folder: Path, advice: str) -> None:
     """Raise Locked if another process holds the lock of a folder anywhere below this one."""
-    for lock in folder.rglob(".*lock"):
+    for lock in folder.rglob(".*lock") if fcntl is not None else ():
         with contextlib.suppress(OSError), os.fdopen(os.open(lock, os.O_RDWR)) as file:
             _lock(file.fileno(), folder, advice)
 
 
 def _acquire(lock: Path, folder: Path, advice: str) -> int:
     """The locked file, open."""
+    if fcntl is None:
+        raise OSError("this system has no such locks")
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)

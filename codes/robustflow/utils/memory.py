@@ -1,6 +1,5 @@
 """How much memory a run has taken, and how whole images are worked on without taking more."""
 
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+try:
+    import resource
+except ImportError:  # as on Windows
+    resource = None  # type: ignore[assignment]
+
 # Numbers of an image that are worked on at once: 4 MiB in double precision.
 _BAND = 2**19
 
 
-def peak() -> int:
-    """Largest memory so far, bytes: allocated on a GPU if any was, else resident of this process."""
+def peak() -> int | None:
+    """Largest memory so far, bytes: allocated on a GPU if any was, else resident of this process; None if not known."""
     # Not of the current device alone, which need not be the one that is used.
     on_gpus = max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())), default=0)
     if on_gpus > 0:
@@ -23,6 +27,8 @@ def peak() -> int:
         # Not getrusage, which on Linux starts at the parent's peak.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
+    if resource is None:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
