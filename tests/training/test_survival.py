@@ -282,6 +282,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(make_options, monkeypatch, capl
     assert f"Iteration 2 is not saved. {older} is intact; go on with --resume auto." in caplog.text
     assert "Traceback" not in caplog.text
     assert checkpoint.find(folder_of(options), "auto") == older
+    assert not list(folder_of(options).glob("*/00000002*"))
     monkeypatch.undo()
     assert train(make_options(train={"niter": 2, "ema": 0.5}, path={"resume_state": "auto"}, logger=EVERY))
     assert average_at(options, 2)

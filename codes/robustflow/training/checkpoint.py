@@ -1,5 +1,6 @@
 """Checkpoints: weights, their moving average, and state, each written atomically; the state last: it proves all."""
 
+import contextlib
 import io
 import logging
 import pickle
@@ -81,18 +82,25 @@ def save(run: Run) -> None:
 
 
 def _write(experiment: Path, iteration: int, contents: Mapping[Path, bytes]) -> None:
-    """Write the files of a checkpoint.
+    """Write the files of a checkpoint, or none of a new one.
 
     The sums come first, so that an unfinished checkpoint is known as one. Written again, it is finished already, and
     each of its files may be the old or the new one: no sums until all are new.
     """
-    again = state_file(experiment, iteration).is_file()
+    again, sums = state_file(experiment, iteration).is_file(), checksums.place(experiment, iteration)
     if again:
-        checksums.place(experiment, iteration).unlink(missing_ok=True)
+        sums.unlink(missing_ok=True)
     else:
         checksums.write(experiment, iteration, contents)
-    for file, data in contents.items():
-        write_atomically(file, data)
+    try:
+        for file, data in contents.items():
+            write_atomically(file, data)
+    except CannotWrite:
+        # Half a checkpoint would take room, and be moved aside by each attempt to go on.
+        with contextlib.suppress(OSError):
+            for file in () if again else (*contents, sums):
+                file.unlink(missing_ok=True)
+        raise
     if again:
         checksums.write(experiment, iteration, contents)
 
