@@ -1,9 +1,11 @@
 """`--check`: everything is tried, nothing is left behind, estimates are near the truth."""
 
+import errno
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,18 @@ def test_what_is_said_of_a_failure_is_not_of_files_that_are_gone(make_options, c
     answer = caplog.text[caplog.text.index("error: ") :]
     assert "/tmp" not in answer
     assert "--resume" not in answer
+
+
+def test_no_room_to_try_it_in(make_options, monkeypatch, tmp_path, caplog):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert engine.run(make_options(), check=True) == 2
+    assert (
+        f"error: {tmp_path}: expected room to try the run in, got: no space left on device; set TMPDIR" in caplog.text
+    )
 
 
 def test_other_weights_and_a_checkpoint_to_resume(make_options, tmp_path):

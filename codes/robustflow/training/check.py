@@ -21,8 +21,8 @@ from robustflow.training import checkpoint
 from robustflow.training.loop import fit_ood_score, iterate
 from robustflow.training.preparation import prepare
 from robustflow.utils import memory
-from robustflow.utils.errors import RunFailed, UserError
-from robustflow.utils.files import find_existing_part, require_writable
+from robustflow.utils.errors import RunFailed, UserError, describe_error
+from robustflow.utils.files import CannotWrite, find_existing_part, require_writable
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,10 @@ def estimate(options: RunOptions) -> tuple[str, float]:
         try:
             lines, seconds = _try(options, folder)
         except (UserError, RunFailed) as error:
+            unwritten = error if isinstance(error, CannotWrite) else error.__cause__
+            if isinstance(unwritten, CannotWrite):
+                place, reason = Path(folder).parent, describe_error(unwritten.__cause__ or error)
+                raise UserError(f"{place}: expected room to try the run in, got: {reason}; set TMPDIR") from error
             # What it says of files is of those that are gone now.
             lines = [line for line in str(error).splitlines() if folder not in line and "--resume" not in line]
             raise type(error)("\n".join(lines) or str(error).splitlines()[0]) from error
