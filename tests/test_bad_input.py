@@ -240,6 +240,12 @@ def test_damaged_programs_are_not_run(here):
 
 # Exit statuses
 
+NO_SHARED_MEMORY = """Caught RuntimeError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "storage.py", line 423, in _new_shared
+RuntimeError: unable to allocate shared memory(shm)
+"""
+
 
 def test_an_error_in_a_loader_process_is_answered(here, monkeypatch):
     data = Path("hr/1.png").read_bytes()
@@ -261,6 +267,8 @@ def test_an_error_in_a_loader_process_is_answered(here, monkeypatch):
         (RuntimeError("CUDA out of memory. Tried 3 GiB"), 1, "too little memory: CUDA out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 bytes"), 1, "lower the batch"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "), 1, "lower the batch"),
+        (RuntimeError("DataLoader worker (pid 3) is killed: out of shared memory."), 1, "enlarge it"),
+        (RuntimeError(NO_SHARED_MEMORY), 1, "memory: unable to allocate shared memory(shm)\n  Loader processes"),
         (MemoryError(), 1, "lower the batch"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

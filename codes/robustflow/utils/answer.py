@@ -30,14 +30,19 @@ _FAULTS_OF_FILES = (
     *(errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
 )
 # As torch words it: on GPUs, on CPUs, and for loader processes that the system ended.
+_SHARED = "shared memory"
 _OF_MEMORY = (
     "out of memory",
     "not enough memory",
     "_STATUS_ALLOC_FAILED",
     "can't allocate memory",
-    "shared memory",
+    _SHARED,
     "killed by signal: Killed",
     "killed by signal: Bus error",
+)
+_OF_SHARED = (
+    "Loader processes hand over what they read in /dev/shm: enlarge it (docker run --shm-size), or lower n_workers of "
+    "the training set; 0 needs none."
 )
 
 log = logging.getLogger(__name__)
@@ -85,8 +90,9 @@ def answering(
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        reply.status = _tell(FAILED, "\n  ".join(filter(None, [f"too little memory: {reason}", memory()])))
+        reason = next(iter(message_of(error).splitlines()), type(error).__name__)
+        advice = _OF_SHARED if _SHARED in reason else memory()
+        reply.status = _tell(FAILED, "\n  ".join(filter(None, [f"too little memory: {reason}", advice])))
     except KeyboardInterrupt:
         log.error(interrupted)
         reply.status = INTERRUPTED
@@ -167,7 +173,7 @@ def _tell(status: int, message: str) -> int:
     return status
 
 
-def message_of(error: UserError) -> str:
+def message_of(error: Exception) -> str:
     """The message alone: a loader process sends its whole traceback with it."""
     text = str(error).strip()
     return re.split(r"^[\w.]*Error: ", text, flags=re.MULTILINE)[-1].strip() if "Original Traceback" in text else text
