@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from several import holding
 from torch.utils.data import DataLoader
 
 from robustflow.commands import prepare
@@ -23,7 +24,7 @@ from robustflow.data.images import read_image, write_png
 from robustflow.data.sources import prepared
 from robustflow.data.sources.prepared import INDEX, open_prepared
 from robustflow.registry import DATASETS
-from robustflow.utils import files
+from robustflow.utils import files, locks
 from robustflow.utils.errors import UserError
 
 
@@ -341,6 +342,16 @@ def test_mistakes_are_answered(source: Path, monkeypatch: pytest.MonkeyPatch, ca
     )
     assert "expected 30 GiB of free space for 5 decoded images, got 0.000977" in answer(source.parent / "other")
     assert not (source.parent / "other").exists()
+
+
+@pytest.mark.forks
+def test_one_at_a_time(source: Path, caplog: pytest.LogCaptureFixture):
+    """Each removes what it takes for half of a file that a killed one left."""
+    target = source.parent / "made"
+    with holding(locks.beside(target), target):
+        assert prepare.main([str(source), str(target), "--workers", "0"]) == 2
+    assert "made: another run is writing there" in caplog.text
+    assert not target.exists()
 
 
 def test_full_disk_is_answered(source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):

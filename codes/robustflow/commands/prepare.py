@@ -1,10 +1,12 @@
 """Decode a folder of images once, for fast training crops: robustflow prepare SOURCE DESTINATION."""
 
+import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from robustflow.commands.arguments import Parser, path
 from robustflow.data.preparation import prepare_images
-from robustflow.utils import cpus
+from robustflow.utils import cpus, locks
 from robustflow.utils.answer import answer
 
 
@@ -18,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.workers < 0:
         parser.error(f"--workers: expected 0 or more, got {chosen.workers}")
-    return answer(
-        lambda: prepare_images(chosen.source, chosen.destination, chosen.workers),
-        interrupted="interrupted; run it again to go on",
-    )
+    return answer(partial(_prepare, chosen), interrupted="interrupted; run it again to go on")
+
+
+def _prepare(chosen: argparse.Namespace) -> None:
+    with locks.hold(locks.beside(chosen.destination), chosen.destination):
+        prepare_images(chosen.source, chosen.destination, chosen.workers)
