@@ -166,6 +166,11 @@ def test_only_the_first_process_of_a_machine_complains(as_second, monkeypatch, c
     assert caplog.messages == ["error: expected one process, got 4; start it without torchrun"]
 
 
+def test_what_one_process_computes_is_not_begun_by_several(as_second, caplog):
+    assert answer.answer(lambda: pytest.fail("begun")) == 2
+    assert caplog.messages == ["error: expected one process, got 4; start it without torchrun"]
+
+
 def test_each_process_has_a_gpu_of_its_own(as_second, monkeypatch):
     assert devices.choose("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

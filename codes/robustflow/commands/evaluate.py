@@ -23,7 +23,7 @@ from robustflow.options.schema import RunOptions
 from robustflow.report import pages, tables
 from robustflow.report import trace as trace_report
 from robustflow.utils import distributed, locks
-from robustflow.utils.answer import answering
+from robustflow.utils.answer import answering, require_one_process
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -51,11 +51,11 @@ def run(options: RunOptions, input_path: str | None, output: str | None, trace: 
         answering(
             memory=partial(memory_advice.of_sampling, options),
             interrupted="interrupted; the same command goes on where it was",
-            alone=trace,
         ) as reply,
         distributed.announcing(),
     ):
         if trace:
+            require_one_process()
             data_sets.require_apart(options, input_path, folder, folder / "trace")
             with locks.hold(locks.within(folder / "trace"), folder / "trace"):
                 text = _trace(options, input_path, folder / "trace")

@@ -12,7 +12,7 @@ from robustflow.training import check as trial
 from robustflow.training.loop import finish, iterate
 from robustflow.training.preparation import prepare
 from robustflow.utils import distributed
-from robustflow.utils.answer import DONE, INTERRUPTED, answering
+from robustflow.utils.answer import DONE, INTERRUPTED, answering, require_one_process
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import require_inside
 
@@ -26,9 +26,11 @@ def run(options: RunOptions, *, check: bool = False) -> int:
     interrupted = "interrupted at once; go on from the newest checkpoint with --resume auto"
     with (
         distributed.joined(),
-        answering(memory=memory, interrupted=interrupted, alone=check) as reply,
+        answering(memory=memory, interrupted=interrupted) as reply,
         distributed.announcing(),
     ):
+        if check:
+            require_one_process()
         _require_weights(options)
         for folder in ("models", "training_state", "tensorboard", "non_finite", "checksums"):
             require_inside(Path(options.path.experiments, options.name), folder)

@@ -55,15 +55,12 @@ class Reply:
 
 
 @contextlib.contextmanager
-def answering(
-    *, memory: Callable[[], str] = str, interrupted: str = "interrupted", alone: bool = True
-) -> Iterator[Reply]:
+def answering(*, memory: Callable[[], str] = str, interrupted: str = "interrupted") -> Iterator[Reply]:
     """Answer mistakes and failures of the work inside with a message on stderr; give the reply with its exit status.
 
     Args:
         memory: Called where memory does not suffice; says what to lower.
         interrupted: What to say when Ctrl-C ends the work.
-        alone: One process computes it; several, as torchrun starts them, are a mistake.
 
     Raises:
         Exception: whatever is neither: a fault of ours, whose traceback is wanted.
@@ -71,8 +68,6 @@ def answering(
     print_messages()
     reply = Reply()
     try:
-        if alone:
-            require_one_process()
         yield reply
         _flush_output()
     except UserError as error:
@@ -99,8 +94,9 @@ def answering(
 
 
 def answer(work: Callable[[], int | None], **how: Any) -> int:
-    """Do the work of a command, which returns its own status, or None for `DONE`; see `answering`."""
+    """Do the work of a command, which returns its own status, or None for `DONE`, in one process; see `answering`."""
     with answering(**how) as reply:
+        require_one_process()
         reply.status = work() or DONE
     return reply.status
 
