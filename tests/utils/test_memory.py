@@ -1,5 +1,8 @@
 """Whole images in bands of rows: the same results, and no more memory than a few copies of an image."""
 
+import errno
+import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -15,6 +18,7 @@ from robustflow.evaluation.sampling import average
 from robustflow.models import weights
 from robustflow.options import load as options_load
 from robustflow.utils import memory
+from robustflow.utils.errors import UserError
 
 # 37 × 21 pixels, some of them outside the range, one not finite.
 SAMPLES = torch.rand(3, 3, 37, 21, generator=torch.Generator().manual_seed(0)) * 3 - 1
@@ -90,6 +94,17 @@ def test_a_system_that_does_not_tell(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "resource", None)
     monkeypatch.setattr(memory, "Path", lambda _: tmp_path / "none")
     assert memory.peak() is None
+
+
+def test_processes_that_cannot_share_memory(monkeypatch):
+    def lock():
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    memory.require_shared(2, "n_workers")
+    monkeypatch.setattr(multiprocessing, "Lock", lock)
+    memory.require_shared(0, "n_workers")
+    with pytest.raises(UserError, match=r"n_workers: expected 0 where /dev/shm cannot be used \(read-only .*\), got 2"):
+        memory.require_shared(2, "n_workers")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux measures it")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from robustflow.data.images import list_images, read_headers, read_image
 from robustflow.data.sources.folders import name_images
 from robustflow.data.sources.prepared import INDEX, Index, PreparedImage, file_of, is_current, is_whole, read_index
+from robustflow.utils import memory
 from robustflow.utils.errors import UserError, raise_all
 from robustflow.utils.files import find_existing_part, is_utf8, remove_leftovers, require_inside, write_atomically
 
@@ -41,6 +42,7 @@ def prepare_images(source: Path, destination: Path, workers: int = 0) -> None:
         UserError: if ``source`` has no images, one cannot be read, ``destination`` holds something else or cannot be
             written, or there is too little space; what was written stays, and another call goes on from there.
     """
+    memory.require_shared(workers, "--workers")
     files = list_images(source)
     name_images([file.relative_to(source) for file in files])
     images = [_relative(file, source) for file in files]

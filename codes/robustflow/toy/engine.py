@@ -18,7 +18,7 @@ from robustflow.options.toy import ToyOptions
 from robustflow.report import plots
 from robustflow.toy import figures, summary
 from robustflow.toy.run import Given, Trial, draw_held_out, perform
-from robustflow.utils import cpus, locks
+from robustflow.utils import cpus, locks, memory
 from robustflow.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def _perform_all(options: ToyOptions, given: Given) -> list[Trial]:
     planned = list(itertools.product(options.couplings, options.train.seeds))
     jobs = [(options, given, *job) for job in planned]
     n_workers = cpus.available() if options.n_workers is None else options.n_workers
+    memory.require_shared(n_workers, "n_workers")
     trials = []
     with contextlib.ExitStack() as stack:
         done: Iterable[Trial] = itertools.starmap(perform, jobs)

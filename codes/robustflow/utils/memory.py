@@ -1,11 +1,14 @@
-"""How much memory a run has taken, and how whole images are worked on without taking more."""
+"""How much memory a run has taken, whether processes can share some, and whole images worked on without taking more."""
 
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from robustflow.utils.errors import UserError, describe_error
 
 try:
     import resource
@@ -30,6 +33,16 @@ def peak() -> int | None:
     if resource is None:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def require_shared(processes: int, key: str) -> None:
+    """Raise UserError if loader processes are asked for, by ``key``, where processes cannot share memory."""
+    if processes > 0:
+        try:
+            multiprocessing.Lock()
+        except OSError as error:
+            fault = describe_error(error)
+            raise UserError(f"{key}: expected 0 where /dev/shm cannot be used ({fault}), got {processes}") from error
 
 
 def bands(height: int, per_row: int) -> Iterator[slice]:

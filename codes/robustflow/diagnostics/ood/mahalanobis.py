@@ -38,6 +38,7 @@ from robustflow.diagnostics.ood.gaussian import fit_gaussian, squared_mahalanobi
 from robustflow.evaluation.description import NOT_RECORDED, describe_ood_fit
 from robustflow.models import Model, data_sets, weights
 from robustflow.options.schema import RunOptions
+from robustflow.utils import memory
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
 from robustflow.utils.seeds import derive_seed
@@ -323,6 +324,7 @@ def fit(
     """
     if n_patches < _FOLDS:
         raise UserError(f"--n-patches: expected at least {_FOLDS}, got {n_patches}")
+    memory.require_shared(n_workers, "datasets.train.n_workers")
     # Ctrl-C is for the main process to answer.
     loader = DataLoader(crops, batch, sampler=range(n_patches), num_workers=n_workers, worker_init_fn=_without_signals)
     progress = tqdm(loader, desc="OOD score", unit="batch", leave=False, disable=None)
