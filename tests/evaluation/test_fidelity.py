@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from robustflow.data.bicubic import downsample, upsample
 from robustflow.data.images import to_uint8
-from robustflow.evaluation.metrics import Sample, Target, choose
+from robustflow.evaluation.metrics import Sample, SampleMetric, Target, choose
 from robustflow.evaluation.metrics.fidelity import lr_psnr, ssim
 from robustflow.evaluation.metrics.images import grey, luma, psnr, scale_to_mean_of
 
@@ -219,3 +220,28 @@ def test_spectral_distance_follows_its_definition(size):
     theirs, ours = ([1 + np.mean([power[place] for place in ring]) for ring in rings.values()] for power in powers)
     expected = np.sqrt(np.mean((10 * np.log10(np.divide(ours, theirs))) ** 2))
     assert measure("spectral_distance", other.float(), image) == pytest.approx(expected, rel=1e-9)
+
+
+def test_samples_are_measured_against_one_target_as_each_against_its_own():
+    generator = torch.Generator().manual_seed(0)
+    gt, *images = (torch.randint(0, 256, (3, 32, 28), generator=generator, dtype=torch.uint8) for _ in range(4))
+    lr = downsample(gt, 4)
+    metrics = [one for one in choose() if isinstance(one, SampleMetric) and "backbone" not in one.needs]
+
+    def measure(image, target):
+        sample = Sample(image.float() / 255, target)
+        return {name: value for metric in metrics for name, value in metric.measure(sample, target).items()}
+
+    shared = Target(lr, torch.rand(3, 32, 28), gt, crop=2)
+    for image in images:
+        assert measure(image, shared) == measure(image, dataclasses.replace(shared))
+    values = [measure(image, shared) for image in images]
+    assert all(len({one[key] for one in values}) == 3 for key in ("psnr_y", "ssim_y", "spectral_distance", "ssim_grey"))
+
+
+def test_psnr_of_levels_is_that_of_numbers():
+    image = torch.zeros(3, 600, 500, dtype=torch.uint8)
+    other = torch.full_like(image, 255)
+    assert psnr(image, other) == 0
+    image, other = noisy_pair(333, 217)
+    assert psnr(image, other) == psnr(image.double(), other.double())

@@ -1,10 +1,10 @@
 """What a metric is: one class, registered in a file of its own, which every table, plot and page then shows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from robustflow.evaluation.metrics.perceptual import Perceptual
 
+T = TypeVar("T")
 Better = Literal["low", "high"] | None
 # Tables of robustness and fidelity; plots against the temperature, and of the best of n samples; differences between
 # runs; captions of pictures; validations in the course of training; and whether the image that is worst in it is shown
@@ -55,8 +56,19 @@ class Column(NamedTuple):
     limits: Limits = (None, None)
 
 
+class _Keeping:
+    """What is made of it for one metric or several, and kept as long as it is."""
+
+    def keep(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` makes of it; made once (by threads at the same time perhaps twice)."""
+        kept: dict[Hashable, T] = self.__dict__.setdefault("_kept", {})
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
+
+
 @dataclass(frozen=True)
-class Target:
+class Target(_Keeping):
     """What the samples of an image are measured against.
 
     Attributes:
@@ -108,7 +120,7 @@ class Target:
         return to_uint8(image, truncate=self.truncate)
 
 
-class Sample:
+class Sample(_Keeping):
     """One sample in the forms that metrics take; each is made once.
 
     Attributes:
@@ -232,8 +244,9 @@ class FullReference(SampleMetric):
     def of_sample(self, sample: Sample, target: Target) -> float | None:
         """The likeness."""
         assert target.gt is not None
-        image = sample.brightened if self.brightened else sample.image
-        return self.compare(self.view(image), self.view(target.gt), target.crop)
+        image, gt = sample.brightened if self.brightened else sample.image, target.gt
+        seen = sample.keep((self.view, self.brightened), lambda: self.view(image))
+        return self.compare(seen, target.keep(self.view, lambda: self.view(gt)), target.crop)
 
 
 class SetMetric(Metric):

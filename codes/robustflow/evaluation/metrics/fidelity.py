@@ -205,12 +205,17 @@ class SpectralDistance(SampleMetric):
         image, reference = crop_borders(sample.image, target.gt, target.crop)
         if min(image.shape[-2:]) < _SPECTRUM_SIDE:
             return None
-        return spectral_distance(image, reference, max(target.scale, 2))
+        scale = max(target.scale, 2)
+        powers = target.keep(_power_by_frequency, lambda: _power_by_frequency(reference, scale))
+        return _distance_of_powers(_power_by_frequency(image, scale), powers)
 
 
 def spectral_distance(image: Tensor, reference: Tensor, scale: int) -> float:
     """Distance in dB of the spectra of two uint8 images (3, H, W) above 1/(2 scale) cycles per pixel."""
-    ours, theirs = (_power_by_frequency(one, scale) for one in (image, reference))
+    return _distance_of_powers(*(_power_by_frequency(one, scale) for one in (image, reference)))
+
+
+def _distance_of_powers(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.sqrt(np.mean((10 * np.log10(ours / theirs)) ** 2)))
 
 

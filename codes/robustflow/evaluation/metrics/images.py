@@ -64,5 +64,8 @@ def psnr(image: Tensor, reference: Tensor, crop: int = 0) -> float | None:
     image, reference = crop_borders(image, reference, crop)
     if image.numel() == 0:
         return None
-    error = (image.double() - reference.double()).square().mean().item()
+    if image.dtype == reference.dtype == torch.uint8:
+        error = (image.int() - reference.int()).square_().sum().item() / image.numel()
+    else:
+        error = (image.double() - reference.double()).square().mean().item()
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
