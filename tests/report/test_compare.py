@@ -77,6 +77,17 @@ def test_latex_is_escaped(runs):
     assert tables.latex("a_b\\ {x}") == r"a\_b\textbackslash{} \{x\}"
 
 
+def test_latex_has_minus_signs(runs):
+    for run in runs:
+        run.metrics["datasets"]["inside"]["bits_per_dim"] = -2.5
+    assert "$-$2.5 &" in compare.table(runs, "latex")
+
+
+@pytest.mark.parametrize(("value", "text"), [(-3e-4, "−3.0e-04"), (3e-4, "+3.0e-04"), (-2.5, "−2.5"), (0, "0")])
+def test_differences_have_signs(value, text):
+    assert columns.signed(value) == text
+
+
 def test_csv_has_every_digit_and_the_intervals(runs):
     first, *_ = csv.DictReader(compare.table(runs, "csv").splitlines())
     assert float(first["psnr"]) == runs[0].metrics["datasets"]["inside"]["heats"]["0.9"]["psnr"]
@@ -118,11 +129,13 @@ def test_folder_without_results(tmp_path):
 def test_differences_are_per_image(runs):
     for run in runs:
         run.frame["pixel_errors"] = run.frame.pixel_errors.clip(upper=1)  # one pixel is enough
+        run.frame["bits_per_dim"] = -2.5
     headers, (inside, outside) = paired.compare_runs(runs)
     inside, outside = (dict(zip(headers, row, strict=True)) for row in (inside, outside))
     assert (inside["data set"], inside["model"]) == ("inside", "y")
     # Equal differences: an interval of no length.
     assert inside["Δ PSNR"] == "+1 [+1, +1] (n = 3)"
+    assert inside["Δ bits/dim"] == "0 [0, 0] (n = 3)"
     assert inside["Δ LPIPS"] == "0 [0, 0] (n = 3)"
     # Sample 1 of one image is infinite in the first run: the mean is over the other samples.
     assert outside["Δ max residual"].endswith("(n = 2)")

@@ -32,7 +32,7 @@ _TEXTS = {
 NOT_RECORDED = "not recorded"
 # Figures that are no metric of samples: of the model, of the input, counts.
 BEFORE = (
-    Column("bits_per_dim", "bits/dim", "low", places=("robustness",)),
+    Column("bits_per_dim", "bits/dim", "low", places=("robustness", "differences")),
     Column("nll_published", "NLL, published unit", "low"),
 )
 AFTER = (

@@ -69,7 +69,7 @@ def cell(value: Any) -> str:
 
 def signed(value: float) -> str:
     """`cell` of a difference: with + or − before it."""
-    return f"+{cell(value)}" if value > 0 else cell(value).replace("-", "−")
+    return f"+{cell(value)}" if value > 0 else cell(value).replace("-", "−", 1) if value < 0 else cell(value)
 
 
 def count(n: int, noun: str) -> str:

@@ -97,11 +97,12 @@ def write_table(frame: pd.DataFrame, columns: Sequence[Column], style: str) -> s
         return _csv(frame, columns)
     titles = {"dataset": "data set", "heat": "τ", "model": "model"}
     names = [name for name in titles if name in frame]
-    escape, bold = latex if style == "latex" else str, _BOLD.get(style, str)
+    escape, number = (latex, _latex_number) if style == "latex" else (str, str)
+    bold = _BOLD.get(style, str)
     best = mark_best(frame, columns)
     cells = frame[names].map(escape)
     for one in columns:
-        texts = frame[one.key].map(partial(mark, column=one)).map(escape)
+        texts = frame[one.key].map(partial(mark, column=one)).map(number)
         cells[one.key] = texts.where(~best[one.key], texts.map(bold))
     headers = [escape(title) for title in (*(titles[name] for name in names), *(one.label for one in columns))]
     return align(cells.to_numpy().tolist(), headers, len(names), style)
@@ -122,6 +123,11 @@ def _csv(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
 def latex(text: str) -> str:
     """Text as LaTeX source."""
     return r"$\infty$" if text == "inf" else "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_number(text: str) -> str:
+    """A number as LaTeX source: with a minus in front, in place of a hyphen."""
+    return latex(f"−{text[1:]}" if text.startswith("-") else text)
 
 
 def markdown(text: str) -> str:
