@@ -252,7 +252,7 @@ def test_a_degradation_of_ones_own(tmp_path, monkeypatch):
         ("degrade: [{type: gain, factor: 2, on: lr}]", r"degrade\[0\].on: expected 'LR' or 'HR', got 'lr'"),
         ("degrade: [{std: 1}]", r"degrade\[0\]: expected a mapping with 'type' \(one of blur, "),
         ("degrade: [3]", r"degrade\[0\]: expected a mapping with 'type' \(one of blur, .*, got 3"),
-        ("degrade: {type: invert}", "degrade: expected a list, got {type: 'invert'}"),
+        ("degrade: {type: invert}", r"degrade: expected a list, got {type: 'invert'}; write \[{type: 'invert'}\]"),
         ("sigma: 1", r"sigma: unknown key here; known as datasets.\*.degrade\[\].sigma"),
         ("degrade: [invert], lr_noise: 0.1", "degrade: expected none beside lr_noise, short forms of it"),
         ("downsampling: cubic", "downsampling: expected 'bicubic', 'bilinear', 'area' or 'lanczos', got 'cubic'"),

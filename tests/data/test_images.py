@@ -177,3 +177,10 @@ def test_list_images_refuses(tmp_path: Path):
     for path, message in ((tmp_path, "found none"), (tmp_path / "file", "a file"), (tmp_path / "no", "nothing")):
         with pytest.raises(ValueError, match=message):
             list_images(path)
+
+
+@pytest.mark.parametrize(("file", "advice"), [("index.json", "mode: prepared"), ("data.mdb", "LMDB is not read")])
+def test_list_images_knows_folders_of_other_kinds(tmp_path: Path, file: str, advice: str):
+    (tmp_path / file).touch()
+    with pytest.raises(ValueError, match=f"found none; .*{advice}"):
+        list_images(tmp_path)

@@ -180,6 +180,8 @@ OF_DATA = [
     testing("one LR image less", "found none for 1: 1.png", lambda: Path("lr_test/1.png").unlink()),
     testing("other LR names", "expected partners", renamed("lr_test/1.png", "lr_test/other.png")),
     testing("LR of scale 2", "scale: 2 would fit", image("lr_test/1.png", noise(16, 16))),
+    testing("LR and HR exchanged", "are dataroot_GT and dataroot_LQ exchanged", both(
+        image("hr_test/1.png", noise(32, 32)), image("lr_test/1.png", noise(128, 128)))),
     testing("LR turned", "expected 8 x 8 pixels", image("lr_test/1.png", noise(8, 9))),
     testing("long name", "at most 200 bytes", both(
         renamed("hr_test/1.png", f"hr_test/{LONG}.png"), renamed("lr_test/1.png", f"lr_test/{LONG}.png"))),

@@ -41,7 +41,8 @@ def test_yaml_1_1_words_and_times_are_text(write):
         ("train: {lr_G: .inf}", "train.lr_G: expected a finite number, got inf"),
         ("train: [1]", "train: expected a mapping of keys to values, got [1]"),
         ("val: {save_images: 1}", "val.save_images: expected true or false, got 1"),
-        ("val: {heats: 0.9}", "val.heats: expected a list, got 0.9"),
+        ("val: {heats: 0.9}", "val.heats: expected a list, got 0.9; write [0.9]"),
+        ("device: gpu", "device: expected auto, cpu, cuda or cuda:N, the GPU of number N, got 'gpu'"),
         ("val: {heats: [0.9, x]}", "val.heats[1]: expected a number, got 'x'"),
         ("network_G: {flow: {S: []}}", "network_G.flow.S: expected at least 1 value(s), got []"),
         ("val: {heats: [x]}", "val.heats[0]: expected a number, got 'x'"),
@@ -79,6 +80,18 @@ def test_several_mistakes_at_once_with_source_and_suggestion(write):
 
 def test_key_known_elsewhere_is_located(write):
     assert report(write("niter: 3")) == ["  run.yml:3: niter: unknown key here; known as train.niter"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network_G: {flow: {coupling: {type: affine, bounds: [-1, 1]}}}", "coupling.bounds: {} coupling rq_spline"),
+        ("datasets: {test: {mode: folder, photons: 3}}", "test.photons: {} dataset mode bundled_low_light"),
+        ("datasets: {test.x: {mode: bundled, degrade: [{type: invert, quality: 3}]}}", "quality: {} degradation jpeg"),
+    ],
+)
+def test_key_of_another_entry_names_that_entry(write, text, message):
+    assert report(write(text))[-1].endswith(message.format("unknown key here; known with"))
 
 
 def test_key_like_no_other_lists_the_known_ones(write):
@@ -228,6 +241,13 @@ def test_another_mode_replaces_the_data_set(write):
     write("datasets: {val: {mode: folder, dataroot_GT: photos, GT_size: 32}}", "base.yml", False)
     path = write("base: base.yml\ndatasets: {val: {mode: bundled}}")
     assert load(path).datasets["val"].GT_size is None
+
+
+def test_one_mode_under_two_names_is_no_other_mode(write):
+    write("datasets: {val: {mode: folder, dataroot_GT: photos, GT_size: 32}}", "base.yml", False)
+    path = write("base: base.yml\ndatasets: {val: {mode: LRHR_IMG, dataroot_GT: others}}")
+    val = load(path).datasets["val"]
+    assert (val.mode, val.dataroot_GT, val.GT_size) == ("LRHR_IMG", "others", 32)
 
 
 def test_merge_key_fills_in_what_is_not_given(write):

@@ -46,6 +46,7 @@ def test_reference_lists_every_key():
     assert "| `train.niter` | integer ≥ 1 | 180000 |" in text
     assert "| `network_G.flow.coupling.bounds` |" in text
     assert "| `datasets.*.GT_size` | integer ≥ 1 or null | null |" in text
+    assert "partial(" not in text and "### dataset mode LoL\n\nLOL (Wei et al., BMVC 2018)" in text
     assert "- `base`: " in text and "- `as_published: true` sets " in text
 
 

@@ -76,7 +76,10 @@ def _entries(kind: str, found: Mapping[str, Iterable[Key]]) -> list[str]:
     registry = next(each for each in REGISTRIES if each.kind == kind)
     lines = [f"\n## {kind.capitalize()}s"]
     for name, own in found.items():
-        summary = _summary(registry.entries()[name]) or _summary(registry.options_class(name))
+        documented = (registry.entries()[name], registry.options_class(name))
+        # What opens a data set is described for Python; its options, for those who write them.
+        first, second = reversed(documented) if registry is DATASETS else documented
+        summary = _summary(first) or _summary(second)
         lines += [f"\n### {kind} {name}\n", f"{summary}\n", *_table(own)]
     return lines
 

@@ -228,10 +228,20 @@ def list_images(folder: str | Path) -> list[Path]:
     left_out = f"{len(others)} of kinds that are not read ({enumerate_some(others)})" if others else ""
     if not images:
         kinds = ", ".join(sorted(SUFFIXES))
-        raise UserError(f"{folder}: expected images ({kinds}), found {f'only {left_out}' if left_out else 'none'}")
+        came = f"only {left_out}" if left_out else "none"
+        raise UserError(f"{folder}: expected images ({kinds}), found {came}{_name_what_it_is(folder)}")
     if left_out:
         say_once(f"{folder}: images left out: {left_out}; convert them to PNG to use them")
     return images
+
+
+def _name_what_it_is(folder: Path) -> str:
+    """What to do about a folder of images that are no image files; nothing for others."""
+    if (folder / "index.json").is_file():
+        return "; robustflow prepare wrote it: read it with mode: prepared"
+    if (folder / "data.mdb").is_file():
+        return "; LMDB is not read: give the folder of images that it was made of"
+    return ""
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,8 @@ Mappings merge key by key, every other value replaces the one before it, except 
 
 1. a mapping that names another ``type`` or ``mode`` than the one before it replaces it wholly, so that nothing of
    ``coupling: {type: affine, eps: 0.1}`` is left after ``coupling: {type: rq_spline}``; a mapping without
-   ``type`` after the name ``affine`` (also a default one) means ``{type: affine, ...}``;
+   ``type`` after the name ``affine`` (also a default one) means ``{type: affine, ...}``; ``folder`` and
+   ``LRHR_IMG`` are one mode;
 2. ``key: null`` removes what came before: back to the default.
 
 ``as_published: true`` sets, over the file and under the command line, what published numbers need (`option_files`).
@@ -68,7 +69,6 @@ _WORDING = {
     "less_than": "a value below {lt}",
     "less_than_equal": "at most {le}",
     "too_short": "at least {min_length} value(s)",
-    "string_pattern_mismatch": "text that matches {pattern}",
     "tuple_type": "a list",
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
@@ -241,9 +241,14 @@ def _merge(below: Node, above: Node) -> Node:
 def _other_type(below: Node, above: Node) -> bool:
     """Whether two mappings name different entries of a registry, under ``type`` or, for data sets, ``mode``."""
     return any(
-        key in below.value and key in above.value and below.value[key].value != above.value[key].value
+        key in below.value and key in above.value and _named(below.value[key]) != _named(above.value[key])
         for key in ("type", "mode")
     )
+
+
+def _named(entry: Node) -> Any:
+    """What an entry of a registry is called, the one that has two names by the shorter."""
+    return "folder" if entry.value == "LRHR_IMG" else entry.value
 
 
 def _parse_overrides(text: str, mistakes: list[Mistake]) -> Iterator[Assignment]:
@@ -340,6 +345,8 @@ def _message(tree: Node, path: KeyPath, details: list[Any], schema: type[Options
         return "required, but not given"
     if kind == "string_type" and isinstance(details[0]["input"], bool | int | float):
         came += "; quote it to make it text: '...'"
+    if kind == "tuple_type":
+        came += f"; write [{show(details[0]['input'])}]"
     if all(detail["type"] in _WORDING for detail in details):
         return "expected " + " or ".join(_WORDING[d["type"]].format(**d.get("ctx", {})) for d in details) + came
     text = str(details[0].get("ctx", {}).get("error", details[0]["msg"])).replace("Input should be", "expected")
@@ -349,13 +356,25 @@ def _message(tree: Node, path: KeyPath, details: list[Any], schema: type[Options
 def _unknown(tree: Node, path: KeyPath, schema: type[Options]) -> str:
     key, cls = str(path[-1]), options_class_at(plain(tree), path[:-1], schema)
     known = {name.lower(): name for name in cls.model_fields} if cls is not None else {}
-    parts = [path.split(".") for path, _, _ in keys(schema)]
+    known_keys = list(keys(schema))
+    parts = [path.split(".") for path, _, _ in known_keys]
+    others = list(dict.fromkeys(entry for known, _, entry in known_keys if _stands_for(known, path)))
     elsewhere = list(dict.fromkeys(".".join(part[: part.index(key) + 1]) for part in parts if key in part))
     near = difflib.get_close_matches(key.lower(), known, n=1)
     if path == ("base",):
         return "belongs in a file, at its top level"
+    if others:
+        kind = others[0].rpartition(" ")[0]
+        return f"unknown key here; known with {kind} {' or '.join(entry.rpartition(' ')[2] for entry in others)}"
     if elsewhere:
         return f"unknown key here; known as {' and '.join(elsewhere[:3])}"
     if near:
         return f"unknown key; did you mean '{known[near[0]]}'?"
     return f"unknown key; known here: {', '.join(known.values())}" if known else "unknown key"
+
+
+def _stands_for(known: str, path: KeyPath) -> bool:
+    """Whether a key of the reference, such as ``datasets.*.degrade[].sigma``, is the one at a path."""
+    parts = [part for part in path if not isinstance(part, int)]
+    names = known.replace("[]", "").split(".")
+    return len(names) == len(parts) and all(name in ("*", part) for name, part in zip(names, parts, strict=True))

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from robustflow.options.train import TrainOptions as TrainOptions
 from robustflow.options.values import (
     DatasetKey,
+    Device,
     Finite,
     FolderName,
     NonNegative,
@@ -294,7 +295,7 @@ class RunOptions(Options):
     scale: Literal[1, 2, 4, 8, 16] = Field(
         4, description="Super-resolution factor; 1: input and output are of one size."
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+    device: Device = Field(
         "auto",
         description="auto (CUDA if there is one), cpu, cuda or cuda:N; of several processes each takes its own GPU.",
     )

@@ -31,6 +31,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _device(value: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) is None:
+        raise ValueError("expected auto, cpu, cuda or cuda:N, the GPU of number N")
+    return value
+
+
 def _short(name: str) -> str:
     if len(name.encode()) > LONGEST_NAME:
         raise ValueError(f"expected a name of at most {LONGEST_NAME} bytes")
@@ -72,6 +78,7 @@ def _distinct(value: tuple[float, ...]) -> tuple[float, ...]:
 LONGEST_NAME = 200
 
 RunName = Annotated[str, AfterValidator(_name)]
+Device = Annotated[str, AfterValidator(_device)]
 Int = Annotated[int, BeforeValidator(_integral)]
 Positive = Annotated[Int, Field(ge=1), _below(31)]
 NonNegative = Annotated[Int, Field(ge=0), _below(63)]
