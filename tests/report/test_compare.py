@@ -98,10 +98,13 @@ def test_csv_has_every_digit_and_the_intervals(runs):
 
 def test_runs_of_different_protocols_are_not_joined(folders, tmp_path, capsys, caplog):
     metrics = json.loads((folders[1] / "metrics.json").read_text())
-    metrics["protocol"] |= {"n_sample": 5, "datasets": {**metrics["protocol"]["datasets"], "inside": {"GT_size": 8}}}
+    datasets = {**metrics["protocol"]["datasets"], "inside": {"GT_size": 8}, "another": {"mode": "folder", "seed": 3}}
+    metrics["protocol"] |= {"n_sample": 5, "datasets": datasets}
     results_folder.write_json(folders[1] / "metrics.json", metrics)
-    with pytest.raises(UserError, match=r"n_sample, datasets\.inside\.mode, .*datasets\.inside\.GT_size differ"):
+    with pytest.raises(UserError, match=r"different protocols: .*GT_size is null and 8") as caught:
         compare.check_protocols([read(folder) for folder in folders])
+    assert f"data set another is in {folders[1]} alone; " in str(caught.value)
+    assert "n_sample is 3 and 5; datasets.inside.mode is 'folder' and null" in str(caught.value)
     assert call(folders, "--output", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from robustflow.report.pictures import Part
 from robustflow.report.results import LEFT_OUT, Results, names_of, reference, sample_file, worst_row
 from robustflow.utils.errors import UserError
 from robustflow.utils.files import write_atomically
+from robustflow.utils.yaml_tree import show
 
 FORMATS = ("simple", "markdown", "csv", "latex")
 # Of a protocol, what has no meaning for a deterministic model.
@@ -46,14 +47,26 @@ def check_protocols(runs: Sequence[Results]) -> None:
         ignored |= _OF_SAMPLES if other.protocol.deterministic else set()
         differing = [key for key in {**ours, **theirs} if key not in ignored and ours.get(key) != theirs.get(key)]
         if differing:
-            names = f"{first.metrics['name']} and {other.metrics['name']}"
-            raise UserError(
-                f"{names} were evaluated under different protocols: {', '.join(differing)} differ; "
-                "test both with the same options"
-            )
+            _refuse(first, other, {key: (ours.get(key), theirs.get(key)) for key in differing})
         missing = [name for name in first.metrics["datasets"] if name not in other.metrics["datasets"]]
         if missing:
             raise UserError(f"{other.folder}: expected results on {', '.join(missing)}, found none; run test.py again")
+
+
+def _refuse(first: Results, other: Results, differing: Mapping[str, tuple[Any, Any]]) -> NoReturn:
+    """Raise UserError that says what differs: values, and data sets that one run has alone."""
+    ours, theirs = (run.metrics["protocol"]["datasets"] for run in (first, other))
+    alone = {name: (first if name in ours else other).folder for name in ours.keys() ^ theirs.keys()}
+    parts = [f"data set {dataset} is in {folder} alone" for dataset, folder in sorted(alone.items())]
+    parts += [
+        f"{key} is {show(one)} and {show(another)}"
+        for key, (one, another) in differing.items()
+        if not any(key.startswith(f"datasets.{dataset}.") for dataset in alone)
+    ]
+    raise UserError(
+        f"{' and '.join(run.metrics['name'] for run in (first, other))} were evaluated under different protocols: "
+        f"{'; '.join(parts)}. Test both with the same options"
+    )
 
 
 def _flatten(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
