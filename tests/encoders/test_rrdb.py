@@ -126,3 +126,15 @@ def test_gradients_equal_those_of_plain_blocks(checkpointing):
     expected = torch.autograd.grad((outputs[-1] + trunk).sin().sum() + plain_taps.cos().sum(), parameters)
     for value, other in zip(found, expected, strict=True):
         torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-10)
+
+
+def test_an_encoder_may_set_its_receptive_field():
+    class Deep(encoders.Encoder):
+        def __init__(self, depth):
+            super().__init__()
+            self.receptive_field = depth
+
+        def forward(self, condition):
+            raise NotImplementedError
+
+    assert Deep(3).receptive_field == 3

@@ -31,19 +31,17 @@ class Encoder(nn.Module, ABC):
     Attributes:
         native_channels: Channels of each native map.
         tap_channels: Channels of the taps.
+        receptive_field: Radius, pixels of the condition, beyond which no feature depends on it; None: not known, no
+            exact tiles.
         compute_dtype: Precision of convolutions and features; None: that of the parameters.
         checkpointing: Whether to recompute activations in the backward pass instead of keeping them.
     """
 
     native_channels: int
     tap_channels: int
+    receptive_field: int | None = None
     compute_dtype: torch.dtype | None = None
     checkpointing: bool = False
-
-    @property
-    def receptive_field(self) -> int | None:
-        """Radius, pixels of the condition, beyond which no feature depends on it; None: not known, no exact tiles."""
-        return None
 
     @abstractmethod
     def forward(self, condition: Tensor) -> FeaturePyramid:
