@@ -19,7 +19,9 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from robustflow.utils.errors import reason_of
 
 T = TypeVar("T")
 
@@ -88,13 +90,20 @@ class Registry:
         return next((options for known, options in self._entries.values() if known is entry), None)
 
     def options_of(self, instance: Any) -> Options:
-        """Options that build an instance of an entry, whose attributes have their names. ValueError for others."""
+        """Options that build an instance of an entry, whose attributes have their names. ValueError for others.
+
+        So it is for values that options cannot have.
+        """
         options = self.options_class_of(type(instance))
         if options is None:
             name = type(instance).__name__
             raise ValueError(f"expected a registered {self.kind}, got {name}: decorate it as the registry's help shows")
         fields = (field for field in options.model_fields if field != self.key)
-        return options(**{field: getattr(instance, field) for field in fields})
+        try:
+            return options(**{field: getattr(instance, field) for field in fields})
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {reason_of(each)}" for each in error.errors())
+            raise ValueError(f"{type(instance).__name__}: {wrong}") from error
 
     def parse(self, value: Any) -> Options:
         """Options of the entry that ``value`` names: by name, a mapping with the name under ``key``, or an instance."""

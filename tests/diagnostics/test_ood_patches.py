@@ -386,3 +386,10 @@ def test_patches_larger_than_all_images(model, images, tmp_path, caplog):
     given = ("--n-patches", 20, "--held-out", images, "--test", images, "--patch", 64)
     assert command(model[0], tmp_path, "table", *given) == 2
     assert "expected images of at least 64 x 64 pixels, found none; lower --patch" in caplog.text
+
+
+def test_a_pair_of_folders_is_answered_with_the_flag_for_one(model, images, tmp_path, caplog):
+    pairs = {"mode": "folder", "dataroot_GT": str(images), "dataroot_LQ": str(images)}
+    text = f"datasets={{val: {json.dumps(pairs)}}}"
+    assert command(model[0], tmp_path, "table", "--test", images, "--override", text) == 2
+    assert f"got dataroot_LQ, too; name a folder of HR images: --held-out {images}" in caplog.text

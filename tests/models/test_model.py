@@ -189,6 +189,18 @@ def test_no_samples_are_refused(model, numbers):
         model.sample(image(), **numbers)
 
 
+@pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
+def test_what_is_no_temperature_is_refused(model, temperature):
+    with pytest.raises(ValueError, match="expected a temperature of at least 0, got "):
+        model.sample(image(), temperature=temperature)
+
+
+def test_state_dicts_of_ours_are_told_from_published_weights(model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match=r"got the state dict of a model of this package; give it to .*load_state"):
+        rf.load(tmp_path / "m.pth")
+
+
 def test_experiment_folders_are_loaded(tmp_path):
     options = tiny.options("SRFlow")
     for number in (1, 2):
@@ -216,7 +228,8 @@ def test_published_weights_are_loaded_with_their_option_file(tmp_path):
         ({"hidden_chanels": 8}, TypeError, "did you mean 'hidden_channels'"),
         ({"scale": 1}, ValueError, "scale: expected 2, 4, 8 or 16"),
         ({"nb": 0}, ValueError, "nb: Input should be greater"),
-        ({"coupling": "afine"}, ValueError, "did you mean 'affine'"),
+        ({"coupling": "afine"}, ValueError, "^coupling: unknown coupling 'afine'.* did you mean 'affine'"),
+        ({"coupling": rf.Affine(-1.0)}, ValueError, "^Affine: eps: Input should be greater than 0$"),
         ({"encoder": torch.nn.Identity()}, ValueError, "encoder: expected its name or options, got an instance"),
         ({"coupling": Unregistered()}, ValueError, "expected a registered coupling, got Unregistered"),
         ({"encoder": "low_light"}, ValueError, "expected RRDB for super-resolution"),

@@ -23,7 +23,7 @@ from robustflow.models import FlowModel
 from robustflow.registry import DEGRADATIONS, Options
 from robustflow.report import sheet
 from robustflow.report.application import Album
-from robustflow.utils.errors import UserError
+from robustflow.utils.errors import UserError, reason_of
 from robustflow.utils.seeds import derive_seed
 from robustflow.utils.yaml_tree import Mistake, Reader, plain
 
@@ -62,7 +62,7 @@ def parse_degradation(text: str) -> tuple[str, Degradation]:
         name, values = _read_values(kind, value, _keys(options)) if "=" in text else (kind, {})
         return name, build(options.model_validate({"type": kind, **values}))  # type: ignore[arg-type]
     except ValueError as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[-1]
+        reason = reason_of(error.errors()[0]) if isinstance(error, ValidationError) else str(error).splitlines()[-1]
         raise UserError(f"--degrade: expected {describe_degradations()}; got {text}: {reason}") from error
 
 

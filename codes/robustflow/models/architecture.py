@@ -9,6 +9,7 @@ from torch import nn
 
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.registry import MODELS, Options
+from robustflow.utils.errors import reason_of
 
 # Where each argument stands in the options.
 _PLACES: dict[str, tuple[str, ...]] = {
@@ -86,8 +87,9 @@ def network_options(model: type, scale: Any, /, **architecture: Any) -> NetworkO
         options = NetworkOptions.model_validate(nested)
     except ValidationError as error:
         names = {place: key for key, place in _PLACES.items()}
-        wrong = ((names.get(tuple(map(str, e["loc"])), ".".join(map(str, e["loc"]))), e["msg"]) for e in error.errors())
-        raise ValueError("; ".join(f"{key}: {message}" for key, message in wrong)) from error
+        places = ((tuple(map(str, each["loc"])), reason_of(each)) for each in error.errors())
+        wrong = "; ".join(f"{names.get(place, '.'.join(place))}: {reason}" for place, reason in places)
+        raise ValueError(wrong) from error
     _require_consistent(model, scale, options)
     return options
 
@@ -97,7 +99,7 @@ def require_valid(kind: type[Options], **values: Any) -> None:
     try:
         kind(**values)
     except ValidationError as error:
-        raise ValueError("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from error
+        raise ValueError("; ".join(f"{e['loc'][0]}: {reason_of(e)}" for e in error.errors())) from error
 
 
 def arguments_of(options: NetworkOptions) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One object per model: a network, and how images become its data and back."""
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -203,6 +204,8 @@ class Model(nn.Module, ABC):
         step = n if at_once is None else at_once
         if min(n, step) < 1:
             raise ValueError(f"expected at least one sample, and one at once, got n = {n}, at_once = {at_once}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"expected a temperature of at least 0, got {temperature}")
         self._require_lr(lr)
         draw, generator = self.prepare(lr, tile, overlap), seed_generator(generator)
         parts = [draw(temperature, [generator] * min(step, n - first)) for first in range(0, n, step)]

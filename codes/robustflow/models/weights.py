@@ -19,7 +19,7 @@ from robustflow.options import load as options_load
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.registry import MODELS
 from robustflow.utils import checksums, packaged
-from robustflow.utils.errors import UserError, shorten
+from robustflow.utils.errors import UserError, reason_of, shorten
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import Mistake, Reader, plain, show
 
@@ -187,7 +187,7 @@ def fit_options(options: RunOptions, path: Path) -> RunOptions:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{path}: its metadata are damaged: network_G.{key}: {first['msg']}") from error
+        raise WeightsError(f"{path}: its metadata are damaged: network_G.{key}: {reason_of(first)}") from error
     return options.model_copy(update={"network_G": published.set_missing(options.network_G, encoder, flow)})
 
 
@@ -220,7 +220,7 @@ def read_options(path: Path) -> RunOptions:
         first, plugins = error.errors()[0], ", ".join(saved.get("plugins", ()))
         hint = f"; import its plugins first: {plugins}" if plugins else ""
         key = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{path}: options of its model cannot be used: {key}: {first['msg']}{hint}") from error
+        raise WeightsError(f"{path}: options of its model cannot be used: {key}: {reason_of(first)}{hint}") from error
 
 
 def read_options_text(path: Path) -> str:
@@ -265,7 +265,13 @@ def _parse_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _read_published(path: Path) -> tuple[dict[str, Tensor], bool] | None:
     """Tensors of a file in one of the published layouts, see `published.read`; None for a file of ours."""
     if path.suffix in published.SUFFIXES:
-        return published.read(path)
+        found = published.read(path)
+        if any(name.startswith(("network.", "levels.", "encoder.")) for name in found[0]):
+            raise WeightsError(
+                f"{path}: expected published weights, got the state dict of a model of this package; give it to the "
+                "model's load_state_dict, and write with its save what can be loaded from a file alone"
+            )
+        return found
     if read(path, tensors=False)[1].get("format") == _FORMAT:
         return None
     tensors, of_esrgan = published.name_tensors(read(path)[0], path)

@@ -38,6 +38,7 @@ from robustflow.options.schema import RunOptions
 from robustflow.options.toy import ToyOptions
 from robustflow.registry import Options
 from robustflow.utils import files, packaged
+from robustflow.utils.errors import reason_of
 from robustflow.utils.files import write_atomically
 from robustflow.utils.yaml_tree import (
     LONGEST,
@@ -349,7 +350,7 @@ def _message(tree: Node, path: KeyPath, details: list[Any], schema: type[Options
         came += f"; write [{show(details[0]['input'])}]"
     if all(detail["type"] in _WORDING for detail in details):
         return "expected " + " or ".join(_WORDING[d["type"]].format(**d.get("ctx", {})) for d in details) + came
-    text = str(details[0].get("ctx", {}).get("error", details[0]["msg"])).replace("Input should be", "expected")
+    text = reason_of(details[0]).replace("Input should be", "expected")
     return text if not text.startswith("expected") or ", got" in text else text + came
 
 

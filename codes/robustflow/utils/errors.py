@@ -1,7 +1,7 @@
 """Errors that are answered with a message instead of a traceback."""
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,6 +50,11 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror.lower()
     return str(error) or type(error).__name__
+
+
+def reason_of(detail: Mapping[str, Any]) -> str:
+    """What is wrong, of one of the errors of pydantic's ``ValidationError``: in our own words, where they are ours."""
+    return str(detail.get("ctx", {}).get("error", detail["msg"]))
 
 
 def enumerate_some(names: Iterable[object]) -> str:
