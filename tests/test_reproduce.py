@@ -169,7 +169,7 @@ def test_runs_without_labels_are_called_by_their_names(place):
 def test_metrics_that_are_not_known_end_it_before_the_start(place, caplog):
     Path("recipe.yml").write_text(RECIPE.replace("pixel_error_pct, psnr", "pixel_errors, psnr"))
     assert reproduce.main(["recipe.yml"]) == 2
-    assert "got pixel_errors" in caplog.text
+    assert "got 'pixel_errors' (did you mean 'pixel_error_pct'?)" in caplog.text
     assert not Path("experiments").exists()
 
 

@@ -215,7 +215,7 @@ def test_one_training_has_no_interval_over_seeds(tmp_path):
 @pytest.mark.parametrize(
     ("claims", "reference", "message"),
     [
-        ([{"says": "x", "metric": "psnrr", "model": "b", "at_most": 0}], "b", "got psnrr"),
+        ([{"says": "x", "metric": "psnrr", "model": "b", "at_most": 0}], "b", "got 'psnrr'"),
         ([{"says": "x", "metric": "psnr", "model": "c", "at_most": 0}], "b", "labels of runs, got c"),
         ([], "c", "labels of runs, got c"),
     ],
@@ -281,7 +281,7 @@ def test_limits_of_differences():
 def test_columns_of_no_metric_are_a_mistake(tmp_path):
     recipe = recipe_of().model_copy(update={"columns": ("psnr", "psnrr")})
     run = read(results_folder.make(tmp_path / "x"))
-    with pytest.raises(UserError, match=r"expected metrics \(.*psnr.*\), got psnrr"):
+    with pytest.raises(UserError, match=r"^columns, claims: .*, got 'psnrr' \(did you mean 'psnr'\?\)$"):
         reproduction.write(recipe, [(recipe.runs[0], run)], tmp_path)
 
 

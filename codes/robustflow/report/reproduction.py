@@ -1,5 +1,6 @@
 """A table of a paper: published and measured values side by side."""
 
+import difflib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,7 +77,8 @@ def require_known(recipe: RecipeOptions, metrics: Sequence[str]) -> None:
     """Raise UserError for metrics of a recipe that are none of these, and labels of models that it does not run."""
     unknown = [key for key in (*recipe.columns, *(one.metric for one in recipe.claims)) if key not in metrics]
     if unknown:
-        raise UserError(f"columns: expected metrics ({', '.join(metrics)}), got {', '.join(dict.fromkeys(unknown))}")
+        came = ", ".join(_suggest(key, metrics) for key in dict.fromkeys(unknown))
+        raise UserError(f"columns, claims: expected metrics (robustflow options lists them), got {came}")
     published = {key for run in recipe.runs for of_set in run.published.values() for key in of_set}
     if published - {*recipe.columns}:
         raise UserError(
@@ -91,6 +93,11 @@ def require_known(recipe: RecipeOptions, metrics: Sequence[str]) -> None:
     strange = [name for name in named if name is not None and name not in labels]
     if strange:
         raise UserError(f"claims, reference: expected labels of runs, got {', '.join(dict.fromkeys(strange))}")
+
+
+def _suggest(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"'{key}'" + (f" (did you mean '{near[0]}'?)" if near else "")
 
 
 def _by_label(found: Sequence[tuple[RunOfRecipe, Results]]) -> dict[str, list[Results]]:
