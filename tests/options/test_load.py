@@ -364,6 +364,13 @@ def test_memory_options_that_make_no_sense(write, text, message):
     assert line.startswith(f"  {message}")
 
 
+def test_borders_leave_something_to_measure(write):
+    text = "datasets: {train: {mode: bundled, GT_size: 8}, test: {mode: bundled, GT_size: 16}}\nval: {crop_border: 8}"
+    [line] = report(write(text))
+    assert line == "  run.yml:4: val.crop_border: expected less than half of datasets.test.GT_size = 16, got 8"
+    assert load(write(text.replace("border: 8", "border: 7"))).val.crop_border == 7
+
+
 def test_memory_options(write, load_text):
     options = load(
         write(

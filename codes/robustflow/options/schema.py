@@ -241,7 +241,9 @@ class ValOptions(Options):
         description="LR-PSNR against the downsampled ground truth (the input where that was altered) or always "
         "against the input; null: see protocol. Both are in metrics.csv.",
     )
-    crop_border: NonNegative = Field(0, description="HR pixels left out along the border in PSNR and SSIM.")
+    crop_border: NonNegative = Field(
+        0, description="HR pixels left out along the border in PSNR, SSIM and spectral distance."
+    )
     save_images: bool = Field(True, description="Write samples, inputs and ground truth as PNG.")
 
     @property
@@ -260,9 +262,14 @@ class ValOptions(Options):
         return 8 if self.protocol == "ntire" else 1
 
     def contradictions(self, root: Any) -> Iterator[tuple[str, str]]:
-        """Yield (key path, message) for values that have no effect."""
+        """Yield (key path, message) for values that have no effect, or leave nothing to measure."""
         if self.tile is None and self.tile_overlap is not None:
             yield "val.tile_overlap", "expected val.tile beside it: without tiles it has no effect, remove it"
+        sizes = {key: dataset.GT_size for key, dataset in root.datasets.items() if key != "train"}
+        for key, size in sizes.items():
+            if size is not None and size <= 2 * self.crop_border:
+                message = f"expected less than half of datasets.{key}.GT_size = {size}, got {self.crop_border}"
+                yield "val.crop_border", message
 
 
 class LoggerOptions(Options):
