@@ -5,8 +5,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where photographs of the study in miniature would be: its option files can be read without any.
 os.environ.setdefault("MINI_DATA", "datasets/mini")
 
-import contextlib
 import gc
+import math
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def perturb():
 def uncompiled(request):
     """Compiling takes longer than what most tests compute; those of compiled maps are marked."""
     compiles = request.node.get_closest_marker("compiles") is not None
-    with contextlib.nullcontext() if compiles else fused.expecting(0):
+    with fused.expecting(math.inf if compiles else 0):
         yield
 
 

@@ -1,4 +1,5 @@
 import logging
+from collections import Counter
 
 import pytest
 import torch
@@ -114,11 +115,25 @@ def test_pieces_equal_the_whole(piece, monkeypatch):
 def test_a_short_run_is_not_compiled(monkeypatch):
     monkeypatch.setattr(fused, "COMPILED_FROM", 1)
     monkeypatch.setattr(fused, "_compile", lambda chain: lambda *inputs: ("compiled",))
+    monkeypatch.setattr(fused, "_expected", [])
     x = torch.rand(1, 8)
-    assert fused.run(double, [x]) == ("compiled",)
     # The outermost counts: a validation computes as the training that it belongs to.
     with fused.expecting(fused.EARNED_BACK_FROM - 1), fused.expecting(2 * fused.EARNED_BACK_FROM):
         assert torch.equal(fused.run(double, [x])[0], 2 * x)
     with fused.expecting(fused.EARNED_BACK_FROM), fused.expecting(1):
         assert fused.run(double, [x]) == ("compiled",)
+
+
+def test_what_nobody_announced_is_compiled_once_it_has_turned_out_to_be_long(monkeypatch):
+    monkeypatch.setattr(fused, "COMPILED_FROM", 8)
+    monkeypatch.setattr(fused, "EARNED_BACK_FROM", 24)
+    monkeypatch.setattr(fused, "_compile", lambda chain: lambda *inputs: ("compiled",))
+    monkeypatch.setattr(fused, "_expected", [])
+    monkeypatch.setattr(fused, "_mapped", Counter())
+    x = torch.rand(1, 8)
+    small = x[:, :7]
+    for _ in range(2):
+        assert torch.equal(fused.run(double, [x])[0], 2 * x)
+        assert torch.equal(fused.run(double, [small])[0], 2 * small)
     assert fused.run(double, [x]) == ("compiled",)
+    assert torch.equal(fused.run(double, [small])[0], 2 * small)

@@ -2,12 +2,14 @@
 
 A chain of forty operations on ten million elements is bound by memory: each reads and writes all of it. Compiled, it
 reads its inputs and writes its results once. Compiling costs a minute, and seconds where another process has done it
-before, so small inputs run as they are, and on CPUs so does all of a run that is too short to earn it back.
+before, so small inputs run as they are, and on CPUs so does all of a run that is too short to earn it back, and what no
+run has announced until it has turned out to be long.
 """
 
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
@@ -29,13 +31,14 @@ PIECE = {"cpu": 2**17, "cuda": 2**24}
 
 _without_compiler: set[str] = set()
 _expected: list[float] = []
+_mapped: Counter[str] = Counter()  # elements of large inputs in this process, by kind of device
 
 
 @contextlib.contextmanager
 def expecting(elements: float) -> Iterator[None]:
     """Say how many elements will be mapped within the block; of nested blocks the outermost counts.
 
-    So that every part of a run computes, and rounds, alike. Without it a run is taken to be long.
+    So that every part of a run computes, and rounds, alike. Without it elements count as they come.
     """
     _expected.append(elements)
     try:
@@ -47,6 +50,14 @@ def expecting(elements: float) -> Iterator[None]:
 @cache
 def _compile(chain: Chain) -> Chain:
     return torch.compile(chain, dynamic=True)
+
+
+def _is_worthwhile(device: str, elements: int) -> bool:
+    """Whether to compile for an input of so many elements."""
+    if elements < COMPILED_FROM:
+        return False
+    _mapped[device] += elements
+    return device != "cpu" or (_expected[0] if _expected else _mapped[device]) >= EARNED_BACK_FROM
 
 
 def run(chain: Chain, inputs: Sequence[Tensor], numbers: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
@@ -62,9 +73,7 @@ def run(chain: Chain, inputs: Sequence[Tensor], numbers: Sequence[Tensor] = ()) 
     inputs = [value.detach() for value in inputs]
     device = inputs[0].device.type
     switched_off = any(os.environ.get(name) == "1" for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"))
-    short = device == "cpu" and bool(_expected) and _expected[0] < EARNED_BACK_FROM
-    worthwhile = inputs[0].numel() >= COMPILED_FROM and not short
-    if worthwhile and device not in _without_compiler and not switched_off:
+    if _is_worthwhile(device, inputs[0].numel()) and device not in _without_compiler and not switched_off:
         try:
             return _compile(chain)(*inputs, *numbers)
         except torch.OutOfMemoryError:
