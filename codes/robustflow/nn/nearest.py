@@ -1,5 +1,6 @@
 """3×3 convolutions of nearest-neighbour resized maps, without resizing them."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,15 +85,12 @@ class _Enlarged(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = [_empty(shape, grad) for shape in ctx.shapes]
         plain, down, across, both = _by_end(*grads)
-        r, rows, ends = ctx.r, [], {0: 0, ctx.r - 1: 1}
-        pixels = [[grad[..., p::r, q::r] for q in range(r)] for p in range(r)]
-        for p in range(r):
-            i = ends.get(p)
-            total = torch.empty_like(plain) if i is None else _take(down[:, i], 2, i)
-            rows.append(_add_up(pixels[p], total))
-        _add_up(rows, plain)
+        ends = {0: 0, ctx.r - 1: 1}
+        pixels = [[grad[..., p :: ctx.r, q :: ctx.r] for q in range(ctx.r)] for p in range(ctx.r)]
+        rows = [_add_up(pixels[p], _take(down[:, i], 2, i)) for p, i in ends.items()]
+        _add_up([rows[0], *itertools.chain(*pixels[1:])], plain)
         for q, j in ends.items():
-            _add_up([pixels[p][q] for p in range(r)], _take(across[:, j], 3, j))
+            _add_up([row[q] for row in pixels], _take(across[:, j], 3, j))
             for p, i in ends.items():
                 _take(_take(both[:, i, j], 2, i), 3, j).copy_(pixels[p][q])
         return None, *grads
