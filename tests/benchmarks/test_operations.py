@@ -1,9 +1,13 @@
+import collections
+
 import pytest
 import torch
 from benchmarks.cases import dispatched
 from benchmarks.networks import ROOT
-from benchmarks.operations_child import COMPILED, Counter
+from benchmarks.operations_child import COMPILED, Counter, _long_run
 from benchmarks.setting import Setting
+
+from robustflow.nn import fused
 
 TINY = Setting(threads=1, tiny=True)
 
@@ -40,6 +44,13 @@ def test_counts_are_repeatable():
     assert first["forward"] > 0 < first["backward"]
     assert first["forward"] + first["backward"] == first["total"] == sum(first["operations"].values())
     assert first["operations"]["convolution"] == first["operations"]["convolution_backward"]
+
+
+def test_long_runs_are_counted(monkeypatch):
+    monkeypatch.setattr(fused, "_expected", [])
+    monkeypatch.setattr(fused, "_mapped", collections.Counter())
+    with _long_run():
+        assert fused._is_worthwhile("cpu", fused.COMPILED_FROM)
 
 
 @pytest.mark.parametrize("known", [True, False])
