@@ -138,3 +138,16 @@ def test_an_encoder_may_set_its_receptive_field():
             raise NotImplementedError
 
     assert Deep(3).receptive_field == 3
+
+
+def test_an_encoder_may_compute_its_receptive_field_from_that_of_another():
+    class Wider(encoders.RRDBEncoder):
+        @property
+        def receptive_field(self):
+            return super().receptive_field + 2
+
+    arguments = {"scale": 4, "n_levels": 3, "channels": 8, "n_blocks": 2, "growth": 4, "taps": None}
+    plain, wider = encoders.RRDBEncoder(**arguments), Wider(**arguments)
+    assert wider.receptive_field == plain.receptive_field + 2
+    plain.receptive_field = 5
+    assert plain.receptive_field == 5

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +32,22 @@ class Encoder(nn.Module, ABC):
     Attributes:
         native_channels: Channels of each native map.
         tap_channels: Channels of the taps.
-        receptive_field: Radius, pixels of the condition, beyond which no feature depends on it; None: not known, no
-            exact tiles.
         compute_dtype: Precision of convolutions and features; None: that of the parameters.
         checkpointing: Whether to recompute activations in the backward pass instead of keeping them.
     """
 
     native_channels: int
     tap_channels: int
-    receptive_field: int | None = None
     compute_dtype: torch.dtype | None = None
     checkpointing: bool = False
+
+    @cached_property
+    def receptive_field(self) -> int | None:
+        """Radius, pixels of the condition, beyond which no feature depends on it; None: not known, no exact tiles.
+
+        A subclass may set it as well.
+        """
+        return None
 
     @abstractmethod
     def forward(self, condition: Tensor) -> FeaturePyramid:

@@ -1,6 +1,7 @@
 """The conditional encoder of LLFlow (Wang et al., AAAI 2022), for low-light images."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
@@ -82,9 +83,16 @@ class LowLightEncoder(BlockEncoder):
         self.add_trunk(channels, n_blocks, growth, taps)
         self.down_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(n_levels - 1))
         self.color_head = nn.Conv2d(channels, 3, 1)
-        # A 3×3 convolution at 1/2^l of the size reaches 2^l pixels. What is read are whole blocks of the coarsest map.
-        coarser, own_block = sum(2 ** (2 + k) for k in range(n_levels - 1)), 2**n_levels - 1
-        self.receptive_field = 3 + 2 * self.trunk_depth + coarser + own_block
+
+    @cached_property
+    def receptive_field(self) -> int:
+        """Upper bound, pixels: no feature depends on pixels farther away.
+
+        A 3×3 convolution at 1/2^l of the size reaches 2^l pixels. What is read are whole blocks of the coarsest map.
+        """
+        coarser = sum(2 ** (2 + k) for k in range(len(self.down_convs)))
+        own_block = 2 ** (1 + len(self.down_convs)) - 1
+        return 3 + 2 * self.trunk_depth + coarser + own_block
 
     def forward(self, condition: Tensor) -> FeaturePyramid:
         """Map (b, 6, h, w), see the class, to features; h and w must be even enough for the coarsest level."""

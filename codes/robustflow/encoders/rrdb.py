@@ -1,6 +1,7 @@
 """The RRDB encoder of ESRGAN (Wang et al., ECCVW 2018), as SRFlow uses it."""
 
 import math
+from functools import cached_property
 from typing import Literal, cast
 
 import torch.nn.functional as F
@@ -39,7 +40,6 @@ class RRDBEncoder(BlockEncoder):
         residual_of_first: See above.
     """
 
-    receptive_field: int
     residual_of_first: bool = False
 
     def __init__(
@@ -58,8 +58,14 @@ class RRDBEncoder(BlockEncoder):
         self.add_trunk(channels, n_blocks, growth, taps)
         n_up = max((0, *self.octaves))
         self.up_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(n_up))
-        # One for each 3×3 convolution in a row; those after upsampling reach less than one LR pixel, all together.
-        self.receptive_field = 1 + self.trunk_depth + (1 if n_up > 0 else 0)
+
+    @cached_property
+    def receptive_field(self) -> int:
+        """Upper bound, LR pixels: no feature depends on pixels farther away. One for each 3×3 convolution in a row.
+
+        Those after upsampling reach less than one LR pixel, all together.
+        """
+        return 1 + self.trunk_depth + (1 if len(self.up_convs) > 0 else 0)
 
     def trunk(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """Map the LR image (b, 3, h, w), in [0, 1], to ``last`` and the taps, both at its size."""
