@@ -354,6 +354,13 @@ def test_one_at_a_time(source: Path, caplog: pytest.LogCaptureFixture):
     assert not target.exists()
 
 
+@pytest.mark.parametrize("place", [".", "..", "/"])
+def test_folders_without_a_name_are_answered(source: Path, place: str, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.chdir(source)
+    assert prepare.main([str(source), place, "--workers", "0"]) == 2
+    assert f"error: {place}: expected a new or empty folder" in caplog.text
+
+
 def test_full_disk_is_answered(source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     written = []
 

@@ -28,7 +28,8 @@ class Locked(UserError):
 
 def beside(folder: Path) -> Path:
     """Lock of a folder that may be moved while the lock is held."""
-    return folder.with_name(f".{folder.name}.lock")
+    folder = Path(os.path.abspath(folder))  # "." has no name
+    return folder.parent / f".{folder.name}.lock"
 
 
 def within(folder: Path) -> Path:
