@@ -73,6 +73,15 @@ def test_pair_sizes_are_checked_at_once(tmp_path: Path):
         open_folders(str(tmp_path / "hr"), str(tmp_path / "lr"), 4)
 
 
+@pytest.mark.parametrize(("scale", "asked"), [(1, False), (2, True), (4, False)])
+def test_folders_are_taken_for_exchanged_only_if_they_would_fit_then(tmp_path: Path, scale: int, asked: bool):
+    write(tmp_path / "hr" / "a.png", 8, 9)
+    write(tmp_path / "lr" / "a.png", 16, 18)
+    with pytest.raises(UserError, match="got 18 x 16") as caught:
+        open_folders(str(tmp_path / "hr"), str(tmp_path / "lr"), scale)
+    assert ("exchanged?" in str(caught.value)) is asked
+
+
 def test_hr_with_spare_pixels_is_cropped_at_the_far_side(tmp_path: Path):
     hr = write(tmp_path / "hr" / "a.png", 17, 26)
     lr = write(tmp_path / "lr" / "ax4.png", 4, 6)

@@ -106,12 +106,11 @@ class Pairs(Source):
             return
         (height, width), (found_height, found_width) = hr.size, lr.size
         fitting = [other for other in range(1, 17) if _fits(hr.size, lr.size, other)]
-        exchanged = not fitting and any(_fits(lr.size, hr.size, other) for other in range(2, 17))
         raise UserError(
             f"{lr.place}: expected {width // scale} x {height // scale} pixels (width x height), 1/{scale} of "
             f"{hr.place} with {width} x {height}, got {found_width} x {found_height}"
             + (f"; scale: {fitting[0]} would fit" if fitting else "")
-            + ("; are dataroot_GT and dataroot_LQ exchanged?" if exchanged else "")
+            + ("; are dataroot_GT and dataroot_LQ exchanged?" if _fits(lr.size, hr.size, scale) else "")
         )
 
 
