@@ -191,7 +191,7 @@ def test_no_samples_are_refused(model, numbers):
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
 def test_what_is_no_temperature_is_refused(model, temperature):
-    with pytest.raises(ValueError, match="expected a temperature of at least 0, got "):
+    with pytest.raises(ValueError, match="expected a finite temperature of at least 0, got "):
         model.sample(image(), temperature=temperature)
 
 

@@ -205,7 +205,7 @@ class Model(nn.Module, ABC):
         if min(n, step) < 1:
             raise ValueError(f"expected at least one sample, and one at once, got n = {n}, at_once = {at_once}")
         if not 0 <= temperature < math.inf:
-            raise ValueError(f"expected a temperature of at least 0, got {temperature}")
+            raise ValueError(f"expected a finite temperature of at least 0, got {temperature}")
         self._require_lr(lr)
         draw, generator = self.prepare(lr, tile, overlap), seed_generator(generator)
         parts = [draw(temperature, [generator] * min(step, n - first)) for first in range(0, n, step)]
