@@ -257,7 +257,7 @@ def _whole(options: RunOptions, flag: str, chosen: argparse.Namespace) -> Datase
     if getattr(dataset, "dataroot_LQ", None) is not None:
         raise UserError(
             f"datasets.{given}: expected HR images alone, from which LR ones are made, got dataroot_LQ, too; name a "
-            f"folder of HR images: --{flag.replace('_', '-')} {getattr(dataset, 'dataroot_GT', None) or 'DIR'}"
+            f"folder of HR images: --{flag.replace('_', '-')} DIR"
         )
     return dataset.model_copy(update={"name": dataset.name or given, "GT_size": None, "n_crops": None})
 
