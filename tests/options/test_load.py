@@ -61,6 +61,11 @@ def test_wrong_value_is_reported_in_plain_words(write, text, message):
     assert lines[0].startswith(f"  run.yml:3: {message}")
 
 
+def test_several_values_in_a_text_are_not_said_to_be_one_of_a_list(write):
+    (line,) = report(write("val: {heats: 0.8 0.9}"))
+    assert line.endswith("val.heats: expected a list, got '0.8 0.9'")
+
+
 def test_missing_key_is_reported(write):
     assert report(write("model: SRFlow", complete=False)) == ["  run.yml: name: required, but not given"]
 

@@ -238,7 +238,7 @@ def list_images(folder: str | Path) -> list[Path]:
 def _name_what_it_is(folder: Path) -> str:
     """What to do about a folder of images that are no image files; nothing for others."""
     if (folder / "index.json").is_file():
-        return "; robustflow prepare wrote it: read it with mode: prepared"
+        return "; if robustflow prepare wrote it, read it with mode: prepared"
     if (folder / "data.mdb").is_file():
         return "; LMDB is not read: give the folder of images that it was made of"
     return ""

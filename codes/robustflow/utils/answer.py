@@ -86,7 +86,7 @@ def answering(*, memory: Callable[[], str] = str, interrupted: str = "interrupte
         if not is_of_memory(error):
             raise
         reason = next(iter(message_of(error).splitlines()), type(error).__name__)
-        advice = _OF_SHARED if _SHARED in reason else memory()
+        advice = memory() if _SHARED not in reason or "open files" in reason else _OF_SHARED
         reply.status = _tell(FAILED, "\n  ".join(filter(None, [f"too little memory: {reason}", advice])))
     except KeyboardInterrupt:
         log.error(interrupted)
