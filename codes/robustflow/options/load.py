@@ -70,6 +70,7 @@ _WORDING = {
     "less_than": "a value below {lt}",
     "less_than_equal": "at most {le}",
     "too_short": "at least {min_length} value(s)",
+    "string_pattern_mismatch": "text that matches {pattern}",
     "tuple_type": "a list",
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
