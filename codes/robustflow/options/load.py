@@ -347,8 +347,9 @@ def _message(tree: Node, path: KeyPath, details: list[Any], schema: type[Options
         return "required, but not given"
     if kind == "string_type" and isinstance(details[0]["input"], bool | int | float):
         came += "; quote it to make it text: '...'"
-    if kind == "tuple_type" and re.fullmatch(r"[^\s,{]+", text := show(details[0]["input"])):
-        came += f"; write [{text}]"
+    several = isinstance(details[0]["input"], str) and re.search(r"[\s,]", details[0]["input"])
+    if kind == "tuple_type" and not several:
+        came += f"; write [{show(details[0]['input'])}]"
     if all(detail["type"] in _WORDING for detail in details):
         return "expected " + " or ".join(_WORDING[d["type"]].format(**d.get("ctx", {})) for d in details) + came
     text = reason_of(details[0]).replace("Input should be", "expected")
