@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from robustflow.utils.errors import reason_of
+from robustflow.utils.errors import reasons_of
 
 T = TypeVar("T")
 
@@ -102,8 +102,7 @@ class Registry:
         try:
             return options(**{field: getattr(instance, field) for field in fields})
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {reason_of(each)}" for each in error.errors())
-            raise ValueError(f"{type(instance).__name__}: {wrong}") from error
+            raise ValueError(f"{type(instance).__name__}: {reasons_of(error.errors())}") from error
 
     def parse(self, value: Any) -> Options:
         """Options of the entry that ``value`` names: by name, a mapping with the name under ``key``, or an instance."""

@@ -145,11 +145,13 @@ def read_columns(report: Mapping[str, Any], known: Sequence[Metric]) -> dict[str
     described = report.get("columns")
     if not isinstance(described, list):
         return listed
-    # Older ones do not say what limits a figure has.
-    known_limits = {key: column.limits for key, column in listed.items()}
-    found = [{"limits": known_limits.get(values["key"], (None, None)), **values} for values in described]
-    pairs = [{**values, **{name: tuple(values[name]) for name in ("places", "limits")}} for values in found]
-    return {values["key"]: Column(**values) for values in pairs}
+    found = {}
+    for values in described:
+        key = values["key"]
+        # Older ones do not say what limits a figure has.
+        limits = values.get("limits", listed.get(key, Column(key, "")).limits)
+        found[key] = Column(**{**values, "places": tuple(values["places"]), "limits": tuple(limits)})
+    return found
 
 
 def versions(model: Model) -> dict[str, str]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.registry import MODELS, Options
-from robustflow.utils.errors import reason_of
+from robustflow.utils.errors import reasons_of
 
 # Where each argument stands in the options.
 _PLACES: dict[str, tuple[str, ...]] = {
@@ -86,10 +86,8 @@ def network_options(model: type, scale: Any, /, **architecture: Any) -> NetworkO
     try:
         options = NetworkOptions.model_validate(nested)
     except ValidationError as error:
-        names = {place: key for key, place in _PLACES.items()}
-        places = ((tuple(map(str, each["loc"])), reason_of(each)) for each in error.errors())
-        wrong = "; ".join(f"{names.get(place, '.'.join(place))}: {reason}" for place, reason in places)
-        raise ValueError(wrong) from error
+        names = {".".join(place): key for key, place in _PLACES.items()}
+        raise ValueError(reasons_of(error.errors(), names)) from error
     _require_consistent(model, scale, options)
     return options
 
@@ -99,7 +97,7 @@ def require_valid(kind: type[Options], **values: Any) -> None:
     try:
         kind(**values)
     except ValidationError as error:
-        raise ValueError("; ".join(f"{e['loc'][0]}: {reason_of(e)}" for e in error.errors())) from error
+        raise ValueError(reasons_of(error.errors())) from error
 
 
 def arguments_of(options: NetworkOptions) -> dict[str, Any]:

@@ -57,6 +57,12 @@ def reason_of(detail: Mapping[str, Any]) -> str:
     return str(detail.get("ctx", {}).get("error", detail["msg"]))
 
 
+def reasons_of(details: Iterable[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> str:
+    """The same of all its errors, each behind its dotted key, or behind what ``names`` calls that."""
+    places = ((".".join(map(str, detail["loc"])), reason_of(detail)) for detail in details)
+    return "; ".join(f"{(names or {}).get(place, place)}: {reason}" for place, reason in places)
+
+
 def enumerate_some(names: Iterable[object]) -> str:
     """The first five of some names, with ... for others."""
     found = [str(name) for name in names]
