@@ -27,7 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--tiny", action="store_true", help="tiny networks: to try the program, not to measure")
     parser.add_argument(
-        "--before", metavar="REV", default=Setting.before, help="commit to compare operations and busy with"
+        "--before", metavar="REV", default=Setting.before, help="commit to compare operations, busy and host with"
     )
     namespace = parser.parse_args()
     unknown = [name for name in namespace.cases if name not in CASES]

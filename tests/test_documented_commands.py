@@ -149,6 +149,7 @@ NOT_RUN = {
     "python -m benchmarks busy": "measures, for minutes",
     "python -m benchmarks loader": "measures, for minutes",
     "python -m benchmarks operations --before 9e88994": "checks out an earlier commit; tests/benchmarks",
+    "python -m benchmarks host --before eafd496": "checks out an earlier commit; tests/benchmarks",
     "source .venv/bin/activate": "of the shell",
     "pip install robustflow[iqa]": "needs a network",
     "robustflow fetch esrgan": "needs a network; from a server of its own: tests/downloads",

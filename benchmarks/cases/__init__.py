@@ -10,6 +10,7 @@ from benchmarks.cases.flow import agree, sample, sample128
 from benchmarks.cases.loader import loader
 from benchmarks.cases.loop import loop
 from benchmarks.cases.memory import large, memory, scaling
+from benchmarks.cases.overhead import host
 from benchmarks.cases.whole import headline, train
 from benchmarks.setting import Setting
 
@@ -28,5 +29,6 @@ CASES: dict[str, Callable[[Setting], None]] = {
     "loop": loop,
     "operations": operations,
     "busy": busy,
+    "host": host,
 }
 DEFAULT = ("agree", "sample", "train", "memory", "elementwise", "floor", "loader")

@@ -6,6 +6,7 @@ be captured. Converting the flow's variables between planes and channels last ta
 
 import contextlib
 import functools
+import math
 from collections import Counter
 
 import pytest
@@ -61,6 +62,15 @@ def layout(tensor):
     return None if planes == last else "planes" if planes else "channels last"
 
 
+def goes_to_magma(packet, *inputs):
+    """Whether torch's CUDA factorises these matrices by MAGMA, for which it synchronises the device: ATen's rule."""
+    if packet not in (aten._linalg_slogdet, aten.linalg_lu_factor_ex):
+        return False
+    *batch, rows, _ = inputs[0].shape
+    n = math.prod(batch)
+    return not (n == 1 or rows <= 16 or (rows <= 128 and n <= 16))
+
+
 class Watch(TorchDispatchMode):
     """Records what operations do.
 
@@ -85,7 +95,11 @@ class Watch(TorchDispatchMode):
             [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
             for tree in ((arguments, keywords), results)
         )
-        if packet is aten.lift_fresh or (packet in COPIES and self._crosses(inputs + outputs)):
+        if (
+            packet is aten.lift_fresh
+            or (packet in COPIES and self._crosses(inputs + outputs))
+            or goes_to_magma(packet, *inputs)
+        ):
             self.waits.append(function)
         if self.in_step and outputs and not self._is_view(function):
             if packet in COPIES and outputs[0].dim() == 4:
@@ -259,6 +273,20 @@ def test_16_bits_on_a_gpu(name, watch, under, monkeypatch):
     assert_layouts_kept(watch, case, (None, "channels last"), ("channels last", "channels last"))
 
 
+@pytest.mark.parametrize(("name", "sizes"), [("affine 4x", (12, 24, 96)), ("LLFlow", (12, 48, 192))])
+def test_loss_of_the_weights_on_a_gpu(name, sizes, watch, monkeypatch):
+    configuration, changes, size = CASES[name]
+    monkeypatch.setitem(CASES, name, (configuration, f"{changes}|network_G.flow.K=16", size))
+    case = Case(name, "fp32")
+    assert [level.mixing_steps[0].actnorm.logs.numel() for level in case.network.levels] == list(sizes)
+    with case.mode:
+        case.train()
+        with watch:
+            loss = case.model.weight_loss()
+    assert loss.device.type == "cuda"
+    assert watch.waits == []
+
+
 # What is watched for would be seen.
 
 WAITS = {
@@ -271,6 +299,7 @@ WAITS = {
     "from the host": lambda x: torch.zeros(3).to(x.device),
     "copied from the host": lambda x: torch.zeros_like(x).copy_(torch.zeros(x.shape)),
     "to the host": lambda x: x.cpu(),
+    "many matrices": lambda x: torch.linalg.slogdet(x.expand(5, -1, -1, -1, -1).repeat(1, 1, 1, 8, 8)),
 }
 
 

@@ -42,7 +42,7 @@ def on_gpu(make_options):
 
     def make(name, *, precision="fp32", coupling="affine", **sections):
         flow = {"K": 2, "S": (0, 2), "coupling": coupling}
-        return make_options(name, device="cuda", precision=precision, **flow, **sections)
+        return make_options(name, device="cuda", precision=precision, **{**flow, **sections})
 
     return make
 
@@ -183,6 +183,31 @@ def test_the_host_does_not_wait_for_the_device(on_gpu, monkeypatch):
         assert train(on_gpu("watched", train=TWENTY, logger={**RARE, "print_freq": 1}))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(PRETENDED, reason="needs a device that works by itself")
+def test_the_host_does_not_wait_for_the_loss_of_the_weights(on_gpu, monkeypatch):
+    """MAGMA would wait, and no debug mode tells: a device that sleeps before is still asleep after the update."""
+    weight_loss, step = FlowModel.weight_loss, torch.optim.Adam.step
+    awakenings, asleep = [], []
+
+    def sleeping(self):
+        torch.cuda._sleep(3 * 10**8)  # some tenths of a second
+        awakenings.append(torch.cuda.Event())
+        awakenings[-1].record()
+        return weight_loss(self)
+
+    def watching(self, *arguments):
+        result = step(self, *arguments)
+        asleep.append(not awakenings[-1].query())
+        return result
+
+    monkeypatch.setattr(FlowModel, "weight_loss", sleeping)
+    monkeypatch.setattr(torch.optim.Adam, "step", watching)
+    # At K = 16 torch has 18 matrices of a level to factorise.
+    assert train(on_gpu("asleep", K=16, train={**TWENTY, "niter": 6}, logger=RARE))
+    # The first iterations initialise and capture.
+    assert asleep[3:] == [True] * 3
 
 
 def test_states_are_the_same_kind_on_both_devices(on_gpu, make_options):

@@ -9,7 +9,7 @@ from robustflow import data
 from robustflow.evaluation.evaluator import Evaluator
 from robustflow.models import weights
 from robustflow.options.load import OptionsError, load
-from robustflow.training import checkpoint
+from robustflow.training import checkpoint, optimizer
 from robustflow.training.loop import train
 from robustflow.utils import checksums
 
@@ -171,3 +171,20 @@ def test_a_file_given_to_resume_goes_on_without_its_average(six):
     spoil_average(six, "changed")
     state = checkpoint.state_file(folder_of(six), 6)
     assert checkpoint.find(folder_of(six), str(state)) == state
+
+
+def test_buffers_are_those_of_the_network_also_when_it_has_replaced_them():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    average = optimizer.MovingAverage(network, 0.5)
+    first = network[0].weight.detach().clone()
+    for mean in (1.0, 2.0):
+        network[1].running_mean = torch.full((2,), mean)
+        network[1].num_batches_tracked += 1
+        with torch.no_grad():
+            network[0].weight.add_(1)
+        average.update()
+        assert torch.equal(average.module[1].running_mean, network[1].running_mean)
+    assert average.module[1].num_batches_tracked == 2
+    # The first update's weights, then half of the second's.
+    torch.testing.assert_close(average.module[0].weight, first + 1.5)
+    assert not average.module[0].weight.requires_grad

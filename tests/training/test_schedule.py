@@ -93,6 +93,7 @@ def test_periods_that_do_not_fit(given, message):
 def test_gradients_are_clipped_to_the_limit(limit, factor):
     network = torch.nn.Linear(2, 1)
     network.weight.grad, network.bias.requires_grad = torch.tensor([[3.0, -4.0]]), False
-    assert optimizer.clip(network, limit) == 5
+    adam = optimizer.build(network, TrainOptions())
+    assert optimizer.clip(adam, limit) == 5
     torch.testing.assert_close(network.weight.grad, factor * torch.tensor([[3.0, -4.0]]))
     assert network.bias.grad is None

@@ -30,7 +30,13 @@ class Permutation(Bijection):
     @staticmethod
     def log_abs_det(weights: Tensor) -> Tensor:
         """log|det W| of each, (...), in float64."""
-        return torch.linalg.slogdet(weights.double())[1]
+        matrices, channels = weights.double(), weights.shape[-1]
+        if not weights.is_cuda or weights.dim() == 2 or channels <= 16:
+            return torch.linalg.slogdet(matrices)[1]
+        # More at once, or larger ones, torch gives to MAGMA, for which the host waits until the device is idle (ATen's
+        # BatchLinearAlgebra.cpp, lu_factor); no debug mode of torch tells.
+        parts = matrices.split(16 if channels <= 128 else 1)
+        return torch.cat([torch.linalg.slogdet(part)[1] for part in parts])
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and log|det W| times the number of positions, (b,)."""

@@ -13,11 +13,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from robustflow.models import Model, weights
 from robustflow.options.schema import LoggerOptions, RunOptions
-from robustflow.training.optimizer import load_state
+from robustflow.training.optimizer import MovingAverage, load_state
 from robustflow.training.run import Progress, Run
 from robustflow.utils import checksums
 from robustflow.utils.errors import UserError
@@ -242,7 +241,7 @@ def restore(run: Run, state: Path) -> Mapping[str, Any]:
     return saved
 
 
-def _restore_ema(file: Path, ema: AveragedModel, options: RunOptions, iteration: int) -> None:
+def _restore_ema(file: Path, ema: MovingAverage, options: RunOptions, iteration: int) -> None:
     ema.n_averaged.zero_()
     fault = _fault_of_ema(file)
     if fault is None:

@@ -54,7 +54,8 @@ class Gradients:
 
     def __init__(self, model: Model, options: RunOptions) -> None:
         self.model, self.options = model, options
-        self._parameters = list(model.parameters())
+        # Found once: to look for thousands takes the host as long as to use them.
+        self._parameters, self._encoder = list(model.parameters()), list(model.encoder.parameters())
         self._norms = [module for module in model.modules() if isinstance(module, ActNorm)]
         self._compute = partial(_compute, model, self._parameters, options)
         self._graphed = Graphed(self._compute, options.cuda_graphs == "auto", capacity=_GRAPHS)
@@ -65,7 +66,7 @@ class Gradients:
 
         Nothing waits for the device, unless ActNorms have yet to be initialised.
         """
-        learns = freeze_encoder(self.model.encoder, self.options, step.iteration)
+        learns = _freeze(self._encoder, self.options, step.iteration)
         ready = all(norm.is_initialized() for norm in self._norms)
         self._before = None if ready else {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         if not ready and distributed.size() > 1:
@@ -101,7 +102,7 @@ class Gradients:
 
     def compute_uncaptured(self, step: Step) -> Tensor:
         """Likewise, by calling every module, and each parameter's hooks."""
-        freeze_encoder(self.model.encoder, self.options, step.iteration)
+        _freeze(self._encoder, self.options, step.iteration)
         return self._with_weights(self._compute(*self._inputs(step))[0])
 
     def _initialise(self, step: Step) -> None:
@@ -156,11 +157,13 @@ def _compute(
     return torch.stack(losses).sum(), [parameter.grad for parameter in parameters]
 
 
-def freeze_encoder(encoder: nn.Module, options: RunOptions, iteration: int) -> bool:
+def _freeze(encoder: Sequence[nn.Parameter], options: RunOptions, iteration: int) -> bool:
     """Let the encoder learn from train_RRDB_delay·niter on; frozen, it runs without autograd. Return which it is."""
     network = options.network_G
     learns = network.train_RRDB and iteration > network.train_RRDB_delay * options.train.niter
-    encoder.requires_grad_(learns)
+    for parameter in encoder:
+        if parameter.requires_grad != learns:
+            parameter.requires_grad_(learns)
     return learns
 
 

@@ -81,7 +81,7 @@ def iterate(run: Run) -> None:
             # Clip, and update weights unless loss or gradients are not finite.
             rate = optimizer.learning_rate(o, number)
             optimizer.set_learning_rate(run.adam, rate)
-            measured = torch.stack([loss, optimizer.clip(run.model, o.max_grad_norm)])
+            measured = torch.stack([loss, optimizer.clip(run.adam, o.max_grad_norm)])
             optimizer.suppress_unless_finite(run.adam, measured)
             run.adam.step()
             progress.iteration = number
@@ -116,8 +116,8 @@ def finish(run: Run) -> bool:
 
 def _take_in(run: Run, iteration: int, rate: float, loss: float, norm: float, made: bool) -> None:
     """Log an update, and let the moving average take it in, once it is known whether it was made."""
-    if made and run.ema is not None and run.options.train.ema is not None:
-        optimizer.update_ema(run.ema, run.model, run.options.train.ema)
+    if made and run.ema is not None:
+        run.ema.update()
     run.logbook.iteration(iteration, loss, rate, norm)
 
 

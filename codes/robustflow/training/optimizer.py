@@ -7,7 +7,7 @@ import bisect
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -50,12 +50,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip(network: nn.Module, limit: float | None) -> Tensor:
-    """Clip the gradients' L2 norm, if there is a limit; return what it was before, on the device."""
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+def clip(adam: torch.optim.Adam, limit: float | None) -> Tensor:
+    """Clip the L2 norm of the gradients that are there, if there is a limit; return it as it was, on the device."""
+    (group,) = adam.param_groups
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in group["params"] if parameter.grad is not None])
     if limit is not None:
-        nn.utils.clip_grads_with_norm_(network.parameters(), limit, norm)
+        nn.utils.clip_grads_with_norm_(group["params"], limit, norm)
     return norm
 
 
@@ -78,34 +78,45 @@ def load_state(adam: torch.optim.Adam, state: Mapping[str, Any]) -> None:
             values[name] = torch.empty_like(parameter, requires_grad=False).copy_(values[name])
 
 
-def build_ema(network: nn.Module, decay: float | None) -> AveragedModel | None:
-    """The moving average of the weights, not begun yet; None without a decay."""
-    if decay is None:
-        return None
-    ema = AveragedModel(network)
-    ema.requires_grad_(False)
-    return ema
-
-
-@torch.no_grad()
-def update_ema(ema: AveragedModel, network: nn.Module, decay: float) -> None:
-    """Take in the weights after an update: averaged = decay·averaged + (1 − decay)·weights; buffers are copied.
+class MovingAverage(AveragedModel):
+    """Exponential moving average of a network's weights, in ``module``; buffers are those of the network.
 
     It begins with the weights of the first update, when ActNorms are initialised. All is done at once and, unlike
     AveragedModel's own update, without waiting for the device; the count is on the CPU.
+
+    Args:
+        network: Whose parameters stay the same tensors; buffers may be replaced.
+        decay: Share of the average that an update keeps.
     """
-    weight = 1.0 if ema.n_averaged == 0 else 1 - decay
-    for averaged, current in _by_type(ema.module.parameters(), network.parameters()):
-        torch._foreach_lerp_(averaged, current, weight)
-    for averaged, current in _by_type(ema.module.buffers(), network.buffers()):
-        torch._foreach_copy_(averaged, current)
-    ema.n_averaged += 1
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network)
+        self.requires_grad_(False)
+        self._decay = decay
+        # Found once: to look for thousands takes the host longer than to update them.
+        self._weights = _by_type(self.module.parameters(), network.parameters())
+        self._places = [_places_of_buffers(each) for each in (self.module, network)]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after an update: averaged = decay·averaged + (1 − decay)·weights."""
+        weight = 1.0 if self.n_averaged == 0 else 1 - self._decay
+        for averaged, current in self._weights:
+            torch._foreach_lerp_(averaged, current, weight)
+        both = ([module.get_buffer(name) for module, name in places] for places in self._places)
+        for averaged, current in _by_type(*both):
+            torch._foreach_copy_(averaged, current)
+        self.n_averaged += 1
 
 
-def _by_type(first: Iterable[Tensor], second: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+def _places_of_buffers(network: nn.Module) -> list[tuple[nn.Module, str]]:
+    return [(module, name) for module in network.modules() for name, _ in module.named_buffers(recurse=False)]
+
+
+def _by_type(first: Iterable[Tensor], second: Iterable[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
     """Pairs of tensors as lists of one type each, which functions of many tensors take."""
-    groups: defaultdict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for pair in zip(first, second, strict=True):
-        groups[pair[0].dtype].append(pair)
-    for pairs in groups.values():
-        yield [one for one, _ in pairs], [other for _, other in pairs]
+    groups: defaultdict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+    for one, other in zip(first, second, strict=True):
+        groups[one.dtype][0].append(one)
+        groups[one.dtype][1].append(other)
+    return list(groups.values())

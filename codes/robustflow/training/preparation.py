@@ -69,7 +69,8 @@ def _build(options: RunOptions) -> tuple[Run, Path | None]:
     model.options = options
     if state is None:
         distributed.on_main(_load_pretrained, model, options, start)
-    adam, ema = optimizer.build(model, options.train), optimizer.build_ema(model, options.train.ema)
+    adam = optimizer.build(model, options.train)
+    ema = None if options.train.ema is None else optimizer.MovingAverage(model, options.train.ema)
     logbook = Logbook(experiment, options.train.niter, options.logger.print_freq, model.loss_name)
     return Run(options, model, adam, ema, crops, validation, logbook), state
 

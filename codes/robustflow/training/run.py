@@ -6,12 +6,12 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from robustflow import data
 from robustflow.models import Model
 from robustflow.options.schema import RunOptions
 from robustflow.training.logbook import Logbook
+from robustflow.training.optimizer import MovingAverage
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Run:
     options: RunOptions
     model: Model
     adam: torch.optim.Adam
-    ema: AveragedModel | None
+    ema: MovingAverage | None
     crops: data.TrainingCrops
     validation: data.EvaluationSet | None
     logbook: Logbook
