@@ -45,7 +45,8 @@ class SplitPrior(nn.Module):
         max_log_scale: m; a positive log_std becomes m·tanh(log_std/m), so that sampling scales by less than exp(m)
             whatever the input (our addition). None: unbounded, as published.
         soft: B of a `SoftAffine` map in place of the division: ε = c(rest − mean), of slope exp(−log_std) at zero and
-            1 far beyond ±B, so that sampling moves a latent by at most B beside the mean (our addition). None: none.
+            1 far beyond ±B, so that sampling lengthens a latent by at most B before the mean is added (our addition).
+            None: none.
     """
 
     def __init__(self, channels: int, max_log_scale: float | None = None, soft: float | None = None) -> None:
