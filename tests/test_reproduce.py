@@ -78,6 +78,17 @@ def test_recipe_is_right(file):
             assert not small or job.options.name.startswith("small/")
 
 
+def test_small_chain_alters_images_as_the_whole_one_does():
+    file = next(file for file in RECIPES if file.stem == "soft_affine")
+    run = load_recipe(file).runs[0]
+    whole, small = (Job(file, run, None, small=small).options.datasets for small in (False, True))
+    keys = ("degrade", "enhance", "lr_gain", "lr_invert", "lr_noise")
+    assert {dataset.mode for dataset in whole.values()} == {"bundled"}
+    assert any(dataset.lr_noise > 0 for dataset in whole.values())
+    for key, dataset in whole.items():
+        assert [getattr(small[key], name) for name in keys] == [getattr(dataset, name) for name in keys]
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,7 @@ from robustflow.utils.yaml_tree import Dumper
 FOLDER = Path("results/small/images")
 _SIZE = (128, 160)
 _N_IMAGES = 4
+_ALTERING = {"degrade", "enhance", "lr_gain", "lr_invert", "lr_noise"}
 
 
 def write_images() -> None:
@@ -57,6 +58,8 @@ def _shrink_data(key: str, dataset: DatasetOptions, scale: int, side: int) -> di
     split = "train" if key == "train" else "test"
     # Another mode begins anew, and claims and published figures name data sets.
     changed: dict[str, Any] = {"name": dataset.name, "mode": "folder", "GT_size": side}
+    if scale > 1:
+        changed |= dataset.model_dump(mode="json", include=_ALTERING, exclude_defaults=True)
     folder = str(FOLDER / split)
     changed |= {"dataroot_GT": folder, "dataroot_LQ": None}
     if scale == 1:  # dark images become bright ones
