@@ -1,6 +1,7 @@
 """One object per model: built in Python or from options, saved, loaded."""
 
 import pickle
+from functools import partial
 
 import pytest
 import tiny
@@ -135,6 +136,38 @@ def test_what_is_no_batch_of_images_is_refused(model, spoil):
             ValueError, match=rf"expected {name} \(b, 3, h, w\), a floating tensor with values in \[0, 1\]"
         ):
             function(*arguments)
+
+
+def test_what_is_of_another_type_than_the_weights_is_refused(model):
+    """As images are that NumPy made, float64."""
+    hr, lr = image(model.scale), image()
+    calls = [
+        (model.loss, (hr.double(), lr), "hr"),
+        (model.loss, (hr, lr.double()), "lr"),
+        (model.sample, (lr.half(),), "lr"),
+    ]
+    if isinstance(model, models.FlowModel):
+        latents = model.encode(hr, lr)
+        calls += [(f, (hr.double(), lr), "hr") for f in (model.bits_per_dim, model.encode)]
+        calls += [(model.decode, (latents, lr.double()), "lr")]
+        calls += [(model.decode, ([*latents[:-1], latents[-1].double()], lr), "latents")]
+    for function, arguments, name in calls:
+        with pytest.raises(
+            ValueError, match=rf"expected {name} in torch\.float32, as the weights are, got torch\.\w+: "
+        ):
+            function(*arguments)
+    model.double().loss(hr.double(), lr.double())
+
+
+def test_what_is_no_generator_is_refused(model):
+    """As a seed is none."""
+    hr, lr = image(model.scale), image()
+    calls = [partial(model.loss, hr, lr), partial(model.sample, lr)]
+    if isinstance(model, models.FlowModel):
+        calls.append(partial(model.bits_per_dim, hr, lr))
+    for call in calls:
+        with pytest.raises(ValueError, match=r"expected a torch\.Generator, as .* or None, got int"):
+            call(generator=0)
 
 
 def test_images_that_are_not_as_many_are_refused(model):

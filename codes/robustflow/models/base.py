@@ -30,7 +30,8 @@ class Likelihood(NamedTuple):
 class Model(nn.Module, ABC):
     """Images in, images out: the same calls for every network.
 
-    Images are floating, in [0, 1]: hr (b, 3, H, W), lr (b, 3, h, w) or what ``condition_of`` makes of whole ones.
+    Images are of the type of the weights (float32), in [0, 1]: hr (b, 3, H, W), lr (b, 3, h, w) or what
+    ``condition_of`` makes of whole ones.
 
     Args:
         network: Encoder and flow, or whatever is trained; its tensors are what weights files hold.
@@ -131,11 +132,22 @@ class Model(nn.Module, ABC):
     def _require_lr(self, lr: Tensor) -> None:
         """ValueError unless lr is what a model is given."""
         _require_images("lr", lr, (3, self.condition_channels))
+        self._require_dtype("lr", lr)
+
+    def _require_dtype(self, name: str, value: Tensor) -> None:
+        """ValueError unless a tensor is of the type of the weights, if there are any, or autocast converts both."""
+        weight = next(self.parameters(), value)
+        if value.dtype != weight.dtype and not torch.is_autocast_enabled(value.device.type):
+            raise ValueError(
+                f"expected {name} in {weight.dtype}, as the weights are, got {value.dtype}: convert one of them, as by "
+                f"{name}.to({weight.dtype})"
+            )
 
     def _require_pair(self, hr: Tensor, lr: Tensor, missing: int = 0) -> None:
         """ValueError unless the sides of hr are ``scale`` times those of lr, or up to ``missing`` pixels less."""
         self._require_lr(lr)
         _require_images("hr", hr, (3,))
+        self._require_dtype("hr", hr)
         if len(hr) != len(lr):
             raise ValueError(f"expected as many hr as lr, got {len(hr)} and {len(lr)}")
         less = [self.scale * small - large for large, small in zip(hr.shape[-2:], lr.shape[-2:], strict=True)]
@@ -252,7 +264,10 @@ def repeat(image: Tensor) -> Draw:
 
 
 def seed_generator(generator: torch.Generator | None) -> torch.Generator:
-    """The generator; in place of None a new one, seeded by torch's global generator."""
-    if generator is not None:
+    """The generator; in place of None a new one, seeded by torch's global generator. ValueError for anything else."""
+    if isinstance(generator, torch.Generator):
         return generator
+    if generator is not None:
+        got = type(generator).__name__
+        raise ValueError(f"expected a torch.Generator, as torch.Generator().manual_seed(0) is one, or None, got {got}")
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())))

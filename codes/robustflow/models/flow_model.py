@@ -13,7 +13,7 @@ from robustflow.data.bicubic import mirror_pad
 from robustflow.encoders import Encoder
 from robustflow.flows import ConditionalFlow, builder
 from robustflow.models.architecture import Architecture, network_options
-from robustflow.models.base import Draw, Likelihood, LossInputs, Model
+from robustflow.models.base import Draw, Likelihood, LossInputs, Model, seed_generator
 from robustflow.models.decoding import prepare_decoding
 from robustflow.registry import ELEMENTWISE, Options
 from robustflow.utils.errors import UserError
@@ -146,7 +146,7 @@ class FlowModel(Model):
         Sides of hr (b, 3, H, W) must be multiples of ``size_multiple``. ValueError if not, or if hr does not fit lr.
         """
         self._require_pair(hr, lr)
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        generator = torch.Generator().manual_seed(0) if generator is None else seed_generator(generator)
         return self.likelihood(hr, self.condition_of(lr), generator).bits_per_dim
 
     def pad(self, lr: Tensor) -> Tensor:
@@ -175,6 +175,8 @@ class FlowModel(Model):
         H and W are ``scale`` times the sides of lr (b, 3, h, w).
         """
         self._require_lr(lr)
+        for latent in latents:
+            self._require_dtype("latents", latent)
         padded = self.pad(lr)
         x, _ = self.network.decode(list(latents), self.encoder_input(padded))
         return self.image(x, padded)[..., : self.scale * lr.shape[-2], : self.scale * lr.shape[-1]]
