@@ -36,6 +36,14 @@ class Options(BaseModel):
         yield from ()
 
 
+def require_valid(kind: type[Options], **values: Any) -> None:
+    """Raise ValueError, naming all, for values that options of this kind cannot have."""
+    try:
+        kind(**values)
+    except ValidationError as error:
+        raise ValueError(reasons_of(error.errors())) from error
+
+
 class Registry:
     """The entries of one kind, by name.
 

@@ -1,7 +1,7 @@
 import pytest
 
 from robustflow.bijections.base import Elementwise
-from robustflow.bijections.elementwise import ExpAffine
+from robustflow.bijections.elementwise import Affine, ExpAffine, InverseAffine, RationalQuadratic, SoftAffine
 from robustflow.registry import ELEMENTWISE, Options, Registry
 
 
@@ -51,6 +51,30 @@ def test_unlike_names_get_no_suggestion():
 def test_wrong_options_are_refused(value):
     with pytest.raises(ValueError):
         ELEMENTWISE.parse(value)
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "message"),
+    [
+        (Affine, {"eps": -0.5}, "eps: Input should be greater than 0, got -0.5"),
+        (Affine, {"eps": "a"}, "eps: Input should be a valid number, got 'a'"),
+        (InverseAffine, {"eps": 0.0}, "eps: .*, got 0.0"),
+        (SoftAffine, {"B": -1.0, "eps": 2.0}, "B: .*, got -1.0; eps: .*, got 2.0"),
+        (RationalQuadratic, {"bounds": (0.5, -0.5)}, r"bounds: expected \[lower, upper\] with lower < upper, got"),
+        (RationalQuadratic, {"bounds": 1.0}, "bounds: Input should be a valid tuple, got 1.0"),
+        (RationalQuadratic, {"bounds": (-0.1, 0.1), "eps": 0.1}, "expected 2 eps < upper - lower"),
+    ],
+    ids=str,
+)
+def test_a_map_made_directly_refuses_what_its_options_do(make, values, message):
+    """Some of it would compute, and be no bijection."""
+    with pytest.raises(ValueError, match=message):
+        make(**values)
+
+
+def test_bounds_may_be_a_list():
+    options = ELEMENTWISE.parse({"type": "rq_spline", "bounds": [-1.0, 1.0]})
+    assert options == ELEMENTWISE.parse(RationalQuadratic(bounds=[-1.0, 1.0])) and options.bounds == (-1.0, 1.0)
 
 
 def test_own_map_registers_once():

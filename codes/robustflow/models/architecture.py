@@ -92,14 +92,6 @@ def network_options(model: type, scale: Any, /, **architecture: Any) -> NetworkO
     return options
 
 
-def require_valid(kind: type[Options], **values: Any) -> None:
-    """Raise ValueError, naming all, for values that options of this kind cannot have."""
-    try:
-        kind(**values)
-    except ValidationError as error:
-        raise ValueError(reasons_of(error.errors())) from error
-
-
 def arguments_of(options: NetworkOptions) -> dict[str, Any]:
     """Arguments that make these options."""
     return {key: functools.reduce(getattr, place, options) for key, place in _PLACES.items()}

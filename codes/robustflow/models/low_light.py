@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from robustflow.encoders.low_light import chromaticity
-from robustflow.models.architecture import Architecture, require_valid
+from robustflow.models.architecture import Architecture
 from robustflow.models.flow_model import FlowInputs, FlowModel
 from robustflow.models.protocol import ENHANCEMENT
-from robustflow.registry import MODELS, Options
+from robustflow.registry import MODELS, Options, require_valid
 from robustflow.utils.seeds import derive_seed
 
 

@@ -13,10 +13,10 @@ from robustflow import encoders
 from robustflow.data.bicubic import downsample
 from robustflow.encoders import RRDBNet
 from robustflow.models import protocol, tiling
-from robustflow.models.architecture import network_options, require_valid
+from robustflow.models.architecture import network_options
 from robustflow.models.base import Draw, LossInputs, Model, repeat
 from robustflow.models.super_resolution import SuperResolutionOptions
-from robustflow.registry import MODELS
+from robustflow.registry import MODELS, require_valid
 from robustflow.utils.errors import UserError
 
 Residual = Literal["last_block", "first_conv"]

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from robustflow.data.bicubic import downsample
-from robustflow.models.architecture import Architecture, require_valid
+from robustflow.models.architecture import Architecture
 from robustflow.models.flow_model import FlowInputs, FlowModel
-from robustflow.registry import MODELS, Options
+from robustflow.registry import MODELS, Options, require_valid
 
 SRFLOW_STD = 4 / math.sqrt(3) / 255
 NoiseLevel = Annotated[float, Field(ge=0, allow_inf_nan=False)]

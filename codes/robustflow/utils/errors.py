@@ -1,5 +1,6 @@
 """Errors that are answered with a message instead of a traceback."""
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -58,9 +59,15 @@ def reason_of(detail: Mapping[str, Any]) -> str:
 
 
 def reasons_of(details: Iterable[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> str:
-    """The same of all its errors, each behind its dotted key, or behind what ``names`` calls that."""
-    places = ((".".join(map(str, detail["loc"])), reason_of(detail)) for detail in details)
+    """The same of all its errors, and what came, each behind its dotted key, or behind what ``names`` calls that."""
+    places = ((".".join(map(str, detail["loc"])), _reason_and_value(detail)) for detail in details)
     return "; ".join(f"{(names or {}).get(place, place)}: {reason}" for place, reason in places)
+
+
+def _reason_and_value(detail: Mapping[str, Any]) -> str:
+    # Our own words name what came.
+    own = "error" in detail.get("ctx", {})
+    return reason_of(detail) if own else f"{reason_of(detail)}, got {reprlib.repr(detail['input'])}"
 
 
 def enumerate_some(names: Iterable[object]) -> str:

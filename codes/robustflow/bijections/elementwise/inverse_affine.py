@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustflow.bijections.analytic import AnalyticElementwise, Partials
 from robustflow.bijections.base import InverseBound
-from robustflow.registry import ELEMENTWISE, Options
+from robustflow.registry import ELEMENTWISE, Options, require_valid
 
 
 class InverseAffineOptions(Options):
@@ -32,6 +32,7 @@ class InverseAffine(AnalyticElementwise):
 
     def __init__(self, eps: float = 1e-4) -> None:
         super().__init__()
+        require_valid(InverseAffineOptions, eps=eps)
         self.eps = eps
         self.constants = (eps,)
 

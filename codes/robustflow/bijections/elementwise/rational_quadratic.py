@@ -3,12 +3,12 @@
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import AfterValidator, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, model_validator
 from torch import Tensor
 
 from robustflow.bijections.analytic import AnalyticElementwise, Partials, Slopes
 from robustflow.bijections.base import InverseBound
-from robustflow.registry import ELEMENTWISE, Options
+from robustflow.registry import ELEMENTWISE, Options, require_valid
 
 
 def _require_order(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -21,9 +21,11 @@ class RationalQuadraticOptions(Options):
     """Options of the modified rational-quadratic spline."""
 
     type: Literal["rq_spline"] = "rq_spline"
-    bounds: Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_require_order)] = Field(
-        (-0.5, 0.5), description="The box [B1, B2]; the map is x + t outside it."
-    )
+    bounds: Annotated[
+        tuple[FiniteFloat, FiniteFloat],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        AfterValidator(_require_order),
+    ] = Field((-0.5, 0.5), description="The box [B1, B2]; the map is x + t outside it.")
     eps: float = Field(
         1e-3, gt=0, lt=0.5, description="Smallest bin width and height, below half the box's, and smallest slope."
     )
@@ -104,6 +106,7 @@ class RationalQuadratic(AnalyticElementwise):
 
     def __init__(self, bounds: tuple[float, float] = (-0.5, 0.5), eps: float = 1e-3) -> None:
         super().__init__()
+        require_valid(RationalQuadraticOptions, bounds=bounds, eps=eps)
         self.bounds = bounds
         self.eps = eps
         self.constants = (*bounds, eps)

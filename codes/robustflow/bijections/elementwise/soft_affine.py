@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustflow.bijections.analytic import AnalyticElementwise, Partials
 from robustflow.bijections.base import InverseBound
-from robustflow.registry import ELEMENTWISE, Options
+from robustflow.registry import ELEMENTWISE, Options, require_valid
 
 
 class SoftAffineOptions(Options):
@@ -46,6 +46,7 @@ class SoftAffine(AnalyticElementwise):
 
     def __init__(self, B: float = 10.0, eps: float = 1e-4) -> None:
         super().__init__()
+        require_valid(SoftAffineOptions, B=B, eps=eps)
         self.B = B
         self.eps = eps
         self.constants = (B, eps)
