@@ -4,6 +4,7 @@ import pytest
 import scipy.stats
 import torch
 
+from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import Sample, Target
 from robustflow.evaluation.metrics.failures import measure_failures, wilson
 
@@ -15,7 +16,7 @@ def failures(sample):
 
 
 def finite(sample):
-    return Sample(sample, Target(lr=BASE, upsampled=BASE, gt=None)).finite
+    return Sample(sample, Target(lr=to_uint8(BASE), upsampled=BASE, gt=None)).finite
 
 
 def with_values(*values):

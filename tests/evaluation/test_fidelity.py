@@ -24,7 +24,7 @@ METRICS = {metric.name: metric for metric in choose()}
 
 def measure(name, image, other, crop=0):
     """A metric of an image in 0..255 that is a sample."""
-    target = Target(lr=other, upsampled=other, gt=other, crop=crop)
+    target = Target(lr=other, upsampled=other / 255, gt=other, crop=crop)
     return METRICS[name].of_sample(Sample(image / 255, target), target)
 
 
@@ -47,6 +47,17 @@ def test_psnr_agrees_with_scikit_image():
     image, other = noisy_pair()
     expected = peak_signal_noise_ratio(image.numpy(), other.numpy(), data_range=255)
     assert psnr(image, other) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["lr", "gt", "upsampled"])
+def test_images_of_another_type_are_refused(name):
+    """Their values would be taken for those of another range: a PSNR of 5 dB in place of 26."""
+    image, other = noisy_pair()
+    images = {"lr": image, "upsampled": image / 255, "gt": other}
+    wrong = other if name == "upsampled" else other / 255
+    with pytest.raises(ValueError, match=rf"expected {name} .*, got {wrong.dtype}: "):
+        Target(**{**images, name: wrong})
+    assert Target(**images).gt is other
 
 
 def test_psnr_of_equal_images_is_infinite():
@@ -190,7 +201,7 @@ def test_spectral_distance_is_the_ratio_of_powers_above_the_limit_of_the_input()
     rows = torch.arange(48)[:, None].expand(3, 48, 64)
     slow = (8 * torch.sin(2 * math.pi * rows / 24)).round()
     base = (image * 0.8 + 20).round()
-    assert measure("spectral_distance", base + slow, base.long()) < 0.3
+    assert measure("spectral_distance", base + slow, base.byte()) < 0.3
 
 
 def test_spectral_distance_finds_bicubic_images_too_smooth():

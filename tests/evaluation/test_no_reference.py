@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from robustflow.commands import evaluate
+from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import Sample, Target, choose
 from robustflow.models import weights
 from robustflow.options.load import load
@@ -71,7 +72,7 @@ def named(name):
 
 
 def measure(name, image):
-    return named(name).measure(Sample(image, target := Target(image, image, None)), target)[name]
+    return named(name).measure(Sample(image, target := Target(to_uint8(image), image, None)), target)[name]
 
 
 def run(tmp_path, monkeypatch, make_model):

@@ -11,6 +11,7 @@ import torch
 
 from robustflow.commands import compare as comparison
 from robustflow.commands import evaluate
+from robustflow.data.images import to_uint8
 from robustflow.evaluation.metrics import Sample, Target, choose
 from robustflow.models import weights
 from robustflow.options.load import load
@@ -126,4 +127,4 @@ def test_all_metrics_say_what_they_are():
 def test_what_a_metric_needs_is_asked_for(folder):
     mae = next(metric for metric in choose() if metric.name == "mae")
     image = torch.rand(3, 4, 4)
-    assert mae.measure(Sample(image, target := Target(image, image, None)), target) == {"mae": None}
+    assert mae.measure(Sample(image, target := Target(to_uint8(image), image, None)), target) == {"mae": None}

@@ -73,7 +73,7 @@ class Target(_Keeping):
 
     Attributes:
         lr: Input, uint8 (3, h, w), cut likewise.
-        upsampled: Input at the size of the samples, (3, H, W), on the device of the samples.
+        upsampled: Input at the size of the samples, (3, H, W), floating, in [0, 1], on the device of the samples.
         gt: Ground truth, uint8 (3, H, W), cut, see ``multiple``, or None.
         scale: H / h.
         crop: HR pixels left out along each border.
@@ -82,6 +82,9 @@ class Target(_Keeping):
         against_input: LR-PSNR is against the input even if there is a ground truth.
         perceptual: The backbone, or None.
         kernel: What samples and ground truth are downsampled with: what the input was made with.
+
+    Raises:
+        ValueError: An image is of another type.
     """
 
     lr: Tensor
@@ -94,6 +97,19 @@ class Target(_Keeping):
     against_input: bool = False
     perceptual: "Perceptual | None" = None
     kernel: Kernel = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Refuse images in another range than metrics take, by their type."""
+        for name, image in (("lr", self.lr), ("gt", self.gt)):
+            if image is not None and image.dtype != torch.uint8:
+                raise ValueError(
+                    f"expected {name} as uint8, (3, h, w), got {image.dtype}: of images in [0, 1] robustflow.data."
+                    "images.to_uint8 makes such"
+                )
+        if not self.upsampled.is_floating_point():
+            raise ValueError(
+                f"expected upsampled (3, H, W) floating, in [0, 1], got {self.upsampled.dtype}: divide by 255"
+            )
 
     @cached_property
     def lr_of_gt(self) -> Tensor | None:
