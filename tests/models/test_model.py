@@ -182,6 +182,19 @@ def test_called_as_a_module_it_gives_its_loss(model):
     assert torch.equal(model(hr, lr, generator()), model.loss(hr, lr, generator()))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_is_trained_under_autocast(model, perturb, dtype):
+    hr, lr, first = image(model.scale), image(), "encoder.conv_first.weight"
+    perturb(model.network, std=0.05).float()
+    losses, gradients = [], []
+    for active in (False, True):
+        with torch.autocast("cpu", dtype, enabled=active):
+            losses.append(model.loss(hr, lr, generator()))
+        gradients += torch.autograd.grad(losses[-1], [dict(model.network.named_parameters())[first]])
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0.02)
+    assert 0 < (gradients[1] - gradients[0]).norm() < 0.2 * gradients[0].norm()
+
+
 def test_weights_may_come_from_outside(model):
     """As of a network that makes them."""
     model, hr, lr = model.double(), image(model.scale).double(), image().double()

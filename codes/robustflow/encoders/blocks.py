@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustflow.encoders.base import Encoder
 from robustflow.nn.checkpointing import recompute
-from robustflow.nn.convolutions import conv, for_convolution
+from robustflow.nn.convolutions import autocast_dtype, conv, for_convolution
 from robustflow.nn.derivatives import once_differentiable
 
 
@@ -39,7 +39,8 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Map (b, channels, h, w) to the same shape; convolutions in ``dtype``, the sum in that of x."""
-        seen = for_convolution(x, dtype)
+        # All in one type, as the hand-written gradient takes them: of x alone autocast would keep its own.
+        seen = for_convolution(x, autocast_dtype(x) or dtype)
         layers = [(layer.weight.to(seen.dtype), layer.bias.to(seen.dtype)) for layer in self.convs]
         return torch.add(x, _DenseConvs.apply(seen, *itertools.chain(*layers)), alpha=0.2)
 

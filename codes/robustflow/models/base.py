@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustflow.models.protocol import SUPER_RESOLUTION, Protocol
+from robustflow.nn.convolutions import autocast_dtype
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.registry import MODELS, plugins_of
 
@@ -137,7 +138,7 @@ class Model(nn.Module, ABC):
     def _require_dtype(self, name: str, value: Tensor) -> None:
         """ValueError unless a tensor is of the type of the weights, if there are any, or autocast converts both."""
         weight = next(self.parameters(), value)
-        if value.dtype != weight.dtype and not torch.is_autocast_enabled(value.device.type):
+        if value.dtype != weight.dtype and autocast_dtype(value) is None:
             raise ValueError(
                 f"expected {name} in {weight.dtype}, as the weights are, got {value.dtype}: convert one of them, as by "
                 f"{name}.to({weight.dtype})"

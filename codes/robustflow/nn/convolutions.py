@@ -15,6 +15,13 @@ def for_convolution(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return (x if dtype is None else x.to(dtype)).contiguous(memory_format=torch.channels_last)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast has convolutions of x computed in; None: it is off, or leaves x alone, as float64."""
+    device = x.device.type
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if is_on and x.dtype != torch.float64 else None
+
+
 def flow_format(x: Tensor) -> torch.memory_format:
     """Layout of the flow's variables: channels last on GPUs, where nothing is converted then; planes on CPUs.
 
