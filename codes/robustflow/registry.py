@@ -121,7 +121,9 @@ class Registry:
         if isinstance(value, str) and self.key == "type":
             value = {self.key: value}
         if not isinstance(value, Mapping) or self.key not in value:
-            raise ValueError(f"expected a mapping with '{self.key}' (one of {', '.join(self.names())}), got {value!r}")
+            made = "" if self.options_class_of(value) is None else ", a class: make an instance of it"
+            known = ", ".join(self.names())
+            raise ValueError(f"expected a mapping with '{self.key}' (one of {known}), got {value!r}{made}")
         return self.options_class(value[self.key]).model_validate(dict(value))
 
     def entry_of(self, options: Options) -> Any:

@@ -2,6 +2,7 @@
 
 import pickle
 from functools import partial
+from pathlib import Path
 
 import pytest
 import tiny
@@ -224,6 +225,22 @@ def test_files_that_could_not_be_loaded_are_not_saved(model, tmp_path, name):
     assert not any(tmp_path.iterdir())
 
 
+def test_home_and_variables_in_paths_are_filled_in(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    for path, place in (("~/m.safetensors", "home"), ("$RUNS/new/m.safetensors", "runs/new")):
+        model.save(path)
+        assert rf.load(path, device="cpu").file == tmp_path / place / "m.safetensors"
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("source", [None, 5, {}], ids=str)
+def test_what_is_no_path_is_not_loaded(source):
+    with pytest.raises(TypeError, match=r"expected str, bytes or os\.PathLike object, not "):
+        rf.load(source)
+
+
 def test_a_device_is_named_or_given(model, tmp_path):
     model.save(tmp_path / "m.safetensors")
     assert rf.load(tmp_path / "m.safetensors", device=torch.device("cpu")).device == torch.device("cpu")
@@ -270,7 +287,9 @@ def test_published_weights_are_loaded_with_their_option_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"S": 3, "K": 2}, ValueError, "flow.S: expected at most K = 2"),
+        ({"S": 3, "K": 2}, ValueError, "^S: expected at most K = 2"),
+        ({"L": 2, "max_log_scale": 2.0}, ValueError, "^max_log_scale: expected a level that splits"),
+        ({"coupling": rf.Affine}, ValueError, "got <class '.*Affine'>, a class: make an instance"),
         ({"hidden_chanels": 8}, TypeError, "did you mean 'hidden_channels'"),
         ({"scale": 1}, ValueError, "scale: expected 2, 4, 8 or 16"),
         ({"nb": 0}, ValueError, "nb: Input should be greater than or equal to 1, got 0$"),

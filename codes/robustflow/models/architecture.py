@@ -23,6 +23,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "soft_split": ("flow", "split", "soft"),
 }
 
+_ARGUMENTS = {".".join(place): key for key, place in _PLACES.items()}
+
 
 class Architecture(TypedDict, total=False):
     """Arguments of all models; each is the option of that name of ``network_G``, with its default.
@@ -86,8 +88,7 @@ def network_options(model: type, scale: Any, /, **architecture: Any) -> NetworkO
     try:
         options = NetworkOptions.model_validate(nested)
     except ValidationError as error:
-        names = {".".join(place): key for key, place in _PLACES.items()}
-        raise ValueError(reasons_of(error.errors(), names)) from error
+        raise ValueError(reasons_of(error.errors(), _ARGUMENTS)) from error
     _require_consistent(model, scale, options)
     return options
 
@@ -104,4 +105,5 @@ def _require_consistent(model: type, scale: Any, options: NetworkOptions) -> Non
     if chosen is not None:
         found += chosen.model_construct().contradictions(root)
     if found:
-        raise ValueError("; ".join(f"{key.removeprefix('network_G.')}: {message}" for key, message in found))
+        keys = ((key.removeprefix("network_G."), message) for key, message in found)
+        raise ValueError("; ".join(f"{_ARGUMENTS.get(key, key)}: {message}" for key, message in keys))

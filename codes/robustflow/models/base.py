@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from robustflow.models.protocol import SUPER_RESOLUTION, Protocol
 from robustflow.nn.convolutions import autocast_dtype
 from robustflow.options.schema import NetworkOptions, RunOptions
 from robustflow.registry import MODELS, plugins_of
+from robustflow.utils.files import expand
 
 # Draws one image (3, H, W) for each generator and each of b conditions, sample-major (n·b, 3, H, W), at a temperature.
 Draw = Callable[[float, Sequence[torch.Generator]], Tensor]
@@ -225,12 +227,16 @@ class Model(nn.Module, ABC):
         return torch.cat(parts).unflatten(0, (n, len(lr)))
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file that ``robustflow.load`` reads: the weights, and what the model is."""
+        """Write a safetensors file that ``robustflow.load`` reads: the weights, and what the model is.
+
+        Folders that are missing are made; ``~`` and ``$NAME`` in the path are filled in.
+        """
         from robustflow.models import weights
 
-        if Path(path).suffix != ".safetensors":
+        place = Path(expand(os.fspath(path)))
+        if place.suffix != ".safetensors":
             raise ValueError(f"expected a path that ends in .safetensors, by which load knows it, got {path}")
-        weights.save(Path(path), self, self.options, iteration=0)
+        weights.save(place, self, self.options, iteration=0)
 
     @property
     def options(self) -> RunOptions:

@@ -1,6 +1,7 @@
 """Trained models, loaded to be used."""
 
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from robustflow.models.rrdb import RRDB, Residual
 from robustflow.options import load as options_load
 from robustflow.options.schema import RunOptions
 from robustflow.utils import devices, precision
+from robustflow.utils.files import expand
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +32,10 @@ def load(source: str | Path, weights_file: str | Path | None = None, device: str
         UserError: Nothing is there, or it does not fit.
     """
     if weights_file is None:
-        file = weights.locate(str(source))
+        file = weights.locate(expand(os.fspath(source)))
         options = weights.read_options(file)
     else:
-        file = weights.locate(str(weights_file))
+        file = weights.locate(expand(os.fspath(weights_file)))
         options = options_load.load(source)
     return load_model(options, file, devices.choose(str(device)))
 
