@@ -100,6 +100,14 @@ ALL = [Noise(0.1), Gain(1.5), Invert(), JPEG(30), Blur(1.0), Enhance("unit")]
 
 
 @pytest.mark.parametrize("degradation", ALL, ids=lambda d: type(d).__name__)
+def test_images_of_a_batch_are_altered_one_by_one(degradation: Degradation):
+    batch = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    for images in (batch, to_uint8(batch)):
+        both, alone = (torch.Generator().manual_seed(1) for _ in range(2))
+        torch.testing.assert_close(degradation(images, both), torch.stack([degradation(one, alone) for one in images]))
+
+
+@pytest.mark.parametrize("degradation", ALL, ids=lambda d: type(d).__name__)
 def test_uint8_images_stay_so_and_chance_is_the_generators(degradation: Degradation):
     one, same = (degradation(PHOTOGRAPH, generator()) for _ in range(2))
     assert one.dtype == torch.uint8

@@ -65,7 +65,12 @@ class Degradation(ABC):
         """
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Alter an image (..., 3, h, w), uint8 or floating; uint8 ones are clipped and rounded after."""
+        """Alter an image (..., 3, h, w), uint8 or floating; uint8 ones are clipped and rounded after.
+
+        The images of a batch are altered one after the other unless there is a ``reach``.
+        """
+        if self.reach is None and image.ndim > 3:
+            return torch.stack([self(one, generator) for one in image])
         degrade = self.degrade_levels if image.dtype == torch.uint8 else self.degrade
         result = degrade(image, generator)
         if result.shape != image.shape or result.dtype != image.dtype:
