@@ -136,7 +136,8 @@ def _make_evaluator(
     options = model.options
     device = model.device
     lpips = perceptual.load(device)
-    if isinstance(lpips, str):
+    # Inputs alone have no ground truth, which those need.
+    if isinstance(lpips, str) and input_path is None:
         log.info("lpips, diversity_score: not computed; %s", lpips)
     measured, versions = metrics.choose(model.protocol), description.versions(model)
     for key, how in (text for metric in measured for text in metric.describe().items()):
