@@ -4,6 +4,7 @@ A GPU replays these as one graph; here they are computed once, and their result 
 of seconds per iteration. The package is the one that Python finds, today's or an earlier one.
 """
 
+import itertools
 import statistics
 import sys
 import time
@@ -31,4 +32,4 @@ def replay(*arguments: Any) -> Any:
 if __name__ == "__main__":
     gradients._compute = replay  # type: ignore[assignment]
     loop.train(load(sys.argv[1], sys.argv[2]))
-    print(statistics.median(end - begin for begin, end in zip(marks[LEFT_OUT:], marks[LEFT_OUT + 1 :], strict=False)))
+    print(statistics.median(end - begin for begin, end in itertools.pairwise(marks[LEFT_OUT:])))

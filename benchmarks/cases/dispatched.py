@@ -1,14 +1,11 @@
 """How many operations torch is asked for in a training step: what the host pays for on a GPU."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import networks, revisions
+from benchmarks import revisions
 from benchmarks.networks import COUPLINGS, ROOT
 from benchmarks.setting import Row, Setting, report
 
@@ -42,13 +39,8 @@ def operations(setting: Setting) -> None:
 
 def _count(setting: Setting, coupling: str, root: Path) -> Counts:
     """Count in a process of its own, with the package of ``root``."""
-    conf = root / "confs" / f"{networks.CONFS[coupling]}.yml"
-    override = "|".join((*networks.FULL, *(networks.TINY if setting.tiny else ())))
-    script = ROOT / "benchmarks" / "operations_child.py"
-    command = [sys.executable, str(script), str(conf), override, str(TINY_SIDE if setting.tiny else SIDE)]
-    environment = os.environ | {"PYTHONPATH": str(root / "codes"), "OMP_NUM_THREADS": str(setting.threads)}
-    output = subprocess.run(command, cwd=root, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-    counts: Counts = json.loads(output.splitlines()[-1])
+    side = str(TINY_SIDE if setting.tiny else SIDE)
+    counts: Counts = json.loads(revisions.run("operations_child.py", root, coupling, setting, (), side))
     return counts
 
 

@@ -1,15 +1,12 @@
 """What the host does in an iteration of train.py besides forward and backward pass."""
 
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import networks, revisions
-from benchmarks.networks import ROOT
+from benchmarks import revisions
+from benchmarks.networks import COUPLINGS, ROOT
 from benchmarks.setting import Row, Setting, report
 
 NEVER = 1_000_000
@@ -29,7 +26,7 @@ def host(setting: Setting) -> None:
         if not missing and not Path(folder, "codes/robustflow/training/gradients.py").is_file():
             missing = f"\n{setting.before}: not measured, its steps are not captured"
         codes = {"now": ROOT} if missing else {setting.before: Path(folder), "now": ROOT}
-        rows = [row for coupling in networks.COUPLINGS for row in _rows(setting, coupling, codes)]
+        rows = [row for coupling in COUPLINGS for row in _rows(setting, coupling, codes)]
     title = "host: training iteration without forward and backward"
     report(setting, title, rows, f"{NOTE}{missing}", "full 4x network, narrow")
 
@@ -55,17 +52,15 @@ def _rows(setting: Setting, coupling: str, codes: Mapping[str, Path]) -> list[Ro
 def _measure(setting: Setting, coupling: str, root: Path) -> float:
     """Seconds per iteration in a process of its own, with the package of ``root``."""
     with TemporaryDirectory() as folder:
-        override = (
-            *(*networks.FULL, *(networks.TINY if setting.tiny else ()), *NARROW),
-            *("name=host", f"path.experiments={folder}", f"device={setting.device}", f"datasets.train={CROPS}"),
-            *("datasets.val=null", "train.ood_patches=0", f"train.niter={20 if setting.tiny else 60}"),
-            *("train.lr_G=1e-9", "train.ema=0.999", "train.max_grad_norm=10"),
+        changes = (
+            *(*NARROW, "name=host", f"path.experiments={folder}", f"device={setting.device}"),
+            *(f"datasets.train={CROPS}", "datasets.val=null", "train.ood_patches=0"),
+            *(
+                f"train.niter={20 if setting.tiny else 60}",
+                "train.lr_G=1e-9",
+                "train.ema=0.999",
+                "train.max_grad_norm=10",
+            ),
             *(f"logger.print_freq={NEVER}", f"logger.save_checkpoint_freq={NEVER}"),
         )
-        conf = root / "confs" / f"{networks.CONFS[coupling]}.yml"
-        command = [sys.executable, str(ROOT / "benchmarks" / "host_child.py"), str(conf), "|".join(override)]
-        environment = os.environ | {"PYTHONPATH": str(root / "codes"), "OMP_NUM_THREADS": str(setting.threads)}
-        output = subprocess.run(
-            command, cwd=root, env=environment, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-    return float(output.splitlines()[-1])
+        return float(revisions.run("host_child.py", root, coupling, setting, changes))

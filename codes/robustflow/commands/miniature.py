@@ -8,14 +8,13 @@ from torch import Tensor
 
 from robustflow.data import BundledSource
 from robustflow.data.images import write_png
-from robustflow.options.schema import DatasetOptions, RunOptions
+from robustflow.options.schema import SHORT_FORMS, DatasetOptions, RunOptions
 from robustflow.utils.yaml_tree import Dumper
 
 # Where the photographs lie, and their height and width.
 FOLDER = Path("results/small/images")
 _SIZE = (128, 160)
 _N_IMAGES = 4
-_ALTERING = {"degrade", "enhance", "lr_gain", "lr_invert", "lr_noise"}
 
 
 def write_images() -> None:
@@ -59,7 +58,7 @@ def _shrink_data(key: str, dataset: DatasetOptions, scale: int, side: int) -> di
     # Another mode begins anew, and claims and published figures name data sets.
     changed: dict[str, Any] = {"name": dataset.name, "mode": "folder", "GT_size": side}
     if scale > 1:
-        changed |= dataset.model_dump(mode="json", include=_ALTERING, exclude_defaults=True)
+        changed |= dataset.model_dump(mode="json", include={"degrade", *SHORT_FORMS}, exclude_defaults=True)
     folder = str(FOLDER / split)
     changed |= {"dataroot_GT": folder, "dataroot_LQ": None}
     if scale == 1:  # dark images become bright ones

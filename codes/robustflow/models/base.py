@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -233,7 +232,7 @@ class Model(nn.Module, ABC):
         """
         from robustflow.models import weights
 
-        place = Path(expand(os.fspath(path)))
+        place = Path(expand(path))
         if place.suffix != ".safetensors":
             raise ValueError(f"expected a path that ends in .safetensors, by which load knows it, got {path}")
         weights.save(place, self, self.options, iteration=0)

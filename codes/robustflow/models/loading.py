@@ -1,7 +1,6 @@
 """Trained models, loaded to be used."""
 
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -32,10 +31,10 @@ def load(source: str | Path, weights_file: str | Path | None = None, device: str
         UserError: Nothing is there, or it does not fit.
     """
     if weights_file is None:
-        file = weights.locate(expand(os.fspath(source)))
+        file = weights.locate(expand(source))
         options = weights.read_options(file)
     else:
-        file = weights.locate(expand(os.fspath(weights_file)))
+        file = weights.locate(expand(weights_file))
         options = options_load.load(source)
     return load_model(options, file, devices.choose(str(device)))
 

@@ -104,7 +104,7 @@ class DatasetOptions(Options):
 USUAL_SIDE = 256
 TRAINING_ONLY = ("batch_size", "n_workers", "use_flip", "use_rot", "hr_shift")
 EVALUATION_ONLY = ("n_crops", "seed")
-_SHORT_FORMS = ("enhance", "lr_gain", "lr_invert", "lr_noise")
+SHORT_FORMS = ("enhance", "lr_gain", "lr_invert", "lr_noise")
 
 DatasetChoice = Annotated[SerializeAsAny[DatasetOptions], BeforeValidator(DATASETS.parse)]
 
@@ -386,7 +386,7 @@ def _dataset_contradictions(key: str, dataset: DatasetOptions, scale: int, multi
 
 def _degradation_contradictions(path: str, dataset: DatasetOptions) -> Iterator[tuple[str, str]]:
     usual = DatasetOptions.model_fields
-    short = [name for name in _SHORT_FORMS if getattr(dataset, name) != usual[name].default]
+    short = [name for name in SHORT_FORMS if getattr(dataset, name) != usual[name].default]
     if dataset.degrade and short:
         yield (
             f"{path}.degrade",

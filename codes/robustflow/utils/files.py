@@ -42,11 +42,12 @@ def is_utf8(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def expand(text: str) -> str:
+def expand(place: str | os.PathLike[str]) -> str:
     """A path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` filled in, as a shell does.
 
     ValueError for an empty path, or a variable or user that does not exist, unless there is a file of just that name.
     """
+    text = os.fspath(place)
     path = os.path.expanduser(os.path.expandvars(text))
     if path == "" or "\0" in path:
         raise ValueError(f"expected a file or folder, got {'an empty name' if path == '' else repr(text)}")
