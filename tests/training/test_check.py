@@ -65,7 +65,7 @@ def test_the_memory_estimate_is_near_the_peak_of_the_run(make_options, tmp_path)
     file = tmp_path / "options.yml"
     flow = {"K": 1, "L": 2, "S": (0, 1), "hidden_channels": 64}
     options = make_options(network_G={"nf": 16, "flow": flow}, train={"niter": 3, "val_freq": 3}, val={"n_sample": 1})
-    datasets = {key: of.model_copy(update={"GT_size": 256}) for key, of in options.datasets.items()}
+    datasets = {key: of.model_copy(update={"GT_size": 288}) for key, of in options.datasets.items()}
     options_load.save(options.model_copy(update={"datasets": datasets}), file)
     beginning = (
         "from robustflow.utils import memory; from robustflow.options.load import load\n"
