@@ -109,9 +109,14 @@ def test_records_keep_the_mean(tmp_path):
     records.write(tmp_path, written)
     assert records.read(tmp_path, "set", "a", "f") == written
     (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "a_t0.9_mean.png").touch()
-    records.remove(tmp_path, "set", "a")
-    assert not list((tmp_path / "set").iterdir())
+    # An image may be named like the picture of another; other files are the user's.
+    for name in ("a_t0.9_mean", "a_gt_lr", "a_t1e-05_02", "note"):
+        (tmp_path / "set" / f"{name}.png").touch()
+    pictures = records.list_pictures(tmp_path, "set")
+    assert {image: len(files) for image, files in pictures.items()} == {"a": 2, "a_gt": 1}
+    records.remove(tmp_path, "set", "a", pictures["a"])
+    assert {file.stem for file in (tmp_path / "set").iterdir()} == {"a_gt_lr", "note"}
+    assert records.list_pictures(tmp_path, "other") == {}
 
 
 def test_records_without_mean_are_as_ever(tmp_path):

@@ -1,7 +1,7 @@
 """Evaluate a model on data sets: samples, metrics, records and pictures."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,8 @@ class Evaluator:
         options, are not evaluated again.
         """
         own: dict[int, Record] = {}
+        # Listed once: a folder of many images is long.
+        pictures = {} if self.folder is None else records.list_pictures(self.folder, name)
         n_samples = sum(map(self._n_samples, self.heats))
         quiet = None if distributed.is_main() else True
         with (
@@ -84,7 +86,7 @@ class Evaluator:
                 # Those before it that other processes have.
                 bar.update(number * n_samples - bar.n)
                 item = items[number]
-                record, fingerprint = self._find_record(name, item)
+                record, fingerprint = self._find_record(name, item, pictures.get(item.name, ()))
                 if record is None:
                     record = self._evaluate_image(name, item, fingerprint, bar)
                 else:
@@ -97,8 +99,8 @@ class Evaluator:
     def _n_samples(self, heat: float) -> int:
         return self.model.protocol.n_samples(heat, self.options.n_sample)
 
-    def _find_record(self, dataset: str, item: EvaluationItem) -> tuple[Record | None, str]:
-        """The record that is there already, and the fingerprint of one that is to be made."""
+    def _find_record(self, dataset: str, item: EvaluationItem, pictures: Iterable[Path]) -> tuple[Record | None, str]:
+        """The record that is there already, and the fingerprint of one to be made, for which pictures are removed."""
         if self.folder is None or self.common is None:
             return None, ""
         own = {"dataset": dataset, "image": item.name, "lr_altered": item.lr_altered}
@@ -107,7 +109,7 @@ class Evaluator:
         if record is not None and self._has_values(record) and self._has_pictures(record):
             return record, fingerprint
         # Nothing of an older evaluation may stay beside what is made now.
-        records.remove(self.folder, dataset, item.name)
+        records.remove(self.folder, dataset, item.name, pictures)
         return None, fingerprint
 
     def _has_values(self, record: Record) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,22 @@ def path_of(folder: Path, dataset: str, image: str) -> Path:
     return folder / "records" / dataset / f"{image}.json"
 
 
-def remove(folder: Path, dataset: str, image: str) -> None:
-    """Remove an image's record and pictures."""
-    path_of(folder, dataset, image).unlink(missing_ok=True)
-    first = folder / dataset / image
-    pattern = re.compile(re.escape(first.name) + r"_(lr|gt|t[-+.e\d]+_(\d+|std|mask|mean))\.png")
-    for file in first.parent.glob("*.png") if first.parent.is_dir() else ():
-        if pattern.fullmatch(file.name) is not None:
-            file.unlink()
+def list_pictures(folder: Path, dataset: str) -> dict[str, list[Path]]:
+    """Pictures of a data set, of an earlier evaluation or this one, by the image's name."""
+    found: dict[str, list[Path]] = {}
+    pattern = re.compile(r"(.+)_(lr|gt|t[-+.e\d]+_(\d+|std|mask|mean))\.png")
+    place = folder / dataset
+    for file in place.glob("*.png") if place.is_dir() else ():
+        match = pattern.fullmatch(file.name)
+        if match is not None:
+            found.setdefault(match[1], []).append(file)
+    return found
+
+
+def remove(folder: Path, dataset: str, image: str, pictures: Iterable[Path]) -> None:
+    """Remove an image's record and ``pictures``."""
+    for file in (path_of(folder, dataset, image), *pictures):
+        file.unlink(missing_ok=True)
 
 
 def write(folder: Path, record: Record) -> None:
