@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from robustflow.commands import ood
-from robustflow.data import EvaluationItem, EvaluationSet, open_folders
+from robustflow.data import EvaluationSet, open_folders
 from robustflow.data.degradations import Enhance
-from robustflow.data.images import write_png
+from robustflow.data.images import read_image, to_float, write_png
 from robustflow.diagnostics.ood import mahalanobis, patches
 from robustflow.evaluation.metrics.failures import measure_failures
 from robustflow.evaluation.sampling import draw_samples
@@ -124,9 +124,10 @@ def test_a_single_failing_sample_counts(tmp_path, make_options):
     assert dark.max_residual == pytest.approx(0.3, abs=0.01)
 
 
-def test_residuals_of_images_of_one_size_are_to_the_image_itself(make_options):
-    grey = torch.full((3, 16, 16), 0.2)
-    items = [EvaluationItem("a", None, grey, False, torch.cat([grey, -grey]))]
+def test_residuals_of_images_of_one_size_are_to_the_image_itself(tmp_path, make_options):
+    write_png(tmp_path / "grey" / "a.png", torch.full((3, 16, 16), 0.2))
+    source = open_folders(None, str(tmp_path / "grey"), 1)
+    items = EvaluationSet(source, 1, condition_of=lambda lr: torch.cat([to_float(lr), -to_float(lr)]))
     score = replace(brightness_score(), scale=1, patch=16)
     (row,) = patches.rank(Failing(), score, make_options().val, 16, "a", items)[1].itertuples()
     assert row.max_residual == pytest.approx(0.3)
@@ -181,6 +182,19 @@ def test_places_of_patches(tmp_path):
     assert all(len(set(of_seed)) == 3 and of_seed == sorted(of_seed) for of_seed in chosen)
     assert {place for of_seed in chosen for place in of_seed} == {(0, left) for left in range(9)}
     assert patches.place(items, 4, None, 100) == patches.place(items, 4)
+
+
+def test_only_images_of_which_patches_are_taken_are_decoded(model, images, tmp_path, monkeypatch):
+    for k in range(6):
+        write_png(images / f"more_{k}.png", torch.rand(3, 32, 32))
+    read = []
+    monkeypatch.setattr(
+        "robustflow.data.sources.folders.read_image", lambda path: read.append(path) or read_image(path)
+    )
+    found = ood.rank(model[0], images, None, None, None, n_patches=2)
+    assert sorted({patch["image"] for patch in found["patches"]}) == sorted(path.stem for path in read)
+    (summary,) = found["datasets"].values()
+    assert summary["n_images"] == 8 and summary["n_images_too_small"] == 1
 
 
 def test_what_a_stride_leaves_out(tmp_path, make_options, caplog):

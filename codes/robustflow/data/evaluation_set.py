@@ -113,6 +113,15 @@ class EvaluationSet(Sequence[EvaluationItem]):
         sizes = (crop or self.source.size(index) or (USUAL_SIDE, USUAL_SIDE) for index, _ in self._items)
         return sum(height * width for height, width in sizes)
 
+    def size_of_lr(self, k: int) -> tuple[int, int]:
+        """Height and width of the LR image of item k, which is decoded only where they are not known without."""
+        crop = None if self.size is None else (self.size, self.size)
+        known = crop or self.source.size(self._items[k][0])
+        if known is None:
+            lr = self[k].lr
+            return lr.shape[-2], lr.shape[-1]
+        return known[0] // self.scale, known[1] // self.scale
+
     def _item(self, index: int, crop: int | None) -> EvaluationItem:
         image = self.source.names[index]
         name = image if crop is None else f"{image}_crop{crop:02d}"

@@ -71,14 +71,15 @@ def rank(
         log.warning("%s: expected %d patches, found %d: a smaller --stride gives more", name, n_patches, n_placed)
     rows: list[dict[str, Any]] = []
     n_small, pixels, covered = 0, 0, 0
-    for item, of_item in tqdm(zip(items, places, strict=True), total=len(items), desc=name, leave=False, disable=None):
-        taken = np.zeros(item.lr.shape[-2:], dtype=bool)
+    for number, of_item in enumerate(tqdm(places, desc=name, leave=False, unit="image", disable=None)):
+        taken = np.zeros(items.size_of_lr(number), dtype=bool)
         for top, left in of_item:
             taken[top : top + side, left : left + side] = True
         n_small += min(taken.shape) < side
         pixels, covered = pixels + taken.size, covered + int(taken.sum())
         if of_item:
-            rows += [{"dataset": name, **row} for row in _rank_image(model, score, val, side, item, of_item, batch)]
+            ranked = _rank_image(model, score, val, side, items[number], of_item, batch)
+            rows += [{"dataset": name, **row} for row in ranked]
     left_out = {"n_images_too_small": n_small, "dropped_pixels_pct": 100 * (1 - covered / pixels)}
     patches = pd.DataFrame(rows, columns=_COLUMNS)
     return {"n_images": len(items), "n_patches": len(rows), **left_out, **summarize(patches)}, patches
@@ -99,14 +100,17 @@ def place(
     step = side if stride is None else stride
     grid = [
         (number, top, left)
-        for number, (height, width) in enumerate(item.lr.shape[-2:] for item in items)
+        for number, (height, width) in enumerate(map(items.size_of_lr, range(len(items))))
         for top in range(0, height - side + 1, step)
         for left in range(0, width - side + 1, step)
     ]
     if n_patches is not None:
         generator = torch.Generator().manual_seed(derive_seed("ood patches", seed))
         grid = [grid[k] for k in sorted(torch.randperm(len(grid), generator=generator)[:n_patches].tolist())]
-    return [[(top, left) for number, top, left in grid if number == k] for k in range(len(items))]
+    places: list[list[Place]] = [[] for _ in range(len(items))]
+    for number, top, left in grid:
+        places[number].append((top, left))
+    return places
 
 
 def cut(item: data.EvaluationItem, places: Sequence[Place], side: int) -> list[Tensor]:
