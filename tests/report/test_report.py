@@ -1,12 +1,34 @@
+import json
 import math
 
 import pytest
 import results_folder
 
+from robustflow.evaluation import frames
 from robustflow.models.protocol import DENSITY
 from robustflow.report import tables
 from robustflow.report.columns import cell, protocol_of
-from robustflow.report.results import read_metrics
+from robustflow.report.results import read, read_metrics
+
+
+def test_results_are_read_without_a_data_frame_per_image(tmp_path, monkeypatch):
+    made, type_columns = [], frames.type_columns
+    monkeypatch.setattr(frames, "type_columns", lambda frame: made.append(len(frame)) or type_columns(frame))
+    monkeypatch.setitem(results_folder.IMAGES, "inside", [f"{k}" for k in range(30)])
+    results = read(results_folder.make(tmp_path, ood=True))
+    assert len(results.latents) == 32 and results.frame.ood.notna().all()
+    assert made == [96]
+
+
+def test_a_record_of_other_samples_is_not_taken(tmp_path):
+    folder = results_folder.make(tmp_path, ood=True)
+    for image, change in (("a", {"psnr": 1.0}), ("b", {"unknown": 1.0})):
+        file = folder / "records" / "inside" / f"{image}.json"
+        record = json.loads(file.read_text())
+        record["rows"][1] |= change
+        results_folder.write_json(file, record)
+    results = read(folder)
+    assert set(results.latents) == {("inside", "c"), *(("out <b>side</b>", image) for image in ("sub/a", "sub/b"))}
 
 
 @pytest.mark.parametrize(

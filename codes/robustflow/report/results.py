@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from robustflow.evaluation import description, frames
@@ -177,18 +178,22 @@ def read(folder: Path) -> Results:
         UserError: for a folder without metrics.json or metrics.csv, or one where they are damaged.
     """
     metrics, samples = read_metrics(folder), read_samples(folder)
-    parts, latents = [samples], {}
-    scores: dict[tuple[str, str], Any] = {}
-    for (dataset, image), rows in samples.groupby(list(frames.NAMES), sort=False):
+    columns = {key: samples[key].to_numpy() for key in samples}
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for number, names in enumerate(zip(samples.dataset, samples.image, strict=True)):
+        numbers.setdefault(names, []).append(number)
+    means: list[dict[str, Any]] = []
+    latents, scores = {}, {}
+    for (dataset, image), own in numbers.items():
         # Names that lead elsewhere would have other files read and shown.
         require_inside(folder, dataset, f"{image}_lr.png")
         require_inside(folder, "records", dataset, f"{image}.json")
-        record = _record_of(folder, dataset, image, rows)
+        record = _record_of(folder, dataset, image, {key: values[own] for key, values in columns.items()})
         scores[dataset, image] = record.get("ood")
         if record.get("latents") is not None:
             latents[dataset, image] = record["latents"]
-        means = frames.rows_of_means(dataset, image, record.get("means") or {})
-        parts += [frames.type_columns(pd.DataFrame(means))] if means else []
+        means += frames.rows_of_means(dataset, image, record.get("means") or {})
+    parts = [samples, frames.type_columns(pd.DataFrame(means))] if means else [samples]
     frame = pd.concat(parts, ignore_index=True)
     keys = zip(frame.dataset, frame.image, strict=True)
     frame["ood"] = pd.Series([scores[key] for key in keys], index=frame.index, dtype="float64")
@@ -216,15 +221,21 @@ def _leave_out(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**named, **{key: frame[key].mask(incomplete) for key in values})
 
 
-def _record_of(folder: Path, dataset: str, image: str, rows: pd.DataFrame) -> dict[str, Any]:
+def _record_of(folder: Path, dataset: str, image: str, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The record of an image; empty if none is of these samples: that of an interrupted evaluation may be there."""
     file = path_of(folder, dataset, image)
     record = _json(file) if file.is_file() else {}
-    recorded = pd.DataFrame(record.get("rows", []))
-    if len(recorded) != len(rows) or not set(recorded) <= set(rows):
+    rows = record.get("rows", [])
+    keys = {key for row in rows for key in row}
+    if len(rows) != len(columns["image"]) or not keys <= columns.keys():
         return {}
-    ours, theirs = rows[list(recorded)].reset_index(drop=True), frames.type_columns(recorded)[list(recorded)]
-    return record if ours.equals(theirs) else {}
+    # A data frame per image would take most of the time that a page takes.
+    return record if all(_is_equal(columns[key], [row.get(key) for row in rows]) for key in keys) else {}
+
+
+def _is_equal(ours: np.ndarray, theirs: Sequence[Any]) -> bool:
+    """Whether recorded values of a column are those of metrics.csv; there is NaN for None."""
+    return np.array_equal(ours, np.array(theirs, ours.dtype), equal_nan=ours.dtype.kind == "f")
 
 
 def _json(path: Path) -> dict[str, Any]:
