@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,9 +136,9 @@ def encode(call: Call) -> Outcome:
         height, width = (-(-side // scale) for side in size_of(image))
         require_size(lr, (height, width), f"LR image of {name}", f"those of the image through {scale}")
         space = LatentSpace(call.model, lr, size_of(image))
-        found[name], maps, plots = statistics.write(space, name, image, call.output)
+        found[name], maps, latents = statistics.write(space, name, image, call.output)
         call.show(name, {"image": image, **maps})
-        call.album.plot(plots)
+        call.album.plot(partial(statistics.plot, name, latents, found[name]))
     about = (
         f"Each image was encoded given its {_name_input(call.model)}; under the model its latents are independent and "
         "standard normal at every level. Maps show their root mean square over channels: 1 is a third of white, and "

@@ -28,7 +28,7 @@ _WHITE_RMS = 3.0
 
 def write(
     space: LatentSpace, name: str, image: Tensor, output: Path
-) -> tuple[dict[str, Any], dict[str, Tensor], list[tuple[str, str]]]:
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[int, Tensor]]:
     """Encode an image (3, H, W), as read; write latents, statistics and plots.
 
     No noise is added, where tests add that of training: their bits per dimension are not these. Of sides that the flow
@@ -36,7 +36,7 @@ def write(
 
     Returns:
         What was measured, plain values; per level, by its label, the root mean square of the latents over channels at
-        each place; plots of the latents of each level against N(0, 1).
+        each place; and the latents (1, c, h, w) by level, for `plot`.
     """
     encoding = space.encoding(image)
     latents = dict(zip(space.levels, (z.cpu() for z in encoding.latents), strict=True))
@@ -54,7 +54,7 @@ def write(
     for level, z in latents.items():
         maps[f"latents of level {level}"] = shown = _map(z, level, space.size)
         write_png(output / f"{name}_latents_{level}.png", shown)
-    return found, maps, _plot(name, latents, found["levels"])
+    return found, maps, latents
 
 
 def to_table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -85,7 +85,10 @@ def describe(z: Tensor) -> dict[str, Any]:
 
 def draw(latents: Mapping[int, Tensor], bits_per_dim: float) -> Figure:
     """Histograms of each level's latents and, below, mean and standard deviation of each channel; grey: N(0, 1)."""
-    drawn = Figure(figsize=(4 * len(latents), 5), layout="constrained")
+    width, height = 4 * len(latents), 5
+    drawn = Figure(figsize=(width, height))
+    # In inches; a layout that measures all texts would take longer than to draw them.
+    drawn.subplots_adjust(0.65 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.75 / height, wspace=0.2, hspace=0.35)
     # Without the image's name: "$" would begin a formula.
     drawn.suptitle(f"{bits_per_dim:.4g} bits/dim")
     grid = drawn.subplots(2, len(latents), squeeze=False)
@@ -111,7 +114,9 @@ def _draw_channels(axes: Any, z: Tensor) -> None:
     axes.legend(fontsize=8)
 
 
-def _plot(name: str, latents: Mapping[int, Tensor], figures: Mapping[int, Mapping[str, Any]]) -> list[tuple[str, str]]:
+def plot(name: str, latents: Mapping[int, Tensor], found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Plots of an image's latents, by level, against N(0, 1), with captions, for a page; both as of `write`."""
+    figures = found["levels"]
     densities = {level: _density(z) for level, z in latents.items()}
     edges = np.linspace(-_END, _END, _BINS + 1).tolist()
     top = 1.05 * max(0.4, *(density.max() for density in densities.values()))

@@ -1,6 +1,6 @@
 """What else was done with a model: for the screen, as JSON, and as a page of the model's report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,10 +71,10 @@ class Album:
             self.entries.append(embedded)
             self.shown.add(image)
 
-    def plot(self, plots: Sequence[tuple[str, str]]) -> None:
-        """Add an image's plots, if the page has its pictures."""
+    def plot(self, draw: Callable[[], Sequence[tuple[str, str]]]) -> None:
+        """Add an image's plots, which are drawn only if the page has its pictures."""
         if not self._full:
-            self.plots += plots
+            self.plots += draw()
 
 
 def write(stem: Path, title: str, model: Model, settings: Mapping[str, Any], outcome: Outcome, album: Album) -> None:
