@@ -225,17 +225,20 @@ def _record_of(folder: Path, dataset: str, image: str, columns: Mapping[str, np.
     """The record of an image; empty if none is of these samples: that of an interrupted evaluation may be there."""
     file = path_of(folder, dataset, image)
     record = _json(file) if file.is_file() else {}
-    rows = record.get("rows", [])
-    keys = {key for row in rows for key in row}
+    rows = record.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return {}
+    keys: set[str] = set().union(*rows)
     if len(rows) != len(columns["image"]) or not keys <= columns.keys():
         return {}
     # A data frame per image would take most of the time that a page takes.
-    return record if all(_is_equal(columns[key], [row.get(key) for row in rows]) for key in keys) else {}
+    return record if all(_are_recorded(columns[key].tolist(), [row.get(key) for row in rows]) for key in keys) else {}
 
 
-def _is_equal(ours: np.ndarray, theirs: Sequence[Any]) -> bool:
-    """Whether recorded values of a column are those of metrics.csv; there is NaN for None."""
-    return np.array_equal(ours, np.array(theirs, ours.dtype), equal_nan=ours.dtype.kind == "f")
+def _are_recorded(values: Sequence[Any], recorded: Sequence[Any]) -> bool:
+    """Whether a column of metrics.csv holds recorded values; NaN stands for None."""
+    pairs = zip(values, recorded, strict=True)
+    return all(ours == theirs or (theirs is None and ours != ours) for ours, theirs in pairs)
 
 
 def _json(path: Path) -> dict[str, Any]:
