@@ -69,6 +69,10 @@ def test_inputs_unlike_the_training_patches_are_listed(tmp_path):
     results.metrics["less_colour_than_training"] = {"a": {"x": 0.0}}
     (found,) = [section for section in sections.sections(results) if section.id == "ood"]
     assert found.note.endswith("y (–). a, less colour than 99 % of the training patches: x (0).")
+    results.metrics["unlike_training"] = {"a": {f"{k:04d}": float(k) for k in range(5000)}}
+    (found,) = [section for section in sections.sections(results) if section.id == "ood"]
+    assert ": 0000 (0), 0001 (1), " in found.note
+    assert "0039 (39) and 4960 more (metrics.json). a, less" in found.note
 
 
 def test_patches_of_earlier_results_are_reported(tmp_path):

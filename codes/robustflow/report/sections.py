@@ -15,6 +15,7 @@ from robustflow.evaluation.metrics import Column
 from robustflow.evaluation.metrics.failures import wilson
 from robustflow.report import plots
 from robustflow.report.columns import cell, columns_at, count
+from robustflow.report.pictures import MAX_IMAGES
 from robustflow.report.results import Results, names_of, reference
 
 N_BINS = 10
@@ -227,14 +228,20 @@ def _scores_of(rows: pd.DataFrame) -> list[tuple[float, bool]]:
 
 
 def _unlike(metrics: Mapping[str, Any]) -> list[str]:
-    """A sentence for each data set with inputs unlike the training patches, that lists them; likewise of pale ones."""
+    """A sentence for each data set with inputs unlike the training patches, that lists some; likewise of pale ones."""
     kinds = {"unlike_training": "above 99 %", "less_colour_than_training": "less colour than 99 %"}
     return [
-        f"{name}, {how} of the training patches: {', '.join(f'{i} ({cell(s)})' for i, s in of_set.items())}."
+        f"{name}, {how} of the training patches: {_list_scores(of_set)}."
         for key, how in kinds.items()
         for name, of_set in (metrics.get(key) or {}).items()
         if of_set
     ]
+
+
+def _list_scores(of_set: Mapping[str, float | None]) -> str:
+    listed = ", ".join(f"{image} ({cell(score)})" for image, score in itertools.islice(of_set.items(), MAX_IMAGES))
+    n_more = len(of_set) - MAX_IMAGES
+    return f"{listed} and {n_more} more (metrics.json)" if n_more > 0 else listed
 
 
 def rank_plot(pairs: Sequence[tuple[float, bool]], what: str) -> str:
