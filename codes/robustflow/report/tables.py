@@ -189,7 +189,7 @@ def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
     """Table of the mean ± standard deviation (of a sample, n − 1) over results that differ in the seed alone."""
     log.info("%s", footnotes(results))
     columns = choose_columns(*results)
-    frame = pd.concat([to_frame([result]) for result in results])
+    frame = to_frame(results, [""] * len(results))
     groups = frame.groupby(["dataset", "heat"], sort=False)
     rows = [[*names, *(_spread(of_line[one.key]) for one in columns)] for names, of_line in groups]
     return align(rows, ["data set", "τ", *(one.label for one in columns)], 2, "markdown")
