@@ -20,17 +20,21 @@ from robustflow.utils.files import CannotWrite
 
 log = logging.getLogger(__name__)
 
-# Windows has none.
+# Windows has none of them.
 _HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+# With which batch systems announce the end: sbatch --signal=USR1@60, qsub -notify.
+_WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 # Seconds that a loader process outlives a SIGTERM.
 GRACE = 3
 
 
 class Interruption:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a flag, so that the iteration under way is finished and saved.
+    """Turns signals that end a process into a flag, so that the iteration under way is finished and saved.
 
-    A second signal acts as it would without this class. SIGHUP that is ignored, as by nohup, stays so;
-    SIGINT does not: shells have it ignored in what they start in the background.
+    They are SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. A second SIGINT acts as it would without this class; the
+    others may come several times: a batch system sends them to every process, and torchrun hands on its own. SIGHUP
+    that is ignored, as by nohup, stays so, and so do SIGUSR1 and SIGUSR2 that another library listens to; SIGINT does
+    not: shells have it ignored in what they start in the background.
     """
 
     def __init__(self) -> None:
@@ -38,22 +42,22 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGINT, signal.SIGTERM, *_HANGUP):
-            if number not in _HANGUP or signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM, *_HANGUP, *_WARNINGS):
+            handler = signal.getsignal(number)
+            ignored = number in _HANGUP and handler == signal.SIG_IGN
+            if not ignored and (number not in _WARNINGS or handler == signal.SIG_DFL):
+                self._previous[number] = handler
+                signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous[number])
 
     def __exit__(self, *exception: object) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -97,7 +101,7 @@ def leave_signals_to_main(worker: int) -> None:
     A process group of its own keeps away what a terminal sends. SIGTERM acts after a delay: a batch system sends it
     to every process, and the main one must be able to finish its iteration and save. Windows has neither.
     """
-    for number in (signal.SIGINT, *_HANGUP):
+    for number in (signal.SIGINT, *_HANGUP, *_WARNINGS):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
