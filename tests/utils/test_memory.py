@@ -107,6 +107,14 @@ def test_processes_that_cannot_share_memory(monkeypatch):
         memory.require_shared(2, "n_workers")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes have no path")
+def test_a_folder_that_cannot_hold_sockets(monkeypatch, tmp_path):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(tmp_path / ("long" * 30)))
+    memory.require_shared(0, "n_workers")
+    with pytest.raises(UserError, match=r"n_workers: expected 0 .* \(AF_UNIX path too long\), got 2; or set TMPDIR"):
+        memory.require_shared(2, "n_workers")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux measures it")
 def test_tiles_take_a_few_copies_of_the_image(tmp_path):
     """Two samples, of one of them the latents and x, and the upsampled input: five copies, and what tiles take."""

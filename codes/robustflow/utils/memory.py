@@ -1,8 +1,10 @@
 """How much memory a run has taken, whether processes can share some, and whole images worked on without taking more."""
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Listener
 from pathlib import Path
 
 import torch
@@ -36,13 +38,22 @@ def peak() -> int | None:
 
 
 def require_shared(processes: int, key: str) -> None:
-    """Raise UserError if loader processes are asked for, by ``key``, where processes cannot share memory."""
+    """Raise UserError if loader processes are asked for, by ``key``, where processes cannot share memory or sockets."""
     if processes > 0:
         try:
             multiprocessing.Lock()
         except OSError as error:
             fault = describe_error(error)
             raise UserError(f"{key}: expected 0 where /dev/shm cannot be used ({fault}), got {processes}") from error
+        try:
+            # As they hand over what they read; where that fails, torch waits for them for ever.
+            Listener().close()
+        except OSError as error:
+            place, fault = os.environ.get("TMPDIR", "/tmp"), describe_error(error)
+            raise UserError(
+                f"{key}: expected 0 where {place} cannot hold sockets ({fault}), got {processes}; or set TMPDIR to a "
+                "folder with a short path"
+            ) from error
 
 
 def bands(height: int, per_row: int) -> Iterator[slice]:
