@@ -1,6 +1,7 @@
 """What a user or a stranger's file can get wrong: a message and exit status 2, no traceback, nothing written or run."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import logging
@@ -264,6 +265,7 @@ def test_an_error_in_a_loader_process_is_answered(here, monkeypatch):
         (RunFailed("diverged"), 1, "error: diverged"),
         (OSError(28, "No space left on device", "x/y"), 2, "error: x/y: cannot be used: No space left on device"),
         (OSError(28, "No space left on device"), 2, "error: output: cannot be used: No space left on device"),
+        (OSError(errno.ESTALE, "Stale file handle", "x/y"), 2, "error: x/y: cannot be used: Stale file handle"),
         (RuntimeError("CUDA out of memory. Tried 3 GiB"), 1, "too little memory: CUDA out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 bytes"), 1, "lower the batch"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "), 1, "lower the batch"),

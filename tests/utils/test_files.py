@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 
@@ -33,6 +34,29 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_went_wrong_first_is_told(tmp_path, monkeypatch):
+    def fail(*paths):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail_too(*paths):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, "unlink", fail_too)
+    with pytest.raises(UserError, match="No space left"):
+        write_atomically(tmp_path / "file", b"")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_file_systems_without_fsync(tmp_path, monkeypatch, number):
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    write_atomically(tmp_path / "file", b"written")
+    assert (tmp_path / "file").read_bytes() == b"written"
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -28,6 +28,8 @@ PATIENCE = 10
 _FAULTS_OF_FILES = (
     *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+    # Of network file systems that are out of reach.
+    *(errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT),
 )
 # As torch words it: on GPUs, on CPUs, and for loader processes that the system ended.
 _SHARED = "shared memory"

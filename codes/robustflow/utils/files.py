@@ -1,6 +1,7 @@
 """Files: paths as users give them, results apart from what is read, and no half of a file after an interruption."""
 
 import contextlib
+import errno
 import os
 import re
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from robustflow.utils.errors import UserError
 
+# What says that a file system has no fsync, as some network and user-space ones, not that it failed.
+_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})")
 
 
@@ -96,8 +99,8 @@ def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = Tru
     """Write data to path, creating parent folders: afterwards the file is either the old one or the whole new one.
 
     Text is written in UTF-8, with ``?`` for what is none in the names of folders. With ``durable`` the file also
-    outlives a power cut, at the price of waiting for the disk. CannotWrite naming file and reason; the old file, if
-    any, is intact.
+    outlives a power cut, at the price of waiting for the disk, where the file system has a way to. CannotWrite naming
+    file and reason; the old file, if any, is intact.
     """
     path, content = Path(path), data.encode(errors="replace") if isinstance(data, str) else data
     with explain_faults(path):
@@ -111,10 +114,21 @@ def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = Tru
                 file.write(content)
                 if durable:
                     file.flush()
-                    os.fsync(file.fileno())
+                    _sync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            # What went wrong first is what is told.
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def _sync(descriptor: int) -> None:
+    """Wait for the disk, where the file system can."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
             raise
 
 
