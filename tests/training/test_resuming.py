@@ -1,5 +1,6 @@
 """What a run is resumed from: read before anything is moved, with what differs told, and by one run at a time."""
 
+import multiprocessing
 import re
 import shutil
 
@@ -113,6 +114,14 @@ def a_file(name, content):
 def an_empty_folder(make_options, tmp_path):
     (tmp_path / "empty").mkdir()
     return tmp_path / "empty"
+
+
+def test_nothing_moves_where_loader_processes_cannot_work(run, make_options, monkeypatch, tmp_path, caplog):
+    before = contents(folder_of(run))
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(tmp_path / "none"))
+    assert engine.run(make_options(train={"niter": 1}, n_workers=1)) == 2
+    assert "datasets.train.n_workers: expected 0" in caplog.text
+    assert contents(folder_of(run)) == before
 
 
 @pytest.mark.parametrize(

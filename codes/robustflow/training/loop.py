@@ -19,7 +19,7 @@ from robustflow.training.interruption import Interruption, leave_signals_to_main
 from robustflow.training.preparation import list_changes_since, prepare
 from robustflow.training.run import Run
 from robustflow.training.validation import validate
-from robustflow.utils import distributed, memory
+from robustflow.utils import distributed
 from robustflow.utils.errors import UserError
 from robustflow.utils.seeds import derive_seed
 
@@ -124,7 +124,6 @@ def _take_in(run: Run, iteration: int, rate: float, loss: float, norm: float, ma
 def load_batches(run: Run) -> DataLoader[data.RawCrop]:
     """This process's shares of the batches to come; which crops they hold depends on the iteration alone."""
     training, o, first = run.options.datasets["train"], run.options.train, run.progress.iteration
-    memory.require_shared(training.n_workers, "datasets.train.n_workers")
     forks = distributed.size() == 1 or training.n_workers == 0
     return DataLoader(
         run.crops.raw,

@@ -16,7 +16,7 @@ from robustflow.options.schema import RunOptions
 from robustflow.training import checkpoint, optimizer
 from robustflow.training.logbook import Logbook
 from robustflow.training.run import Progress, Run
-from robustflow.utils import devices, distributed, files, locks, precision
+from robustflow.utils import devices, distributed, files, locks, memory, precision
 from robustflow.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def _build(options: RunOptions) -> tuple[Run, Path | None]:
     if "train" not in options.datasets:
         raise UserError("datasets.train: expected a training set, got none")
     _require_equal_shares(options.datasets["train"].batch_size)
+    memory.require_shared(options.datasets["train"].n_workers, "datasets.train.n_workers")
     crops = data_sets.training_crops(options, options.train.manual_seed)
     validation = data_sets.evaluation_set(options, options.datasets["val"]) if "val" in options.datasets else None
     experiment = Path(options.path.experiments) / options.name
