@@ -265,6 +265,7 @@ def test_an_error_in_a_loader_process_is_answered(here, monkeypatch):
         (RunFailed("diverged"), 1, "error: diverged"),
         (OSError(28, "No space left on device", "x/y"), 2, "error: x/y: cannot be used: No space left on device"),
         (OSError(28, "No space left on device"), 2, "error: output: cannot be used: No space left on device"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), 2, "['/tmp']; set TMPDIR"),
         (OSError(errno.ESTALE, "Stale file handle", "x/y"), 2, "error: x/y: cannot be used: Stale file handle"),
         (RuntimeError("CUDA out of memory. Tried 3 GiB"), 1, "too little memory: CUDA out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 bytes"), 1, "lower the batch"),

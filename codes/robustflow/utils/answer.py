@@ -31,6 +31,8 @@ _FAULTS_OF_FILES = (
     # Of network file systems that are out of reach.
     *(errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT),
 )
+# As Python words it; torch wants such a folder, too.
+_NOWHERE = "No usable temporary directory"
 # As torch words it: on GPUs, on CPUs, and for loader processes that the system ended.
 _SHARED = "shared memory"
 _OF_MEMORY = (
@@ -79,6 +81,9 @@ def answering(*, memory: Callable[[], str] = str, interrupted: str = "interrupte
     except BrokenPipeError:
         _discard_output()  # whoever read it wants no more
     except OSError as error:
+        if _NOWHERE in str(error):
+            reply.status = _tell(MISTAKE, f"{error.strerror}; set TMPDIR to a folder that can be written to")
+            return
         if error.errno not in _FAULTS_OF_FILES:
             raise
         # What has no name is what the command prints to: its standard output, led to a file.
