@@ -19,6 +19,7 @@ from robustflow import models
 from robustflow.commands import evaluate as evaluation
 from robustflow.data import TrainingCrops
 from robustflow.data.images import write_png
+from robustflow.evaluation.evaluator import Evaluator
 from robustflow.models import FlowModel, weights
 from robustflow.options.load import load, save
 from robustflow.training import checkpoint, engine
@@ -155,6 +156,24 @@ def test_an_interrupted_run_goes_on_with_any_number_of_processes(make_options, p
     mixed = delayed(make_options, pretrained, "delayed_mixed", resume_state="auto")
     assert train(mixed)
     assert_same_losses(mixed, one)
+
+
+def test_a_validation_is_broken_off_in_all_processes(make_options, monkeypatch):
+    def options_of(name, **path):
+        return make_options(name, n_crops=5, train={"niter": 2, "val_freq": 1, "ood_patches": 0}, path=path)
+
+    whole, parts = options_of("validated"), options_of("broken_off")
+    assert forked(in_group(lambda: train(whole))) == [True, True]
+    evaluate = Evaluator._evaluate_image
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Evaluator, "_evaluate_image", lambda *given: (signal.raise_signal(signal.SIGTERM), evaluate(*given))[1]
+        )
+        assert forked(lambda: engine.run(parts)) == [130, 130]
+    assert "iteration 1: val" not in (folder_of(parts) / "train.log").read_text()
+    resumed = options_of("broken_off", resume_state="auto")
+    assert forked(in_group(lambda: train(resumed))) == [True, True]
+    assert scalars(resumed, "val/bits_per_dim") == scalars(whole, "val/bits_per_dim")
 
 
 def test_three_processes_train_a_model_that_draws_no_level(make_options):

@@ -6,6 +6,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import assert_equal, assert_same_end, folder_of, weights_at
 
+from robustflow.evaluation.evaluator import Evaluator
 from robustflow.flows import builder
 from robustflow.models import FlowModel, weights
 from robustflow.options.load import load
@@ -13,7 +14,7 @@ from robustflow.training import checkpoint, engine
 from robustflow.training.failures.guard import TrainingStopped
 from robustflow.training.gradients import Gradients, Step
 from robustflow.training.logbook import Logbook
-from robustflow.training.loop import train
+from robustflow.training.loop import is_done, train
 from robustflow.utils.errors import UserError
 
 
@@ -124,6 +125,37 @@ def test_interruption_in_a_validation_saves_what_it_says(make_options, monkeypat
     newest = checkpoint.find(folder_of(options), "auto")
     assert newest is not None
     assert f"interrupted: saved iteration {int(newest.stem)}; go on" in caplog.text
+
+
+@pytest.mark.parametrize("at", [2, 6])
+def test_a_validation_that_a_signal_breaks_off_is_made_up_for(make_options, monkeypatch, validations, caplog, at):
+    """After the image under way: a batch system kills what has not ended soon."""
+    settings = {"n_crops": 3, "train": {"val_freq": 2}, "logger": {"save_checkpoint_freq": 100}}
+    whole = make_options("whole", **settings)
+    assert train(whole)
+    expected = validations.copy()
+    validations.clear()
+
+    evaluated, evaluate, before = [], Evaluator._evaluate_image, 3 * (at // 2 - 1)
+
+    def interrupting(self, *arguments):
+        evaluated.append(arguments)
+        if len(evaluated) in (before + 2, before + 3):
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(Evaluator, "_evaluate_image", interrupting)
+    parts = make_options("parts", path={"resume_state": "auto"}, **settings)
+    # In the second image and, once that run goes on, in the first.
+    for number in (1, 2):
+        assert engine.run(parts) == 130
+        assert len(evaluated) == before + 1 + number
+        assert [iteration for iteration, _ in validations] == list(range(2, at, 2))
+        assert caplog.text.count(f"interrupted: saved iteration {at}; go on") == number
+        assert not is_done(parts)
+    assert engine.run(parts) == 0
+    assert validations == expected
+    assert_same_end(whole, parts)
 
 
 # Encoder

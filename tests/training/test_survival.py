@@ -165,8 +165,8 @@ def bits(monkeypatch):
     def measuring(*values):
         left = list(values)
 
-        def measured(self, *arguments):
-            summary, found = evaluate(self, *arguments)
+        def measured(self, *arguments, **keywords):
+            summary, found = evaluate(self, *arguments, **keywords)
             return {**summary, "bits_per_dim": left.pop(0)}, found
 
         monkeypatch.setattr(Evaluator, "evaluate", measured)

@@ -32,6 +32,10 @@ _PIXELS_AT_ONCE = 2**25
 Row = dict[str, Any]
 
 
+class Stopped(Exception):
+    """An evaluation was told to stop before all images were evaluated."""
+
+
 class Evaluator:
     """Evaluates one model.
 
@@ -66,11 +70,14 @@ class Evaluator:
         self.truncate = options.rounding == "floor"
         self.device = model.device
 
-    def evaluate(self, name: str, items: EvaluationSet) -> tuple[dict[str, Any], list[Record]]:
+    def evaluate(
+        self, name: str, items: EvaluationSet, stop: Callable[[], bool] = lambda: False
+    ) -> tuple[dict[str, Any], list[Record]]:
         """Evaluate a data set: its summary, as in metrics.json, and one record per image; in every process all of them.
 
         Images whose record and pictures are there already, made from the same input by the same model under the same
-        options, are not evaluated again.
+        options, are not evaluated again. ``stop`` is asked after each image. Stopped, in every process, if images were
+        left out.
         """
         own: dict[int, Record] = {}
         # Listed once: a folder of many images is long.
@@ -92,7 +99,11 @@ class Evaluator:
                 else:
                     bar.update(len(record.rows))
                 own[number] = record
+                if stop():
+                    break
         records_by_number = {number: record for part in distributed.gather(own) for number, record in part.items()}
+        if len(records_by_number) < len(items):
+            raise Stopped
         found = [records_by_number[number] for number in range(len(items))]
         return frames.summarize_data_set(found, self.metrics), found
 

@@ -25,6 +25,8 @@ from robustflow.utils.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
+_LEFT = "interrupted: saved iteration %d; go on with --resume auto"
+
 
 def train(options: RunOptions) -> bool:
     """Train as the options say. Return False if a signal ended the run early, after a checkpoint was saved.
@@ -64,8 +66,11 @@ def iterate(run: Run) -> None:
     run.model.train()
     with Interruption() as interruption, save_on_failure(run, guard, interruption):
         if run.misses_validation:
-            validate(run, guard)
+            validate(run, guard, interruption)
             distributed.on_main(checkpoint.save, run)
+            if run.misses_validation:
+                log.info(_LEFT, progress.iteration)
+                return
         for batch in load_batches(run):
             # Data: on a GPU this is enqueued while the step before is computed, as is all that follows.
             number = progress.iteration + 1
@@ -91,24 +96,24 @@ def iterate(run: Run) -> None:
 
             # Validate, save, leave: all of it with this step settled.
             leave = any(distributed.gather(interruption.requested))
-            validates = run.validates(number) and (number == o.niter or not leave)
+            validates = run.validates(number) and not leave
             if leave or validates or run.saves(number):
                 guard.settle()
             if validates:
                 gradients.drop()  # their memory may be needed
-                validate(run, guard)
+                validate(run, guard, interruption)
                 leave = any(distributed.gather(interruption.requested))
             if leave or run.saves(number):
                 distributed.on_main(checkpoint.save, run)
-            if leave and number < o.niter:
-                log.info("interrupted: saved iteration %d; go on with --resume auto", number)
+            if leave and (number < o.niter or run.misses_validation):
+                log.info(_LEFT, number)
                 return
 
 
 def finish(run: Run) -> bool:
     """Close the logs and, if all iterations are done, fit the out-of-distribution score; return whether they are."""
     run.logbook.close()
-    done = run.progress.iteration >= run.options.train.niter
+    done = run.progress.iteration >= run.options.train.niter and not run.misses_validation
     if done:
         distributed.on_main(fit_ood_score, run)
     return done

@@ -6,18 +6,22 @@ import math
 import torch
 
 from robustflow.evaluation import metrics
-from robustflow.evaluation.evaluator import Evaluator
+from robustflow.evaluation.evaluator import Evaluator, Stopped
 from robustflow.evaluation.sampling import strip
 from robustflow.training import checkpoint
 from robustflow.training.failures.guard import NonFiniteGuard
+from robustflow.training.interruption import Interruption
 from robustflow.training.run import Progress, Run
 from robustflow.utils import distributed
 
 log = logging.getLogger(__name__)
 
 
-def validate(run: Run, guard: NonFiniteGuard) -> None:
+def validate(run: Run, guard: NonFiniteGuard, interruption: Interruption) -> None:
     """Evaluate the validation set and note its figures and, of the first image, input, sample and ground truth.
+
+    A signal breaks it off after the image under way: a batch system does not wait for a whole validation. It is then
+    missed, and made up for when the run goes on.
 
     It comes before the checkpoint is saved, so that this holds the best validation so far, and is not what training
     is rolled back to if its samples are not finite.
@@ -26,7 +30,9 @@ def validate(run: Run, guard: NonFiniteGuard) -> None:
     assert items is not None, "validated only where there is a set"
     model = run.evaluated.eval()
     try:
-        summary, _ = Evaluator(model, options.val, None).evaluate("val", items)
+        summary, _ = Evaluator(model, options.val, None).evaluate("val", items, stop=lambda: interruption.requested)
+    except Stopped:
+        return
     except torch.OutOfMemoryError:
         # The training itself is sound.
         if distributed.is_main():
