@@ -6,42 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ood_command import command
 
 from robustflow.commands import ood
 from robustflow.data import EvaluationSet, open_folders
-from robustflow.data.degradations import Enhance
 from robustflow.data.images import read_image, to_float, write_png
 from robustflow.diagnostics.ood import mahalanobis, patches
 from robustflow.evaluation.metrics.failures import measure_failures
 from robustflow.evaluation.sampling import draw_samples
-from robustflow.models import weights
-from robustflow.options import load as options_load
 from robustflow.report import ood as report
 from robustflow.utils.errors import UserError
-
-TEST = {"mode": "bundled", "split": "text", "GT_size": 16, "n_crops": 2}
-
-
-@pytest.fixture
-def images(tmp_path):
-    """A folder of HR images: 40 x 72 pixels, and one smaller than a patch of 16 x 16."""
-    generator = torch.Generator().manual_seed(0)
-    for name, size in (("large", (40, 72)), ("small", (12, 30))):
-        write_png(tmp_path / "in" / f"{name}.png", torch.rand(3, *size, generator=generator))
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def model(make_options, make_model, tmp_path):
-    """A tiny saved model with its score on patches of 16 x 16: options, model, score."""
-    train = {"mode": "bundled", "split": "train", "GT_size": 16}
-    options = make_options(
-        "SRFlow", datasets={"train": train, "test_text": TEST, "test_more": {**TEST, "name": "more"}}
-    )
-    model = make_model(options)
-    file = tmp_path / "experiments" / "tiny" / "models" / "00000005_G.safetensors"
-    weights.save(file, model, options, 5)
-    return options, model, mahalanobis.fit_and_save(options, file, model, n_patches=40, patch=16)
 
 
 class Failing:
@@ -262,11 +236,6 @@ def test_two_data_sets_of_one_name(model):
         ood.rank(options.model_copy(update={"datasets": datasets}), None, None, None, None)
 
 
-def command(options, tmp_path, kind, *arguments):
-    options_load.save(options, tmp_path / "options.yml")
-    return ood.main([kind, "-opt", str(tmp_path / "options.yml"), *map(str, arguments)])
-
-
 def test_commands(model, images, tmp_path, capsys, caplog):
     options, *_ = model
     file = tmp_path / "experiments" / "tiny" / "models" / "00000005_G.ood.safetensors"
@@ -333,77 +302,3 @@ def test_folders_that_results_cannot_be_named_after(model, tmp_path, caplog, kin
     given = {**sets, flag: str(folder)}
     assert command(model[0], tmp_path, kind, *(word for pair in given.items() for word in pair)) == 2
     assert "d\\udcff': expected a folder in UTF-8" in caplog.text
-
-
-def table_of(options, tmp_path, *arguments):
-    """Rows of ood_table.csv."""
-    given = ("--n-patches", 30, "--patch", 16, "--output", tmp_path / "out", *arguments)
-    assert command(options, tmp_path, "table", *given) == 0
-    with (tmp_path / "out" / "ood_table.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def test_table_of_distributions(model, images, tmp_path, capsys):
-    options, network, score = model
-    file = tmp_path / "experiments" / "tiny" / "models" / "00000005_G.ood.safetensors"
-    before = file.read_bytes()
-    rows = table_of(options, tmp_path, "--covariance", "empirical", "--held-out", "test_more", "--test", images)
-    name = f"{tmp_path.name}/in"
-    assert [(row["distribution"], row["scored"], row["published"]) for row in rows] == [
-        ("training", "in sample", "236.78"),
-        ("training", "out of sample, ten-fold", ""),
-        ("held out: more", "out of sample", ""),
-        (name, "out of sample", "331.01"),
-        (f"{name}, enhanced (published)", "out of sample", "511.35"),
-    ]
-    assert [row["n_scored"] for row in rows] == ["30", "30", "30", "8", "8"]
-    assert {(row["n_fitted"], row["covariance"], row["n_features"], row["patch"]) for row in rows} == {
-        ("30", "empirical", "8", "16")
-    }
-    assert float(rows[0]["mean_score"]) == pytest.approx(8 * 29 / 30)
-
-    # The same by what fits, cuts and scores patches one by one.
-    fitted = mahalanobis.fit(network, mahalanobis.training_patches(options, 16, 0), 30, shrinkage=0.0)
-    enhanced = EvaluationSet(open_folders(str(images), None, 4), 4, degradations=[Enhance("published")])
-    lr = enhanced[0].lr
-    pieces = [lr[:, top : top + 4, left : left + 4] for top in (0, 4) for left in (0, 4, 8, 12)]
-    assert float(rows[4]["mean_score"]) == pytest.approx(fitted.of_patches(network, pieces).mean().item(), rel=1e-4)
-
-    printed, markdown = capsys.readouterr().out, (tmp_path / "out" / "ood_table.md").read_text()
-    assert "236.78" in printed and "N fitted" in printed and "compare the order, not the sizes" in printed
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines() if line.startswith("|")]
-    assert [line[0] for line in cells[2:]] == [row["distribution"] for row in rows]
-    assert cells[2][1:] == ["in sample", "7.733", "236.78", "30", "30", "empirical", "8"]
-    assert file.read_bytes() == before and score.n_patches == 40
-
-
-def test_table_fitted_to_a_folder(model, tmp_path):
-    generator = torch.Generator().manual_seed(1)
-    for number in range(3):
-        write_png(tmp_path / "hr" / f"{number}.png", torch.rand(3, 48, 48, generator=generator))
-    given = ("--train", tmp_path / "hr", "--held-out", tmp_path / "hr", "--test", "test_text", "--enhance", "unit")
-    rows = table_of(model[0], tmp_path, *given)
-    # The images fitted on look familiar, the others do not.
-    own, crossed, again, other, _ = (float(row["mean_score"]) for row in rows)
-    assert max(own, crossed, again) < 0.1 * other
-    assert rows[4]["distribution"] == "test_text, enhanced (unit)" and rows[4]["published"] == ""
-    assert rows[0]["covariance"] == "shrunk" and 0 < float(rows[0]["shrinkage"]) <= 1
-
-
-def test_a_table_does_not_go_where_images_are(model, images, tmp_path, caplog):
-    given = ("--held-out", images, "--test", images, "--output", images / "out")
-    assert command(model[0], tmp_path, "table", *given) == 2
-    assert "apart from" in caplog.text and not (images / "out").exists()
-
-
-def test_patches_larger_than_all_images(model, images, tmp_path, caplog):
-    given = ("--n-patches", 20, "--held-out", images, "--test", images, "--patch", 64)
-    assert command(model[0], tmp_path, "table", *given) == 2
-    assert "expected images of at least 64 x 64 pixels, found none; lower --patch" in caplog.text
-
-
-def test_a_pair_of_folders_is_answered_with_the_flag_for_one(model, images, tmp_path, caplog):
-    pairs = {"mode": "folder", "dataroot_GT": str(images), "dataroot_LQ": str(images)}
-    text = f"datasets={{val: {json.dumps(pairs)}}}"
-    assert command(model[0], tmp_path, "table", "--test", images, "--override", text) == 2
-    assert "got dataroot_LQ, too; name a folder of HR images: --held-out DIR" in caplog.text
