@@ -109,18 +109,20 @@ class EvaluationSet(Sequence[EvaluationItem]):
     @property
     def pixels(self) -> int:
         """HR pixels of all items, estimated where a size is not known without decoding."""
-        crop = None if self.size is None else (self.size, self.size)
-        sizes = (crop or self.source.size(index) or (USUAL_SIDE, USUAL_SIDE) for index, _ in self._items)
+        sizes = (self._known_size(index) or (USUAL_SIDE, USUAL_SIDE) for index, _ in self._items)
         return sum(height * width for height, width in sizes)
 
     def size_of_lr(self, k: int) -> tuple[int, int]:
         """Height and width of the LR image of item k, which is decoded only where they are not known without."""
-        crop = None if self.size is None else (self.size, self.size)
-        known = crop or self.source.size(self._items[k][0])
+        known = self._known_size(self._items[k][0])
         if known is None:
             lr = self[k].lr
             return lr.shape[-2], lr.shape[-1]
         return known[0] // self.scale, known[1] // self.scale
+
+    def _known_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of an image of the source, or of its crops, at HR size; None if it is yet to be decoded."""
+        return self.source.size(index) if self.size is None else (self.size, self.size)
 
     def _item(self, index: int, crop: int | None) -> EvaluationItem:
         image = self.source.names[index]
